@@ -1,0 +1,18 @@
+//! Bytes in, bytes out: the sealed format, key derivation, secrets in memory, time as an argument.
+//!
+//! Always: parsers are total, and reject trailing bytes.
+//! Never: IO, logging, a clock or a source of randomness of its own.
+#![forbid(unsafe_code)]
+
+pub mod context;
+pub mod kdf;
+pub mod mac;
+pub mod sealed;
+pub mod secret;
+pub mod suite1;
+pub mod time;
+
+pub use context::EncryptionContext;
+pub use sealed::{Header, Kind, Sealed, Suite};
+pub use secret::{SecretBytes, SecretKey};
+pub use time::{Clock, ManualClock, Timestamp};
