@@ -1,1 +1,61 @@
-fn main() {}
+//! The workshop: set-up, tests, long forms. `cargo xtask --help`.
+#![forbid(unsafe_code)]
+
+mod setup;
+mod steps;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Strongroom's workshop: tests, quick and long forms")]
+struct Workshop {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what the tests need (as root; otherwise print the command), then run every test
+    Test,
+    /// Show the main job end to end on the embedded default: boundary, server, a file there and back
+    Demo,
+    /// Formatting, clippy, deny: what .ci/run checks before the tests
+    Lint,
+    /// Measure: release builds, windows alternated in one run, medians and ratios
+    Bench {
+        /// Five seconds in all, debug builds: shows that it runs, measures nothing
+        #[arg(long)]
+        smoke: bool,
+        /// Arguments for the bench itself
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+    /// Kill server, boundary and both under load, 200 times each, and count what was lost
+    Soak {
+        #[arg(long, default_value_t = 200)]
+        kills: u32,
+    },
+    /// Fuzz every target, ten minutes each
+    Fuzz {
+        #[arg(long, default_value_t = 600)]
+        seconds: u32,
+        /// One target instead of all
+        #[arg(long)]
+        target: Option<String>,
+    },
+}
+
+fn main() -> Result<()> {
+    match Workshop::parse().command {
+        Command::Test => {
+            setup::install()?;
+            steps::test()
+        }
+        Command::Demo => steps::demo(),
+        Command::Lint => steps::lint(),
+        Command::Bench { smoke, args } => steps::bench(smoke, &args),
+        Command::Soak { kills } => steps::soak(kills),
+        Command::Fuzz { seconds, target } => steps::fuzz(seconds, target.as_deref()),
+    }
+}

@@ -1,0 +1,73 @@
+//! What the tests need beside a Rust toolchain and a C compiler: SoftHSM2, OpenSSL, Python with grpcio.
+
+use anyhow::{Context as _, Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const DEBIAN_PACKAGES: &[&str] = &["softhsm2", "openssl", "python3", "python3-venv"];
+const PYTHON_PACKAGES: &[&str] = &["grpcio", "grpcio-reflection", "protobuf", "googleapis-common-protos"];
+
+/// Installs what is missing where we are root; otherwise says the one command and stops.
+pub(crate) fn install() -> Result<()> {
+    let missing: Vec<&str> = DEBIAN_PACKAGES.iter().copied().filter(|package| !is_installed(package)).collect();
+    if !missing.is_empty() {
+        let command = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
+        if !is_root() {
+            bail!("the tests need {}: run `sudo {command}`, then this again", missing.join(", "));
+        }
+        say(&format!("installing {}", missing.join(", ")));
+        run(Command::new("apt-get").args(["update", "-qq"]))?;
+        run(Command::new("apt-get")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args(["install", "-y", "-qq", "--no-install-recommends"])
+            .args(&missing))?;
+    }
+    python()
+}
+
+/// The virtual environment that `tests/stock_clients.rs` uses.
+fn python() -> Result<()> {
+    let venv = crate::steps::root().join("target/python");
+    let python = venv.join("bin/python");
+    let has_grpc = |python: &Path| {
+        Command::new(python)
+            .args(["-c", "import grpc, grpc_reflection, google.rpc.error_details_pb2"])
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    };
+    if has_grpc(&python) {
+        return Ok(());
+    }
+    say("making a Python environment with grpcio");
+    run(Command::new(system_python()).args(["-m", "venv"]).arg(&venv))?;
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PYTHON_PACKAGES))?;
+    if has_grpc(&python) { Ok(()) } else { bail!("grpcio does not import in {}", venv.display()) }
+}
+
+fn system_python() -> PathBuf {
+    PathBuf::from("python3")
+}
+
+fn is_installed(package: &str) -> bool {
+    let binary = match package {
+        "softhsm2" => "softhsm2-util",
+        "python3-venv" => return Command::new("python3").args(["-c", "import venv, ensurepip"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success()),
+        other => other,
+    };
+    Command::new("sh").args(["-c", &format!("command -v {binary}")]).stdout(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    if status.success() { Ok(()) } else { bail!("{} ended with {status}", command.get_program().display()) }
+}
+
+#[expect(clippy::print_stdout, reason = "the workshop talks to a terminal")]
+pub(crate) fn say(line: &str) {
+    println!("xtask: {line}");
+}
