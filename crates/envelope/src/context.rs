@@ -97,8 +97,9 @@ pub fn canonical_pairs<'a>(pairs: impl ExactSizeIterator<Item = (&'a [u8], &'a [
     out
 }
 
+#[expect(clippy::expect_used, reason = "a context is at most 8 KiB, a binding a few hundred bytes")]
 fn put_u32(out: &mut Vec<u8>, n: usize) {
-    out.extend_from_slice(&u32::try_from(n).expect("pairs are at most 8 KiB").to_be_bytes());
+    out.extend_from_slice(&u32::try_from(n).expect("pairs are far below 4 GiB").to_be_bytes());
 }
 
 fn take_u32(rest: &mut &[u8]) -> Result<usize, MalformedContext> {

@@ -29,6 +29,7 @@ pub fn counter_512_once(key: &SecretKey, label: &[u8], context: &[&[u8]]) -> Zer
 }
 
 /// HKDF-SHA-256, extract and expand to one key. `info` names the purpose.
+#[expect(clippy::expect_used, reason = "RFC 5869 §2.3 allows 255 blocks, this is one")]
 pub fn hkdf_sha256(secret: &[u8], salt: &[u8], info: &[u8]) -> SecretKey {
     let hkdf = Hkdf::<Sha256>::new(Some(salt), secret);
     SecretKey::init_with(|key| hkdf.expand(info, key).expect("32 bytes are within HKDF's limit"))

@@ -1,4 +1,5 @@
-//! Bytes in, bytes out: the sealed format, key derivation, secrets in memory, time as an argument.
+//! Bytes in, bytes out: the sealed format, the file format, key derivation, shares, Merkle proofs, secrets in memory,
+//! time as an argument.
 //!
 //! Always: parsers are total, and reject trailing bytes.
 //! Never: IO, logging, a clock or a source of randomness of its own.
@@ -7,8 +8,11 @@
 pub mod context;
 pub mod kdf;
 pub mod mac;
+pub mod merkle;
 pub mod sealed;
 pub mod secret;
+pub mod shamir;
+pub mod stream;
 pub mod suite1;
 pub mod time;
 

@@ -15,6 +15,7 @@ pub fn hmac_sha256(key: &SecretKey, parts: &[&[u8]]) -> [u8; 32] {
 }
 
 /// The keyed state, for callers that use one key many times.
+#[expect(clippy::expect_used, reason = "RFC 2104 §2: HMAC takes keys of any length")]
 pub fn keyed(key: &SecretKey) -> HmacSha256 {
     HmacSha256::new_from_slice(key.expose()).expect("HMAC takes keys of any length")
 }

@@ -243,6 +243,7 @@ fn suite3(rest: &[u8]) -> Option<Body<'_>> {
     Some(Body::Suite3 { cka_id, check_value, binding, mac })
 }
 
+#[expect(clippy::expect_used, reason = "the slice was cut to this length by the caller")]
 fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     bytes.try_into().expect("the slice was cut to this length")
 }

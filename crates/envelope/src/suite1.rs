@@ -32,6 +32,7 @@ impl std::fmt::Debug for SealingKey {
 
 /// Seals `plaintext` under `header`. `n` and `iv` are fresh random bytes of whoever seals; `aad_digest` is the
 /// SHA-256 of the canonical AAD.
+#[expect(clippy::expect_used, reason = "a plaintext in memory is below GCM's limit of 64 GiB")]
 pub fn seal(
     key: &SealingKey,
     header: &Header,
@@ -91,6 +92,7 @@ fn gcm_aad(header: &[u8; HEADER_BYTES], n: &[u8; 16], commitment: &[u8], aad_dig
     aad
 }
 
+#[expect(clippy::expect_used, reason = "the derived key has 32 bytes")]
 fn cipher(key: &[u8]) -> Aes256Gcm {
     Aes256Gcm::new_from_slice(key).expect("the derived key has 32 bytes")
 }
