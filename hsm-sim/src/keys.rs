@@ -18,7 +18,7 @@ use getrandom::SysRng;
 use hsm_api::{HsmError, KeyBinding, KeyId, KeySpec, KeyToken, KeyUsage};
 use p256::ecdsa::signature::hazmat::{PrehashVerifier, RandomizedPrehashSigner};
 use rsa::pkcs8::{DecodePrivateKey, EncodePrivateKey};
-use rsa::{Pkcs1v15Sign, RsaPrivateKey};
+use rsa::{Pkcs1v15Sign, PrivateKey as RsaPrivateKey};
 use sha2::Sha256;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -12,8 +12,8 @@ pub mod keystore;
 pub mod module;
 pub mod unlock;
 
+mod backup;
 mod keys;
-
 mod random;
 mod record;
 mod root;
@@ -21,5 +21,5 @@ mod selftest;
 mod service;
 
 pub use keystore::{KeyStore, KeyStoreError};
-
+pub use module::{Lane, Module, Now, Options};
 pub use unlock::{Unlock, UnlockError, UnlockSource};

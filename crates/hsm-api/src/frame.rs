@@ -42,6 +42,7 @@ impl FrameWriter {
         }
     }
 
+    #[expect(clippy::expect_used, reason = "the length was checked two lines before")]
     fn push(&mut self, id: u32, service: u8, body: impl FnOnce(&mut Writer<'_>)) -> Result<bool, HsmError> {
         if self.items == FRAME_ITEMS_MAX {
             return Ok(false);
@@ -72,6 +73,7 @@ impl FrameWriter {
     }
 
     /// The finished frame, length in front. Call [`Self::clear`] when it has been written.
+    #[expect(clippy::expect_used, reason = "push keeps a frame below its cap")]
     pub fn finish(&mut self) -> &[u8] {
         if let Some(body) = self.buffer.len().checked_sub(LENGTH_BYTES) {
             let len = u32::try_from(body).expect("a frame is at most 64 KiB");

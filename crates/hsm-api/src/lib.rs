@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod boundary;
+pub mod checkpoint;
 pub mod error;
 pub mod frame;
 pub mod key;

@@ -292,7 +292,20 @@ impl Request {
             Self::SystemOpen { sealed, .. } => sealed.len(),
             Self::ReEncrypt { blob, .. } => SEALED + blob.len(),
             Self::Counters { limit, .. } => 128 + 24 * usize::from(*limit),
-            _ => 8192,
+            Self::Status
+            | Self::GenerateKey(_)
+            | Self::Sign { .. }
+            | Self::PublicKey { .. }
+            | Self::Mac { .. }
+            | Self::Random { .. }
+            | Self::SignCheckpoint { .. }
+            | Self::Rewrap { .. }
+            | Self::Initialise { .. }
+            | Self::Enrol { .. }
+            | Self::Backup { .. }
+            | Self::Restore { .. }
+            | Self::RotateDomain
+            | Self::Zeroise => 8192,
         }
     }
 

@@ -1,0 +1,23 @@
+//! What is signed for a checkpoint of the audit log: the body of a C2SP `tlog-checkpoint`.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+/// `origin`, the tree's size in decimal and its root in base64, a line each. Both boundary processes sign these bytes
+/// with Ed25519, and the log puts them in front of the signature lines.
+pub fn note_body(origin: &str, size: u64, root: &[u8; 32]) -> Vec<u8> {
+    format!("{origin}\n{size}\n{}\n", STANDARD.encode(root)).into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of the specification (c2sp.org/tlog-checkpoint).
+    #[test]
+    fn the_body_is_that_of_c2sp() {
+        let root = STANDARD.decode("CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=").unwrap();
+        let body = note_body("example.com/behind-the-sofa", 20_852_163, &root.try_into().unwrap());
+        assert_eq!(body, b"example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n");
+    }
+}
