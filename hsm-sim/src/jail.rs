@@ -10,6 +10,7 @@
 //! This is the one file with `unsafe`. Root with CAP_SYS_PTRACE can still attach: root is not defended against.
 #![expect(unsafe_code, reason = "memory mappings and namespaces have no safe interface")]
 
+use caps::{CapSet, Capability, CapsHashSet};
 use landlock::{ABI, Access, AccessFs, AccessNet, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr};
 use landlock::{BitFlags, RulesetStatus, Scope};
 use rustix::mm::{Advice, MapFlags, MlockAllFlags, ProtFlags};
@@ -81,12 +82,13 @@ pub struct NotConfined {
 #[derive(Debug, Default)]
 pub struct Confinement {
     allow_missing: Vec<Measure>,
+    lock_by: LockBy,
     report: Vec<(String, String)>,
 }
 
 impl Confinement {
     pub fn new(allow_missing: Vec<Measure>) -> Self {
-        Self { allow_missing, report: Vec::new() }
+        Self { allow_missing, ..Self::default() }
     }
 
     /// First half: nothing of this process's memory reaches a disk or another process. Gives the page for root keys.
@@ -95,7 +97,8 @@ impl Confinement {
         self.record(Measure::Core, rustix::process::setrlimit(Resource::Core, no_core).map_err(text))?;
         let hidden = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
         self.record(Measure::Dumpable, hidden.map_err(text))?;
-        self.record(Measure::Mlock, lock_memory())?;
+        let locked = lock_memory().map(|by| self.lock_by = by);
+        self.record(Measure::Mlock, locked)?;
         match SecretPage::secret() {
             Ok(page) => {
                 self.record(Measure::MemfdSecret, Ok(()))?;
@@ -114,8 +117,11 @@ impl Confinement {
     pub fn confine(mut self, folders: &[&Path]) -> Result<Vec<(String, String)>, NotConfined> {
         let network = own_network_namespace();
         self.note("network_namespace", network.map_or("missing".to_owned(), |()| "enforced".to_owned()));
-        let dropped = drop_capabilities();
-        self.note("capabilities", dropped.map_or_else(|why| format!("missing: {why}"), |()| "enforced".to_owned()));
+        let dropped = drop_capabilities(self.lock_by).map(|()| match self.lock_by {
+            LockBy::Limit => "enforced".to_owned(),
+            LockBy::Capability => "enforced: all but CAP_IPC_LOCK".to_owned(),
+        });
+        self.note("capabilities", dropped.unwrap_or_else(|why| format!("missing: {why}")));
         // the kernel makes a process dumpable again when its credentials change
         let hidden = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
         if hidden.is_err() && !self.allow_missing.contains(&Measure::Dumpable) {
@@ -237,19 +243,34 @@ pub(crate) fn close_inherited(n: u32) {
     }
 }
 
+/// What lets memory be locked once capabilities are dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum LockBy {
+    /// The resource limit is high enough.
+    #[default]
+    Limit,
+    /// It is not, and cannot be raised: CAP_IPC_LOCK is kept, which permits this and nothing else.
+    Capability,
+}
+
 /// Nothing is swapped out. The limit is raised first: after capabilities are gone it binds every later mapping.
-fn lock_memory() -> Result<(), String> {
+fn lock_memory() -> Result<LockBy, String> {
     let limit = rustix::process::getrlimit(Resource::Memlock);
     let unlimited = Rlimit { current: None, maximum: None };
-    if rustix::process::setrlimit(Resource::Memlock, unlimited).is_err() {
-        if limit.maximum.is_some_and(|bytes| bytes < MEMLOCK_BYTES_MIN) {
-            return Err(format!("the limit of locked memory is below {MEMLOCK_BYTES_MIN} bytes: raise LimitMEMLOCK"));
-        }
+    let lock_by = if rustix::process::setrlimit(Resource::Memlock, unlimited).is_ok() {
+        LockBy::Limit
+    } else if limit.maximum.is_none_or(|bytes| bytes >= MEMLOCK_BYTES_MIN) {
         let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
         rustix::process::setrlimit(Resource::Memlock, raised).map_err(text)?;
-    }
+        LockBy::Limit
+    } else if caps::has_cap(None, CapSet::Effective, Capability::CAP_IPC_LOCK).map_err(text)? {
+        LockBy::Capability
+    } else {
+        return Err(format!("the limit of locked memory is below {MEMLOCK_BYTES_MIN} bytes: raise LimitMEMLOCK"));
+    };
     let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
-    rustix::mm::mlockall(flags).map_err(text)
+    rustix::mm::mlockall(flags).map_err(text)?;
+    Ok(lock_by)
 }
 
 fn own_network_namespace() -> io::Result<()> {
@@ -258,8 +279,11 @@ fn own_network_namespace() -> io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(io::Error::from)
 }
 
-fn drop_capabilities() -> Result<(), String> {
-    use caps::{CapSet, Capability};
+fn drop_capabilities(lock_by: LockBy) -> Result<(), String> {
+    let kept = match lock_by {
+        LockBy::Limit => CapsHashSet::new(),
+        LockBy::Capability => CapsHashSet::from([Capability::CAP_IPC_LOCK]),
+    };
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).map_err(text)? {
         // the running kernel may not know each capability of the list
         let known = caps::read(None, CapSet::Bounding).map_err(text)?;
@@ -267,8 +291,11 @@ fn drop_capabilities() -> Result<(), String> {
             caps::drop(None, CapSet::Bounding, capability).map_err(text)?;
         }
     }
-    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+    for set in [CapSet::Ambient, CapSet::Inheritable] {
         caps::clear(None, set).map_err(text)?;
+    }
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::set(None, set, &kept).map_err(text)?;
     }
     Ok(())
 }
@@ -378,6 +405,7 @@ const SYSTEM_CALLS: &[i64] = &[
     libc::SYS_fchmod,
     libc::SYS_fcntl,
     libc::SYS_flock,
+    libc::SYS_renameat,
     libc::SYS_renameat2,
     libc::SYS_unlinkat,
     libc::SYS_getcwd,
@@ -386,7 +414,8 @@ const SYSTEM_CALLS: &[i64] = &[
     libc::SYS_mremap,
     libc::SYS_madvise,
     libc::SYS_brk,
-    // threads, signals, time, randomness
+    // threads (clone3: the other filter answers), signals, time, randomness
+    libc::SYS_clone3,
     libc::SYS_futex,
     libc::SYS_set_robust_list,
     libc::SYS_rseq,
@@ -416,7 +445,6 @@ const SYSTEM_CALLS_X86_64: &[i64] = &[
     libc::SYS_epoll_wait,
     libc::SYS_poll,
     libc::SYS_rename,
-    libc::SYS_renameat,
     libc::SYS_unlink,
     libc::SYS_chmod,
     libc::SYS_gettimeofday,
