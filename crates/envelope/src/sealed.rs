@@ -140,6 +140,30 @@ pub struct Sealed<'a> {
     pub body: Body<'a>,
 }
 
+impl Sealed<'_> {
+    /// The bytes that this was parsed from, out of its parts: what `parse` took, this gives back.
+    /// `Length` where a part has a length that the layout cannot tell.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, Malformed> {
+        let mut out = self.header.to_bytes().to_vec();
+        match self.body {
+            Body::Suite1 { n, iv, commitment, ciphertext, tag } => {
+                [&n[..], iv, commitment, ciphertext, tag].iter().for_each(|part| out.extend_from_slice(part));
+            }
+            Body::Suite2 { iv, ciphertext } => {
+                out.push(u8::try_from(iv.len()).map_err(|_| Malformed::Length)?);
+                out.extend_from_slice(iv);
+                out.extend_from_slice(ciphertext);
+            }
+            Body::Suite3 { cka_id, check_value, binding, mac } => {
+                let len = u16::try_from(binding.len()).map_err(|_| Malformed::Length)?.to_be_bytes();
+                [&cka_id[..], check_value, &len, binding, mac].iter().for_each(|part| out.extend_from_slice(part));
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// What follows the header, by suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Body<'a> {
     Suite1 {
