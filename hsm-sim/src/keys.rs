@@ -285,3 +285,92 @@ const COUNTED_KEYS_MAX: usize = 1 << 18;
 const OVERFLOW: KeyId = KeyId::from_bytes([0; 16]);
 /// A P-256 candidate fails with probability 2^-32.
 const SCALAR_TRIES_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jail::SecretPage;
+    use hsm_api::{Export, Origin, ProtectionLevel};
+
+    fn root() -> RootKeys {
+        let mut root = RootKeys::new(SecretPage::ordinary().unwrap());
+        root.generate_domain_key().unwrap();
+        root
+    }
+
+    fn binding(n: u32) -> KeyBinding {
+        KeyBinding {
+            key_id: KeyId::from_random([9; 16]),
+            version: n,
+            tenant: [1; 16],
+            spec: KeySpec::Aes256,
+            usage: KeyUsage::EncryptDecrypt,
+            level: ProtectionLevel::Boundary,
+            domain_id: [2; 16],
+            generation: 1,
+            origin: Origin::Generated,
+            export: Export::Never,
+            not_after: None,
+        }
+    }
+
+    #[test]
+    fn open_keys_are_bounded_and_evicted_ones_open_again() {
+        let (root, keyring) = (root(), Keyring::new());
+        let usages = &[KeyUsage::EncryptDecrypt];
+        let tokens: Vec<_> = (1..=5000).map(|n| wrap(&root, &binding(n), &[3; 32]).unwrap()).collect();
+        for token in &tokens {
+            keyring.open(&root, &[2; 16], token, usages).unwrap().count(1);
+            let cache = keyring.open.lock().unwrap();
+            assert!(cache.young.len() + cache.old.len() <= CACHED_KEYS_MAX);
+        }
+        assert!(keyring.cached(&tokens[0]).is_none() && keyring.cached(&tokens[4999]).is_some());
+        keyring.open(&root, &[2; 16], &tokens[0], usages).unwrap().count(1);
+        assert_eq!(keyring.uses(None, 10), (vec![(KeyId::from_random([9; 16]), 5001)], false));
+    }
+
+    #[test]
+    fn a_cached_key_is_still_asked_for_its_usage() {
+        let (root, keyring) = (root(), Keyring::new());
+        let token = wrap(&root, &binding(1), &[3; 32]).unwrap();
+        keyring.open(&root, &[2; 16], &token, &[KeyUsage::EncryptDecrypt]).unwrap();
+        let refused = keyring.open(&root, &[2; 16], &token, &[KeyUsage::SystemSeal]);
+        assert_eq!(refused.err(), Some(HsmError::UsageForbidden));
+    }
+
+    #[test]
+    fn a_token_whose_header_and_binding_differ_is_rejected() {
+        let root = root();
+        let domain_key = root.domain_key(1).unwrap();
+        // sealed under the right key, as only this module could: one field of the binding does not match the header
+        let forged = |header: &KeyBinding, inside: &KeyBinding| {
+            let plaintext = [inside.canonical(), vec![3; 32]].concat();
+            let aad = KeyBinding::aad_digest(&header.tenant);
+            let token = suite1::seal(&domain_key, &token_header(header), &[1; 16], &[1; 12], &aad, &plaintext);
+            KeyToken::parse(header.tenant, token.into()).unwrap()
+        };
+        let good = binding(1);
+        assert!(unwrap(&root, &[2; 16], &forged(&good, &good)).is_ok());
+        for inside in [
+            KeyBinding { version: 2, ..good.clone() },
+            KeyBinding { key_id: KeyId::from_random([8; 16]), ..good.clone() },
+            KeyBinding { domain_id: [3; 16], ..good.clone() },
+            KeyBinding { generation: 2, ..good.clone() },
+            KeyBinding { tenant: [4; 16], ..good.clone() },
+        ] {
+            assert_eq!(unwrap(&root, &[2; 16], &forged(&good, &inside)).err(), Some(HsmError::TokenRejected));
+        }
+        assert_eq!(unwrap(&root, &[9; 16], &forged(&good, &good)).err(), Some(HsmError::TokenRejected));
+    }
+
+    #[test]
+    fn keys_beyond_the_counted_ones_are_counted_together() {
+        let keyring = Keyring::new();
+        for n in 0..COUNTED_KEYS_MAX + 2 {
+            let id = u128::try_from(n + 1).unwrap().to_be_bytes();
+            keyring.uses_of(KeyId::from_bytes(id)).fetch_add(1, Ordering::Relaxed);
+        }
+        assert_eq!(keyring.uses(None, 1), (vec![(OVERFLOW, 2)], true));
+        assert_eq!(keyring.uses.lock().unwrap().len(), COUNTED_KEYS_MAX + 1);
+    }
+}

@@ -135,8 +135,8 @@ impl Module {
     pub fn open(store: KeyStore, page: SecretPage, options: Options) -> Self {
         let Options { unlock, now, report, allow_fault_build, fault } = options;
         let corrupt = match &fault {
-            Some(fault::Fault::SelfTest(name)) => Some(name.as_str()),
-            Some(fault::Fault::Panic) | None => None,
+            Some(fault::Fault::SelfTest(name)) if fault::BUILD => Some(name.as_str()),
+            Some(fault::Fault::SelfTest(_) | fault::Fault::Panic) | None => None,
         };
         let root = RootKeys::new(page);
         let state = match selftest::run(corrupt) {
