@@ -11,13 +11,15 @@ pub const BUILD: bool = cfg!(feature = "fault");
 pub enum Fault {
     /// The named known-answer test sees a flipped bit.
     SelfTest(String),
-    /// The process panics once it serves.
+    /// A thread panics.
     Panic,
+    /// The confined process asks for a system call that is not on its list.
+    SystemCall,
 }
 
 /// Not a fault, or a build that has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not self-test:NAME or panic, or this build injects no faults")]
+#[error("not self-test:NAME, panic or system-call, or this build injects no faults")]
 pub struct MalformedFault;
 
 impl std::str::FromStr for Fault {
@@ -27,6 +29,7 @@ impl std::str::FromStr for Fault {
         match raw.split_once(':') {
             Some(("self-test", name)) if BUILD => Ok(Self::SelfTest(name.to_owned())),
             None if BUILD && raw == "panic" => Ok(Self::Panic),
+            None if BUILD && raw == "system-call" => Ok(Self::SystemCall),
             _ => Err(MalformedFault),
         }
     }

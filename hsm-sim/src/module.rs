@@ -136,7 +136,7 @@ impl Module {
         let Options { unlock, now, report, allow_fault_build, fault } = options;
         let corrupt = match &fault {
             Some(fault::Fault::SelfTest(name)) if fault::BUILD => Some(name.as_str()),
-            Some(fault::Fault::SelfTest(_) | fault::Fault::Panic) | None => None,
+            Some(fault::Fault::SelfTest(_) | fault::Fault::Panic | fault::Fault::SystemCall) | None => None,
         };
         let root = RootKeys::new(page);
         let state = match selftest::run(corrupt) {
@@ -151,6 +151,11 @@ impl Module {
 
     pub fn state(&self) -> ModuleState {
         self.read().kind()
+    }
+
+    /// Outcomes of the confinement, as the status tells them.
+    pub fn report(&self) -> &[(String, String)] {
+        &self.report
     }
 
     /// Data path inline; what takes long or writes the state file, on the pool.
