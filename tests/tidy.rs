@@ -24,7 +24,10 @@ const WALLS: &[(&str, &[&str])] = &[
         &["api", "audit", "client", "envelope", "hsm", "hsm-api", "hsm-channel", "identity", "kms", "proto", "storage"],
     ),
     ("xtask", &[]),
-    ("bench", &["api", "audit", "client", "envelope", "hsm", "hsm-api", "identity", "kms", "proto", "storage", "strongroom"]),
+    (
+        "bench",
+        &["api", "audit", "client", "envelope", "hsm", "hsm-api", "identity", "kms", "proto", "storage", "strongroom"],
+    ),
 ];
 
 /// The only files where `unsafe` may stand.
@@ -66,7 +69,8 @@ fn nobody_imports_through_a_wall() {
     let walls: BTreeMap<&str, &[&str]> = WALLS.iter().copied().collect();
     let mut checked = 0;
     for package in metadata.packages.iter().filter(|package| package.name.as_str() != "tests") {
-        let allowed = walls.get(package.name.as_str()).unwrap_or_else(|| panic!("{} has no row in WALLS", package.name));
+        let allowed =
+            walls.get(package.name.as_str()).unwrap_or_else(|| panic!("{} has no row in WALLS", package.name));
         for dependency in &package.dependencies {
             let development = dependency.kind == cargo_metadata::DependencyKind::Development;
             if rooms.contains(&dependency.name) && !development {
@@ -88,7 +92,18 @@ fn the_top_level_shows_what_the_card_says() {
         .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
         .filter(|name| !name.starts_with('.') && name != "target")
         .collect();
-    let expected = ["Cargo.toml", "Cargo.lock", "LICENSE", "README.md", "crates", "deny.toml", "fuzz", "hsm-sim", "proto", "tests"];
+    let expected = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "LICENSE",
+        "README.md",
+        "crates",
+        "deny.toml",
+        "fuzz",
+        "hsm-sim",
+        "proto",
+        "tests",
+    ];
     assert_eq!(visible, expected.into_iter().map(str::to_owned).collect());
 }
 
@@ -96,7 +111,9 @@ fn the_top_level_shows_what_the_card_says() {
 fn files_and_functions_fit_their_walls() {
     for (path, text) in sources() {
         assert!(text.lines().count() <= FILE_LINES_MAX, "{} is too long", path.display());
-        let in_tests = path.starts_with("tests") || path.ends_with("tests.rs") || path.components().any(|c| c.as_os_str() == "tests");
+        let in_tests = path.starts_with("tests")
+            || path.ends_with("tests.rs")
+            || path.components().any(|c| c.as_os_str() == "tests");
         let product = if in_tests { "" } else { text.split("#[cfg(test)]\nmod ").next().unwrap_or("") };
         for (name, line, length) in functions(product) {
             assert!(length <= FUNCTION_LINES_MAX, "{}:{line}: `{name}` has {length} lines", path.display());
@@ -108,19 +125,26 @@ fn files_and_functions_fit_their_walls() {
 fn unsafe_stands_in_one_file_a_process() {
     for (path, text) in sources() {
         let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-        let here = code.filter(|line| line.contains("unsafe {") || line.contains("unsafe fn") || line.contains("unsafe impl")).count();
+        let here = code
+            .filter(|line| line.contains("unsafe {") || line.contains("unsafe fn") || line.contains("unsafe impl"))
+            .count();
         let itself = path == Path::new("tests/tidy.rs");
         let allowed = itself || UNSAFE_FILES.contains(&path.to_str().unwrap());
         assert!(here == 0 || allowed, "{} holds unsafe code", path.display());
         if !itself {
-            assert!(text.matches("// SAFETY").count() >= here, "{} has unsafe code without a SAFETY note", path.display());
+            assert!(
+                text.matches("// SAFETY").count() >= here,
+                "{} has unsafe code without a SAFETY note",
+                path.display()
+            );
         }
     }
 }
 
 #[test]
 fn nothing_is_left_undone_or_misnamed() {
-    let words = [["todo", "!("].concat(), ["unimplemented", "!("].concat(), ["FIX", "ME"].concat(), ["#[ig", "nore"].concat()];
+    let words =
+        [["todo", "!("].concat(), ["unimplemented", "!("].concat(), ["FIX", "ME"].concat(), ["#[ig", "nore"].concat()];
     for (path, text) in sources() {
         for word in &words {
             assert!(!text.contains(word.as_str()), "{} holds {word}", path.display());
@@ -137,7 +161,11 @@ fn functions(text: &str) -> Vec<(String, usize, usize)> {
     let lines: Vec<String> = text.lines().map(bare).collect();
     let mut out = Vec::new();
     for (start, line) in lines.iter().enumerate() {
-        let Some(at) = line.find("fn ").filter(|at| *at == 0 || !line[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '_')) else { continue };
+        let Some(at) =
+            line.find("fn ").filter(|at| *at == 0 || !line[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '_'))
+        else {
+            continue;
+        };
         let name: String = line[at + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
         if name.is_empty() {
             continue;

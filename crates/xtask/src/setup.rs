@@ -41,7 +41,9 @@ fn python() -> Result<()> {
     }
     say("making a Python environment with grpcio");
     run(Command::new(system_python()).args(["-m", "venv"]).arg(&venv))?;
-    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PYTHON_PACKAGES))?;
+    run(Command::new(&python)
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+        .args(PYTHON_PACKAGES))?;
     if has_grpc(&python) { Ok(()) } else { bail!("grpcio does not import in {}", venv.display()) }
 }
 
@@ -52,10 +54,20 @@ fn system_python() -> PathBuf {
 fn is_installed(package: &str) -> bool {
     let binary = match package {
         "softhsm2" => "softhsm2-util",
-        "python3-venv" => return Command::new("python3").args(["-c", "import venv, ensurepip"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success()),
+        "python3-venv" => {
+            return Command::new("python3")
+                .args(["-c", "import venv, ensurepip"])
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success());
+        }
         other => other,
     };
-    Command::new("sh").args(["-c", &format!("command -v {binary}")]).stdout(Stdio::null()).status().is_ok_and(|status| status.success())
+    Command::new("sh")
+        .args(["-c", &format!("command -v {binary}")])
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 fn is_root() -> bool {

@@ -57,7 +57,17 @@ fn advisory_database() -> Option<PathBuf> {
 pub(crate) fn bench(smoke: bool, args: &[String]) -> Result<()> {
     let profile: &[&str] = if smoke { &[] } else { &["--release"] };
     let folder = if smoke { "target/debug" } else { "target/release" };
-    run(cargo().arg("build").args(profile).args(["--package", "bench", "--package", "strongroom", "--package", "hsm-sim", "--package", "hsm-pkcs11", "--bins"]))?;
+    run(cargo().arg("build").args(profile).args([
+        "--package",
+        "bench",
+        "--package",
+        "strongroom",
+        "--package",
+        "hsm-sim",
+        "--package",
+        "hsm-pkcs11",
+        "--bins",
+    ]))?;
     let mut bench = Command::new(root().join(folder).join("bench"));
     bench.current_dir(root());
     if smoke {
@@ -68,9 +78,16 @@ pub(crate) fn bench(smoke: bool, args: &[String]) -> Result<()> {
 
 pub(crate) fn soak(kills: u32) -> Result<()> {
     run(cargo().args(["build", "--release", "--package", "strongroom", "--package", "hsm-sim", "--bins"]))?;
-    run(cargo()
-        .env("STRONGROOM_KILLS", kills.to_string())
-        .args(["test", "--release", "--package", "tests", "--test", "crash", "--", "--nocapture"]))
+    run(cargo().env("STRONGROOM_KILLS", kills.to_string()).args([
+        "test",
+        "--release",
+        "--package",
+        "tests",
+        "--test",
+        "crash",
+        "--",
+        "--nocapture",
+    ]))
 }
 
 pub(crate) fn fuzz(seconds: u32, target: Option<&str>) -> Result<()> {
@@ -85,10 +102,14 @@ pub(crate) fn fuzz(seconds: u32, target: Option<&str>) -> Result<()> {
     for target in targets {
         say(&format!("fuzzing {target} for {seconds} s"));
         // sanitizers are behind an unstable flag; the bootstrap switch opens it on the stable compiler
-        run(cargo()
-            .env("RUSTC_BOOTSTRAP", "1")
-            .env("CARGO_TARGET_DIR", root().join("target/fuzz"))
-            .args(["fuzz", "run", &target, "--", &format!("-max_total_time={seconds}"), "-rss_limit_mb=2048"]))?;
+        run(cargo().env("RUSTC_BOOTSTRAP", "1").env("CARGO_TARGET_DIR", root().join("target/fuzz")).args([
+            "fuzz",
+            "run",
+            &target,
+            "--",
+            &format!("-max_total_time={seconds}"),
+            "-rss_limit_mb=2048",
+        ]))?;
     }
     Ok(())
 }
