@@ -1,1 +1,30 @@
+//! The record of every act. When `append` answers, the record is durable.
+//!
+//! Always: a record names the accessor, never the token; secrets stand in it as keyed hashes.
+//! Never: a sink that drops. No sink, no service.
+#![forbid(unsafe_code)]
 
+pub mod file;
+pub mod record;
+
+pub use file::FileSink;
+pub use record::{Decision, Item, Outcome, Record, Subject};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AuditError {
+    /// Disk full, read-only, file replaced: refused now, recovers in place.
+    #[error("the audit log cannot be written")]
+    Unavailable,
+    /// More records wait than the queue may hold.
+    #[error("the audit log is at capacity")]
+    Busy,
+}
+
+/// Where records become durable.
+pub trait AuditSink: Send + Sync + std::fmt::Debug {
+    /// Hands the encoded record ([`Record::encode`]) over at once, when called; answers when it is durable.
+    fn append(&self, record: Bytes) -> BoxFuture<'static, Result<(), AuditError>>;
+}

@@ -1,0 +1,29 @@
+//! The outbox: audit leaves committed in the same batch as the change that they tell.
+//!
+//! Always: a change and its leaf are durable together, and a leaf that was not yet taken out is found at the next start.
+//! Never: a leaf in the clear.
+
+use crate::{AtLeast, Barrier, BarrierError, Batch, EntryPath, StorageError};
+use bytes::Bytes;
+
+/// The batch with its leaf, and where the leaf stands until it is in the log.
+pub fn attach(barrier: &Barrier, batch: Batch, leaf: &[u8]) -> Result<(Batch, EntryPath), BarrierError> {
+    let name = format!("{:032x}", u128::from_be_bytes(batch.id.0));
+    let path = prefix(barrier)?.join(&name).map_err(|_| StorageError::TooLarge)?;
+    let sealed = barrier.seal(&path, leaf)?;
+    Ok((batch.put(path.clone(), sealed), path))
+}
+
+/// Leaves that were committed and not yet taken out, at most `limit`, in the order of their commits within what is told.
+/// Ask again when these are taken out: fewer than `limit` does not mean that none is left, none does.
+pub async fn pending(barrier: &Barrier, limit: u32) -> Result<Vec<(EntryPath, Bytes)>, BarrierError> {
+    let mut page = barrier.scan(&prefix(barrier)?, None, limit, AtLeast::Latest).await?;
+    page.entries.sort_by_key(|(_, opened)| opened.revision);
+    Ok(page.entries.into_iter().map(|(path, leaf)| (path, Bytes::copy_from_slice(leaf.value.expose()))).collect())
+}
+
+/// `<cluster id>/outbox`: what belongs to the cluster itself stands under its id, where tenants have theirs.
+fn prefix(barrier: &Barrier) -> Result<EntryPath, StorageError> {
+    let cluster = u128::from_be_bytes(*barrier.cluster_id());
+    EntryPath::parse(&format!("{cluster:032x}/outbox")).map_err(|_| StorageError::TooLarge)
+}

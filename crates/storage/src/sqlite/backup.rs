@@ -1,0 +1,105 @@
+//! Copies of the whole store: taken while it is in use, brought back into an empty folder.
+//!
+//! Always: a copy has another name until it is whole and synced. Never: anything that exists is replaced.
+
+use super::{FILE_NAME, io_error, schema};
+use crate::{Entry, EntryPath, Revision, StorageError};
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, params};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Copies the store that stands at `from` to a new file.
+pub(super) fn backup(from: &Path, to: &Path) -> Result<Revision, StorageError> {
+    let source = schema::open_reader(from)?;
+    whole_or_absent(to, |partial| {
+        let copy = || {
+            // One transaction: the copy is of one revision, and commits do not make it begin anew.
+            source.execute_batch("BEGIN")?;
+            let revision = schema::head(&source)?;
+            let mut target = Connection::open(partial)?;
+            let step = Backup::new(&source, &mut target)?.step(-1)?;
+            Ok((revision, step == StepResult::Done))
+        };
+        match copy().map_err(|error| schema::storage_error(&error))? {
+            (revision, true) => Ok(revision),
+            (_, false) => Err(StorageError::Unavailable),
+        }
+    })
+}
+
+/// Makes the store in `dir` from a backup, which it checks first. `dir` must not hold a store.
+pub fn restore(from: &Path, dir: &Path) -> Result<Revision, StorageError> {
+    super::make_folder(dir)?;
+    let _lock = super::lock(dir)?;
+    // A log beside the new file would be taken for its own.
+    for stale in ["store.db-wal", "store.db-shm"] {
+        if dir.join(stale).exists() {
+            return Err(StorageError::TargetExists);
+        }
+    }
+    whole_or_absent(&dir.join(FILE_NAME), |partial| {
+        let mut source = File::open(from).map_err(|error| io_error(&error))?;
+        let mut target = OpenOptions::new().write(true).open(partial).map_err(|error| io_error(&error))?;
+        std::io::copy(&mut source, &mut target).map_err(|error| io_error(&error))?;
+        let copy = schema::connect(partial)?;
+        if schema::check_format(&copy)? {
+            return Err(StorageError::Damaged("the backup is empty"));
+        }
+        let sound = copy.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
+        if sound.map_err(|error| schema::storage_error(&error))? != "ok" {
+            return Err(StorageError::Damaged("the backup does not hold together"));
+        }
+        let revision = schema::revision(&copy)?;
+        copy.close().map_err(|(_, error)| schema::storage_error(&error))?;
+        Ok(revision)
+    })
+}
+
+/// Writes entries as a store's file: the backup of whatever engine held them.
+pub(crate) fn export(to: &Path, revision: Revision, entries: &BTreeMap<EntryPath, Entry>) -> Result<(), StorageError> {
+    whole_or_absent(to, |partial| {
+        let mut target = schema::open_or_make(partial)?;
+        let write = || {
+            let all = target.transaction()?;
+            all.execute("UPDATE head SET rev = ?1", [revision])?;
+            for (path, entry) in entries {
+                let mut put = all.prepare_cached("INSERT INTO kv VALUES(?1, ?2, ?3)")?;
+                put.execute(params![path.as_str().as_bytes(), entry.revision, &entry.value[..]])?;
+            }
+            all.commit()?;
+            target.close().map_err(|(_, error)| error)
+        };
+        write().map_err(|error| schema::storage_error(&error))
+    })
+}
+
+/// Has `write` fill a file beside `to`, syncs it and gives it its name.
+fn whole_or_absent<T>(to: &Path, write: impl FnOnce(&Path) -> Result<T, StorageError>) -> Result<T, StorageError> {
+    if to.exists() {
+        return Err(StorageError::TargetExists);
+    }
+    let mut partial = to.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    OpenOptions::new().create_new(true).write(true).mode(0o600).open(&partial).map_err(|error| io_error(&error))?;
+    let finish = |made: T| {
+        File::open(&partial)?.sync_all()?;
+        std::fs::rename(&partial, to)?;
+        let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(dir)?.sync_all()?;
+        Ok(made)
+    };
+    let outcome = write(&partial).and_then(|made| finish(made).map_err(|error: std::io::Error| io_error(&error)));
+    if outcome.is_err() {
+        for left in ["", "-wal", "-shm", "-journal"] {
+            let mut name = partial.as_os_str().to_owned();
+            name.push(left);
+            // What is not there needs no removing.
+            drop(std::fs::remove_file(name));
+        }
+    }
+    outcome
+}

@@ -1,0 +1,368 @@
+//! The writer: drains its queue, commits what it found as one transaction with one sync, then answers everybody.
+//!
+//! Always: a batch stands in a savepoint of its own, so that it fails alone.
+//! Always: whoever watches hears of a commit after it is durable and before its caller does.
+//! Never: a second sync after one that failed (fsync may report a loss once only; the next would succeed and lie).
+
+use super::checkpoint::Checkpoints;
+use super::schema;
+use crate::feed::Feed;
+use crate::{
+    Batch, Claim, CommitError, CommitId, Entry, EntryPath, Precondition, Revision, StorageError, Write, due_segment,
+};
+use bytes::Bytes;
+use envelope::{Clock, Timestamp};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub(super) enum Ask {
+    Commit { batch: Batch, reply: oneshot::Sender<Result<Revision, CommitError>> },
+    Claim { queue: EntryPath, limit: usize, for_: Duration, reply: oneshot::Sender<Result<Vec<Claim>, StorageError>> },
+}
+
+pub(super) struct Writer {
+    connection: Connection,
+    /// The newest durable revision.
+    head: Revision,
+    feed: Arc<Feed>,
+    clock: Arc<dyn Clock>,
+    checkpoints: Checkpoints,
+    failure: watch::Sender<bool>,
+    /// The slot of time in which ids are kept now; never goes back.
+    slot: i64,
+    /// Ids that are old enough to be forgotten are left.
+    forgetting: bool,
+    /// There may be claims: writes end them.
+    claims: bool,
+}
+
+/// An ask with its outcome, which counts once the group is durable.
+enum Decided {
+    Commit(oneshot::Sender<Result<Revision, CommitError>>, Result<Revision, CommitError>),
+    Claim(oneshot::Sender<Result<Vec<Claim>, StorageError>>, Result<Vec<Claim>, StorageError>),
+}
+
+/// What a group changes, told to watchers once it is durable.
+struct Group {
+    head: Revision,
+    now: Timestamp,
+    changes: Vec<(Revision, Vec<EntryPath>)>,
+}
+
+/// Why a group was not committed.
+enum Lost {
+    /// Nothing of it is durable.
+    Undone(StorageError),
+    /// It may or may not be.
+    Unknown,
+}
+
+impl Writer {
+    pub(super) fn new(
+        mut connection: Connection,
+        head: Revision,
+        feed: Arc<Feed>,
+        clock: Arc<dyn Clock>,
+        checkpoints: Checkpoints,
+        failure: watch::Sender<bool>,
+    ) -> Result<Self, StorageError> {
+        let mut prepare = || {
+            checkpoints.count(&mut connection)?;
+            connection.query_row("SELECT coalesce(max(slot), 0) FROM commits", [], |row| row.get(0))
+        };
+        let slot = prepare().map_err(|error| schema::storage_error(&error))?;
+        Ok(Self { connection, head, feed, clock, checkpoints, failure, slot, forgetting: true, claims: true })
+    }
+
+    /// Until nobody can ask any more, or the store has failed.
+    pub(super) fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
+        while let Some(first) = asks.blocking_recv() {
+            let mut bytes = first.size();
+            let mut group = vec![first];
+            while group.len() < GROUP_MAX
+                && bytes < GROUP_BYTES_MAX
+                && let Ok(ask) = asks.try_recv()
+            {
+                bytes += ask.size();
+                group.push(ask);
+            }
+            if !self.commit_group(group) {
+                break;
+            }
+            self.checkpoints.after_group(&self.connection);
+        }
+        asks.close();
+        while let Some(ask) = asks.blocking_recv() {
+            ask.refuse(StorageError::Unavailable);
+        }
+    }
+
+    /// `false` once the store has failed for good.
+    fn commit_group(&mut self, asks: Vec<Ask>) -> bool {
+        let mut group = Group { head: self.head, now: self.clock.now(), changes: Vec::new() };
+        let mut decided = Vec::with_capacity(asks.len());
+        let outcome = self.decide_all(asks, &mut group, &mut decided).and_then(|()| self.make_durable(&group));
+        match outcome {
+            Ok(()) => {
+                self.head = group.head;
+                self.feed.publish(group.changes);
+                decided.into_iter().for_each(Decided::answer);
+                true
+            }
+            Err(lost) => {
+                let failed = matches!(lost, Lost::Unknown);
+                if failed {
+                    tracing::error!("the store could not make a commit durable, and has failed for good");
+                    self.failure.send_replace(true);
+                }
+                self.claims = true;
+                decided.into_iter().for_each(|ask| ask.lose(&lost));
+                !failed
+            }
+        }
+    }
+
+    fn decide_all(&mut self, asks: Vec<Ask>, group: &mut Group, decided: &mut Vec<Decided>) -> Result<(), Lost> {
+        let mut lost = self
+            .execute("BEGIN IMMEDIATE")
+            .and_then(|()| self.keep_ids(group.now))
+            .err()
+            .map(|error| self.undo(&error));
+        for ask in asks {
+            match ask {
+                Ask::Commit { batch, reply } => {
+                    let outcome = self.alone(&mut lost, |writer| writer.apply(batch, group));
+                    decided.push(Decided::Commit(reply, outcome.unwrap_or_else(|error| Err(error.into()))));
+                }
+                Ask::Claim { queue, limit, for_, reply } => {
+                    let outcome = self.alone(&mut lost, |writer| writer.claim(&queue, limit, for_, group));
+                    decided.push(Decided::Claim(reply, outcome));
+                }
+            }
+        }
+        lost.map_or(Ok(()), |error| Err(Lost::Undone(error)))
+    }
+
+    /// Runs one ask in its savepoint. An error that cost the whole transaction loses the group.
+    fn alone<T>(
+        &mut self,
+        lost: &mut Option<StorageError>,
+        ask: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
+    ) -> Result<T, StorageError> {
+        if let Some(error) = lost {
+            return Err(error.clone());
+        }
+        let error = match self.execute("SAVEPOINT alone").and_then(|()| ask(self)) {
+            Ok(answer) => match self.execute("RELEASE alone") {
+                Ok(()) => return Ok(answer),
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        let kept = !self.connection.is_autocommit()
+            && self.execute("ROLLBACK TO alone").and_then(|()| self.execute("RELEASE alone")).is_ok();
+        let named = schema::storage_error(&error);
+        if !kept {
+            *lost = Some(self.undo(&error));
+        }
+        Err(named)
+    }
+
+    fn undo(&mut self, error: &rusqlite::Error) -> StorageError {
+        // Where SQLite has rolled back itself there is nothing to roll back.
+        if !self.connection.is_autocommit() && self.execute("ROLLBACK").is_err() {
+            tracing::error!("rolling back failed");
+        }
+        schema::storage_error(error)
+    }
+
+    fn make_durable(&mut self, group: &Group) -> Result<(), Lost> {
+        if group.head == self.head {
+            return self.execute("ROLLBACK").map_err(|error| Lost::Undone(self.undo(&error)));
+        }
+        let told = self
+            .connection
+            .prepare_cached("UPDATE head SET rev = ?1")
+            .and_then(|mut update| update.execute([group.head]));
+        if let Err(error) = told {
+            return Err(Lost::Undone(self.undo(&error)));
+        }
+        self.execute("COMMIT").map_err(|error| {
+            // A log that could not grow was not synced: the group is not in it. Any other error may have come after.
+            let full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
+            let named = self.undo(&error);
+            if full { Lost::Undone(named) } else { Lost::Unknown }
+        })
+    }
+
+    fn apply(&mut self, batch: Batch, group: &mut Group) -> rusqlite::Result<Result<Revision, CommitError>> {
+        if let Some(revision) = self.known(batch.id)? {
+            return Ok(Ok(revision));
+        }
+        for condition in &batch.preconditions {
+            if !self.holds(condition)? {
+                return Ok(Err(CommitError::Conflict(condition.path().clone())));
+            }
+        }
+        let revision = Revision(group.head.0 + 1);
+        let mut remember = self.connection.prepare_cached("INSERT INTO commits VALUES(?1, ?2, ?3)")?;
+        remember.execute(params![self.slot, batch.id.0, revision])?;
+        let mut put = self.connection.prepare_cached(
+            "INSERT INTO kv VALUES(?1, ?2, ?3) ON CONFLICT(k) DO UPDATE SET rev = excluded.rev, v = excluded.v",
+        )?;
+        let mut delete = self.connection.prepare_cached("DELETE FROM kv WHERE k = ?1")?;
+        let mut unclaim = self.connection.prepare_cached("DELETE FROM claims WHERE k = ?1")?;
+        let mut paths = Vec::with_capacity(batch.writes.len());
+        for write in batch.writes {
+            if self.claims {
+                unclaim.execute([write.path().as_str().as_bytes()])?;
+            }
+            paths.push(match write {
+                Write::Put(path, value) => {
+                    put.execute(params![path.as_str().as_bytes(), revision, &value[..]])?;
+                    path
+                }
+                Write::Delete(path) => {
+                    delete.execute([path.as_str().as_bytes()])?;
+                    path
+                }
+            });
+        }
+        group.head = revision;
+        group.changes.push((revision, paths));
+        Ok(Ok(revision))
+    }
+
+    fn known(&self, id: CommitId) -> rusqlite::Result<Option<Revision>> {
+        let mut known =
+            self.connection.prepare_cached("SELECT rev FROM commits WHERE slot IN (?1, ?2, ?3, ?4) AND id = ?5")?;
+        let slots = params![self.slot, self.slot - 1, self.slot - 2, self.slot - 3, id.0];
+        known.query_row(slots, |row| row.get(0)).optional()
+    }
+
+    fn holds(&self, condition: &Precondition) -> rusqlite::Result<bool> {
+        let mut found = self.connection.prepare_cached("SELECT rev FROM kv WHERE k = ?1")?;
+        let key = condition.path().as_str().as_bytes();
+        let found = found.query_row([key], |row| row.get(0)).optional()?;
+        Ok(condition.holds(found))
+    }
+
+    fn claim(
+        &mut self,
+        queue: &EntryPath,
+        limit: usize,
+        for_: Duration,
+        group: &mut Group,
+    ) -> rusqlite::Result<Vec<Claim>> {
+        let fence = Revision(group.head.0 + 1);
+        let claims = self.due(queue, limit, fence, group.now)?;
+        if claims.is_empty() {
+            return Ok(claims);
+        }
+        self.claims = true;
+        let until = i64::try_from(group.now.plus(for_).unix_millis()).unwrap_or(i64::MAX);
+        let mut hide = self.connection.prepare_cached(
+            "INSERT INTO claims VALUES(?1, ?2, ?3) ON CONFLICT(k) DO UPDATE SET until = excluded.until, token = excluded.token",
+        )?;
+        let mut renew = self.connection.prepare_cached("UPDATE kv SET rev = ?2 WHERE k = ?1")?;
+        for claim in &claims {
+            let key = claim.path.as_str().as_bytes();
+            hide.execute(params![key, until, fence])?;
+            renew.execute(params![key, fence])?;
+        }
+        group.head = fence;
+        group.changes.push((fence, claims.iter().map(|claim| claim.path.clone()).collect()));
+        Ok(claims)
+    }
+
+    fn due(&self, queue: &EntryPath, limit: usize, fence: Revision, now: Timestamp) -> rusqlite::Result<Vec<Claim>> {
+        let mut due = self.connection.prepare_cached(
+            "SELECT kv.k, kv.v FROM kv LEFT JOIN claims ON claims.k = kv.k
+             WHERE kv.k > ?1 AND kv.k < ?2 AND (claims.until IS NULL OR claims.until <= ?3) ORDER BY kv.k",
+        )?;
+        // '0' follows '/': all that is due by now stands before it, whatever follows the time.
+        let (first, end) = (format!("{queue}/"), format!("{queue}/{:016x}0", now.unix_millis()));
+        let at = i64::try_from(now.unix_millis()).unwrap_or(i64::MAX);
+        let mut rows = due.query(params![first.as_bytes(), end.as_bytes(), at])?;
+        let mut claims = Vec::new();
+        while claims.len() < limit
+            && let Some(row) = rows.next()?
+        {
+            let path = schema::path(row.get_ref(0)?.as_blob()?)?;
+            if due_segment(queue, &path).is_some_and(|due| due <= now) {
+                let value = Bytes::copy_from_slice(row.get_ref(1)?.as_blob()?);
+                claims.push(Claim { path, entry: Entry { value, revision: fence }, fence });
+            }
+        }
+        Ok(claims)
+    }
+
+    /// Ids are kept in slots of half an hour: this one and three before, so that each is known for an hour and a half.
+    fn keep_ids(&mut self, now: Timestamp) -> rusqlite::Result<()> {
+        let slot = i64::try_from(now.unix_secs()).unwrap_or(i64::MAX) / SLOT_SECS;
+        if slot > self.slot {
+            self.slot = slot;
+            self.forgetting = true;
+            let claimed: i64 =
+                self.connection
+                    .query_row("SELECT count(*) FROM (SELECT 1 FROM claims LIMIT 1)", [], |row| row.get(0))?;
+            self.claims = claimed > 0;
+        }
+        if self.forgetting {
+            let mut forget = self.connection.prepare_cached(
+                "DELETE FROM commits WHERE (slot, id) IN (SELECT slot, id FROM commits WHERE slot < ?1 LIMIT ?2)",
+            )?;
+            self.forgetting = forget.execute([self.slot - 3, FORGET_MAX])? > 0;
+        }
+        Ok(())
+    }
+
+    fn execute(&self, statement: &str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(statement)?.execute([]).map(|_| ())
+    }
+}
+
+impl Ask {
+    fn size(&self) -> usize {
+        match self {
+            Self::Commit { batch, .. } => batch.values_len(),
+            Self::Claim { .. } => 0,
+        }
+    }
+
+    /// Whoever has gone needs no answer, here and below.
+    fn refuse(self, error: StorageError) {
+        match self {
+            Self::Commit { reply, .. } => drop(reply.send(Err(error.into()))),
+            Self::Claim { reply, .. } => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+impl Decided {
+    fn answer(self) {
+        match self {
+            Self::Commit(reply, outcome) => drop(reply.send(outcome)),
+            Self::Claim(reply, outcome) => drop(reply.send(outcome)),
+        }
+    }
+
+    fn lose(self, lost: &Lost) {
+        let (commit, claim) = match lost {
+            Lost::Undone(error) => (CommitError::Storage(error.clone()), error.clone()),
+            Lost::Unknown => (CommitError::Unknown, StorageError::Unavailable),
+        };
+        match self {
+            Self::Commit(reply, _) => drop(reply.send(Err(commit))),
+            Self::Claim(reply, _) => drop(reply.send(Err(claim))),
+        }
+    }
+}
+
+const GROUP_MAX: usize = 512;
+const GROUP_BYTES_MAX: usize = 4 << 20;
+const SLOT_SECS: i64 = 30 * 60;
+/// Ids forgotten with one group, so that forgetting never holds it up.
+const FORGET_MAX: i64 = 512;
