@@ -1,0 +1,119 @@
+//! A server of the product, ready to be driven: key, policy, a token that is not root's, and the calls that are measured.
+
+use crate::load::{Call, framed, once, page};
+use crate::rig::{Server, sibling};
+use crate::softhsm::Token;
+use crate::windows::BATCH;
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use prost::Message;
+use proto::{identity, kms};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+/// What is asked of one server.
+#[derive(Debug)]
+pub struct Stand {
+    /// Name and call.
+    pub calls: Vec<(&'static str, Call)>,
+    pub batch: Call,
+}
+
+/// `strongroom dev` on the folder, on hsm-sim or on a token.
+pub fn start(data: &Path, token: Option<&Token>) -> Result<Server> {
+    let mut command = Command::new(sibling("strongroom")?);
+    command.arg("dev").args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(data).env("STRONGROOM_LOG", "warn");
+    if let Some(token) = token {
+        command.arg("--hsm").arg(&token.uri).env("SOFTHSM2_CONF", &token.config);
+    }
+    Server::start(&mut command)
+}
+
+impl Stand {
+    pub fn prepare(addr: SocketAddr, data: &Path, tls: &Arc<rustls::ClientConfig>) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(Self::prepare_on(addr, data, tls))
+    }
+
+    async fn prepare_on(addr: SocketAddr, data: &Path, tls: &Arc<rustls::ClientConfig>) -> Result<Self> {
+        let path = data.join("root-token");
+        let root = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let root: Arc<str> = format!("Bearer {}", root.trim()).into();
+        let ask = |path: &'static str, message: Bytes| {
+            let call = Call { path, token: Some(Arc::clone(&root)), message };
+            async move { once(addr, &call, tls).await }
+        };
+        let reply = ask("/strongroom.kms.v1.Keys/CreateKey", framed(&kms::CreateKeyRequest::default())).await?;
+        let key = kms::CreateKeyResponse::decode(reply)?.key_metadata.context("a key without metadata")?.key_id;
+        let policy = identity::PutPolicyRequest { name: "bench".into(), policy: POLICY.into() };
+        ask("/strongroom.identity.v1.Identity/PutPolicy", framed(&policy)).await?;
+        let token = identity::CreateTokenRequest { policies: vec!["bench".into()], ..Default::default() };
+        let reply = ask("/strongroom.identity.v1.Identity/CreateToken", framed(&token)).await?;
+        let token: Arc<str> = format!("Bearer {}", identity::CreateTokenResponse::decode(reply)?.token).into();
+
+        let call = |path, message| Call { path, token: Some(Arc::clone(&token)), message };
+        let encrypt = kms::EncryptRequest {
+            key_id: key.clone(),
+            plaintext: Bytes::from_static(&[7; 32]),
+            encryption_context: context(),
+        };
+        let encrypt = call("/strongroom.kms.v1.Crypto/Encrypt", framed(&encrypt));
+        let blob = kms::EncryptResponse::decode(once(addr, &encrypt, tls).await?)?.ciphertext_blob;
+        let decrypt =
+            kms::DecryptRequest { ciphertext_blob: blob, encryption_context: context(), key_id: String::new() };
+        let data_key = kms::GenerateDataKeyRequest {
+            key_id: key,
+            key_spec: kms::DataKeySpec::Aes256.into(),
+            number_of_bytes: None,
+            encryption_context: context(),
+        };
+        let batch = kms::BatchGenerateDataKeyRequest { items: vec![data_key.clone(); BATCH as usize] };
+        Ok(Self {
+            calls: vec![
+                ("GenerateDataKey", call("/strongroom.kms.v1.Crypto/GenerateDataKey", framed(&data_key))),
+                ("Encrypt 32 B", encrypt),
+                ("Decrypt", call("/strongroom.kms.v1.Crypto/Decrypt", framed(&decrypt))),
+            ],
+            batch: call("/strongroom.kms.v1.Crypto/BatchGenerateDataKey", framed(&batch)),
+        })
+    }
+}
+
+/// Syncs of the audit log since the server started; `None` where its metrics do not tell.
+pub fn syncs(addr: SocketAddr, tls: &Arc<rustls::ClientConfig>) -> Result<Option<u64>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let text = runtime.block_on(page(addr, "/metrics", tls))?;
+    let value = |line: &str| line.strip_prefix(SYNCS)?.trim().parse().ok();
+    Ok(String::from_utf8_lossy(&text).lines().find_map(value))
+}
+
+/// A CA and a certificate for localhost, for the servers of the empty RPC. Gives the CA's file.
+pub fn make_ca(folder: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(folder)?;
+    let (ca_key, key) = (rcgen::KeyPair::generate()?, rcgen::KeyPair::generate()?);
+    let mut ca = rcgen::CertificateParams::new(Vec::<String>::new())?;
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "strongroom bench");
+    let certificate = ca.self_signed(&ca_key)?;
+    let issuer = rcgen::Issuer::new(ca, ca_key);
+    let leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned()])?.signed_by(&key, &issuer)?;
+    std::fs::write(folder.join("ca.pem"), certificate.pem())?;
+    std::fs::write(folder.join("server.pem"), leaf.pem())?;
+    std::fs::write(folder.join("server-key.pem"), key.serialize_pem())?;
+    Ok(folder.join("ca.pem"))
+}
+
+fn context() -> BTreeMap<String, String> {
+    BTreeMap::from([("purpose".to_owned(), "bench".to_owned())])
+}
+
+const SYNCS: &str = "strongroom_audit_syncs_total ";
+
+const POLICY: &str = r#"
+path "kms/keys/+/generate-data-key" { capabilities = ["update"] }
+path "kms/keys/+/encrypt" { capabilities = ["update"] }
+path "kms/keys/+/decrypt" { capabilities = ["update"] }
+"#;

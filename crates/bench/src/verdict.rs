@@ -1,0 +1,46 @@
+//! What the figures say against the promises: reached or not, in a line each.
+
+use crate::load::Shape;
+use crate::report::{Figures, Report, Row};
+use crate::windows::{BARE, MULTIPLEXED, OWN, RAW, WIDE, batch_row};
+
+/// Lines for one boundary.
+pub fn lines(report: &Report, boundary: &str) -> Vec<String> {
+    let mut out = vec![format!("Figures on {boundary}:")];
+    let at = |subject: &str, shape: Shape| report.median(&Row::new(subject, shape));
+    let Some(raw) = at(RAW, WIDE) else { return out };
+    for (shape, goal) in [(WIDE, 0.50), (MULTIPLEXED, 0.70)] {
+        let data_key = at(&format!("GenerateDataKey, {boundary}"), shape);
+        let (Some(bare), Some(own), Some(data_key)) = (at(BARE, shape), at(OWN, shape), data_key) else { continue };
+        out.push(judged(&format!("{shape}: our listener ÷ bare"), own.rate / bare.rate, 0.9));
+        out.push(against(shape, goal, &bare, &raw, &data_key));
+        let slowest = bare.p99_us.max(raw.p99_us) as f64;
+        let times = data_key.p99_us as f64 / slowest;
+        let mark = if times <= 3.0 { "reached" } else { "NOT reached" };
+        out.push(format!(
+            "  {shape}: p99 is {times:.2} of the larger of bare's and the raw commit's; at most 3: {mark}"
+        ));
+        if let Some(batch) = at(&batch_row(boundary), shape) {
+            let what = format!("{shape}: keys/s in batches of 32 ÷ keys/s one by one");
+            out.push(judged(&what, batch.rate / data_key.rate, 5.0));
+        }
+    }
+    out
+}
+
+/// The ratio that is asked for; on a disk that binds, another one.
+fn against(shape: Shape, goal: f64, bare: &Figures, raw: &Figures, data_key: &Figures) -> String {
+    if raw.rate < 0.9 * bare.rate {
+        let ratio = data_key.rate / raw.rate.min(bare.rate);
+        let what =
+            format!("{shape}: DISK-BOUND (raw commit {:.2} of bare): GenerateDataKey ÷ raw", raw.rate / bare.rate);
+        judged(&what, ratio, 0.8)
+    } else {
+        judged(&format!("{shape}: GenerateDataKey ÷ bare empty RPC"), data_key.rate / bare.rate, goal)
+    }
+}
+
+fn judged(what: &str, value: f64, goal: f64) -> String {
+    let mark = if value >= goal { "reached" } else { "NOT reached" };
+    format!("  {what}: {value:.2}, at least {goal}: {mark}")
+}

@@ -1,0 +1,224 @@
+//! The run: every kind of window once a round, round after round, so that what the machine does to one it does to all.
+
+use crate::load::{Load, Shape};
+use crate::report::{Figures, Report, Row};
+use crate::rig::{self, Server};
+use crate::stand::{self, Stand};
+use crate::{Arguments, empty, load, raw, softhsm, verdict};
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Names of the rows that others are compared with.
+pub const BARE: &str = "empty RPC, bare tonic + TLS";
+pub const OWN: &str = "empty RPC, our listener";
+pub const RAW: &str = "raw group commit";
+pub const SIM: &str = "hsm-sim";
+pub const SOFTHSM: &str = "SoftHSM2";
+pub const BATCH: u32 = 32;
+
+pub const ONE: Shape = Shape { connections: 1, streams: 1 };
+pub const WIDE: Shape = Shape { connections: 64, streams: 1 };
+pub const MULTIPLEXED: Shape = Shape { connections: 4, streams: 16 };
+const SHAPES: [Shape; 5] =
+    [ONE, Shape { connections: 8, streams: 1 }, WIDE, Shape { connections: 256, streams: 1 }, MULTIPLEXED];
+const BATCH_SHAPES: [Shape; 3] = [ONE, WIDE, MULTIPLEXED];
+
+/// One kind of window.
+struct Kind {
+    row: Row,
+    work: Work,
+}
+
+enum Work {
+    /// On the disk alone.
+    Raw,
+    /// A call on a stand's connections of a shape; it counts as `items`.
+    Call { stand: usize, load: usize, call: load::Call, items: u32 },
+}
+
+/// A server and its connections, one set a shape.
+struct Driven {
+    server: Server,
+    loads: Vec<Load>,
+    counts_syncs: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let folder = fresh(&arguments.folder)?;
+    let (rounds, length) = match arguments.smoke {
+        true => (1, SMOKE_WINDOW),
+        false => (arguments.windows, Duration::from_millis(arguments.window_ms)),
+    };
+    say(&format!("machine: {}; load average {}; commit {}", machine(), rig::load_average(), commit()));
+    let (driven, kinds, tls) = prepare(arguments, &folder)?;
+    say(&format!("{} kinds of windows, {rounds} of each, {} ms each", kinds.len(), length.as_millis()));
+    let mut report = Report::default();
+    if !arguments.smoke {
+        for kind in &kinds {
+            measure(kind, &driven, &folder, &tls, WARM_UP)?;
+        }
+    }
+    for round in 0..rounds {
+        // each round starts elsewhere, so that no kind always follows the same other one
+        let first = round * kinds.len() / rounds;
+        for kind in kinds.iter().cycle().skip(first).take(kinds.len()) {
+            report.add(kind.row.clone(), measure(kind, &driven, &folder, &tls, length)?);
+        }
+    }
+    print(&report, &driven, &kinds)?;
+    say(&format!("load average at the end {}", rig::load_average()));
+    if arguments.smoke {
+        say("a smoke run: that it runs is shown, the figures mean nothing");
+    }
+    Ok(())
+}
+
+type Prepared = (Vec<Driven>, Vec<Kind>, Arc<rustls::ClientConfig>);
+
+fn prepare(arguments: &Arguments, folder: &Path) -> Result<Prepared> {
+    let ca = stand::make_ca(&folder.join("tls"))?;
+    let mut trusted = vec![ca];
+    let this = std::env::current_exe()?;
+    let mut started = Vec::new();
+    for name in ["bare", "own"] {
+        let server = Server::start(Command::new(&this).arg(name).arg("127.0.0.1:0").arg(folder.join("tls")))?;
+        started.push((server, None));
+    }
+    let mut boundaries = vec![(SIM, None)];
+    match (arguments.softhsm, softhsm::module()) {
+        (true, Some(module)) => boundaries.push((SOFTHSM, Some(softhsm::token(&folder.join("token"), &module)?))),
+        (true, None) => say("SKIPPED: SoftHSM2 is not installed (`apt-get install softhsm2`), its rows are missing"),
+        (false, _) => say("SKIPPED: SoftHSM2, as asked for"),
+    }
+    for (name, token) in boundaries {
+        let data = folder.join(name);
+        let server = stand::start(&data, token.as_ref())?;
+        trusted.push(data.join("tls/ca.pem"));
+        started.push((server, Some((name, data))));
+    }
+    let tls = Arc::new(rig::client_tls(&trusted)?);
+    let (mut driven, mut kinds) = (Vec::new(), vec![Kind { row: Row::new(RAW, WIDE), work: Work::Raw }]);
+    for (stand, (server, product)) in started.into_iter().enumerate() {
+        let loads: Vec<Load> =
+            SHAPES.iter().map(|shape| Load::open(server.addr, *shape, &tls)).collect::<Result<_>>()?;
+        match &product {
+            None => kinds.extend(empty_kinds(stand)),
+            Some((name, data)) => kinds.extend(product_kinds(stand, name, &Stand::prepare(server.addr, data, &tls)?)),
+        }
+        driven.push(Driven { server, loads, counts_syncs: product.is_some() });
+    }
+    Ok((driven, kinds, tls))
+}
+
+fn empty_kinds(stand: usize) -> impl Iterator<Item = Kind> {
+    let name = if stand == 0 { BARE } else { OWN };
+    SHAPES.iter().enumerate().map(move |(load, shape)| {
+        let call = load::Call { path: empty::PATH, token: None, message: Bytes::from_static(&[0; 5]) };
+        Kind { row: Row::new(name, *shape), work: Work::Call { stand, load, call, items: 1 } }
+    })
+}
+
+fn product_kinds(stand: usize, name: &str, prepared: &Stand) -> Vec<Kind> {
+    let mut kinds = Vec::new();
+    for (load, shape) in SHAPES.iter().enumerate() {
+        for (what, call) in &prepared.calls {
+            let work = Work::Call { stand, load, call: call.clone(), items: 1 };
+            kinds.push(Kind { row: Row::new(format!("{what}, {name}"), *shape), work });
+        }
+        if BATCH_SHAPES.contains(shape) {
+            let work = Work::Call { stand, load, call: prepared.batch.clone(), items: BATCH };
+            kinds.push(Kind { row: Row::new(batch_row(name), *shape), work });
+        }
+    }
+    kinds
+}
+
+/// Rates of these rows are keys a second.
+pub fn batch_row(boundary: &str) -> String {
+    format!("GenerateDataKey in batches of {BATCH} (keys), {boundary}")
+}
+
+fn measure(
+    kind: &Kind,
+    driven: &[Driven],
+    folder: &Path,
+    tls: &Arc<rustls::ClientConfig>,
+    length: Duration,
+) -> Result<Figures> {
+    let (stand, load, call, items) = match &kind.work {
+        Work::Raw => {
+            let (seen, syncs) = raw::window(folder, WIDE.connections, RECORD_BYTES, length)?;
+            return Ok(Figures::of(&seen, 1, (0.0, 0.0), Some(syncs)));
+        }
+        Work::Call { stand, load, call, items } => (stand, load, call, *items),
+    };
+    let Driven { server, loads, counts_syncs } = &driven[*stand];
+    let syncs = || if *counts_syncs { stand::syncs(server.addr, tls) } else { Ok(None) };
+    let (syncs_before, cpu_before) = (syncs()?, server.cpu()?);
+    let seen = loads[*load].window(call, length).with_context(|| format!("{:?}", kind.row))?;
+    let (cpu_after, syncs_after) = (server.cpu()?, syncs()?);
+    let cpu = (cpu_after.0 - cpu_before.0, cpu_after.1 - cpu_before.1);
+    let syncs = syncs_before.zip(syncs_after).map(|(before, after)| after.saturating_sub(before));
+    Ok(Figures::of(&seen, items, cpu, syncs))
+}
+
+fn print(report: &Report, driven: &[Driven], kinds: &[Kind]) -> Result<()> {
+    say(&report.table(BARE));
+    let mut names: Vec<&str> = Vec::new();
+    for (stand, Driven { server, .. }) in driven.iter().enumerate() {
+        let of = |kind: &&Kind| matches!(kind.work, Work::Call { stand: here, .. } if here == stand);
+        let name = kinds.iter().find(of).map_or("", |kind| kind.row.subject.as_str());
+        let name = name.rsplit_once(", ").map_or(name, |(_, last)| last);
+        let (here, boundary) = server.resident()?;
+        say(&format!("RSS at the end, {name}: server {:.1} MiB, boundary {:.1} MiB", mib(here), mib(boundary)));
+        names.push(name);
+    }
+    for name in [SIM, SOFTHSM].into_iter().filter(|name| names.contains(name)) {
+        verdict::lines(report, name).iter().for_each(|line| say(line));
+    }
+    Ok(())
+}
+
+fn mib(kib: u64) -> f64 {
+    kib as f64 / 1024.0
+}
+
+/// An empty folder, so that every run starts from nothing.
+fn fresh(folder: &Path) -> Result<std::path::PathBuf> {
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    std::fs::create_dir_all(folder)?;
+    Ok(folder.canonicalize()?)
+}
+
+fn machine() -> String {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("", |(_, m)| m);
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    format!("{cores} × {model}")
+}
+
+fn commit() -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(head) = git(&["rev-parse", "--short", "HEAD"]) else { return "unknown".to_owned() };
+    let altered = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|files| !files.is_empty());
+    if altered { format!("{head}, altered") } else { head }
+}
+
+#[expect(clippy::print_stdout, reason = "the run's result")]
+pub fn say(line: &str) {
+    println!("{line}");
+}
+
+/// About what an audit record of a call takes.
+const RECORD_BYTES: usize = 300;
+const WARM_UP: Duration = Duration::from_millis(100);
+const SMOKE_WINDOW: Duration = Duration::from_millis(30);
