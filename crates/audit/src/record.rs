@@ -105,3 +105,47 @@ impl<'a> Record<'a> {
         line.into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_one_line_that_leaves_out_what_is_not_known() {
+        let subject = Subject::Token { accessor: "ac".into(), name: "root".into() };
+        let mut record = Record::new(Timestamp::from_unix_millis(7), "r-1", "Decrypt", &subject);
+        assert_eq!(
+            record.encode(),
+            "{\"time\":7,\"request_id\":\"r-1\",\"operation\":\"Decrypt\",\
+             \"subject\":{\"type\":\"token\",\"accessor\":\"ac\",\"name\":\"root\"},\
+             \"decision\":\"not_reached\",\"outcome\":\"done\"}\n"
+        );
+        let items = [Item { index: 3, key_id: None, outcome: Outcome::Failed("KEY_DISABLED".into()) }];
+        let changes = [("aa".to_owned(), "bb".to_owned())];
+        record.path = "kms/keys/k/decrypt";
+        record.from = "192.0.2.1:5";
+        record.decision = Decision::Allowed;
+        record.rule = "policy/x";
+        record.outcome = Outcome::Asked;
+        record.context_hmac = Some("cc");
+        record.changes = &changes;
+        record.items = &items;
+        assert_eq!(
+            record.encode(),
+            "{\"time\":7,\"request_id\":\"r-1\",\"operation\":\"Decrypt\",\
+             \"subject\":{\"type\":\"token\",\"accessor\":\"ac\",\"name\":\"root\"},\
+             \"path\":\"kms/keys/k/decrypt\",\"from\":\"192.0.2.1:5\",\"decision\":\"allowed\",\"rule\":\"policy/x\",\
+             \"outcome\":\"asked\",\"context_hmac\":\"cc\",\"changes\":[[\"aa\",\"bb\"]],\
+             \"items\":[{\"index\":3,\"outcome\":{\"failed\":\"KEY_DISABLED\"}}]}\n"
+        );
+    }
+
+    #[test]
+    fn no_text_breaks_out_of_its_line() {
+        let subject = Subject::Certificate { thumbprint: "t\n".into(), name: "\"}\n{\"\0\u{2028}\u{7f}".into() };
+        let line = Record::new(Timestamp::default(), "a\r\nb", "\u{1b}[2J", &subject).encode();
+        let breaks = line.iter().filter(|byte| **byte < b' ').count();
+        assert_eq!((breaks, line.last()), (1, Some(&b'\n')));
+        assert!(serde_json::from_slice::<serde_json::Value>(&line).is_ok());
+    }
+}

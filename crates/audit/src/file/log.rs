@@ -53,7 +53,7 @@ impl Log {
         Ok(log)
     }
 
-    fn over(file: File, path: &Path, end: u64) -> Self {
+    pub(super) fn over(file: File, path: &Path, end: u64) -> Self {
         Self {
             file,
             path: path.to_owned(),
