@@ -1,0 +1,194 @@
+//! Keys: what is known of one, and how its state may change. Pure.
+//!
+//! ```text
+//! Enabled ◄─ enable / disable ─► Disabled ◄─ cancel ─ PendingDeletion { at } ─ sweep ─► Deleted { at }
+//!    └────────────── schedule ──────┴──────────────────────►┘
+//! ```
+//!
+//! Always: only an enabled key does cryptography. Never: key material in a deleted key.
+
+use crate::name::Description;
+use bytes::Bytes;
+use envelope::Timestamp;
+use hsm_api::{KeyId, KeySpec, KeyToken, KeyUsage, Origin, ProtectionLevel};
+use std::time::Duration;
+
+/// Most versions of a key. A token takes about half a kibibyte, so a record stays near 50 KiB: small enough to be read,
+/// cached and written whole, and a weekly rotation takes two years to get there.
+pub const KEY_VERSIONS_MAX: usize = 100;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyState {
+    Enabled,
+    Disabled,
+    /// May be destroyed from `at` on.
+    PendingDeletion {
+        at: Timestamp,
+    },
+    /// A tombstone: destroyed at `at`.
+    Deleted {
+        at: Timestamp,
+    },
+}
+
+/// All that is stored about a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRecord {
+    pub id: KeyId,
+    pub spec: KeySpec,
+    pub usage: KeyUsage,
+    pub level: ProtectionLevel,
+    pub origin: Origin,
+    pub description: Description,
+    pub created: Timestamp,
+    pub state: KeyState,
+    /// Versions 1, 2, 3, …; never empty.
+    pub versions: Vec<KeyVersion>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyVersion {
+    pub number: u32,
+    pub created: Timestamp,
+    /// `None` once the key is deleted.
+    pub material: Option<Material>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Material {
+    pub token: KeyToken,
+    /// SubjectPublicKeyInfo, DER; empty for symmetric keys.
+    pub public_key: Bytes,
+}
+
+/// When a deleted key can be brought back by nobody any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeletionFinality {
+    /// Tokens were erased from storage; what stays behind of them, in backups or as an object in an HSM's token, is of use
+    /// until the backups have run out or the domain key's generation is destroyed.
+    WhenBackupsOrDomainGenerationAreGone,
+    /// The object in the HSM's token was destroyed. No boundary service does that yet, so nothing says this yet.
+    Final,
+}
+
+/// Why a key does not do what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    Disabled,
+    PendingDeletion,
+    Deleted,
+    /// The transition starts from another state.
+    State,
+    Usage,
+    TooManyVersions,
+}
+
+impl KeyRecord {
+    /// The key may do cryptography of this usage now. Usage first: it never changes, so it is the better answer.
+    pub fn usable_for(&self, usage: KeyUsage) -> Result<(), Refusal> {
+        if self.usage != usage {
+            return Err(Refusal::Usage);
+        }
+        match self.state {
+            KeyState::Enabled => Ok(()),
+            KeyState::Disabled => Err(Refusal::Disabled),
+            KeyState::PendingDeletion { at: _ } => Err(Refusal::PendingDeletion),
+            KeyState::Deleted { at: _ } => Err(Refusal::Deleted),
+        }
+    }
+
+    /// The version that encrypts, signs and authenticates, and its material; `None` in a deleted key.
+    pub fn current(&self) -> Option<(u32, &Material)> {
+        let version = self.versions.last()?;
+        Some((version.number, version.material.as_ref()?))
+    }
+
+    pub fn version(&self, number: u32) -> Option<&Material> {
+        let index = usize::try_from(number.checked_sub(1)?).ok()?;
+        self.versions.get(index).filter(|version| version.number == number)?.material.as_ref()
+    }
+
+    pub fn finality(&self) -> Option<DeletionFinality> {
+        match self.state {
+            KeyState::Enabled | KeyState::Disabled => None,
+            KeyState::PendingDeletion { .. } | KeyState::Deleted { .. } => {
+                Some(DeletionFinality::WhenBackupsOrDomainGenerationAreGone)
+            }
+        }
+    }
+
+    /// The number that the next version will have.
+    pub fn next_version(&self) -> Result<u32, Refusal> {
+        self.usable_for(KeyUsage::EncryptDecrypt)?;
+        if self.versions.len() >= KEY_VERSIONS_MAX {
+            return Err(Refusal::TooManyVersions);
+        }
+        u32::try_from(self.versions.len() + 1).map_err(|_| Refusal::TooManyVersions)
+    }
+
+    /// With one more version, which encrypts from now on.
+    #[must_use]
+    pub fn rotated(&self, material: Material, number: u32, now: Timestamp) -> Self {
+        let mut rotated = self.clone();
+        rotated.versions.push(KeyVersion { number, created: now, material: Some(material) });
+        rotated
+    }
+
+    /// `None`: it is enabled already.
+    pub fn enable(&self) -> Result<Option<Self>, Refusal> {
+        match self.state {
+            KeyState::Enabled => Ok(None),
+            KeyState::Disabled => Ok(Some(self.in_state(KeyState::Enabled))),
+            KeyState::PendingDeletion { .. } => Err(Refusal::PendingDeletion),
+            KeyState::Deleted { .. } => Err(Refusal::Deleted),
+        }
+    }
+
+    /// `None`: it is disabled already.
+    pub fn disable(&self) -> Result<Option<Self>, Refusal> {
+        match self.state {
+            KeyState::Enabled => Ok(Some(self.in_state(KeyState::Disabled))),
+            KeyState::Disabled => Ok(None),
+            KeyState::PendingDeletion { .. } => Err(Refusal::PendingDeletion),
+            KeyState::Deleted { .. } => Err(Refusal::Deleted),
+        }
+    }
+
+    pub fn schedule_deletion(&self, window: Duration, now: Timestamp) -> Result<(Self, Timestamp), Refusal> {
+        match self.state {
+            KeyState::Enabled | KeyState::Disabled => {
+                let at = now.plus(window);
+                Ok((self.in_state(KeyState::PendingDeletion { at }), at))
+            }
+            KeyState::PendingDeletion { .. } => Err(Refusal::PendingDeletion),
+            KeyState::Deleted { .. } => Err(Refusal::Deleted),
+        }
+    }
+
+    /// Disabled, and when the deletion was due.
+    pub fn cancel_deletion(&self) -> Result<(Self, Timestamp), Refusal> {
+        match self.state {
+            KeyState::PendingDeletion { at } => Ok((self.in_state(KeyState::Disabled), at)),
+            KeyState::Enabled | KeyState::Disabled => Err(Refusal::State),
+            KeyState::Deleted { .. } => Err(Refusal::Deleted),
+        }
+    }
+
+    /// The tombstone, where the deletion that was due at `due` is still to be done.
+    pub fn delete(&self, due: Timestamp, now: Timestamp) -> Option<Self> {
+        match self.state {
+            KeyState::PendingDeletion { at } if at == due && at <= now => {
+                let mut tombstone = self.in_state(KeyState::Deleted { at: now });
+                tombstone.versions.iter_mut().for_each(|version| version.material = None);
+                Some(tombstone)
+            }
+            KeyState::PendingDeletion { .. } | KeyState::Enabled | KeyState::Disabled | KeyState::Deleted { .. } => {
+                None
+            }
+        }
+    }
+
+    fn in_state(&self, state: KeyState) -> Self {
+        Self { state, ..self.clone() }
+    }
+}
