@@ -1,1 +1,43 @@
+//! Principals, tokens, policies, client certificates: who asks, and what they may do.
+//!
+//! Always: a token is alive only while it, all its ancestors and the cluster generation are; what a token may do was its
+//! maker's to give.
+//! Always: every operation leaves a record, the refused ones too, before its answer does.
+//! Never: a token in storage, in a record or in a log; it is looked up by its keyed hash.
+#![forbid(unsafe_code)]
 
+pub mod acl;
+pub mod certificate;
+pub mod change;
+pub mod error;
+pub mod name;
+mod op;
+pub mod policy;
+pub mod principal;
+mod service;
+mod store;
+mod sweep;
+pub mod token;
+
+pub use acl::{Acl, Verdict, decide};
+pub use certificate::{CertificateMatch, CertificateRole, PeerCertificate};
+pub use change::{ChangeError, Changes};
+pub use error::{Cause, Face, IdentityError};
+pub use name::{Accessor, DisplayName, Malformed, PolicyName, RoleName};
+pub use op::{CertificateRolePage, PageRequest, PolicyPage, PolicyText};
+pub use policy::{Capability, MalformedPolicy, Policy, PolicyFault};
+pub use principal::Principal;
+pub use service::{Identities, Seams};
+pub use store::Caches;
+pub use token::{CreateToken, CreatedToken, TokenMetadata};
+
+use envelope::Timestamp;
+
+/// What is known of a request before anything is decided. Made once by the façade, which reads the clock for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestInfo {
+    pub request_id: String,
+    /// The peer's address, or empty.
+    pub from: String,
+    pub now: Timestamp,
+}

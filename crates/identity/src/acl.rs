@@ -1,0 +1,171 @@
+//! What a principal's policies say about a path, together. Pure.
+//!
+//! As Vault documents: a path written out decides first; else, of all patterns that match, the most specific alone decides:
+//! the one whose first wildcard stands latest; then one that does not end in `*`; then fewest `+`; then the longest; then the
+//! greatest by bytes. What several policies say on one pattern is united, and a `deny` among it wins. Listing `a/b` asks
+//! for `a/b/`, and where that is not written out, for `a/b`.
+
+use crate::name::PolicyName;
+use crate::policy::{Capabilities, Capability, Policy};
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+/// What the rules say. A rule is named by the policy that it stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict<'a> {
+    Allow {
+        rule: &'a str,
+    },
+    Deny {
+        rule: &'a str,
+    },
+    /// No rule matches, or the one that decides does not speak of the capability.
+    Nothing,
+}
+
+/// Policies made ready for deciding.
+#[derive(Debug, Default)]
+pub struct Acl {
+    root: Option<PolicyName>,
+    exact: HashMap<Box<str>, Rule>,
+    /// By what stands before the first wildcard; of one key the most specific first.
+    wild: HashMap<Box<str>, Vec<(Shape, Rule)>>,
+    /// Lengths of the keys of `wild`, longest first.
+    lengths: Vec<usize>,
+}
+
+/// What is said on one pattern: for each capability, and for denial, the first policy that says so.
+#[derive(Debug, Default)]
+struct Rule {
+    given: [Option<PolicyName>; Capability::ALL.len()],
+    denied: Option<PolicyName>,
+}
+
+/// A pattern from its first wildcard on.
+#[derive(Debug, PartialEq, Eq)]
+struct Shape {
+    /// Segments from the one of the first wildcard on; the first one is what follows the key.
+    segments: Box<[Box<str>]>,
+    /// The last segment is the beginning of one, and anything may follow.
+    open: bool,
+    text: Box<str>,
+}
+
+impl Acl {
+    /// `policies` in the order in which their names are to be told.
+    pub fn compile<'p>(policies: impl IntoIterator<Item = (&'p PolicyName, &'p Policy)>) -> Self {
+        let mut acl = Self::default();
+        let mut wild: HashMap<Box<str>, HashMap<Box<str>, Rule>> = HashMap::new();
+        for (name, policy) in policies {
+            for (pattern, capabilities) in policy.rules() {
+                let rule = if pattern.is_exact() {
+                    acl.exact.entry(pattern.as_str().into()).or_default()
+                } else {
+                    let (key, rest) = pattern.as_str().split_at(pattern.wildcard_at());
+                    wild.entry(key.into()).or_default().entry(rest.into()).or_default()
+                };
+                rule.add(name, *capabilities);
+            }
+        }
+        for (key, rules) in wild {
+            let mut shapes: Vec<_> = rules.into_iter().map(|(text, rule)| (Shape::new(text), rule)).collect();
+            shapes.sort_unstable_by(|(a, _), (b, _)| a.rank().cmp(&b.rank()));
+            acl.lengths.push(key.len());
+            acl.wild.insert(key, shapes);
+        }
+        acl.lengths.sort_unstable_by_key(|length| Reverse(*length));
+        acl.lengths.dedup();
+        acl
+    }
+
+    /// Allows everything.
+    pub fn root() -> Self {
+        Self { root: Some(PolicyName::root()), ..Self::default() }
+    }
+
+    pub fn is_root(&self) -> bool {
+        self.root.is_some()
+    }
+
+    fn most_specific(&self, path: &str) -> Option<&Rule> {
+        let keys = self.lengths.iter().filter_map(|length| {
+            let (key, rest) = path.split_at_checked(*length)?;
+            Some((self.wild.get(key)?, rest))
+        });
+        keys.flat_map(|(shapes, rest)| shapes.iter().filter(move |(shape, _)| shape.matches(rest)))
+            .map(|(_, rule)| rule)
+            .next()
+    }
+}
+
+/// What `acl` says of `capability` on `path`.
+pub fn decide<'a>(acl: &'a Acl, path: &str, capability: Capability) -> Verdict<'a> {
+    if let Some(root) = &acl.root {
+        return Verdict::Allow { rule: root.as_str() };
+    }
+    let rule = match capability {
+        Capability::List => {
+            let path = path.strip_suffix('/').unwrap_or(path);
+            let folder = format!("{path}/");
+            let exact = acl.exact.get(folder.as_str()).or_else(|| acl.exact.get(path));
+            exact.or_else(|| acl.most_specific(&folder))
+        }
+        Capability::Create
+        | Capability::Read
+        | Capability::Update
+        | Capability::Patch
+        | Capability::Delete
+        | Capability::Sudo => acl.exact.get(path).or_else(|| acl.most_specific(path)),
+    };
+    rule.map_or(Verdict::Nothing, |rule| rule.verdict(capability))
+}
+
+impl Rule {
+    fn add(&mut self, name: &PolicyName, capabilities: Capabilities) {
+        for capability in Capability::ALL.into_iter().filter(|capability| capabilities.gives(*capability)) {
+            self.given[capability as usize].get_or_insert_with(|| name.clone());
+        }
+        if capabilities.denies() {
+            self.denied.get_or_insert_with(|| name.clone());
+        }
+    }
+
+    fn verdict(&self, capability: Capability) -> Verdict<'_> {
+        match (&self.denied, &self.given[capability as usize]) {
+            (Some(policy), _) => Verdict::Deny { rule: policy.as_str() },
+            (None, Some(policy)) => Verdict::Allow { rule: policy.as_str() },
+            (None, None) => Verdict::Nothing,
+        }
+    }
+}
+
+impl Shape {
+    fn new(text: Box<str>) -> Self {
+        let body = text.strip_suffix('*').unwrap_or(&text);
+        Self { segments: body.split('/').map(Into::into).collect(), open: body.len() < text.len(), text }
+    }
+
+    /// The least is the most specific.
+    fn rank(&self) -> (bool, usize, Reverse<usize>, Reverse<&str>) {
+        let pluses = self.segments.iter().filter(|segment| &***segment == "+").count();
+        (self.open, pluses, Reverse(self.text.len()), Reverse(&self.text))
+    }
+
+    fn matches(&self, rest: &str) -> bool {
+        let mut found = rest.split('/');
+        for (i, segment) in self.segments.iter().enumerate() {
+            let Some(here) = found.next() else { return false };
+            // never a `+`: `+*` is no pattern
+            if self.open && i + 1 == self.segments.len() {
+                return here.starts_with(&**segment);
+            }
+            if &**segment != "+" && here != &**segment {
+                return false;
+            }
+        }
+        found.next().is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests;

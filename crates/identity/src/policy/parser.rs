@@ -1,0 +1,163 @@
+//! The two grammars. Both are of a fixed depth, so that nothing recurs.
+
+use super::lexer::{Language, Lexer, Word};
+use super::{Capabilities, Capability, MalformedPolicy, POLICY_RULES_MAX, Pattern, PolicyFault};
+
+type Rules = Vec<(Pattern, Capabilities)>;
+
+pub(super) fn parse(text: &str) -> Result<Rules, MalformedPolicy> {
+    let mut parser = Parser { lexer: Lexer::new(text), rules: Vec::new() };
+    match parser.lexer.language() {
+        Language::Hcl => parser.hcl()?,
+        Language::Json => parser.json()?,
+    }
+    Ok(parser.rules)
+}
+
+struct Parser<'a> {
+    lexer: Lexer<'a>,
+    rules: Rules,
+}
+
+impl Parser<'_> {
+    /// `path "…" { capabilities = […] }`, any number of times.
+    fn hcl(&mut self) -> Result<(), MalformedPolicy> {
+        loop {
+            match self.lexer.next()? {
+                Word::End => return Ok(()),
+                Word::Bare("path") => {}
+                Word::Bare(key) => return self.lexer.fault(PolicyFault::UnknownKey(key.to_owned())),
+                Word::Mark(_) | Word::Text(_) => return self.lexer.fault(PolicyFault::Expected("`path`")),
+            }
+            let pattern = self.pattern()?;
+            self.mark('{', "`{`")?;
+            let mut capabilities = None;
+            loop {
+                match self.lexer.next()? {
+                    Word::Mark('}') => break,
+                    Word::Bare("capabilities") if capabilities.is_none() => {}
+                    Word::Bare("capabilities") => return self.lexer.fault(PolicyFault::RepeatedKey),
+                    Word::Bare(key) => return self.lexer.fault(PolicyFault::UnknownKey(key.to_owned())),
+                    Word::End | Word::Mark(_) | Word::Text(_) => {
+                        return self.lexer.fault(PolicyFault::Expected("`capabilities`"));
+                    }
+                }
+                self.mark('=', "`=`")?;
+                capabilities = Some(self.capabilities()?);
+            }
+            self.add(pattern, capabilities)?;
+        }
+    }
+
+    /// `{"path": {"…": {"capabilities": […]}, …}}`
+    fn json(&mut self) -> Result<(), MalformedPolicy> {
+        self.mark('{', "`{`")?;
+        if !self.ends_object()? {
+            self.key("path")?;
+            self.mark('{', "`{`")?;
+            let mut first = true;
+            while self.another_member(&mut first)? {
+                let pattern = self.pattern()?;
+                self.mark(':', "`:`")?;
+                self.mark('{', "`{`")?;
+                let mut capabilities = None;
+                if !self.ends_object()? {
+                    self.key("capabilities")?;
+                    capabilities = Some(self.capabilities()?);
+                    self.end_of_single()?;
+                }
+                self.add(pattern, capabilities)?;
+            }
+            self.end_of_single()?;
+        }
+        match self.lexer.next()? {
+            Word::End => Ok(()),
+            Word::Mark(_) | Word::Text(_) | Word::Bare(_) => self.lexer.fault(PolicyFault::Expected("the end")),
+        }
+    }
+
+    fn add(&mut self, pattern: Pattern, capabilities: Option<Capabilities>) -> Result<(), MalformedPolicy> {
+        let Some(capabilities) = capabilities else { return self.lexer.fault(PolicyFault::Expected("`capabilities`")) };
+        if self.rules.len() == POLICY_RULES_MAX {
+            return self.lexer.fault(PolicyFault::TooManyRules);
+        }
+        self.rules.push((pattern, capabilities));
+        Ok(())
+    }
+
+    fn pattern(&mut self) -> Result<Pattern, MalformedPolicy> {
+        let Word::Text(raw) = self.lexer.next()? else {
+            return self.lexer.fault(PolicyFault::Expected("a path in quotes"));
+        };
+        Pattern::parse(&raw).or_else(|fault| self.lexer.fault(fault))
+    }
+
+    /// `[` strings `]`. A comma may end an HCL list.
+    fn capabilities(&mut self) -> Result<Capabilities, MalformedPolicy> {
+        self.mark('[', "`[`")?;
+        let mut capabilities = Capabilities::default();
+        let mut after_comma = false;
+        loop {
+            match self.lexer.next()? {
+                Word::Mark(']') if !after_comma || self.lexer.language() == Language::Hcl => return Ok(capabilities),
+                Word::Text(word) if &*word == "deny" => capabilities.deny(),
+                Word::Text(word) => match Capability::ALL.into_iter().find(|known| known.as_str() == word) {
+                    Some(capability) => capabilities.give(capability),
+                    None => return self.lexer.fault(PolicyFault::UnknownCapability(word.into_owned())),
+                },
+                Word::End | Word::Mark(_) | Word::Bare(_) => {
+                    return self.lexer.fault(PolicyFault::Expected("a capability in quotes"));
+                }
+            }
+            match self.lexer.next()? {
+                Word::Mark(']') => return Ok(capabilities),
+                Word::Mark(',') => after_comma = true,
+                Word::End | Word::Mark(_) | Word::Text(_) | Word::Bare(_) => {
+                    return self.lexer.fault(PolicyFault::Expected("`,` or `]`"));
+                }
+            }
+        }
+    }
+
+    fn mark(&mut self, mark: char, named: &'static str) -> Result<(), MalformedPolicy> {
+        if self.lexer.next()? == Word::Mark(mark) { Ok(()) } else { self.lexer.fault(PolicyFault::Expected(named)) }
+    }
+
+    /// The one key that an object may hold, with its colon.
+    fn key(&mut self, known: &'static str) -> Result<(), MalformedPolicy> {
+        match self.lexer.next()? {
+            Word::Text(key) if key == known => self.mark(':', "`:`"),
+            Word::Text(key) => self.lexer.fault(PolicyFault::UnknownKey(key.into_owned())),
+            Word::End | Word::Mark(_) | Word::Bare(_) => self.lexer.fault(PolicyFault::Expected("a key in quotes")),
+        }
+    }
+
+    /// After an object's only member.
+    fn end_of_single(&mut self) -> Result<(), MalformedPolicy> {
+        match self.lexer.next()? {
+            Word::Mark('}') => Ok(()),
+            Word::Mark(',') => match self.lexer.next()? {
+                Word::Text(key) if matches!(&*key, "path" | "capabilities") => {
+                    self.lexer.fault(PolicyFault::RepeatedKey)
+                }
+                Word::Text(key) => self.lexer.fault(PolicyFault::UnknownKey(key.into_owned())),
+                Word::End | Word::Mark(_) | Word::Bare(_) => self.lexer.fault(PolicyFault::Expected("a key in quotes")),
+            },
+            Word::End | Word::Mark(_) | Word::Text(_) | Word::Bare(_) => self.lexer.fault(PolicyFault::Expected("`}`")),
+        }
+    }
+
+    fn ends_object(&mut self) -> Result<bool, MalformedPolicy> {
+        self.lexer.take_if('}')
+    }
+
+    fn another_member(&mut self, first: &mut bool) -> Result<bool, MalformedPolicy> {
+        if self.lexer.take_if('}')? {
+            return Ok(false);
+        }
+        if !std::mem::take(first) {
+            self.mark(',', "`,` or `}`")?;
+        }
+        Ok(true)
+    }
+}

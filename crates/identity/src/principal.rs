@@ -1,0 +1,83 @@
+//! Who asks, once recognised.
+
+use crate::acl::Acl;
+use crate::name::{PolicyName, RoleName};
+use crate::token::{Digest, TokenRecord};
+use audit::Subject;
+use envelope::Timestamp;
+use std::sync::Arc;
+
+/// A token's holder or a client certificate's, with what the policies say of it. Made by [`crate::Identities`] only.
+#[derive(Debug)]
+pub struct Principal {
+    name: String,
+    subject: Subject,
+    policies: Arc<[PolicyName]>,
+    acl: Arc<Acl>,
+    pub(crate) proof: Proof,
+}
+
+/// By what it was recognised.
+#[derive(Debug)]
+pub(crate) enum Proof {
+    Token { digest: Digest, record: Box<TokenRecord>, uses_left: Option<u32> },
+    Certificate { role: RoleName, incarnation: [u8; 16], thumbprint: [u8; 32] },
+}
+
+impl Principal {
+    pub(crate) fn of_token(digest: Digest, record: TokenRecord, uses_left: Option<u32>, acl: Arc<Acl>) -> Self {
+        let accessor = record.accessor.as_str().to_owned();
+        Self {
+            name: format!("token/{accessor}"),
+            subject: Subject::Token { accessor, name: record.display_name.as_str().to_owned() },
+            policies: Arc::clone(&record.policies),
+            acl,
+            proof: Proof::Token { digest, record: Box::new(record), uses_left },
+        }
+    }
+
+    pub(crate) fn of_certificate(
+        thumbprint: &[u8; 32],
+        role: RoleName,
+        incarnation: [u8; 16],
+        policies: Arc<[PolicyName]>,
+        acl: Arc<Acl>,
+    ) -> Self {
+        Self {
+            name: format!("cert/{role}"),
+            subject: Subject::Certificate { thumbprint: hex::encode(thumbprint), name: role.as_str().to_owned() },
+            policies,
+            acl,
+            proof: Proof::Certificate { role, incarnation, thumbprint: *thumbprint },
+        }
+    }
+
+    /// `token/ACCESSOR` or `cert/ROLE`: as grants and records name it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    pub fn acl(&self) -> &Acl {
+        &self.acl
+    }
+
+    pub fn policies(&self) -> &[PolicyName] {
+        &self.policies
+    }
+
+    pub fn is_root(&self) -> bool {
+        self.acl.is_root()
+    }
+
+    /// From then on it is nobody.
+    pub fn expires(&self) -> Option<Timestamp> {
+        match &self.proof {
+            Proof::Token { record, .. } => record.expires,
+            Proof::Certificate { .. } => None,
+        }
+    }
+}

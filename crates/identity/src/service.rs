@@ -1,0 +1,328 @@
+//! `Identities`: recognises who asks, and holds the seams of every operation.
+//!
+//! Always: what is served from the cache was alive when read, and goes as soon as its token, an ancestor, its role or one of
+//! its policies changes; time, certificate and generation are checked each time.
+//! Never: a use-limited token in the cache. Each use is counted in the store before it counts.
+
+use crate::RequestInfo;
+use crate::acl::Acl;
+use crate::certificate::PeerCertificate;
+use crate::change::{ChangeError, Changes};
+use crate::error::{Cause, IdentityError};
+use crate::name::PolicyName;
+use crate::op::DEFAULT_POLICY;
+use crate::policy::Policy;
+use crate::principal::{Principal, Proof};
+use crate::store::{self, AclKey, Caches, Layout, StoredRole};
+use crate::token::{self, Digest, TokenRecord};
+use audit::{AuditSink, Decision, Record};
+use envelope::{Timestamp, mac};
+use std::sync::Arc;
+use storage::{AtLeast, Barrier, Batch, Change, Entry, EntryPath, Invalidate, Revision};
+
+/// What identity stands on.
+#[derive(Debug, Clone)]
+pub struct Seams {
+    pub barrier: Arc<Barrier>,
+    pub tenant: [u8; 16],
+    /// The cluster's; tokens of another one are void.
+    pub generation: u64,
+    pub changes: Changes,
+    /// One for the whole process.
+    pub caches: Arc<Caches>,
+}
+
+/// Tokens, policies and certificate roles of one tenant. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Identities {
+    pub(crate) barrier: Arc<Barrier>,
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) generation: u64,
+    pub(crate) changes: Changes,
+    pub(crate) caches: Arc<Caches>,
+    /// Uses of one token are counted one after the other within the process, so that they do not conflict.
+    turns: Arc<[tokio::sync::Mutex<()>]>,
+}
+
+/// A token as it stands in the store, all of it alive.
+pub(crate) struct Loaded {
+    pub(crate) record: TokenRecord,
+    pub(crate) revision: Revision,
+    /// With the revision of its entry.
+    pub(crate) uses: Option<(u32, Revision)>,
+    pub(crate) acl: Arc<Acl>,
+    /// What it depends on, and when that was read.
+    depends_on: Vec<EntryPath>,
+    read_at: Revision,
+}
+
+impl Identities {
+    pub fn new(seams: Seams) -> Result<Self, IdentityError> {
+        Ok(Self {
+            layout: Arc::new(Layout::new(Arc::clone(&seams.barrier), &seams.tenant)?),
+            barrier: seams.barrier,
+            generation: seams.generation,
+            changes: seams.changes,
+            caches: seams.caches,
+            turns: (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect(),
+        })
+    }
+
+    /// The same, recording on another lane of the audit log: one for each core.
+    #[must_use]
+    pub fn on_lane(&self, sink: Arc<dyn AuditSink>) -> Self {
+        Self { changes: self.changes.on_lane(sink), ..self.clone() }
+    }
+
+    /// What [`storage::follow`] must watch for the caches.
+    pub fn watched(&self) -> EntryPath {
+        self.layout.root().clone()
+    }
+
+    /// Who asks. A token counts alone, or beside the certificate that it is bound to, and the certificate adds no rights; a
+    /// certificate without a token counts by its role. One use of a use-limited token is gone, whatever comes of the request.
+    pub async fn authenticate(
+        &self,
+        token: Option<&[u8]>,
+        certificate: Option<&PeerCertificate>,
+        call: &RequestInfo,
+    ) -> Result<Arc<Principal>, IdentityError> {
+        let outcome = match (token, certificate) {
+            (Some(token), certificate) => self.by_token(token, certificate, call).await,
+            (None, Some(certificate)) => self.by_certificate(certificate).await,
+            (None, None) => Err(IdentityError::Unauthenticated(Cause::NoCredentials)),
+        };
+        if let Err(error) = &outcome {
+            tracing::info!(request_id = call.request_id, from = call.from, cause = error.cause(), %error, "not recognised");
+        }
+        outcome
+    }
+
+    async fn by_token(
+        &self,
+        token: &[u8],
+        certificate: Option<&PeerCertificate>,
+        call: &RequestInfo,
+    ) -> Result<Arc<Principal>, IdentityError> {
+        if !token::is_well_formed(token) {
+            return Err(IdentityError::Unauthenticated(Cause::TokenMalformed));
+        }
+        let digest = self.layout.digest(token);
+        if let Some(principal) = self.caches.tokens.peek(&digest) {
+            if let Proof::Token { record, .. } = &principal.proof {
+                self.check_alive(record, call.now)?;
+                check_bound(record, certificate)?;
+            }
+            return Ok(principal);
+        }
+        // What is rare does not make what is frequent larger.
+        Box::pin(self.by_stored_token(digest, certificate, call)).await
+    }
+
+    async fn by_stored_token(
+        &self,
+        digest: Digest,
+        certificate: Option<&PeerCertificate>,
+        call: &RequestInfo,
+    ) -> Result<Arc<Principal>, IdentityError> {
+        let loaded = self.load_token(&digest, call.now).await?;
+        check_bound(&loaded.record, certificate)?;
+        if loaded.record.use_limited {
+            return self.use_up(digest, certificate, call).await;
+        }
+        let principal = Arc::new(Principal::of_token(digest, loaded.record, None, loaded.acl));
+        self.caches.tokens.insert(digest, Arc::clone(&principal), &loaded.depends_on, loaded.read_at);
+        Ok(principal)
+    }
+
+    /// Counts one use: the count goes down in the store, under the revision that was read, or it is read anew.
+    async fn use_up(
+        &self,
+        digest: Digest,
+        certificate: Option<&PeerCertificate>,
+        call: &RequestInfo,
+    ) -> Result<Arc<Principal>, IdentityError> {
+        let turn = usize::from(digest.0[0]) % self.turns.len().max(1);
+        let _turn = match self.turns.get(turn) {
+            Some(turn) => Some(turn.lock().await),
+            None => None,
+        };
+        for _ in 0..ATTEMPTS_MAX {
+            let loaded = self.load_token(&digest, call.now).await?;
+            check_bound(&loaded.record, certificate)?;
+            let (left, revision) = loaded.uses.ok_or(IdentityError::Unauthenticated(Cause::TokenUsedUp))?;
+            let left = left.checked_sub(1).ok_or(IdentityError::Unauthenticated(Cause::TokenUsedUp))?;
+            let uses = self.layout.uses(&digest)?;
+            let sealed = self.barrier.seal(&uses, &store::encode_uses(left)?)?;
+            let batch = self.changes.batch()?.revision_is(uses.clone(), revision).put(uses, sealed);
+            let batch = batch.revision_is(self.layout.token(&digest)?, loaded.revision);
+            let principal = Principal::of_token(digest, loaded.record, Some(left), loaded.acl);
+            let record = Record {
+                from: &call.from,
+                path: "auth/token/use",
+                decision: Decision::Allowed,
+                ..Record::new(call.now, &call.request_id, "UseToken", principal.subject())
+            };
+            match self.commit(batch, &record).await {
+                Ok(_) => return Ok(Arc::new(principal)),
+                Err(ChangeError::Conflict(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(IdentityError::Conflict)
+    }
+
+    /// A token that is alive, as are all on whom it depends.
+    pub(crate) async fn load_token(&self, digest: &Digest, now: Timestamp) -> Result<Loaded, IdentityError> {
+        let gone = |cause| IdentityError::Unauthenticated(cause);
+        let own = [self.layout.token(digest)?, self.layout.uses(digest)?];
+        let (read_at, found) = self.barrier.get(&own, AtLeast::Latest).await?;
+        let mut found = found.into_iter();
+        let opened = found.next().flatten().ok_or(gone(Cause::TokenUnknown))?;
+        let record = store::decode_token(&opened.value)?;
+        self.check_alive(&record, now)?;
+        let uses = match (record.use_limited, found.next().flatten()) {
+            (true, Some(uses)) => Some((store::decode_uses(&uses.value)?, uses.revision)),
+            (true, None) => return Err(gone(Cause::TokenUsedUp)),
+            (false, _) => None,
+        };
+        if uses.is_some_and(|(left, _)| left == 0) {
+            return Err(gone(Cause::TokenUsedUp));
+        }
+        let ancestors = record.ancestors.iter().map(|ancestor| self.layout.token(ancestor));
+        let mut paths = ancestors.collect::<Result<Vec<_>, _>>()?;
+        if let Some((role, _)) = &record.role {
+            paths.push(self.layout.role(role)?);
+        }
+        let upto = paths.len();
+        paths.extend(record.policies.iter().map(|name| self.layout.policy(name)).collect::<Result<Vec<_>, _>>()?);
+        let (revision, entries) = self.barrier.storage().get(&paths, AtLeast::Latest).await?;
+        let (above, policies) = entries.split_at(upto);
+        self.check_ancestors(&record, paths.iter().zip(above))?;
+        let acl = self.acl(&record.policies, policies, revision)?;
+        let [own, _] = own;
+        paths.push(own);
+        Ok(Loaded { record, revision: opened.revision, uses, acl, depends_on: paths, read_at })
+    }
+
+    /// Every ancestor's record stands, and the role's in the same incarnation.
+    fn check_ancestors<'e>(
+        &self,
+        record: &TokenRecord,
+        above: impl Iterator<Item = (&'e EntryPath, &'e Option<Entry>)>,
+    ) -> Result<(), IdentityError> {
+        let gone = || IdentityError::Unauthenticated(Cause::AncestorGone);
+        for (i, (path, entry)) in above.enumerate() {
+            let value = self.barrier.open(path, &entry.as_ref().ok_or_else(gone)?.value)?;
+            if i < record.ancestors.len() {
+                store::decode_token(&value)?;
+            } else {
+                let role = store::decode_role(&value)?;
+                if record.role.as_ref().is_none_or(|(_, incarnation)| *incarnation != role.incarnation) {
+                    return Err(gone());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What depends on the token alone, and on the time.
+    pub(crate) fn check_alive(&self, record: &TokenRecord, now: Timestamp) -> Result<(), IdentityError> {
+        if record.generation != self.generation {
+            return Err(IdentityError::Unauthenticated(Cause::OtherGeneration));
+        }
+        if record.expired(now) {
+            return Err(IdentityError::Unauthenticated(Cause::TokenExpired));
+        }
+        Ok(())
+    }
+
+    async fn by_certificate(&self, certificate: &PeerCertificate) -> Result<Arc<Principal>, IdentityError> {
+        if let Some(principal) = self.caches.certificates.peek(&certificate.thumbprint) {
+            return Ok(principal);
+        }
+        Box::pin(self.by_stored_role(certificate)).await
+    }
+
+    async fn by_stored_role(&self, certificate: &PeerCertificate) -> Result<Arc<Principal>, IdentityError> {
+        let unknown = || IdentityError::Unauthenticated(Cause::CertificateUnknown);
+        let mut depends_on = self.layout.matched_any(certificate)?;
+        let (read_at, found) = self.barrier.get(&depends_on, AtLeast::Latest).await?;
+        let matched = found.into_iter().flatten().next().ok_or_else(unknown)?;
+        let name = store::decode_name(&matched.value)?;
+        let path = self.layout.role(&name)?;
+        let (_, found) = self.barrier.get(std::slice::from_ref(&path), AtLeast::Latest).await?;
+        let stored = found.into_iter().flatten().next().ok_or_else(unknown)?;
+        let StoredRole { matches, policies, incarnation } = store::decode_role(&stored.value)?;
+        // Between the two reads the role may have come to stand for another certificate.
+        if !depends_on.contains(&self.layout.matched(&matches)?) {
+            return Err(unknown());
+        }
+        let paths = policies.iter().map(|name| self.layout.policy(name)).collect::<Result<Vec<_>, _>>()?;
+        let (revision, entries) = self.barrier.storage().get(&paths, AtLeast::Latest).await?;
+        let acl = self.acl(&policies, &entries, revision)?;
+        depends_on.push(path);
+        depends_on.extend(paths);
+        let thumbprint = certificate.thumbprint;
+        let principal = Arc::new(Principal::of_certificate(&thumbprint, name, incarnation, policies, acl));
+        self.caches.certificates.insert(thumbprint, Arc::clone(&principal), &depends_on, read_at);
+        Ok(principal)
+    }
+
+    /// The rules of these policies, whose entries were read at `revision`. What is not there gives nothing.
+    fn acl(
+        &self,
+        names: &[PolicyName],
+        entries: &[Option<Entry>],
+        revision: Revision,
+    ) -> Result<Arc<Acl>, IdentityError> {
+        if names.iter().any(PolicyName::is_root) {
+            return Ok(Arc::new(Acl::root()));
+        }
+        let revisions = entries.iter().map(|entry| entry.as_ref().map(|entry| entry.revision));
+        let key: AclKey = names.iter().cloned().zip(revisions).collect();
+        if let Some(acl) = self.caches.acls.peek(&key) {
+            return Ok(acl);
+        }
+        let mut policies = Vec::with_capacity(names.len());
+        for (name, entry) in names.iter().zip(entries) {
+            let policy = match entry {
+                Some(entry) => {
+                    let path = self.layout.policy(name)?;
+                    let text = self.barrier.open(&path, &entry.value)?;
+                    let text = std::str::from_utf8(text.expose()).ok().and_then(|text| Policy::parse(text).ok());
+                    text.ok_or_else(|| IdentityError::Altered(format!("the stored policy {name} cannot be read")))?
+                }
+                None if name.as_str() == "default" => Policy::parse(DEFAULT_POLICY)?,
+                None => continue,
+            };
+            policies.push((name, policy));
+        }
+        let acl = Arc::new(Acl::compile(policies.iter().map(|(name, policy)| (*name, policy))));
+        self.caches.acls.insert(key, Arc::clone(&acl), &[], revision);
+        Ok(acl)
+    }
+
+    /// Commits, and drops what the change outdates before the caller hears of it.
+    pub(crate) async fn commit(&self, batch: Batch, record: &Record<'_>) -> Result<Revision, ChangeError> {
+        let paths = batch.writes.iter().map(|write| write.path().clone()).collect();
+        let revision = self.changes.commit(batch, record).await?;
+        self.caches.apply(&Change::Paths { revision, paths });
+        Ok(revision)
+    }
+}
+
+/// A bound token counts only beside its certificate.
+fn check_bound(record: &TokenRecord, certificate: Option<&PeerCertificate>) -> Result<(), IdentityError> {
+    match (&record.thumbprint, certificate) {
+        (None, _) => Ok(()),
+        (Some(_), None) => Err(IdentityError::Unauthenticated(Cause::CertificateMissing)),
+        (Some(bound), Some(shown)) if mac::equal(bound, &shown.thumbprint) => Ok(()),
+        (Some(_), Some(_)) => Err(IdentityError::Unauthenticated(Cause::CertificateOther)),
+    }
+}
+
+/// Locks over which use-limited tokens are spread.
+const TURNS: usize = 64;
+/// How often a count is read anew when other nodes count at the same time.
+const ATTEMPTS_MAX: usize = 32;

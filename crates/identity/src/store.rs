@@ -1,0 +1,149 @@
+//! Where everything stands, how it is read, and what of it is cached.
+//!
+//! Below `<tenant>/identity`: `tokens/<digest>`, `uses/<digest>`, `accessors/<hash>`, `children/<parent>/<child>`,
+//! `due/<when>/<digest>`, `policies/<name>`, `roles/<name>`, `matches/<hash>`. What users choose stands there as keyed hashes
+//! only, but for names of policies and roles.
+
+mod codec;
+
+pub(crate) use codec::{
+    StoredRole, decode_digest, decode_name, decode_role, decode_token, decode_uses, encode_role, encode_token,
+    encode_uses,
+};
+
+use crate::acl::Acl;
+use crate::certificate::{CertificateMatch, PeerCertificate};
+use crate::error::IdentityError;
+use crate::name::{Accessor, PolicyName, RoleName};
+use crate::principal::Principal;
+use crate::token::Digest;
+use envelope::Timestamp;
+use std::sync::Arc;
+use storage::{Barrier, Cache, Change, EntryPath, Invalidate, Revision};
+
+/// A set of policies, each at the revision that was read: the same key, the same rules, for ever.
+pub(crate) type AclKey = Box<[(PolicyName, Option<Revision>)]>;
+
+/// What is known already. One for all cores; tell it of changes with [`storage::follow`].
+#[derive(Debug)]
+pub struct Caches {
+    pub(crate) tokens: Cache<Digest, Principal>,
+    /// By thumbprint, which determines all else of a certificate.
+    pub(crate) certificates: Cache<[u8; 32], Principal>,
+    pub(crate) acls: Cache<AclKey, Acl>,
+}
+
+impl Caches {
+    /// At most `principals` tokens, as many certificates, and a fourth of that of sets of policies.
+    pub fn new(principals: usize) -> Self {
+        Self {
+            tokens: Cache::new(principals),
+            certificates: Cache::new(principals),
+            acls: Cache::new(principals.div_ceil(4)),
+        }
+    }
+}
+
+impl Invalidate for Caches {
+    fn apply(&self, change: &Change) {
+        self.tokens.apply(change);
+        self.certificates.apply(change);
+        self.acls.apply(change);
+    }
+}
+
+/// The paths of one tenant.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    barrier: Arc<Barrier>,
+    root: EntryPath,
+}
+
+type PathResult = Result<EntryPath, IdentityError>;
+
+impl Layout {
+    pub(crate) fn new(barrier: Arc<Barrier>, tenant: &[u8; 16]) -> Result<Self, IdentityError> {
+        let root = EntryPath::parse(&format!("{}/identity", hex::encode(tenant)))
+            .map_err(|_| IdentityError::Internal("a tenant is a segment"))?;
+        Ok(Self { barrier, root })
+    }
+
+    /// Everything of ours is below it.
+    pub(crate) fn root(&self) -> &EntryPath {
+        &self.root
+    }
+
+    pub(crate) fn digest(&self, token: &[u8]) -> Digest {
+        Digest(self.barrier.keyed_hash(b"identity/token", token))
+    }
+
+    pub(crate) fn token(&self, digest: &Digest) -> PathResult {
+        self.below(&format!("tokens/{}", hex::encode(digest.0)))
+    }
+
+    pub(crate) fn uses(&self, digest: &Digest) -> PathResult {
+        self.below(&format!("uses/{}", hex::encode(digest.0)))
+    }
+
+    pub(crate) fn accessor(&self, accessor: &Accessor) -> PathResult {
+        let hash = self.barrier.keyed_hash(b"identity/accessor", accessor.as_str().as_bytes());
+        self.below(&format!("accessors/{}", hex::encode(hash)))
+    }
+
+    pub(crate) fn children(&self, parent: &Digest) -> PathResult {
+        self.below(&format!("children/{}", hex::encode(parent.0)))
+    }
+
+    pub(crate) fn child(&self, parent: &Digest, child: &Digest) -> PathResult {
+        self.below(&format!("children/{}/{}", hex::encode(parent.0), hex::encode(child.0)))
+    }
+
+    pub(crate) fn due_queue(&self) -> PathResult {
+        self.below("due")
+    }
+
+    pub(crate) fn due(&self, at: Timestamp, digest: &Digest) -> PathResult {
+        self.below(&format!("due/{:016x}/{}", at.unix_millis(), hex::encode(digest.0)))
+    }
+
+    pub(crate) fn policies(&self) -> PathResult {
+        self.below("policies")
+    }
+
+    pub(crate) fn policy(&self, name: &PolicyName) -> PathResult {
+        self.below(&format!("policies/{name}"))
+    }
+
+    pub(crate) fn roles(&self) -> PathResult {
+        self.below("roles")
+    }
+
+    pub(crate) fn role(&self, name: &RoleName) -> PathResult {
+        self.below(&format!("roles/{name}"))
+    }
+
+    pub(crate) fn matched(&self, matches: &CertificateMatch) -> PathResult {
+        let (label, value) = matches.label_and_value();
+        self.matched_by(label, value)
+    }
+
+    /// Where roles for this certificate would stand, the most specific first.
+    pub(crate) fn matched_any(&self, certificate: &PeerCertificate) -> Result<Vec<EntryPath>, IdentityError> {
+        certificate.labels_and_values().into_iter().map(|(label, value)| self.matched_by(label, value)).collect()
+    }
+
+    fn matched_by(&self, label: &[u8], value: &[u8]) -> PathResult {
+        self.below(&format!("matches/{}", hex::encode(self.barrier.keyed_hash(label, value))))
+    }
+
+    fn below(&self, rest: &str) -> PathResult {
+        self.root.join(rest).map_err(|_| IdentityError::Internal("names, hashes and times are segments"))
+    }
+}
+
+/// The digest that a path ends in.
+pub(crate) fn digest_in(path: &EntryPath) -> Option<Digest> {
+    let mut digest = [0; 32];
+    hex::decode_to_slice(path.segments().last()?, &mut digest).ok()?;
+    Some(Digest(digest))
+}

@@ -1,0 +1,199 @@
+//! What stands in storage: JSON with a version in front. Unknown fields and versions are errors, never ignored.
+
+use crate::certificate::CertificateMatch;
+use crate::error::IdentityError;
+use crate::name::{Accessor, DisplayName, PolicyName, RoleName};
+use crate::token::{Digest, Parent, TokenRecord};
+use envelope::{SecretBytes, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// A certificate role with what tells it from a later one of its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredRole {
+    pub(crate) matches: CertificateMatch,
+    pub(crate) policies: Arc<[PolicyName]>,
+    pub(crate) incarnation: [u8; 16],
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Token {
+    version: u8,
+    accessor: String,
+    display_name: String,
+    policies: Vec<String>,
+    created: u64,
+    expires: Option<u64>,
+    use_limited: bool,
+    thumbprint: Option<String>,
+    generation: u64,
+    ancestors: Vec<String>,
+    parent_accessor: Option<String>,
+    role: Option<RoleLink>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RoleLink {
+    name: String,
+    incarnation: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Uses {
+    version: u8,
+    left: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Role {
+    version: u8,
+    matches: Matches,
+    policies: Vec<String>,
+    incarnation: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Matches {
+    Thumbprint(String),
+    CommonName(String),
+    SubjectAlternativeName(String),
+}
+
+pub(crate) fn encode_token(record: &TokenRecord) -> Result<Vec<u8>, IdentityError> {
+    let parent_accessor = match &record.parent {
+        Parent::Token(accessor) => Some(accessor.as_str().to_owned()),
+        Parent::Orphan | Parent::Role(_) => None,
+    };
+    let role = record.role.as_ref();
+    encode(&Token {
+        version: VERSION,
+        accessor: record.accessor.as_str().to_owned(),
+        display_name: record.display_name.as_str().to_owned(),
+        policies: names(&record.policies),
+        created: record.created.unix_millis(),
+        expires: record.expires.map(Timestamp::unix_millis),
+        use_limited: record.use_limited,
+        thumbprint: record.thumbprint.map(hex::encode),
+        generation: record.generation,
+        ancestors: record.ancestors.iter().map(|digest| hex::encode(digest.0)).collect(),
+        parent_accessor,
+        role: role.map(|(name, id)| RoleLink { name: name.as_str().to_owned(), incarnation: hex::encode(id) }),
+    })
+}
+
+pub(crate) fn decode_token(stored: &SecretBytes) -> Result<TokenRecord, IdentityError> {
+    let token: Token = serde_json::from_slice(stored.expose()).map_err(|_| unreadable("token"))?;
+    from_token(token).ok_or_else(|| unreadable("token"))
+}
+
+fn from_token(token: Token) -> Option<TokenRecord> {
+    let role = match token.role {
+        Some(link) => Some((RoleName::parse(&link.name).ok()?, bytes(&link.incarnation)?)),
+        None => None,
+    };
+    let parent = match (token.parent_accessor, &role) {
+        (Some(accessor), _) => Parent::Token(Accessor::parse(&accessor).ok()?),
+        (None, Some((role, _))) => Parent::Role(role.clone()),
+        (None, None) => Parent::Orphan,
+    };
+    let thumbprint = match token.thumbprint {
+        Some(thumbprint) => Some(bytes(&thumbprint)?),
+        None => None,
+    };
+    (token.version == VERSION).then_some(TokenRecord {
+        accessor: Accessor::parse(&token.accessor).ok()?,
+        display_name: DisplayName::parse(&token.display_name).ok()?,
+        policies: parse_names(&token.policies)?,
+        created: Timestamp::from_unix_millis(token.created),
+        expires: token.expires.map(Timestamp::from_unix_millis),
+        use_limited: token.use_limited,
+        thumbprint,
+        generation: token.generation,
+        ancestors: token.ancestors.iter().map(|digest| bytes(digest).map(Digest)).collect::<Option<_>>()?,
+        parent,
+        role,
+    })
+}
+
+pub(crate) fn encode_uses(left: u32) -> Result<Vec<u8>, IdentityError> {
+    encode(&Uses { version: VERSION, left })
+}
+
+pub(crate) fn decode_uses(stored: &SecretBytes) -> Result<u32, IdentityError> {
+    let uses: Uses = serde_json::from_slice(stored.expose()).map_err(|_| unreadable("use count"))?;
+    if uses.version == VERSION { Ok(uses.left) } else { Err(unreadable("use count")) }
+}
+
+pub(crate) fn encode_role(role: &StoredRole) -> Result<Vec<u8>, IdentityError> {
+    encode(&Role {
+        version: VERSION,
+        matches: match &role.matches {
+            CertificateMatch::Thumbprint(thumbprint) => Matches::Thumbprint(hex::encode(thumbprint)),
+            CertificateMatch::CommonName(name) => Matches::CommonName(name.clone()),
+            CertificateMatch::SubjectAlternativeName(name) => Matches::SubjectAlternativeName(name.clone()),
+        },
+        policies: names(&role.policies),
+        incarnation: hex::encode(role.incarnation),
+    })
+}
+
+pub(crate) fn decode_role(stored: &SecretBytes) -> Result<StoredRole, IdentityError> {
+    let role: Role = serde_json::from_slice(stored.expose()).map_err(|_| unreadable("certificate role"))?;
+    from_role(role).ok_or_else(|| unreadable("certificate role"))
+}
+
+fn from_role(role: Role) -> Option<StoredRole> {
+    let matches = match role.matches {
+        Matches::Thumbprint(thumbprint) => CertificateMatch::Thumbprint(bytes(&thumbprint)?),
+        Matches::CommonName(name) => CertificateMatch::CommonName(name),
+        Matches::SubjectAlternativeName(name) => CertificateMatch::SubjectAlternativeName(name),
+    };
+    (role.version == VERSION).then_some(StoredRole {
+        matches,
+        policies: parse_names(&role.policies)?,
+        incarnation: bytes(&role.incarnation)?,
+    })
+}
+
+/// Of an accessor's entry: the token that it names.
+pub(crate) fn decode_digest(stored: &SecretBytes) -> Result<Digest, IdentityError> {
+    stored.expose().try_into().map(Digest).map_err(|_| unreadable("accessor"))
+}
+
+/// Of a match's entry: the role that it leads to.
+pub(crate) fn decode_name(stored: &SecretBytes) -> Result<RoleName, IdentityError> {
+    let name = std::str::from_utf8(stored.expose()).ok().and_then(|name| RoleName::parse(name).ok());
+    name.ok_or_else(|| unreadable("certificate match"))
+}
+
+fn encode(value: &impl Serialize) -> Result<Vec<u8>, IdentityError> {
+    serde_json::to_vec(value).map_err(|_| IdentityError::Internal("records are writable as JSON"))
+}
+
+fn names(policies: &[PolicyName]) -> Vec<String> {
+    policies.iter().map(|name| name.as_str().to_owned()).collect()
+}
+
+fn parse_names(raw: &[String]) -> Option<Arc<[PolicyName]>> {
+    raw.iter().map(|name| PolicyName::parse(name).ok()).collect()
+}
+
+fn bytes<const N: usize>(hexadecimal: &str) -> Option<[u8; N]> {
+    let mut out = [0; N];
+    hex::decode_to_slice(hexadecimal, &mut out).ok()?;
+    Some(out)
+}
+
+fn unreadable(what: &str) -> IdentityError {
+    IdentityError::Altered(format!("a stored {what} cannot be read"))
+}
+
+const VERSION: u8 = 1;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,81 @@
+//! Sweeping: what is left of tokens that are over, and of those that descended from them.
+//!
+//! Always: a page at a time; what is left stays due.
+//! Never: a token that is alive. An entry of the queue is a hint, the record decides.
+
+use crate::error::IdentityError;
+use crate::service::Identities;
+use crate::store::{self, digest_in};
+use crate::token::Digest;
+use audit::{Decision, Record, Subject};
+use envelope::Timestamp;
+use std::time::Duration;
+use storage::{AtLeast, Batch, Claim};
+
+impl Identities {
+    /// Sweeps up a page of tokens that are over. How many entries were due: ask again while there are any.
+    pub async fn sweep(&self, now: Timestamp) -> Result<usize, IdentityError> {
+        let claims = self.barrier.storage().claim(&self.layout.due_queue()?, CLAIMS_MAX, CLAIMED_FOR).await?;
+        for claim in &claims {
+            let Some(batch) = self.sweep_one(claim, now).await? else { continue };
+            let record = Record {
+                path: "auth/token/sweep",
+                decision: Decision::Allowed,
+                ..Record::new(now, "sweep", "SweepToken", &Subject::System)
+            };
+            match self.commit(batch, &record).await {
+                // Whoever came in between did it, or will.
+                Ok(_) | Err(crate::ChangeError::Conflict(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(claims.len())
+    }
+
+    /// What to delete for one entry of the queue: the token if it is over, and some of its children.
+    async fn sweep_one(&self, claim: &Claim, now: Timestamp) -> Result<Option<Batch>, IdentityError> {
+        let batch = self.changes.batch()?.revision_is(claim.path.clone(), claim.fence);
+        let Some(digest) = digest_in(&claim.path) else { return Ok(Some(batch.delete(claim.path.clone()))) };
+        let path = self.layout.token(&digest)?;
+        let (_, found) = self.barrier.get(std::slice::from_ref(&path), AtLeast::Latest).await?;
+        let mut batch = match found.into_iter().flatten().next() {
+            None => batch,
+            Some(opened) => {
+                let record = store::decode_token(&opened.value)?;
+                if !record.expired(now) {
+                    return Ok(None);
+                }
+                self.drop_token(batch.revision_is(path, opened.revision), &digest, &record)?
+            }
+        };
+        let children = self.layout.children(&digest)?;
+        let page = self.barrier.storage().scan(&children, None, CHILDREN_MAX, AtLeast::Latest).await?;
+        for (path, _) in &page.entries {
+            batch = batch.delete(path.clone());
+            if let Some(child) = digest_in(path) {
+                batch = self.drop_child(batch, &child, now).await?;
+            }
+        }
+        if page.more {
+            // Written anew, it is not hidden by this claim any more.
+            let sealed = self.barrier.seal(&claim.path, &[])?;
+            return Ok(Some(batch.put(claim.path.clone(), sealed)));
+        }
+        Ok(Some(batch.delete(claim.path.clone())))
+    }
+
+    async fn drop_child(&self, batch: Batch, child: &Digest, now: Timestamp) -> Result<Batch, IdentityError> {
+        let path = self.layout.token(child)?;
+        let (_, found) = self.barrier.get(std::slice::from_ref(&path), AtLeast::Latest).await?;
+        let Some(opened) = found.into_iter().flatten().next() else { return Ok(batch) };
+        let batch = self.drop_token(batch, child, &store::decode_token(&opened.value)?)?;
+        let due = self.layout.due(now, child)?;
+        let sealed = self.barrier.seal(&due, &[])?;
+        Ok(batch.put(due, sealed))
+    }
+}
+
+const CLAIMS_MAX: u32 = 64;
+const CLAIMED_FOR: Duration = Duration::from_secs(30);
+/// A batch holds 128 operations: six for each child, and the token's own.
+const CHILDREN_MAX: u32 = 16;
