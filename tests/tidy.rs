@@ -1,4 +1,5 @@
 //! The house's law as a test: who may import whom, how long a file and a function may be, where `unsafe` may stand.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

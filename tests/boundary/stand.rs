@@ -1,0 +1,3 @@
+//! The processes that the suite asks.
+
+pub(crate) use tests::boundary::{Kind, Stand};
