@@ -22,6 +22,7 @@ pub mod contract;
 mod feed;
 pub mod memory;
 #[cfg(any(test, feature = "contract"))]
+#[expect(clippy::unwrap_used, reason = "a suite of tests: it judges by panicking")]
 pub mod model;
 pub mod outbox;
 pub mod path;
