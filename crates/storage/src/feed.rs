@@ -103,3 +103,75 @@ impl Watcher {
 
 const HISTORY_COMMITS_MAX: usize = 4096;
 const HISTORY_PATHS_MAX: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    fn path(raw: &str) -> EntryPath {
+        EntryPath::parse(raw).unwrap()
+    }
+
+    fn now(changes: &mut BoxStream<'static, Change>) -> Option<Change> {
+        changes.next().now_or_never().flatten()
+    }
+
+    fn told(revision: u64, at: &str) -> Change {
+        Change::Paths { revision: Revision(revision), paths: vec![path(at)] }
+    }
+
+    #[test]
+    fn whoever_is_too_slow_hears_of_a_gap_and_then_of_what_comes() {
+        for (commits, paths_each) in [(HISTORY_COMMITS_MAX + 1, 1), (HISTORY_PATHS_MAX / 100 + 1, 100)] {
+            let feed = Arc::new(Feed::new(Revision(0)));
+            let (mut slow, mut other) = (feed.watch(&path("t"), Revision(0)), feed.watch(&path("u"), Revision(0)));
+            for revision in 1..=commits as u64 {
+                let paths = (0..paths_each).map(|i| path(&format!("t/{i}"))).collect();
+                feed.publish([(Revision(revision), paths)]);
+            }
+            let gap = Change::Gap { revision: Revision(commits as u64) };
+            assert_eq!(now(&mut slow), Some(gap.clone()));
+            assert_eq!(now(&mut slow), None);
+            // it cannot know that nothing below its prefix was among what was lost
+            assert_eq!(now(&mut other), Some(gap));
+            feed.publish([(Revision(commits as u64 + 1), vec![path("t/a")])]);
+            assert_eq!(now(&mut slow), Some(told(commits as u64 + 1, "t/a")));
+            assert_eq!(now(&mut other), None);
+            let history = feed.history.lock().unwrap();
+            assert!(history.commits.len() <= HISTORY_COMMITS_MAX && history.paths <= HISTORY_PATHS_MAX);
+        }
+    }
+
+    #[test]
+    fn whoever_keeps_up_misses_nothing() {
+        let feed = Arc::new(Feed::new(Revision(5)));
+        let mut changes = feed.watch(&path("t"), Revision(5));
+        for revision in 6..=3 * HISTORY_COMMITS_MAX as u64 {
+            assert_eq!(now(&mut changes), None);
+            let other = if revision % 3 == 0 { "u/a" } else { "t!" };
+            feed.publish([(Revision(revision), vec![path("t/a"), path(other)])]);
+            assert_eq!(now(&mut changes), Some(told(revision, "t/a")));
+        }
+    }
+
+    #[test]
+    fn what_was_before_the_store_was_opened_is_a_gap() {
+        let feed = Arc::new(Feed::new(Revision(5)));
+        for (from, hears) in [(4, true), (5, false), (6, true)] {
+            let mut changes = feed.watch(&path("t"), Revision(from));
+            let gap = Change::Gap { revision: Revision(5) };
+            assert_eq!(now(&mut changes), hears.then_some(gap), "{from}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_watch_ends_with_the_feed() {
+        let feed = Arc::new(Feed::new(Revision(0)));
+        let mut changes = feed.watch(&path("t"), Revision(0));
+        let ended = tokio::spawn(async move { changes.next().await });
+        tokio::task::yield_now().await;
+        drop(feed);
+        assert_eq!(ended.await.unwrap(), None);
+    }
+}

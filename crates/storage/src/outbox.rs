@@ -27,3 +27,42 @@ fn prefix(barrier: &Barrier) -> Result<EntryPath, StorageError> {
     let cluster = u128::from_be_bytes(*barrier.cluster_id());
     EntryPath::parse(&format!("{cluster:032x}/outbox")).map_err(|_| StorageError::TooLarge)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{CommitId, Keyring, Memory};
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn a_leaf_stands_with_its_change_until_it_is_taken_out() {
+        let memory = Arc::new(Memory::new());
+        let barrier = Barrier::new(memory, [0xab; 16], Keyring::generate().unwrap());
+        let mut outs = Vec::new();
+        // ids in another order than the commits
+        for number in [9_u8, 3, 7] {
+            let batch = Batch::new(CommitId([number; 16])).put(EntryPath::parse("t/a").unwrap(), "value");
+            let (batch, out) = attach(&barrier, batch, &[number; 20]).unwrap();
+            assert_eq!(out.as_str(), format!("{}/outbox/{}", "ab".repeat(16), hex(number)));
+            let leaf = batch.writes.iter().find(|write| write.path() == &out).unwrap();
+            assert!(!format!("{leaf:?}").contains(&format!("{:?}", [number; 20])), "sealed");
+            barrier.commit(batch).await.unwrap();
+            outs.push(out);
+        }
+        let told = pending(&barrier, 10).await.unwrap();
+        let expected: Vec<(EntryPath, Bytes)> = outs
+            .iter()
+            .cloned()
+            .zip([[9_u8; 20], [3; 20], [7; 20]].map(|leaf| Bytes::copy_from_slice(&leaf)))
+            .collect();
+        assert_eq!(told, expected, "in the order of their commits");
+        assert_eq!(pending(&barrier, 2).await.unwrap().len(), 2);
+        let taken = outs.into_iter().fold(Batch::new(CommitId([1; 16])), Batch::delete);
+        barrier.commit(taken).await.unwrap();
+        assert_eq!(pending(&barrier, 10).await.unwrap(), []);
+    }
+
+    fn hex(byte: u8) -> String {
+        format!("{byte:02x}").repeat(16)
+    }
+}
