@@ -5,6 +5,7 @@
 //! Never: a key in the clear here; a plaintext in a record, a log line or an error; a decision outside `policy::decide`.
 #![forbid(unsafe_code)]
 
+pub mod boot;
 pub mod error;
 pub mod grant;
 pub mod key;
