@@ -14,6 +14,7 @@ pub mod unlock;
 
 mod backup;
 mod keys;
+mod listen;
 mod random;
 mod record;
 mod root;
@@ -21,5 +22,5 @@ mod selftest;
 mod service;
 
 pub use keystore::{KeyStore, KeyStoreError};
-pub use module::{Lane, Module, Now, Options};
+pub use module::{Module, Now, Options};
 pub use unlock::{Unlock, UnlockError, UnlockSource};

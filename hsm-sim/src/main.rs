@@ -5,10 +5,13 @@
 #![deny(unsafe_code)]
 
 use clap::{Args, Parser, Subcommand};
+use hsm_channel::Identity;
+use hsm_serve::{Limits, Listener, Notify, PinArgument, Pins};
 use hsm_sim::fault::Fault;
 use hsm_sim::jail::{Confinement, Measure};
 use hsm_sim::{KeyStore, Module, Now, Options, UnlockSource};
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -21,6 +24,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Makes the channel's key where it is missing, and prints its pin
+    Identity {
+        /// The state folder (0700, made where it is missing)
+        #[arg(long)]
+        dir: PathBuf,
+    },
+    /// Confines itself, runs the self-tests, opens the state and serves; prints `ready` once it does
+    Serve(Box<Serve>),
     /// Confines itself, runs the self-tests, opens the state, prints what it found, and stays until stdin closes
     Check(Start),
 }
@@ -45,6 +56,30 @@ struct Start {
     fault: Option<Fault>,
 }
 
+#[derive(Args)]
+struct Serve {
+    #[command(flatten)]
+    start: Start,
+    /// The Unix socket, in a folder that only this user can write to (0700, made where it is missing)
+    #[arg(long)]
+    socket: PathBuf,
+    /// A peer's key and its role: user=sha256:…, officer=sha256:…, auditor=sha256:…
+    #[arg(long, value_name = "ROLE=PIN")]
+    pin: Vec<PinArgument>,
+    /// Another user of this machine that may connect; this user always may
+    #[arg(long, value_name = "UID")]
+    allow_uid: Vec<u32>,
+    /// Threads for RSA and for what writes the state file
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pool_threads: u8,
+    /// Ends when standard input closes
+    #[arg(long)]
+    end_with_parent: bool,
+    /// The service manager's socket (sd_notify)
+    #[arg(long, hide = true, env = "NOTIFY_SOCKET")]
+    notify_socket: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
     // fail closed: no thread goes on beside one that panicked; where is told, what is not, for it may hold data
     std::panic::set_hook(Box::new(|panic| {
@@ -55,6 +90,8 @@ fn main() -> ExitCode {
     }));
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let outcome = match Cli::parse().command {
+        Command::Identity { dir } => identity(&dir),
+        Command::Serve(arguments) => serve(*arguments),
         Command::Check(start) => check(start),
     };
     match outcome {
@@ -86,6 +123,41 @@ fn start<T>(
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
+fn identity(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
+    println!("{}", Identity::load_or_generate(&dir.join(IDENTITY_NAME))?.pin());
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the line that the parent waits for")]
+fn serve(arguments: Serve) -> Result<(), Box<dyn std::error::Error>> {
+    let Serve { start: begin, socket, pin, allow_uid, pool_threads, end_with_parent, notify_socket } = arguments;
+    let dir = begin.dir.clone();
+    let folder = socket.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder.to_owned();
+    let bind = || {
+        let identity = Identity::load_or_generate(&dir.join(IDENTITY_NAME))?;
+        let mut limits = Limits { pool_threads: pool_threads.into(), ..Limits::default() };
+        limits.uids.extend(allow_uid);
+        let notify = Notify::connect(notify_socket.as_deref())?;
+        Ok((Listener::bind(&socket, &identity, Pins::open(&dir, pin)?, limits)?, notify))
+    };
+    let ((listener, notify), module) = start(begin, &[folder], bind)?;
+    tracing::info!(state = ?module.state(), "serving");
+    if end_with_parent {
+        hsm_serve::end_with_parent(listener.stopper())?;
+    }
+    listener.serve(Arc::new(module), || {
+        println!("ready");
+        notify.ready();
+    })?;
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
 fn check(arguments: Start) -> Result<(), Box<dyn std::error::Error>> {
     let ((), module) = start(arguments, &[], || Ok(()))?;
     println!("state {:?}", module.state());
@@ -111,6 +183,9 @@ fn inject(fault: Option<&Fault>) {
         Some(Fault::SelfTest(_)) | None => {}
     }
 }
+
+/// The channel's own key, in the state folder.
+const IDENTITY_NAME: &str = "identity.key";
 
 /// The one place that reads the machine's clock.
 #[expect(clippy::disallowed_methods, reason = "here the clock is made")]

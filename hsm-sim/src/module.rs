@@ -49,15 +49,6 @@ impl std::fmt::Debug for Options {
     }
 }
 
-/// Where a request is best carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lane {
-    /// Microseconds: on the thread that received it.
-    Inline,
-    /// Long arithmetic, or a write to disk.
-    Pool,
-}
-
 /// A boundary in this process.
 pub struct Module {
     state: RwLock<State>,
@@ -158,41 +149,6 @@ impl Module {
         &self.report
     }
 
-    /// Data path inline; what takes long or writes the state file, on the pool.
-    pub fn lane(&self, request: &Request) -> Lane {
-        match request {
-            Request::Status
-            | Request::GenerateDataKeys { .. }
-            | Request::Encrypt { .. }
-            | Request::Decrypt { .. }
-            | Request::ReEncrypt { .. }
-            | Request::Mac { .. }
-            | Request::Random { .. }
-            | Request::SystemSeal { .. }
-            | Request::Counters { .. }
-            | Request::Rewrap { .. } => Lane::Inline,
-            Request::Sign { algorithm, .. } => match algorithm {
-                SigningAlgorithm::EcdsaSha256 | SigningAlgorithm::Ed25519Sha512 => Lane::Inline,
-                SigningAlgorithm::RsassaPssSha256
-                | SigningAlgorithm::RsassaPssSha384
-                | SigningAlgorithm::RsassaPssSha512
-                | SigningAlgorithm::RsassaPkcs1V15Sha256
-                | SigningAlgorithm::RsassaPkcs1V15Sha384
-                | SigningAlgorithm::RsassaPkcs1V15Sha512 => Lane::Pool,
-            },
-            Request::GenerateKey(_)
-            | Request::PublicKey { .. }
-            | Request::SystemOpen { .. }
-            | Request::SignCheckpoint { .. }
-            | Request::Initialise { .. }
-            | Request::Enrol { .. }
-            | Request::Backup { .. }
-            | Request::Restore { .. }
-            | Request::RotateDomain
-            | Request::Zeroise => Lane::Pool,
-        }
-    }
-
     /// Carries out one request for a channel of `role`.
     pub fn serve(&self, role: Role, request: Request) -> Result<Reply, HsmError> {
         self.try_serve(role, request).map_err(|stop| match stop {
@@ -205,8 +161,7 @@ impl Module {
     }
 
     fn try_serve(&self, role: Role, request: Request) -> Result<Reply, Stop> {
-        let service = request.service();
-        guard(service, role, self.state())?;
+        hsm_serve::guard(request.service(), role, self.state())?;
         match request {
             Request::Status => Ok(Reply::Status(Box::new(self.status()))),
             // the listener keeps the pins and carries this out itself
@@ -303,21 +258,6 @@ impl Module {
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The table, and which of its three refusals.
-fn guard(service: Service, role: Role, state: ModuleState) -> Result<(), HsmError> {
-    const STATES: [ModuleState; 4] =
-        [ModuleState::Uninitialised, ModuleState::Locked, ModuleState::Operational, ModuleState::Error];
-    if hsm_api::state::allowed(service, role, state) {
-        Ok(())
-    } else if !STATES.iter().any(|state| hsm_api::state::allowed(service, role, *state)) {
-        Err(HsmError::RoleForbidden)
-    } else if state == ModuleState::Error {
-        Err(HsmError::ErrorState)
-    } else {
-        Err(HsmError::StateForbidden)
     }
 }
 
