@@ -244,5 +244,3 @@ const PATH_LABEL: &[u8] = b"audit/path";
 const PIGGYBACK_MAX: usize = 16;
 const TAKEN_OUT_MAX: u32 = 100;
 
-#[cfg(test)]
-mod tests;

@@ -80,7 +80,7 @@ impl Capabilities {
 pub struct Pattern(Box<str>);
 
 impl Pattern {
-    fn parse(raw: &str) -> Result<Self, PolicyFault> {
+    pub fn parse(raw: &str) -> Result<Self, PolicyFault> {
         // As in Vault, a leading slash is the API's, not the path's.
         let raw = raw.strip_prefix('/').unwrap_or(raw);
         let body = raw.strip_suffix('*').unwrap_or(raw);

@@ -93,7 +93,7 @@ impl Identities {
             (None, None) => Err(IdentityError::Unauthenticated(Cause::NoCredentials)),
         };
         if let Err(error) = &outcome {
-            tracing::info!(request_id = call.request_id, from = call.from, cause = error.cause(), %error, "not recognised");
+            tracing::debug!(request_id = call.request_id, from = call.from, cause = error.cause(), %error, "not recognised");
         }
         outcome
     }

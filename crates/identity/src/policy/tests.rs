@@ -1,1 +1,136 @@
-//! See the module.
+use super::*;
+
+fn capabilities(words: &[&str]) -> Capabilities {
+    let mut out = Capabilities::default();
+    for word in words {
+        match Capability::ALL.into_iter().find(|known| known.as_str() == *word) {
+            Some(capability) => out.give(capability),
+            None => out.deny(),
+        }
+    }
+    out
+}
+
+#[test]
+fn both_languages_are_read() {
+    let cases: &[(&str, &[(&str, &[&str])])] = &[
+        ("", &[]),
+        ("# nothing\n// at all /*\n/* really\n * nothing */", &[]),
+        (r#"path "a" { capabilities = ["read"] }"#, &[("a", &["read"])]),
+        (r#"path "a"{capabilities=["read"]}path "b"{capabilities=[]}"#, &[("a", &["read"]), ("b", &[])]),
+        ("path \"a/*\" {\r\n  capabilities = [\n    \"create\", # c\n    \"read\",\n  ]\n}\n", &[("a/*", &["create", "read"])]),
+        (r#"path "/sys/+/x" { capabilities = ["deny", "read"] }"#, &[("sys/+/x", &["deny", "read"])]),
+        (
+            r#"path "a" { capabilities = ["create", "read", "update", "patch", "delete", "list", "sudo"] }"#,
+            &[("a", &["create", "read", "update", "patch", "delete", "list", "sudo"])],
+        ),
+        (r#"path "*" { /*/ not yet */ capabilities = ["list"] }"#, &[("*", &["list"])]),
+        (r#"path "q\"\\\/\u0041" { capabilities = ["read"] }"#, &[("q\"\\/A", &["read"])]),
+        (r#"path "a" { capabilities = ["read"] } path "a" { capabilities = ["list"] }"#, &[("a", &["read"]), ("a", &["list"])]),
+        ("{}", &[]),
+        (r#" { "path" : { } } "#, &[]),
+        (
+            r#"{"path": {"a/*": {"capabilities": ["read", "list"]}, "b": {"capabilities": []}}}"#,
+            &[("a/*", &["read", "list"]), ("b", &[])],
+        ),
+    ];
+    for (text, expected) in cases {
+        let policy = Policy::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let rules: Vec<_> = policy.rules().iter().map(|(pattern, found)| (pattern.as_str(), *found)).collect();
+        let expected: Vec<_> = expected.iter().map(|(path, words)| (*path, capabilities(words))).collect();
+        assert_eq!(rules, expected, "{text}");
+    }
+}
+
+#[test]
+fn what_is_malformed_is_named_with_its_line() {
+    use PolicyFault::{
+        Character, Expected, Path, Plus, RepeatedKey, Star, StringCharacter, Template, UnknownCapability, UnknownKey,
+        UnterminatedComment, UnterminatedString,
+    };
+    let rule = |path: &str| format!(r#"path "{path}" {{ capabilities = ["read"] }}"#);
+    for (text, line, fault) in [
+        ("name = \"x\"".into(), 1, UnknownKey("name".into())),
+        ("\n\npaths \"a\" {}".into(), 3, UnknownKey("paths".into())),
+        (r#"path "a" { policy = "write" }"#.into(), 1, UnknownKey("policy".into())),
+        (
+            "path \"a\" {\n capabilities = [\"read\"]\n allowed_parameters = {}\n}".into(),
+            3,
+            UnknownKey("allowed_parameters".into()),
+        ),
+        (r#"path "a" { capabilities = ["read"] capabilities = ["list"] }"#.into(), 1, RepeatedKey),
+        (r#"path "a" { capabilities = ["write"] }"#.into(), 1, UnknownCapability("write".into())),
+        (r#"path "a" { capabilities = ["Read"] }"#.into(), 1, UnknownCapability("Read".into())),
+        (r#"path "a" { capabilities = ["root"] }"#.into(), 1, UnknownCapability("root".into())),
+        (r#"path "a" { capabilities = "read" }"#.into(), 1, Expected("`[`")),
+        (r#"path "a" { capabilities = [read] }"#.into(), 1, Expected("a capability in quotes")),
+        (r#"path "a" { capabilities = ["read" "list"] }"#.into(), 1, Expected("`,` or `]`")),
+        (r#"path "a" { capabilities = ["read",,] }"#.into(), 1, Expected("a capability in quotes")),
+        (r#"path "a" { capabilities ["read"] }"#.into(), 1, Expected("`=`")),
+        (r#"path "a" {}"#.into(), 1, Expected("`capabilities`")),
+        (r#"path "a" { capabilities = ["read"]"#.into(), 1, Expected("`capabilities`")),
+        (r#"path "a""#.into(), 1, Expected("`{`")),
+        ("path a {}".into(), 1, Expected("a path in quotes")),
+        ("path".into(), 1, Expected("a path in quotes")),
+        (r#""path" "a" {}"#.into(), 1, Expected("`path`")),
+        ("}".into(), 1, Expected("`path`")),
+        ("path \"a".into(), 1, UnterminatedString),
+        ("path \"a\n\" {}".into(), 1, UnterminatedString),
+        ("path \"a\\".into(), 1, StringCharacter),
+        (r#"path "a\n" {}"#.into(), 1, StringCharacter),
+        (r#"path "\ud800" {}"#.into(), 1, StringCharacter),
+        (r#"path "\u00" {}"#.into(), 1, StringCharacter),
+        ("path \"a\tb\" {}".into(), 1, StringCharacter),
+        ("/* no end".into(), 1, UnterminatedComment),
+        ("/*/".into(), 1, UnterminatedComment),
+        ("path \"a\" { capabilities = <<EOF".into(), 1, Character('<')),
+        ("\u{feff}path".into(), 1, Character('\u{feff}')),
+        ("12".into(), 1, Character('1')),
+        (rule(""), 1, Path),
+        (rule("/"), 1, Path),
+        (rule(&"x".repeat(513)), 1, Path),
+        (rule("a/*/b"), 1, Star),
+        (rule("**"), 1, Star),
+        (rule("a/+*"), 1, Plus),
+        (rule("a/b+/c"), 1, Plus),
+        (rule("secret/{{identity.entity.id}}/*"), 1, Template),
+        (rule("secret/${name}"), 1, Template),
+        ("{".into(), 1, Expected("a key in quotes")),
+        (r#"{"paths": {}}"#.into(), 1, UnknownKey("paths".into())),
+        (r#"{"path": {}, "path": {}}"#.into(), 1, RepeatedKey),
+        (r#"{"path": {}, "name": ""}"#.into(), 1, UnknownKey("name".into())),
+        (r#"{"path": {}} {}"#.into(), 1, Expected("the end")),
+        (r#"{"path": []}"#.into(), 1, Expected("`{`")),
+        (r#"{"path": {"a": {}}}"#.into(), 1, Expected("`capabilities`")),
+        (r#"{"path": {"a": {"capabilities": ["read",]}}}"#.into(), 1, Expected("a capability in quotes")),
+        (r#"{"path": {"a": {"capabilities": ["read"]},}}"#.into(), 1, Expected("a path in quotes")),
+        (r#"{"path": {"a": {"capabilities": ["read"]} "b": {}}}"#.into(), 1, Expected("`,` or `}`")),
+        ("{\n# no comments in JSON\n}".into(), 2, Character('#')),
+        ("{ path : {} }".into(), 1, Character('p')),
+    ] {
+        let text: String = text;
+        assert_eq!(Policy::parse(&text), Err(MalformedPolicy { line, fault }), "{text}");
+    }
+}
+
+#[test]
+fn a_policy_is_bounded() {
+    let rules = |count: usize| r#"path "a" { capabilities = [] }"#.repeat(count);
+    let padded = |bytes: usize| format!("{}{}", rules(1), " ".repeat(bytes - rules(1).len()));
+    for (text, fault) in [
+        (padded(POLICY_BYTES_MAX), None),
+        (padded(POLICY_BYTES_MAX + 1), Some(PolicyFault::TooLong)),
+        (rules(POLICY_RULES_MAX), None),
+        (rules(POLICY_RULES_MAX + 1), Some(PolicyFault::TooManyRules)),
+        ("[".repeat(POLICY_BYTES_MAX), Some(PolicyFault::Expected("`path`"))),
+        ("{".repeat(POLICY_BYTES_MAX), Some(PolicyFault::Expected("a key in quotes"))),
+    ] {
+        assert_eq!(Policy::parse(&text).err().map(|error| error.fault), fault, "{} bytes", text.len());
+    }
+}
+
+#[test]
+fn a_fault_reads_as_a_sentence() {
+    let error = Policy::parse("path \"a\" {\n  capabilities = [\"write\"]\n}").unwrap_err();
+    assert_eq!(error.to_string(), "line 2: unknown capability \"write\"");
+}

@@ -1,1 +1,91 @@
-//! See the module.
+use super::*;
+
+fn name(raw: &str) -> PolicyName {
+    PolicyName::parse(raw).unwrap()
+}
+
+fn secret(text: &str) -> SecretBytes {
+    SecretBytes::copy_from(text.as_bytes())
+}
+
+fn a_token() -> TokenRecord {
+    let role = RoleName::parse("web").unwrap();
+    TokenRecord {
+        accessor: Accessor::parse("000102030405060708090a0b0c0d0e0f").unwrap(),
+        display_name: DisplayName::parse("ci").unwrap(),
+        policies: Arc::new([name("a"), name("b")]),
+        created: Timestamp::from_unix_millis(1000),
+        expires: Some(Timestamp::from_unix_millis(2000)),
+        use_limited: true,
+        thumbprint: Some([1; 32]),
+        generation: 7,
+        ancestors: vec![Digest([2; 32]), Digest([3; 32])],
+        parent: Parent::Token(Accessor::parse("ffffffffffffffffffffffffffffffff").unwrap()),
+        role: Some((role, [4; 16])),
+    }
+}
+
+/// What version 1 stored is read for ever: these lines never change.
+#[test]
+fn what_version_1_stored_is_read_for_ever() {
+    let orphan = TokenRecord {
+        expires: None,
+        use_limited: false,
+        thumbprint: None,
+        ancestors: Vec::new(),
+        parent: Parent::Orphan,
+        role: None,
+        ..a_token()
+    };
+    let of_role = TokenRecord { ancestors: Vec::new(), parent: Parent::Role(RoleName::parse("web").unwrap()), ..a_token() };
+    for (stored, record) in [
+        (include_str!("golden/token_child.json"), a_token()),
+        (include_str!("golden/token_orphan.json"), orphan),
+        (include_str!("golden/token_of_role.json"), of_role),
+    ] {
+        let stored = stored.trim_end();
+        assert_eq!(decode_token(&secret(stored)).unwrap(), record, "{stored}");
+        assert_eq!(encode_token(&record).unwrap(), stored.as_bytes(), "{stored}");
+    }
+    let stored = include_str!("golden/uses.json").trim_end();
+    assert_eq!(decode_uses(&secret(stored)).unwrap(), 3);
+    assert_eq!(encode_uses(3).unwrap(), stored.as_bytes());
+    for (stored, matches) in [
+        (include_str!("golden/role_thumbprint.json"), CertificateMatch::Thumbprint([1; 32])),
+        (include_str!("golden/role_common_name.json"), CertificateMatch::CommonName("web 1".into())),
+        (include_str!("golden/role_san.json"), CertificateMatch::SubjectAlternativeName("spiffe://a/b".into())),
+    ] {
+        let stored = stored.trim_end();
+        let role = StoredRole { matches, policies: Arc::new([name("a")]), incarnation: [4; 16] };
+        assert_eq!(decode_role(&secret(stored)).unwrap(), role, "{stored}");
+        assert_eq!(encode_role(&role).unwrap(), stored.as_bytes(), "{stored}");
+    }
+}
+
+#[test]
+fn what_is_not_ours_is_altered_data_and_never_half_read() {
+    let sound = include_str!("golden/token_child.json").trim_end();
+    for (from, to) in [
+        ("\"version\":1", "\"version\":2"),
+        ("\"version\":1", "\"version\":1,\"more\":1"),
+        ("\"generation\":7,", ""),
+        ("\"generation\":7", "\"generation\":-7"),
+        ("\"display_name\":\"ci\"", "\"display_name\":\"c i\""),
+        ("\"policies\":[\"a\"", "\"policies\":[\"A\""),
+        ("0101010101", "01010101"),
+        ("0202020202", "020202020g"),
+        ("000102030405060708090a0b0c0d0e0f", "accessor"),
+        ("}", ""),
+        ("{", "[{"),
+    ] {
+        let altered = sound.replacen(from, to, 1);
+        assert_ne!(altered, sound, "{from}");
+        assert!(matches!(decode_token(&secret(&altered)), Err(IdentityError::Altered(_))), "{altered}");
+    }
+    for altered in ["", "{}", "null", r#"{"version":2,"left":1}"#, r#"{"version":1,"left":-1}"#, r#"{"version":1,"left":1}x"#] {
+        assert!(decode_uses(&secret(altered)).is_err(), "{altered}");
+        assert!(decode_role(&secret(altered)).is_err(), "{altered}");
+    }
+    assert!(decode_digest(&secret("short")).is_err());
+    assert!(decode_name(&secret("Not A Name")).is_err());
+}
