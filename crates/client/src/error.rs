@@ -76,6 +76,11 @@ impl Error {
         }
     }
 
+    /// What the server said, where it did.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        if let Self::Refused(refusal) = self { Some(refusal) } else { None }
+    }
+
     /// The same call may succeed later without a change.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -1,1 +1,8 @@
-fn main() {}
+//! The program: parses its arguments and runs a command.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    strongroom::cli::main()
+}
