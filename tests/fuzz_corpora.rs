@@ -22,6 +22,7 @@ fn every_kept_input_passes_through_its_target() {
             "sealed" => strongroom_fuzz::sealed,
             "hsm_frame" => strongroom_fuzz::hsm_frame,
             "file_format" => strongroom_fuzz::file_format,
+            "acl_policy" => strongroom_fuzz::acl_policy,
             other => unreachable!("{other} has no body here: add it"),
         };
         for entry in std::fs::read_dir(corpora.join(&target)).unwrap() {
