@@ -35,7 +35,7 @@ pub(crate) fn initialise(
         return Err(HsmError::Unsupported);
     }
     let (memory, sequence) = device.run(|link| {
-        let mut make = |link: &mut _, spec, label: &str| {
+        let make = |link: &mut _, spec, label: &str| {
             let name = Name { cka_id: crate::device::Link::random_array(link)?, label: label.to_owned() };
             Resident::generate(link, spec, &name, &proven.ed25519)
         };

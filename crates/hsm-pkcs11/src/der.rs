@@ -4,8 +4,7 @@
 /// OBJECT IDENTIFIER prime256v1, as CKA_EC_PARAMS.
 pub(crate) const P256_OID: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 /// Ed25519 as CKA_EC_PARAMS: the OID of RFC 8410, and the PrintableString of PKCS#11 3.0.
-pub(crate) const ED25519_PARAMS: [&[u8]; 2] =
-    [&[0x06, 0x03, 0x2b, 0x65, 0x70], b"\x13\x0cedwards25519"];
+pub(crate) const ED25519_PARAMS: [&[u8]; 2] = [&[0x06, 0x03, 0x2b, 0x65, 0x70], b"\x13\x0cedwards25519"];
 
 /// Of a P-256 key from CKA_EC_POINT: an OCTET STRING around the point, or the bare point.
 pub(crate) fn p256_spki(point: &[u8]) -> Option<Vec<u8>> {
@@ -77,7 +76,9 @@ fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
     let len = value.len().to_be_bytes();
     let significant = &len[len.iter().position(|byte| *byte != 0).unwrap_or(len.len() - 1)..];
     let mut out = vec![tag];
-    if let [short] = significant && *short < 0x80 {
+    if let [short] = significant
+        && *short < 0x80
+    {
         out.push(*short);
     } else {
         out.push(0x80 | u8::try_from(significant.len()).unwrap_or(0x7f));
@@ -111,7 +112,13 @@ mod tests {
         assert_eq!(p256_spki(&bare[1..]), None);
         assert_eq!(ed25519_spki(&[&[4, 32][..], &[9; 32]].concat()).as_deref().and_then(ed25519_of), Some([9; 32]));
         assert_eq!(ed25519_spki(&[9; 33]), None);
-        for (modulus, good) in [(vec![0xff; 256], true), ([&[0][..], &[0xff; 256]].concat(), true), (vec![0x7f; 256], false), (vec![0xff; 255], false), (vec![], false)] {
+        for (modulus, good) in [
+            (vec![0xff; 256], true),
+            ([&[0][..], &[0xff; 256]].concat(), true),
+            (vec![0x7f; 256], false),
+            (vec![0xff; 255], false),
+            (vec![], false),
+        ] {
             assert_eq!(rsa_spki(&modulus, &[1, 0, 1], 2048).is_some(), good, "{}", modulus.len());
         }
     }

@@ -240,6 +240,11 @@ impl Drop for Device {
 }
 
 impl Link<'_> {
+    /// A second session for a moment: what fails there does not close this one, whose session objects live on.
+    pub(crate) fn beside(&self) -> Link<'_> {
+        Link { device: self.device, context: self.context, seat: self.seat.beside(), epoch: self.epoch }
+    }
+
     /// Handles that were found in another epoch are stale.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch
@@ -278,7 +283,12 @@ impl Link<'_> {
         self.call(|session| session.destroy_object(object))
     }
 
-    pub(crate) fn sign(&mut self, mechanism: &Mechanism<'_>, key: ObjectHandle, input: &[u8]) -> Result<Vec<u8>, Fault> {
+    pub(crate) fn sign(
+        &mut self,
+        mechanism: &Mechanism<'_>,
+        key: ObjectHandle,
+        input: &[u8],
+    ) -> Result<Vec<u8>, Fault> {
         self.call(|session| session.sign(mechanism, key, input))
     }
 

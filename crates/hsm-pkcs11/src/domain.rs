@@ -103,8 +103,7 @@ impl Memory {
             let origin = std::str::from_utf8(r.take(len)?).ok()?.to_owned();
             checkpoints.insert(origin, Checkpoint { size: r.u64()?, root: r.array()? });
         }
-        let memory =
-            Self { domain_id, module_id, boot_epoch, hmac, identity, identity_spki, clusters, checkpoints };
+        let memory = Self { domain_id, module_id, boot_epoch, hmac, identity, identity_spki, clusters, checkpoints };
         r.0.is_empty().then_some(memory)
     }
 }

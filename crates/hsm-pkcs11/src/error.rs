@@ -89,7 +89,12 @@ impl From<&Error> for Fault {
             Self::Answer(HsmError::Busy)
         } else if matches!(
             rv,
-            Rv::PinIncorrect | Rv::PinInvalid | Rv::PinLenRange | Rv::PinExpired | Rv::PinLocked | Rv::UserPinNotInitialized
+            Rv::PinIncorrect
+                | Rv::PinInvalid
+                | Rv::PinLenRange
+                | Rv::PinExpired
+                | Rv::PinLocked
+                | Rv::UserPinNotInitialized
         ) {
             Self::Pin
         } else if matches!(

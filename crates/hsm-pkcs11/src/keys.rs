@@ -62,8 +62,7 @@ impl Domain {
     pub(crate) fn refer(&self, link: &mut Link<'_>, binding: &KeyBinding, key: &Resident) -> Result<KeyToken, Fault> {
         let (header, canonical) = (token_header(binding), binding.canonical());
         let mac = self.mac(link, binding, &header, &key.cka_id, &key.check_value, &canonical)?;
-        let body =
-            Body::Suite3 { cka_id: &key.cka_id, check_value: &key.check_value, binding: &canonical, mac: &mac };
+        let body = Body::Suite3 { cka_id: &key.cka_id, check_value: &key.check_value, binding: &canonical, mac: &mac };
         let sealed = Sealed { header, header_bytes: &header.to_bytes(), body };
         let bytes = sealed.to_bytes().map_err(|_| HsmError::OutOfRange)?;
         Ok(KeyToken::parse(binding.tenant, bytes.into())?)
@@ -101,8 +100,7 @@ impl Domain {
     ) -> Result<[u8; 32], Fault> {
         let len = u16::try_from(canonical.len()).map_err(|_| HsmError::OutOfRange)?.to_be_bytes();
         let aad = KeyBinding::aad_digest(&binding.tenant);
-        let parts: [&[u8]; 7] =
-            [b"sr/v1/reference", &header.to_bytes(), cka_id, check_value, &len, canonical, &aad];
+        let parts: [&[u8]; 7] = [b"sr/v1/reference", &header.to_bytes(), cka_id, check_value, &len, canonical, &aad];
         let key = self.hmac.locate(link)?;
         let mac = link.sign(&Mechanism::Sha256Hmac, key.handle, &parts.concat())?;
         mac.as_slice().try_into().map_err(|_| Fault::Dead)

@@ -51,6 +51,13 @@ pub(crate) struct Seat {
     generation: u64,
 }
 
+impl Seat {
+    /// In the same slot, without a session; never given back.
+    pub(crate) fn beside(&self) -> Self {
+        Self { session: None, slot: self.slot, generation: self.generation }
+    }
+}
+
 /// Why a module could not be used at all.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {

@@ -26,8 +26,8 @@ use crate::store::{self, Record, Stored};
 use crate::uri::Uri;
 use envelope::Timestamp;
 use envelope::mac::sha256;
-use hsm_api::{HsmError, KeySpec, ModuleState, ModuleStatus, Reply, Request, Role, Service, TenantId};
-use hsm_serve::Lane;
+use hsm_api::{HsmError, KeySpec, ModuleState, ModuleStatus, Reply, Request, Role, TenantId};
+use hsm_serve::{Lane, Module as _, guard};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 /// The clock, asked only where a key has a not-after.
@@ -117,11 +117,6 @@ impl Module {
         }
         let state = RwLock::new(Arc::new(state));
         Ok(Self { device, state, turn: Mutex::default(), proven, now, report })
-    }
-
-    pub fn state(&self) -> ModuleState {
-        // a PIN that was changed while we were logged in
-        if self.device.is_locked() { ModuleState::Locked } else { self.read().kind() }
     }
 
     fn try_serve(&self, role: Role, request: Request) -> Result<Reply, HsmError> {
@@ -234,6 +229,11 @@ impl Module {
 }
 
 impl hsm_serve::Module for Module {
+    fn state(&self) -> ModuleState {
+        // a PIN that was changed while we were logged in
+        if self.device.is_locked() { ModuleState::Locked } else { self.read().kind() }
+    }
+
     /// Whatever enters the token goes to the pool: its calls block and cannot be cancelled.
     fn lane(&self, request: &Request) -> Lane {
         match request {
@@ -263,21 +263,6 @@ impl hsm_serve::Module for Module {
 
     fn serve(&self, role: Role, request: Request) -> Result<Reply, HsmError> {
         self.try_serve(role, request)
-    }
-}
-
-/// The table, and which of its three refusals.
-fn guard(service: Service, role: Role, state: ModuleState) -> Result<(), HsmError> {
-    const STATES: [ModuleState; 4] =
-        [ModuleState::Uninitialised, ModuleState::Locked, ModuleState::Operational, ModuleState::Error];
-    if hsm_api::state::allowed(service, role, state) {
-        Ok(())
-    } else if !STATES.iter().any(|state| hsm_api::state::allowed(service, role, *state)) {
-        Err(HsmError::RoleForbidden)
-    } else if state == ModuleState::Error {
-        Err(HsmError::ErrorState)
-    } else {
-        Err(HsmError::StateForbidden)
     }
 }
 
@@ -386,14 +371,7 @@ impl Operational {
 impl Proven {
     /// Of a token that nobody could log in to.
     fn nothing() -> Self {
-        Self {
-            iv: None,
-            hmac: false,
-            records: false,
-            specs: Vec::new(),
-            algorithms: Vec::new(),
-            ed25519: Vec::new(),
-        }
+        Self { iv: None, hmac: false, records: false, specs: Vec::new(), algorithms: Vec::new(), ed25519: Vec::new() }
     }
 
     /// What signs counters: Ed25519 where the token has it.
@@ -405,4 +383,3 @@ impl Proven {
         }
     }
 }
-

@@ -69,15 +69,9 @@ fn prepared(algorithm: SigningAlgorithm, input: &[u8]) -> Result<(Mechanism<'sta
     Ok(match algorithm {
         SigningAlgorithm::EcdsaSha256 => (Mechanism::Ecdsa, input.to_vec()),
         SigningAlgorithm::Ed25519Sha512 => (eddsa(), input.to_vec()),
-        SigningAlgorithm::RsassaPssSha256 => {
-            (pss(MechanismType::SHA256, PkcsMgfType::MGF1_SHA256, 32), input.to_vec())
-        }
-        SigningAlgorithm::RsassaPssSha384 => {
-            (pss(MechanismType::SHA384, PkcsMgfType::MGF1_SHA384, 48), input.to_vec())
-        }
-        SigningAlgorithm::RsassaPssSha512 => {
-            (pss(MechanismType::SHA512, PkcsMgfType::MGF1_SHA512, 64), input.to_vec())
-        }
+        SigningAlgorithm::RsassaPssSha256 => (pss(MechanismType::SHA256, PkcsMgfType::MGF1_SHA256, 32), input.to_vec()),
+        SigningAlgorithm::RsassaPssSha384 => (pss(MechanismType::SHA384, PkcsMgfType::MGF1_SHA384, 48), input.to_vec()),
+        SigningAlgorithm::RsassaPssSha512 => (pss(MechanismType::SHA512, PkcsMgfType::MGF1_SHA512, 64), input.to_vec()),
         SigningAlgorithm::RsassaPkcs1V15Sha256
         | SigningAlgorithm::RsassaPkcs1V15Sha384
         | SigningAlgorithm::RsassaPkcs1V15Sha512 => {

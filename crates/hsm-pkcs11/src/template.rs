@@ -86,11 +86,8 @@ pub(crate) fn secret(spec: KeySpec, stay: Stay, name: &Name) -> Vec<Attribute> {
         Attribute::Verify(!cipher),
         Attribute::Wrap(false),
     ]);
-    let allowed: &[MechanismType] = if cipher {
-        &[MechanismType::AES_GCM, MechanismType::AES_ECB]
-    } else {
-        &[MechanismType::SHA256_HMAC]
-    };
+    let allowed: &[MechanismType] =
+        if cipher { &[MechanismType::AES_GCM, MechanismType::AES_ECB] } else { &[MechanismType::SHA256_HMAC] };
     template.push(Attribute::AllowedMechanisms(allowed.to_vec()));
     template
 }
@@ -138,9 +135,9 @@ pub(crate) const PROOF: &[AttributeType] = &[
 /// Made inside, and could never leave. The last three are not told by every module.
 pub(crate) fn is_confined(spec: KeySpec, attributes: &[Attribute]) -> bool {
     use Attribute as A;
-    let refuted = attributes.iter().any(|attribute| {
-        matches!(attribute, A::AlwaysSensitive(false) | A::NeverExtractable(false) | A::Local(false))
-    });
+    let refuted = attributes
+        .iter()
+        .any(|attribute| matches!(attribute, A::AlwaysSensitive(false) | A::NeverExtractable(false) | A::Local(false)));
     !refuted
         && attributes.contains(&A::KeyType(key_type(spec)))
         && attributes.contains(&A::Sensitive(true))

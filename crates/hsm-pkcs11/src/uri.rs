@@ -31,7 +31,9 @@ pub enum UriError {
     Encoding(String),
     #[error("`{0}` stands twice")]
     Twice(String),
-    #[error("`{0}` is not understood here: token, serial, manufacturer, model, slot-id, module-path and pin-source are")]
+    #[error(
+        "`{0}` is not understood here: token, serial, manufacturer, model, slot-id, module-path and pin-source are"
+    )]
     Unknown(String),
     #[error("`pin-value` would put the PIN among arguments and logs: use pin-source, --pin-env or --pin-fd")]
     PinValue,
@@ -149,7 +151,8 @@ mod tests {
 
     #[test]
     fn a_uri_names_a_token_its_module_and_a_file_with_the_pin() {
-        let uri: Uri = "pkcs11:token=My%20token;serial=0a;slot-id=3?module-path=/m.so&pin-source=file:/run/pin".parse().unwrap();
+        let uri: Uri =
+            "pkcs11:token=My%20token;serial=0a;slot-id=3?module-path=/m.so&pin-source=file:/run/pin".parse().unwrap();
         assert_eq!((uri.token.as_deref(), uri.serial.as_deref()), (Some("My token"), Some("0a")));
         assert_eq!(uri.module_path(), Path::new("/m.so"));
         for (source, path) in [("file:/p", "/p"), ("file:///p", "/p"), ("/p", "/p"), ("%2Fp", "/p")] {
