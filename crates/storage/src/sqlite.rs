@@ -103,6 +103,7 @@ impl Sqlite {
         let file = dir.join(FILE_NAME);
         let mut connection = schema::open_or_make(&file)?;
         schema::limit_pages(&connection, options.pages_max)?;
+        schema::leave_log(&connection)?;
         prepare(&mut connection).map_err(|error| schema::storage_error(&error))?;
         let head = schema::revision(&connection)?;
         let feed = Arc::new(Feed::new(head));
@@ -187,12 +188,16 @@ impl Storage for Sqlite {
 
 impl Drop for Sqlite {
     fn drop(&mut self) {
-        // The channels close, the threads finish what they have, and the last connection folds the log into the file.
+        // The channels close and the threads finish what they have; then the log is folded into the file.
         self.asks = None;
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the store panicked");
             }
+        }
+        // After a failure the next start does it. One that fails here has told why.
+        if !*self.failed.borrow() {
+            drop(schema::close(&self.file));
         }
     }
 }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 /// Copies the store that stands at `from` to a new file.
 pub(super) fn backup(from: &Path, to: &Path) -> Result<Revision, StorageError> {
     let source = schema::open_reader(from)?;
+    schema::leave_log(&source)?;
     whole_or_absent(to, |partial| {
         let copy = || {
             // One transaction: the copy is of one revision, and commits do not make it begin anew.
@@ -47,6 +48,14 @@ pub fn restore(from: &Path, dir: &Path) -> Result<Revision, StorageError> {
         let copy = schema::connect(partial)?;
         if schema::check_format(&copy)? {
             return Err(StorageError::Damaged("the backup is empty"));
+        }
+        let size =
+            copy.query_row("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size", [], |row| {
+                row.get::<_, i64>(0)
+            });
+        let length = target.metadata().map_err(|error| io_error(&error))?.len();
+        if i64::try_from(length) != Ok(size.map_err(|error| schema::storage_error(&error))?) {
+            return Err(StorageError::Damaged("the backup is not whole"));
         }
         let sound = copy.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
         if sound.map_err(|error| schema::storage_error(&error))? != "ok" {

@@ -24,6 +24,7 @@ pub(super) struct Checkpoints {
 impl Checkpoints {
     pub(super) fn start(file: &Path, threads: &mut Vec<JoinHandle<()>>) -> Result<Self, StorageError> {
         let connection = schema::connect(file)?;
+        schema::leave_log(&connection)?;
         // A thread that checkpoints syncs the log before the file, and the file before it frees the log.
         connection.pragma_update(None, "synchronous", "FULL").map_err(|error| schema::storage_error(&error))?;
         let (wake, woken) = sync_channel(1);

@@ -27,6 +27,7 @@ pub(super) fn start(
     let asks = Arc::new(Mutex::new(asks));
     for number in 0..readers {
         let connection = schema::open_reader(file)?;
+        schema::leave_log(&connection)?;
         let asks = Arc::clone(&asks);
         threads.push(spawn(&format!("store-reader-{number}"), move || run(&connection, &asks))?);
     }

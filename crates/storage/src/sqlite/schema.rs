@@ -37,7 +37,32 @@ pub(super) fn open_or_make(file: &Path) -> Result<Connection, StorageError> {
     if empty {
         make_tables(&connection).map_err(|error| storage_error(&error))?;
     }
+    fold(&connection)?;
     Ok(connection)
+}
+
+/// What the log holds goes into the file, and the log begins empty: a process whose sync failed may have left parts of it in
+/// memory alone, marked as written.
+fn fold(connection: &Connection) -> Result<(), StorageError> {
+    let folded = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+    match folded.map_err(|error| storage_error(&error))? {
+        0 => Ok(()),
+        _ => Err(StorageError::Unavailable),
+    }
+}
+
+/// In peace: the file alone is the store. Only once nobody else has it open.
+pub(super) fn close(file: &Path) -> Result<(), StorageError> {
+    let connection = connect(file)?;
+    revision(&connection)?;
+    connection.close().map_err(|(_, error)| storage_error(&error))
+}
+
+/// Closing the connection does not fold the log: two that close at once would each leave it to the other, and after a sync that
+/// failed nobody may sync.
+pub(super) fn leave_log(connection: &Connection) -> Result<(), StorageError> {
+    let set = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+    set.map(|_| ()).map_err(|error| storage_error(&error))
 }
 
 /// Opens the file for reading alone.
