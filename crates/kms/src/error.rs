@@ -130,12 +130,10 @@ impl KmsError {
 
     /// The request's field that is at fault.
     pub fn field(&self) -> Option<&'static str> {
-        match (self, self.face()) {
-            (Self::InvalidField(field), _) => Some(field),
-            (Self::InvalidMarker, _) => Some("marker"),
-            (Self::InvalidCiphertext, _) => Some("ciphertext_blob"),
-            _ => None,
+        if let Self::InvalidField(field) = self {
+            return Some(field);
         }
+        (*self == Self::InvalidMarker).then_some("marker")
     }
 
     /// When the same request may succeed without a change: RetryInfo's delay.

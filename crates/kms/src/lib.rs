@@ -14,7 +14,7 @@ pub mod op;
 pub mod policy;
 
 mod act;
-mod chunk;
+mod key_use;
 mod service;
 mod store;
 mod sweep;

@@ -1,11 +1,20 @@
-//! Kms: holds the seams, nothing else.
+//! Kms: holds the seams, and the walk that every operation takes: resolve, authorise, load, ask, record.
 
-use crate::store::Caches;
-use audit::AuditSink;
-use hsm_api::{Boundary, TenantId};
-use identity::Changes;
-use std::sync::Arc;
-use storage::Barrier;
+use crate::act::{Act, Right, Told};
+use crate::error::{Face, KmsError};
+use crate::grant::Ask;
+use crate::key::KeyRecord;
+use crate::name::{AliasName, KeyRef};
+use crate::policy::{Access, decide};
+use crate::store::{Caches, Store};
+use audit::{AuditSink, Decision, Outcome};
+use envelope::{EncryptionContext, mac};
+use futures_util::future::join;
+use hsm_api::{Boundary, HsmError, KeyId, KeyUsage, ModuleStatus, Reply, Request, TenantId, ask};
+use identity::{Capability, Changes, Principal, Verdict};
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, PoisonError};
+use storage::{Barrier, Batch, Change, EntryPath, Invalidate, Write};
 
 /// What the key domain is made of.
 #[derive(Debug, Clone)]
@@ -22,11 +31,228 @@ pub struct Seams {
 /// The key domain's operations. One a core; clones are cheap.
 #[derive(Debug, Clone)]
 pub struct Kms {
-    pub(crate) seams: Arc<Seams>,
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) seams: Seams,
+    pub(crate) store: Store,
+    /// What the boundary said of itself; forgotten when it may have become another.
+    status: Mutex<Option<Arc<ModuleStatus>>>,
+    /// Where the sweep of old client request ids goes on.
+    pub(crate) swept_to: Mutex<Option<EntryPath>>,
 }
 
 impl Kms {
-    pub fn new(seams: Seams) -> Self {
-        Self { seams: Arc::new(seams) }
+    pub fn new(seams: Seams) -> Result<Self, KmsError> {
+        let store = Store::new(Arc::clone(&seams.barrier), Arc::clone(&seams.caches), seams.tenant)?;
+        let (status, swept_to) = (Mutex::default(), Mutex::default());
+        Ok(Self { inner: Arc::new(Inner { seams, store, status, swept_to }) })
+    }
+
+    /// What [`storage::follow`] watches for the caches.
+    pub fn watched(&self) -> EntryPath {
+        self.store().root().clone()
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    pub(crate) fn tenant(&self) -> TenantId {
+        self.inner.seams.tenant
+    }
+
+    /// The key that `key` names. An unknown alias is told only to who may see aliases or keys.
+    pub(crate) async fn resolve(&self, act: &mut Act<'_>, key: &KeyRef) -> Result<KeyId, KmsError> {
+        match key {
+            KeyRef::Id(id) => Ok(*id),
+            KeyRef::Alias(name) => match self.store().alias(name).await? {
+                Some(target) => Ok(target),
+                None => Err(unknown_alias(act, name)),
+            },
+        }
+    }
+
+    /// Nothing of the key itself is read before this has allowed: unknown and forbidden take one way.
+    pub(crate) async fn authorise(
+        &self,
+        act: &mut Act<'_>,
+        id: &KeyId,
+        right: Right<'_>,
+        context: Option<&EncryptionContext>,
+    ) -> Result<(), KmsError> {
+        act.on_key(id, right.suffix);
+        let by = act.by;
+        let verdict = identity::decide(by.acl(), &act.path, right.capability);
+        let grants = match (verdict, right.grant) {
+            (Verdict::Nothing, Some(_)) => Some(self.store().grants(id).await?),
+            (Verdict::Nothing | Verdict::Allow { .. } | Verdict::Deny { .. }, _) => None,
+        };
+        let ask = right.grant.map(|operation| Ask { principal: by.name(), operation, context, now: act.call.now });
+        let own = grants.as_ref().map_or(&[][..], |grants| grants.of(by.name()));
+        let (decision, rule) = match decide(verdict, own, ask.as_ref()) {
+            Access::ByPolicy { rule } => (Decision::Allowed, Cow::Borrowed(rule)),
+            Access::ByGrant(grant) => (Decision::Allowed, Cow::Owned(format!("grant/{}", grant.id))),
+            Access::DeniedByPolicy { rule } => (Decision::Denied, Cow::Borrowed(rule)),
+            Access::DeniedByNone => (Decision::Denied, Cow::Borrowed("")),
+        };
+        settle(act, decision, rule)
+    }
+
+    /// Resolves, authorises, and loads a key that is usable for `usage` now.
+    pub(crate) async fn admit(
+        &self,
+        act: &mut Act<'_>,
+        key: &KeyRef,
+        right: Right<'_>,
+        usage: KeyUsage,
+        context: Option<&EncryptionContext>,
+    ) -> Result<Arc<KeyRecord>, KmsError> {
+        let id = self.resolve(act, key).await?;
+        self.authorise(act, &id, right, context).await?;
+        let key = self.store().key(&id).await?.ok_or(KmsError::KeyNotFound)?;
+        key.usable_for(usage)?;
+        Ok(key)
+    }
+
+    /// The digest that binds `context`, made once; notes its keyed hash for the record.
+    pub(crate) fn bind(&self, act: &mut Act<'_>, context: &EncryptionContext) -> [u8; 32] {
+        if context.is_empty() {
+            return *EMPTY_CONTEXT_DIGEST;
+        }
+        let digest = context.digest();
+        if !act.is_batch {
+            let hash = self.inner.seams.barrier.keyed_hash(b"kms/context", &digest);
+            let mut text = [0; 64];
+            act.context = hex::encode_to_slice(hash, &mut text).is_ok().then_some(text);
+        }
+        digest
+    }
+
+    /// Hands request and record over at once, and awaits both. What cannot be recorded is not told.
+    pub(crate) async fn ask<T>(
+        &self,
+        act: &Act<'_>,
+        request: Request,
+        take: impl FnOnce(Reply) -> Result<T, HsmError>,
+    ) -> Result<T, KmsError> {
+        let pending = self.inner.seams.boundary.submit(request);
+        let logged = self.inner.seams.audit.append(act.record(Outcome::Asked).encode());
+        let (reply, logged) = join(pending, logged).await;
+        logged?;
+        match reply.and_then(take) {
+            Ok(taken) => Ok(taken),
+            Err(error) => self.refuse(act, self.boundary_error(error)).await,
+        }
+    }
+
+    /// Records that the act failed; then the error may be told.
+    pub(crate) async fn refuse<T>(&self, act: &Act<'_>, error: KmsError) -> Result<T, KmsError> {
+        match error.face() {
+            Face::Internal => tracing::error!(request_id = act.call.request_id, %error, "refused"),
+            Face::Unavailable => tracing::warn!(request_id = act.call.request_id, %error, "refused"),
+            Face::PermissionDenied
+            | Face::InvalidArgument
+            | Face::NotFound
+            | Face::AlreadyExists
+            | Face::FailedPrecondition
+            | Face::ResourceExhausted
+            | Face::Aborted => {}
+        }
+        self.inner.seams.audit.append(act.failure(&error).encode()).await?;
+        Err(error)
+    }
+
+    /// Records how an act without a boundary call ended, unless its change has told that already.
+    pub(crate) async fn finish<T>(&self, act: &Act<'_>, ended: Result<(T, Told), KmsError>) -> Result<T, KmsError> {
+        match ended {
+            Ok((value, Told::WithItsChange)) => Ok(value),
+            Ok((value, Told::NotYet)) => {
+                self.inner.seams.audit.append(act.record(Outcome::Done).encode()).await?;
+                Ok(value)
+            }
+            Err(error) => self.refuse(act, error).await,
+        }
+    }
+
+    /// Commits a change with the act's record, and lets the caches of this node forget what changed.
+    pub(crate) async fn commit(&self, act: &Act<'_>, batch: Batch) -> Result<Told, KmsError> {
+        self.commit_record(batch, &act.record(Outcome::Done)).await?;
+        Ok(Told::WithItsChange)
+    }
+
+    pub(crate) async fn commit_record(&self, batch: Batch, record: &audit::Record<'_>) -> Result<(), KmsError> {
+        let paths = batch.writes.iter().map(Write::path).cloned().collect();
+        let revision = self.inner.seams.changes.commit(batch, record).await?;
+        self.inner.seams.caches.apply(&Change::Paths { revision, paths });
+        Ok(())
+    }
+
+    pub(crate) fn batch(&self) -> Result<Batch, KmsError> {
+        Ok(self.inner.seams.changes.batch()?)
+    }
+
+    pub(crate) fn seal(&self, path: &EntryPath, value: &[u8]) -> Result<bytes::Bytes, KmsError> {
+        Ok(self.inner.seams.barrier.seal(path, value)?)
+    }
+
+    /// What the boundary says of itself: as last heard, or asked anew.
+    pub(crate) async fn status(&self) -> Result<Arc<ModuleStatus>, KmsError> {
+        let known = self.inner.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(status) = known {
+            return Ok(status);
+        }
+        let boundary = &self.inner.seams.boundary;
+        let status =
+            ask!(boundary, Request::Status => Reply::Status).await.map_err(|error| self.boundary_error(error))?;
+        let status = Arc::new(*status);
+        *self.inner.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&status));
+        Ok(status)
+    }
+
+    pub(crate) fn boundary_error(&self, error: HsmError) -> KmsError {
+        let error = KmsError::of_boundary(error);
+        // whatever answers next may be another module, or this one with other capabilities
+        if matches!(error, KmsError::BoundaryUnavailable(_) | KmsError::UnsupportedByBoundary) {
+            *self.inner.status.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        error
     }
 }
+
+/// What the ACL says of a path that is no key's.
+pub(crate) fn authorise_path(act: &mut Act<'_>, path: &str, capability: Capability) -> Result<(), KmsError> {
+    act.on_path(path);
+    match identity::decide(act.by.acl(), path, capability) {
+        Verdict::Allow { rule } => settle(act, Decision::Allowed, Cow::Borrowed(rule)),
+        Verdict::Deny { rule } => settle(act, Decision::Denied, Cow::Borrowed(rule)),
+        Verdict::Nothing => settle(act, Decision::Denied, Cow::Borrowed("")),
+    }
+}
+
+fn settle<'a>(act: &mut Act<'a>, decision: Decision, rule: Cow<'a, str>) -> Result<(), KmsError> {
+    act.rule = rule;
+    act.decision = decision;
+    if decision == Decision::Allowed { Ok(()) } else { Err(KmsError::PermissionDenied) }
+}
+
+/// Told as unknown only to who may see it.
+pub(crate) fn unknown_alias(act: &mut Act<'_>, name: &AliasName) -> KmsError {
+    act.on_path(&format!("kms/aliases/{}", name.bare()));
+    if may_see_alias(act.by, name) {
+        return KmsError::AliasNotFound;
+    }
+    act.decision = Decision::Denied;
+    KmsError::PermissionDenied
+}
+
+/// Who may read the alias, or any key.
+pub(crate) fn may_see_alias(by: &Principal, name: &AliasName) -> bool {
+    let reads = |path: &str| matches!(identity::decide(by.acl(), path, Capability::Read), Verdict::Allow { .. });
+    reads(&format!("kms/aliases/{}", name.bare())) || reads("kms/keys/+")
+}
+
+/// SHA-256 of the empty context's canonical form, four zero bytes.
+static EMPTY_CONTEXT_DIGEST: std::sync::LazyLock<[u8; 32]> = std::sync::LazyLock::new(|| mac::sha256(&[0; 4]));

@@ -1,11 +1,13 @@
 //! GenerateMac, VerifyMac.
 
+use crate::act::{Act, Right};
 use crate::error::KmsError;
 use crate::name::KeyRef;
 use crate::service::Kms;
+use crate::{BLOB_BYTES_MAX, PLAINTEXT_BYTES_MAX};
 use bytes::Bytes;
 use envelope::SecretBytes;
-use hsm_api::KeyId;
+use hsm_api::{HsmError, KeyId, KeyUsage, Reply, Request};
 use identity::{Principal, RequestInfo};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,17 +52,52 @@ impl Kms {
         call: &RequestInfo,
         command: GenerateMac,
     ) -> Result<GeneratedMac, KmsError> {
-        let _ = (by, call, command);
-        Err(KmsError::Internal("not built yet"))
+        let GenerateMac { key, message, algorithm } = command;
+        let (key_id, key_version, mac) =
+            self.mac(Act::new("GenerateMac", by, call), &key, Right::GENERATE_MAC, message, Ok(())).await?;
+        Ok(GeneratedMac { key_id, key_version, mac, algorithm })
     }
 
+    /// Compared in constant time; the code is made inside the boundary.
     pub async fn verify_mac(
         &self,
         by: &Principal,
         call: &RequestInfo,
         command: VerifyMac,
     ) -> Result<MacVerified, KmsError> {
-        let _ = (by, call, command);
-        Err(KmsError::Internal("not built yet"))
+        let VerifyMac { key, message, algorithm, mac: given } = command;
+        let sound =
+            if (1..=BLOB_BYTES_MAX).contains(&given.len()) { Ok(()) } else { Err(KmsError::InvalidField("mac")) };
+        let (key_id, _, mac) =
+            self.mac(Act::new("VerifyMac", by, call), &key, Right::VERIFY_MAC, message, sound).await?;
+        Ok(MacVerified { key_id, mac_valid: envelope::mac::equal(&mac, &given), algorithm })
+    }
+
+    async fn mac(
+        &self,
+        mut act: Act<'_>,
+        key: &KeyRef,
+        right: Right<'_>,
+        message: SecretBytes,
+        sound: Result<(), KmsError>,
+    ) -> Result<(KeyId, u32, [u8; 32]), KmsError> {
+        let admitted = async {
+            if !(1..=PLAINTEXT_BYTES_MAX).contains(&message.len()) {
+                return Err(KmsError::InvalidField("message"));
+            }
+            sound?;
+            let key = self.admit(&mut act, key, right, KeyUsage::GenerateVerifyMac, None).await?;
+            let (version, material) = key.current().ok_or(KmsError::Internal("a usable key has a current version"))?;
+            Ok((key.id, version, material.token.clone()))
+        };
+        match admitted.await {
+            Ok((key_id, version, key)) => {
+                let take = |reply| {
+                    if let Reply::Mac(mac) = reply { Ok((key_id, version, mac)) } else { Err(HsmError::Protocol) }
+                };
+                self.ask(&act, Request::Mac { key, message }, take).await
+            }
+            Err(error) => self.refuse(&act, error).await,
+        }
     }
 }

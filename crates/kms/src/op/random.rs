@@ -1,9 +1,12 @@
 //! GenerateRandom.
 
+use crate::RANDOM_BYTES_MAX;
+use crate::act::Act;
 use crate::error::KmsError;
-use crate::service::Kms;
+use crate::service::{Kms, authorise_path};
 use envelope::SecretBytes;
-use identity::{Principal, RequestInfo};
+use hsm_api::{HsmError, Reply, Request};
+use identity::{Capability, Principal, RequestInfo};
 
 impl Kms {
     /// 1 to 1024 bytes.
@@ -13,7 +16,22 @@ impl Kms {
         call: &RequestInfo,
         number_of_bytes: u32,
     ) -> Result<SecretBytes, KmsError> {
-        let _ = (by, call, number_of_bytes);
-        Err(KmsError::Internal("not built yet"))
+        let mut act = Act::new("GenerateRandom", by, call);
+        let bytes = match admit(&mut act, number_of_bytes) {
+            Ok(bytes) => bytes,
+            Err(error) => return self.refuse(&act, error).await,
+        };
+        let take = |reply| {
+            let secret = if let Reply::Secret(secret) = reply { Some(secret) } else { None };
+            secret.filter(|secret| secret.len() == usize::from(bytes)).ok_or(HsmError::Protocol)
+        };
+        self.ask(&act, Request::Random { bytes }, take).await
     }
+}
+
+fn admit(act: &mut Act<'_>, number_of_bytes: u32) -> Result<u16, KmsError> {
+    let bytes = u16::try_from(number_of_bytes).ok().filter(|_| (1..=RANDOM_BYTES_MAX).contains(&number_of_bytes));
+    let bytes = bytes.ok_or(KmsError::InvalidField("number_of_bytes"))?;
+    authorise_path(act, "kms/random", Capability::Update)?;
+    Ok(bytes)
 }

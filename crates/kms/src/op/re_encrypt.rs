@@ -1,11 +1,12 @@
 //! ReEncrypt: to another key, version or context; the plaintext stays inside the boundary.
 
+use crate::act::{Act, Right};
 use crate::error::KmsError;
 use crate::name::KeyRef;
 use crate::service::Kms;
 use bytes::Bytes;
 use envelope::EncryptionContext;
-use hsm_api::KeyId;
+use hsm_api::{HsmError, KeyId, KeyUsage, Reply, Request};
 use identity::{Principal, RequestInfo};
 
 #[derive(Debug, Clone)]
@@ -33,7 +34,38 @@ impl Kms {
         call: &RequestInfo,
         command: ReEncrypt,
     ) -> Result<ReEncrypted, KmsError> {
-        let _ = (by, call, command);
-        Err(KmsError::Internal("not built yet"))
+        let mut act = Act::new("ReEncrypt", by, call);
+        match self.admit_both(&mut act, command).await {
+            Ok((request, [source_key_id, key_id], key_version)) => {
+                let take = |reply| if let Reply::Blob(blob) = reply { Ok(blob) } else { Err(HsmError::Protocol) };
+                let ciphertext_blob = self.ask(&act, request, take).await?;
+                Ok(ReEncrypted { ciphertext_blob, source_key_id, key_id, key_version })
+            }
+            Err(error) => self.refuse(&act, error).await,
+        }
+    }
+
+    /// The record's path is the source's; its items name both keys.
+    async fn admit_both(&self, act: &mut Act<'_>, command: ReEncrypt) -> Result<(Request, [KeyId; 2], u32), KmsError> {
+        let ReEncrypt { ciphertext_blob: blob, source_context, source_key, destination_key, destination_context } =
+            command;
+        let to_aad_digest = self.bind(act, &destination_context);
+        let from_aad_digest = self.bind(act, &source_context);
+        let (source, version) =
+            self.admit_blob(act, &blob, source_key.as_ref(), Right::RE_ENCRYPT_FROM, &source_context).await?;
+        let (from_path, from_rule) = (act.path.clone(), act.rule.clone());
+        let usage = KeyUsage::EncryptDecrypt;
+        let destination =
+            self.admit(act, &destination_key, Right::RE_ENCRYPT_TO, usage, Some(&destination_context)).await?;
+        act.path = from_path;
+        if from_rule != act.rule {
+            act.rule = format!("{from_rule}, {}", act.rule).into();
+        }
+        act.with_key(&source.id);
+        act.with_key(&destination.id);
+        let from = source.version(version).ok_or(KmsError::InvalidCiphertext)?.token.clone();
+        let (to_version, to) = destination.current().ok_or(KmsError::Internal("a usable key has a current version"))?;
+        let request = Request::ReEncrypt { from, to: to.token.clone(), from_aad_digest, to_aad_digest, blob };
+        Ok((request, [source.id, destination.id], to_version))
     }
 }
