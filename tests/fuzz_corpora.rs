@@ -22,6 +22,8 @@ fn every_kept_input_passes_through_its_target() {
             "sealed" => strongroom_fuzz::sealed,
             "hsm_frame" => strongroom_fuzz::hsm_frame,
             "file_format" => strongroom_fuzz::file_format,
+            "entry_path" => strongroom_fuzz::entry_path,
+            "storage_model" => strongroom_fuzz::storage_model,
             "acl_policy" => strongroom_fuzz::acl_policy,
             other => unreachable!("{other} has no body here: add it"),
         };

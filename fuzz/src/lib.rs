@@ -4,12 +4,18 @@
 //! Never: IO, or state from one input to the next.
 #![forbid(unsafe_code)]
 
+use envelope::ManualClock;
 use envelope::sealed::{Body, Malformed, parse_barrier, parse_blob, parse_system, parse_token};
 use envelope::stream::{CHUNK_BYTES, Decryptor, Encryptor, FileHeader, HEADER_BYTES_MIN, Prefix, SEALED_CHUNK_BYTES};
 use envelope::suite1::{SealingKey, open};
 use envelope::{EncryptionContext, Kind, Sealed, SecretBytes, SecretKey};
+use futures_util::FutureExt;
 use hsm_api::frame::{FRAME_BYTES_MAX, FRAME_ITEMS_MAX, FrameWriter, decode_replies, decode_requests, next_frame};
 use hsm_api::{HsmError, KeyToken, Reply};
+use identity::{Acl, Capability, Policy, PolicyName, Verdict, decide};
+use std::sync::Arc;
+use storage::path::{PATH_BYTES_MAX, SEGMENTS_MAX};
+use storage::{EntryPath, Memory};
 
 /// Sealed values: all parsers, their way back to bytes, and opening under a key that never made them.
 pub fn sealed(data: &[u8]) {
@@ -157,4 +163,102 @@ fn comes_back(header: &FileHeader, plaintext: &[u8]) {
         assert_eq!(decryptor.chunk(&sealed, i + 1 == chunks, &mut opened), Ok(()));
     }
     assert!(opened == plaintext && decryptor.is_finished());
+}
+
+/// Policies, and behind a zero byte a path to decide on: what is read goes back to both languages and means the same there.
+pub fn acl_policy(data: &[u8]) {
+    let mut parts = data.splitn(2, |byte| *byte == 0).map(std::str::from_utf8);
+    let Some(Ok(text)) = parts.next() else { return };
+    let policy = match Policy::parse(text) {
+        Ok(policy) => policy,
+        Err(malformed) => return assert!(!malformed.to_string().is_empty()),
+    };
+    for again in [policy_in_hcl(&policy), policy_in_json(&policy)] {
+        // escapes make a text longer than it was
+        if again.len() <= identity::policy::POLICY_BYTES_MAX {
+            assert_eq!(Policy::parse(&again).as_ref(), Ok(&policy), "{again}");
+        }
+    }
+    let name = PolicyName::parse("fuzzed").expect("it is a name");
+    let acl = Acl::compile([(&name, &policy)]);
+    if let Some(Ok(path)) = parts.next() {
+        for capability in Capability::ALL {
+            assert_ne!(decide(&acl, path, capability), Verdict::Allow { rule: "root" });
+        }
+    }
+    for (pattern, _) in policy.rules().iter().take(64).filter(|(pattern, _)| pattern.is_exact()) {
+        written_out(&policy, &acl, pattern.as_str());
+    }
+}
+
+/// On a path that is written out, what is written there decides, and nothing else.
+fn written_out(policy: &Policy, acl: &Acl, path: &str) {
+    let said = || policy.rules().iter().filter(|(pattern, _)| pattern.as_str() == path).map(|(_, said)| said);
+    for capability in Capability::ALL.into_iter().filter(|capability| *capability != Capability::List) {
+        let expected = if said().any(|said| said.denies()) {
+            Verdict::Deny { rule: "fuzzed" }
+        } else if said().any(|said| said.gives(capability)) {
+            Verdict::Allow { rule: "fuzzed" }
+        } else {
+            Verdict::Nothing
+        };
+        assert_eq!(decide(acl, path, capability), expected, "{path} {capability:?}");
+    }
+}
+
+fn words(said: identity::policy::Capabilities) -> String {
+    let given = Capability::ALL.into_iter().filter(|capability| said.gives(*capability)).map(Capability::as_str);
+    let words: Vec<_> = given.chain(said.denies().then_some("deny")).map(|word| format!("\"{word}\"")).collect();
+    words.join(", ")
+}
+
+fn quoted(path: &str) -> String {
+    format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+fn policy_in_hcl(policy: &Policy) -> String {
+    let rule = |(pattern, said): &(identity::policy::Pattern, identity::policy::Capabilities)| {
+        // a leading slash would be taken for the API's
+        format!("path {} {{ capabilities = [{}] }}\n", quoted(&format!("/{}", pattern.as_str())), words(*said))
+    };
+    policy.rules().iter().map(rule).collect()
+}
+
+fn policy_in_json(policy: &Policy) -> String {
+    let rule = |(pattern, said): &(identity::policy::Pattern, identity::policy::Capabilities)| {
+        format!("{}: {{\"capabilities\": [{}]}}", quoted(&format!("/{}", pattern.as_str())), words(*said))
+    };
+    let rules: Vec<_> = policy.rules().iter().map(rule).collect();
+    format!("{{\"path\": {{{}}}}}", rules.join(", "))
+}
+
+/// Paths: what parses is bounded, goes back to its text, and orders, joins and prefixes as its segments say.
+pub fn entry_path(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut parts = text.splitn(2, '\n');
+    let (first, second) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let Ok(path) = EntryPath::parse(first) else { return };
+    assert_eq!(path.as_str(), first);
+    assert!(first.len() <= PATH_BYTES_MAX);
+    let segments: Vec<&str> = path.segments().collect();
+    assert!((1..=SEGMENTS_MAX).contains(&segments.len()) && segments.join("/") == first);
+    assert!(segments.iter().all(|segment| !matches!(*segment, "" | "." | "..")));
+    assert!(first.bytes().all(|byte| byte.is_ascii_graphic()));
+    if let Ok(joined) = path.join(second) {
+        assert!(joined.starts_with(&path) && joined > path, "nothing climbs out of its prefix");
+        assert_eq!(joined.as_str(), format!("{first}/{second}"));
+    }
+    let Ok(other) = EntryPath::parse(second) else { return };
+    let others: Vec<&str> = other.segments().collect();
+    assert_eq!(path.starts_with(&other), segments.starts_with(&others));
+    assert_eq!(path.cmp(&other), first.as_bytes().cmp(second.as_bytes()));
+    assert_eq!(path == other, first == second);
+}
+
+/// The store in memory and the model do the same.
+pub fn storage_model(data: &[u8]) {
+    let clock = ManualClock::default();
+    let store = Memory::with_clock(Arc::new(clock.clone()));
+    let compared = storage::model::compare(&store, &clock, &storage::model::operations(data)).now_or_never();
+    assert!(compared.is_some(), "memory makes nobody wait");
 }

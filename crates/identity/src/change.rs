@@ -243,4 +243,3 @@ const PATH_LABEL: &[u8] = b"audit/path";
 /// Rows taken out of the outbox beside a change.
 const PIGGYBACK_MAX: usize = 16;
 const TAKEN_OUT_MAX: u32 = 100;
-

@@ -16,8 +16,10 @@ fn decide_slowly(policies: &[(PolicyName, Policy)], path: &str, capability: Capa
     let deciding: &str = match exact {
         Some(path) => path,
         None => {
-            let mut matching: Vec<&str> =
-                written.into_iter().filter(|pattern| pattern.contains(['+', '*']) && matches_slowly(pattern, &asked[0])).collect();
+            let mut matching: Vec<&str> = written
+                .into_iter()
+                .filter(|pattern| pattern.contains(['+', '*']) && matches_slowly(pattern, &asked[0]))
+                .collect();
             matching.sort_by(|a, b| {
                 let first = |p: &str| p.find(['+', '*']).unwrap();
                 let pluses = |p: &str| p.split('/').filter(|segment| *segment == "+").count();

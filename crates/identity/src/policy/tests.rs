@@ -1,4 +1,5 @@
 use super::*;
+use proptest::prelude::*;
 
 fn capabilities(words: &[&str]) -> Capabilities {
     let mut out = Capabilities::default();
@@ -13,12 +14,16 @@ fn capabilities(words: &[&str]) -> Capabilities {
 
 #[test]
 fn both_languages_are_read() {
-    let cases: &[(&str, &[(&str, &[&str])])] = &[
+    type Rules<'a> = &'a [(&'a str, &'a [&'a str])];
+    let cases: &[(&str, Rules<'_>)] = &[
         ("", &[]),
         ("# nothing\n// at all /*\n/* really\n * nothing */", &[]),
         (r#"path "a" { capabilities = ["read"] }"#, &[("a", &["read"])]),
         (r#"path "a"{capabilities=["read"]}path "b"{capabilities=[]}"#, &[("a", &["read"]), ("b", &[])]),
-        ("path \"a/*\" {\r\n  capabilities = [\n    \"create\", # c\n    \"read\",\n  ]\n}\n", &[("a/*", &["create", "read"])]),
+        (
+            "path \"a/*\" {\r\n  capabilities = [\n    \"create\", # c\n    \"read\",\n  ]\n}\n",
+            &[("a/*", &["create", "read"])],
+        ),
         (r#"path "/sys/+/x" { capabilities = ["deny", "read"] }"#, &[("sys/+/x", &["deny", "read"])]),
         (
             r#"path "a" { capabilities = ["create", "read", "update", "patch", "delete", "list", "sudo"] }"#,
@@ -26,7 +31,10 @@ fn both_languages_are_read() {
         ),
         (r#"path "*" { /*/ not yet */ capabilities = ["list"] }"#, &[("*", &["list"])]),
         (r#"path "q\"\\\/\u0041" { capabilities = ["read"] }"#, &[("q\"\\/A", &["read"])]),
-        (r#"path "a" { capabilities = ["read"] } path "a" { capabilities = ["list"] }"#, &[("a", &["read"]), ("a", &["list"])]),
+        (
+            r#"path "a" { capabilities = ["read"] } path "a" { capabilities = ["list"] }"#,
+            &[("a", &["read"]), ("a", &["list"])],
+        ),
         ("{}", &[]),
         (r#" { "path" : { } } "#, &[]),
         (
@@ -133,4 +141,53 @@ fn a_policy_is_bounded() {
 fn a_fault_reads_as_a_sentence() {
     let error = Policy::parse("path \"a\" {\n  capabilities = [\"write\"]\n}").unwrap_err();
     assert_eq!(error.to_string(), "line 2: unknown capability \"write\"");
+}
+
+/// The words of both languages and some that are of none, in any order.
+fn soup() -> impl Strategy<Value = String> {
+    let word = prop::sample::select(vec![
+        "path ",
+        "\"path\"",
+        "\"a/+/b\"",
+        "\"/a*\"",
+        "\"+\"",
+        "\"*\"",
+        "\"\\u0041\"",
+        "capabilities",
+        "\"capabilities\"",
+        "=",
+        ":",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        "\"read\"",
+        "\"deny\"",
+        "\"",
+        "\\",
+        "# c\n",
+        "/*",
+        "*/",
+        "//",
+        "\n",
+        "\u{e4}",
+        "$",
+    ]);
+    let rule = Just(r#"path "a/*" { capabilities = ["read"] } "#);
+    let json = Just(r#"{"path": {"a": {"capabilities": ["list"]}}}"#);
+    prop::collection::vec(prop_oneof![8 => word, 1 => rule, 1 => json], 0..24).prop_map(|words| words.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_the_text_it_is_read_whole_or_refused_by_name(text in prop_oneof![soup(), any::<String>()]) {
+        match Policy::parse(&text) {
+            Err(error) => prop_assert!(error.line >= 1 && !error.to_string().is_empty()),
+            // what is read stands in the text: no more rules than paths in quotes
+            Ok(policy) => prop_assert!(policy.rules().len() * 2 <= text.matches('"').count()),
+        }
+    }
 }

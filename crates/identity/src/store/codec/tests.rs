@@ -37,7 +37,8 @@ fn what_version_1_stored_is_read_for_ever() {
         role: None,
         ..a_token()
     };
-    let of_role = TokenRecord { ancestors: Vec::new(), parent: Parent::Role(RoleName::parse("web").unwrap()), ..a_token() };
+    let of_role =
+        TokenRecord { ancestors: Vec::new(), parent: Parent::Role(RoleName::parse("web").unwrap()), ..a_token() };
     for (stored, record) in [
         (include_str!("golden/token_child.json"), a_token()),
         (include_str!("golden/token_orphan.json"), orphan),
@@ -82,7 +83,9 @@ fn what_is_not_ours_is_altered_data_and_never_half_read() {
         assert_ne!(altered, sound, "{from}");
         assert!(matches!(decode_token(&secret(&altered)), Err(IdentityError::Altered(_))), "{altered}");
     }
-    for altered in ["", "{}", "null", r#"{"version":2,"left":1}"#, r#"{"version":1,"left":-1}"#, r#"{"version":1,"left":1}x"#] {
+    for altered in
+        ["", "{}", "null", r#"{"version":2,"left":1}"#, r#"{"version":1,"left":-1}"#, r#"{"version":1,"left":1}x"#]
+    {
         assert!(decode_uses(&secret(altered)).is_err(), "{altered}");
         assert!(decode_role(&secret(altered)).is_err(), "{altered}");
     }

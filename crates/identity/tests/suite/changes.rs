@@ -1,0 +1,181 @@
+use crate::house::{House, ROOT};
+use audit::{Record, Subject};
+use envelope::mac;
+use futures_util::future::join_all;
+use identity::{ChangeError, Changes};
+use std::time::Duration;
+use storage::{AtLeast, Batch, EntryPath, outbox};
+
+fn path(raw: &str) -> EntryPath {
+    EntryPath::parse(raw).unwrap()
+}
+
+fn record<'a>(house: &House, request_id: &'a str) -> Record<'a> {
+    Record::new(house.call().now, request_id, "Test", &Subject::System)
+}
+
+fn put(house: &House, changes: &Changes, at: &str) -> Batch {
+    let at = path(at);
+    let sealed = house.barrier.seal(&at, b"value").unwrap();
+    changes.batch().unwrap().put(at, sealed)
+}
+
+async fn pending(house: &House) -> usize {
+    outbox::pending(&house.barrier, 1000).await.unwrap().len()
+}
+
+fn requests(house: &House) -> Vec<String> {
+    house.records().iter().map(|record| record["request_id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_change_is_in_the_log_when_it_is_answered_with_the_hashes_of_what_was_written() {
+    let house = House::new();
+    let changes = house.changes();
+    let batch = put(&house, &changes, "t/a").delete(path("t/b"));
+    changes.commit(batch, &record(&house, "one")).await.unwrap();
+    let (_, found) = house.store.get(&[path("t/a")], AtLeast::Latest).await.unwrap();
+    let hash = |raw: &str| hex::encode(house.barrier.keyed_hash(b"audit/path", raw.as_bytes()));
+    let value = hex::encode(mac::sha256(&found[0].as_ref().unwrap().value));
+    let told = serde_json::json!([[hash("t/a"), value], [hash("t/b"), "deleted"]]);
+    assert_eq!(house.records()[0]["changes"], told);
+    assert_eq!(pending(&house).await, 1, "taken out with a later change");
+    changes.commit(put(&house, &changes, "t/b"), &record(&house, "two")).await.unwrap();
+    assert_eq!(pending(&house).await, 1);
+    changes.tidy().await.unwrap();
+    assert_eq!((pending(&house).await, requests(&house)), (0, vec!["one".into(), "two".into()]));
+    assert_eq!(changes.replay().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn what_does_not_come_to_be_is_not_told() {
+    let house = House::new();
+    let changes = house.changes();
+    let batch = put(&house, &changes, "t/a").revision_is(path("t/a"), storage::Revision(7));
+    let refused = changes.commit(batch, &record(&house, "one")).await;
+    assert_eq!(refused, Err(ChangeError::Conflict(path("t/a"))));
+    assert_eq!((pending(&house).await, house.lines().len()), (0, 0));
+}
+
+/// The log is moved away, so that the process can commit but not tell; then the process is gone.
+#[tokio::test]
+async fn a_crash_between_commit_and_log_loses_no_leaf() {
+    let house = House::new();
+    let away = house.log.with_extension("away");
+    let before = house.changes();
+    std::fs::rename(&house.log, &away).unwrap();
+    let failed = before.commit(put(&house, &before, "t/a"), &record(&house, "one")).await.unwrap_err();
+    assert_eq!(failed.reason(), "AUDIT_UNAVAILABLE");
+    let (_, found) = house.store.get(&[path("t/a")], AtLeast::Latest).await.unwrap();
+    assert!(found[0].is_some(), "the change stands");
+    drop(before);
+    std::fs::rename(&away, &house.log).unwrap();
+    assert_eq!((pending(&house).await, house.lines().len()), (1, 0));
+
+    let after = house.changes();
+    assert_eq!(after.replay().await.unwrap(), 1);
+    assert_eq!((pending(&house).await, requests(&house)), (0, vec!["one".into()]));
+    for _ in 0..2 {
+        assert_eq!(after.replay().await.unwrap(), 0, "once is enough");
+    }
+    assert_eq!(house.lines().len(), 1);
+}
+
+#[tokio::test]
+async fn a_replay_that_cannot_log_takes_nothing_out() {
+    let house = House::new();
+    for i in 0..150_u8 {
+        let batch = Batch::new(storage::CommitId([i; 16]));
+        let leaf = record(&house, "left behind").encode();
+        let (batch, _) = outbox::attach(&house.barrier, batch, &leaf).unwrap();
+        house.barrier.commit(batch).await.unwrap();
+    }
+    let away = house.log.with_extension("away");
+    std::fs::rename(&house.log, &away).unwrap();
+    let changes = house.changes();
+    assert_eq!(changes.replay().await.unwrap_err().reason(), "AUDIT_UNAVAILABLE");
+    assert_eq!(pending(&house).await, 150);
+    std::fs::rename(&away, &house.log).unwrap();
+    let settled = house.lines().len();
+    assert_eq!(changes.replay().await.unwrap(), 150);
+    assert_eq!((pending(&house).await, house.lines().len() - settled), (0, 150));
+}
+
+#[tokio::test]
+async fn while_a_leaf_is_owed_nothing_is_changed_and_it_is_told_first() {
+    let house = House::new();
+    let away = house.log.with_extension("away");
+    let changes = house.changes();
+    std::fs::rename(&house.log, &away).unwrap();
+    for (request, at) in [("one", "t/a"), ("two", "t/b"), ("three", "t/c")] {
+        let failed = changes.commit(put(&house, &changes, at), &record(&house, request)).await.unwrap_err();
+        assert_eq!(failed.reason(), "AUDIT_UNAVAILABLE", "{at}");
+    }
+    let paths = ["t/a", "t/b", "t/c"].map(path);
+    let (_, found) = house.store.get(&paths, AtLeast::Latest).await.unwrap();
+    assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, false]);
+    std::fs::rename(&away, &house.log).unwrap();
+    changes.commit(put(&house, &changes, "t/d"), &record(&house, "four")).await.unwrap();
+    assert_eq!(requests(&house), ["one", "four"]);
+    changes.tidy().await.unwrap();
+    assert_eq!(pending(&house).await, 0);
+}
+
+#[tokio::test]
+async fn a_change_whose_caller_has_gone_is_told_all_the_same() {
+    let house = House::new();
+    let changes = house.changes();
+    for _ in 0..20 {
+        let task = {
+            let (changes, batch, call) = (changes.clone(), put(&house, &changes, "t/a"), house.call());
+            tokio::spawn(async move {
+                let record = Record::new(call.now, &call.request_id, "Test", &Subject::System);
+                changes.commit(batch, &record).await
+            })
+        };
+        tokio::task::yield_now().await;
+        task.abort();
+        drop(task.await);
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    changes.tidy().await.unwrap();
+    let (revision, _) = house.store.get(&[], AtLeast::Latest).await.unwrap();
+    assert!(revision.0 >= 20 && house.lines().len() == 20, "{revision:?} {}", house.lines().len());
+    assert_eq!(pending(&house).await, 0);
+}
+
+#[tokio::test]
+async fn concurrent_changes_share_their_syncs_and_the_outbox_stays_short() {
+    let house = House::new();
+    let changes = house.changes();
+    for round in 0..4 {
+        let requests: Vec<String> = (0..64).map(|i| format!("{round}-{i}")).collect();
+        let records: Vec<_> = requests.iter().map(|request| record(&house, request)).collect();
+        let all = records
+            .iter()
+            .map(|record| changes.commit(put(&house, &changes, &format!("t/{}", record.request_id)), record));
+        assert!(join_all(all).await.into_iter().all(|outcome| outcome.is_ok()));
+    }
+    assert_eq!(house.lines().len(), 256);
+    assert!(house.file.syncs() < 64, "{} syncs for 256 changes", house.file.syncs());
+    assert!(pending(&house).await <= 2 * 64, "{} rows", pending(&house).await);
+    changes.tidy().await.unwrap();
+    assert_eq!(pending(&house).await, 0);
+}
+
+#[tokio::test]
+async fn without_a_log_nothing_is_done_and_nothing_is_told_to_the_caller() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    std::fs::rename(&house.log, house.log.with_extension("away")).unwrap();
+    let lookup = node.lookup_token(&root, &house.call(), None).await.unwrap_err();
+    let policy = identity::PolicyName::parse("p").unwrap();
+    let read = node.get_policy(&root, &house.call(), &policy).await.unwrap_err();
+    let change = node.put_policy(&root, &house.call(), &policy, "").await.unwrap_err();
+    for error in [lookup, change] {
+        assert_eq!(error.reason(), "AUDIT_UNAVAILABLE");
+    }
+    assert_eq!(read.reason(), "AUDIT_UNAVAILABLE", "not even that there is none");
+    // who is known comes in: what is done then is recorded or refused
+    assert!(node.authenticate(Some(ROOT), None, &house.call()).await.is_ok());
+}

@@ -1,0 +1,173 @@
+//! A store, a log and a clock; any number of nodes over them.
+
+use audit::{AuditSink, FileSink};
+use envelope::{Clock, ManualClock, SecretBytes, Timestamp};
+use identity::{
+    Caches, Changes, CreateToken, Identities, IdentityError, PeerCertificate, Principal, RequestInfo, Seams,
+};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use storage::{Barrier, Keyring, Memory, Storage};
+
+pub(crate) const ROOT: &[u8] = b"root-token-of-the-tests";
+pub(crate) const START: u64 = 1_700_000_000_000;
+pub(crate) const TENANT: [u8; 16] = [7; 16];
+
+pub(crate) struct House {
+    pub(crate) store: Arc<dyn Storage>,
+    pub(crate) barrier: Arc<Barrier>,
+    pub(crate) clock: ManualClock,
+    pub(crate) log: PathBuf,
+    pub(crate) file: Arc<FileSink>,
+    requests: AtomicU64,
+    _dir: tempfile::TempDir,
+}
+
+impl House {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = ManualClock::at(Timestamp::from_unix_millis(START));
+        let store: Arc<dyn Storage> = Arc::new(Memory::with_clock(Arc::new(clock.clone())));
+        let barrier = Arc::new(Barrier::new(Arc::clone(&store), [1; 16], Keyring::generate().unwrap()));
+        let log = dir.path().join("audit.log");
+        let file = FileSink::open(&log).unwrap();
+        Self { store, barrier, clock, log, file, requests: AtomicU64::new(0), _dir: dir }
+    }
+
+    pub(crate) fn sink(&self) -> Arc<dyn AuditSink> {
+        self.file.lane()
+    }
+
+    pub(crate) fn changes(&self) -> Changes {
+        Changes::new(Arc::clone(&self.barrier), self.sink())
+    }
+
+    /// A node with caches of its own that follow the store.
+    pub(crate) fn node(&self) -> Identities {
+        self.node_of(1, TENANT)
+    }
+
+    pub(crate) fn node_of(&self, generation: u64, tenant: [u8; 16]) -> Identities {
+        let caches = Arc::new(Caches::new(100));
+        let seams = Seams {
+            barrier: Arc::clone(&self.barrier),
+            tenant,
+            generation,
+            changes: self.changes(),
+            caches: Arc::clone(&caches),
+        };
+        let identities = Identities::new(seams).unwrap();
+        tokio::spawn(storage::follow(Arc::clone(&self.store), identities.watched(), vec![caches]));
+        identities
+    }
+
+    /// A node, and the root token's holder.
+    pub(crate) async fn open(&self) -> (Identities, Arc<Principal>) {
+        let node = self.node();
+        node.create_root(ROOT, &self.call()).await.unwrap();
+        let root = node.authenticate(Some(ROOT), None, &self.call()).await.unwrap();
+        (node, root)
+    }
+
+    /// A new request, now.
+    pub(crate) fn call(&self) -> RequestInfo {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        RequestInfo { request_id: format!("request-{number}"), from: "192.0.2.1:5".into(), now: self.clock.now() }
+    }
+
+    pub(crate) fn entries_below(&self, folder: &str) -> impl Future<Output = Vec<String>> + use<> {
+        let prefix = storage::EntryPath::parse(&format!("{}/identity/{folder}", "07".repeat(16))).unwrap();
+        let store = Arc::clone(&self.store);
+        async move {
+            let page = store.scan(&prefix, None, 1000, storage::AtLeast::Latest).await.unwrap();
+            page.entries.into_iter().map(|(path, _)| path.to_string()).collect()
+        }
+    }
+
+    /// The log's lines so far.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let text = std::fs::read(&self.log).unwrap();
+        let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+        String::from_utf8(text[..end].to_vec()).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    pub(crate) fn records(&self) -> Vec<serde_json::Value> {
+        self.lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// operation, subject's type, path, decision, rule, outcome: of the last `count` records.
+    pub(crate) fn last(&self, count: usize) -> Vec<String> {
+        let records = self.records();
+        let text = |value: &serde_json::Value| match value.as_str() {
+            Some(text) => text.to_owned(),
+            None if value.is_null() => String::new(),
+            None => value.to_string(),
+        };
+        let shown = records.iter().skip(records.len().saturating_sub(count)).map(|record| {
+            let fields = [
+                &record["operation"],
+                &record["subject"]["type"],
+                &record["path"],
+                &record["decision"],
+                &record["rule"],
+                &record["outcome"],
+            ];
+            fields.map(text).join(" ")
+        });
+        shown.collect()
+    }
+}
+
+pub(crate) fn policies(names: &[&str]) -> Vec<identity::PolicyName> {
+    names.iter().map(|name| identity::PolicyName::parse(name).unwrap()).collect()
+}
+
+pub(crate) fn token(names: &[&str], ttl_secs: u64) -> CreateToken {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    CreateToken::parse(&names, "", ttl_secs, 0, &[]).unwrap()
+}
+
+pub(crate) fn certificate(thumbprint: u8, common_name: &str, sans: &[&str]) -> PeerCertificate {
+    PeerCertificate {
+        thumbprint: [thumbprint; 32],
+        common_name: Some(common_name.to_owned()),
+        sans: sans.iter().map(|name| (*name).to_owned()).collect(),
+    }
+}
+
+/// Makes a token and its holder.
+pub(crate) async fn child(
+    house: &House,
+    node: &Identities,
+    by: &Principal,
+    command: CreateToken,
+) -> (SecretBytes, Arc<Principal>) {
+    let created = node.create_token(by, &house.call(), command).await.unwrap();
+    let holder = node.authenticate(Some(created.token.expose()), None, &house.call()).await.unwrap();
+    (created.token, holder)
+}
+
+/// What the log would say of an attempt to come in, or nothing.
+pub(crate) async fn refusal(house: &House, node: &Identities, token: &[u8]) -> Option<&'static str> {
+    match node.authenticate(Some(token), None, &house.call()).await {
+        Ok(_) => None,
+        Err(error) => {
+            assert!(matches!(error, IdentityError::Unauthenticated(_)), "{error}");
+            assert_eq!((error.reason(), error.to_string().as_str()), ("UNAUTHENTICATED", "unauthenticated"));
+            Some(error.cause())
+        }
+    }
+}
+
+/// Waits until it holds: at most the two seconds that revocation may take on another node.
+pub(crate) async fn within_two_seconds<F: AsyncFnMut() -> bool>(mut holds: F) {
+    for _ in 0..200 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within two seconds");
+}

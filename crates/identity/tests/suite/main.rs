@@ -1,0 +1,8 @@
+//! Identity over a real store and a real log: two nodes, their caches, and a clock that the test moves.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where it fails")]
+
+mod changes;
+mod house;
+mod policies;
+mod roles;
+mod tokens;

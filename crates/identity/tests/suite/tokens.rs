@@ -1,0 +1,362 @@
+use crate::house::{House, ROOT, START, child, policies, refusal, token, within_two_seconds};
+use envelope::Timestamp;
+use identity::token::{Parent, TTL_MAX};
+use identity::{Accessor, CreateToken, IdentityError};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[tokio::test]
+async fn the_root_token_is_made_once_and_allows_everything() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    let again = node.create_root(ROOT, &house.call()).await.unwrap();
+    assert_eq!(root.name(), format!("token/{}", again.accessor.as_str()));
+    assert_eq!((again.expires, again.uses_left, again.parent.clone()), (None, None, Parent::Orphan));
+    assert!(root.is_root());
+    assert_eq!(house.entries_below("tokens").await.len(), 1);
+    assert_eq!(house.last(9), ["CreateRootToken system auth/token/create allowed  done"]);
+    for malformed in [&b"short"[..], b"with a space in between", b""] {
+        assert_eq!(node.create_root(malformed, &house.call()).await.unwrap_err().field(), Some("token"));
+    }
+}
+
+#[tokio::test]
+async fn a_token_never_stands_in_store_or_log() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    let (secret, holder) = child(&house, &node, &root, token(&["p"], 60)).await;
+    node.lookup_token(&holder, &house.call(), None).await.unwrap();
+    node.revoke_token(&holder, &house.call(), None).await.unwrap();
+    let text = std::str::from_utf8(secret.expose()).unwrap();
+    for where_ in [house.lines().concat(), house.entries_below("tokens").await.concat(), format!("{holder:?}")] {
+        assert!(!where_.contains(text) && !where_.contains("root-token"), "{where_}");
+    }
+    assert!(house.lines().concat().contains(holder.name().strip_prefix("token/").unwrap()));
+}
+
+#[tokio::test]
+async fn what_nobody_is_recognised_by_is_told_apart_in_the_log_only() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    let (short_lived, _) = child(&house, &node, &root, token(&["p"], 1)).await;
+    let (revoked, holder) = child(&house, &node, &root, token(&["p"], 60)).await;
+    node.revoke_token(&holder, &house.call(), None).await.unwrap();
+    house.clock.advance(Duration::from_secs(1));
+    for (token, cause) in [
+        (&b""[..], "TOKEN_MALFORMED"),
+        (b"short", "TOKEN_MALFORMED"),
+        (b"nobody-ever-made-this", "TOKEN_UNKNOWN"),
+        (b"root-token-of-the-test", "TOKEN_UNKNOWN"),
+        (b"ROOT-token-of-the-tests", "TOKEN_UNKNOWN"),
+        (short_lived.expose(), "TOKEN_EXPIRED"),
+        (revoked.expose(), "TOKEN_UNKNOWN"),
+    ] {
+        assert_eq!(refusal(&house, &node, token).await, Some(cause), "{token:?}");
+    }
+    let nothing = node.authenticate(None, None, &house.call()).await.unwrap_err();
+    assert_eq!((nothing.reason(), nothing.cause()), ("UNAUTHENTICATED", "NO_CREDENTIALS"));
+}
+
+/// Two nodes, two caches, one store. What descends from a revoked token is dead with it.
+#[tokio::test]
+async fn revoking_kills_descendants_at_once_and_elsewhere_within_two_seconds() {
+    let house = House::new();
+    let (here, root) = house.open().await;
+    let there = house.node();
+    let (parent_secret, parent) = child(&house, &here, &root, token(&["p"], 600)).await;
+    // whoever makes a token needs the right: sudo on the path comes with root only
+    let policy = r#"path "auth/token/create" { capabilities = ["update"] }"#;
+    here.put_policy(&root, &house.call(), &policies(&["p"])[0], policy).await.unwrap();
+    let parent = here.authenticate(Some(parent_secret.expose()), None, &house.call()).await.unwrap_or(parent);
+    let (middle_secret, middle) = child(&house, &here, &parent, token(&[], 300)).await;
+    let (leaf_secret, leaf) = child(&house, &here, &middle, token(&[], 300)).await;
+    let (sibling_secret, _) = child(&house, &here, &root, token(&["p"], 600)).await;
+    assert_eq!(leaf.policies(), policies(&["p"]));
+    let all = [&parent_secret, &middle_secret, &leaf_secret, &sibling_secret];
+    for node in [&here, &there] {
+        for secret in all {
+            assert_eq!(refusal(&house, node, secret.expose()).await, None);
+        }
+    }
+
+    let accessor = Accessor::parse(parent.name().strip_prefix("token/").unwrap()).unwrap();
+    here.revoke_token(&root, &house.call(), Some(&accessor)).await.unwrap();
+    for (secret, cause) in
+        [(&parent_secret, "TOKEN_UNKNOWN"), (&middle_secret, "ANCESTOR_GONE"), (&leaf_secret, "ANCESTOR_GONE")]
+    {
+        assert_eq!(refusal(&house, &here, secret.expose()).await, Some(cause), "at once where it was revoked");
+        within_two_seconds(async || refusal(&house, &there, secret.expose()).await == Some(cause)).await;
+    }
+    assert_eq!(refusal(&house, &here, sibling_secret.expose()).await, None);
+    assert_eq!(refusal(&house, &there, sibling_secret.expose()).await, None);
+    // a holder from before makes nothing any more
+    let refused = here.create_token(&leaf, &house.call(), token(&[], 0)).await.unwrap_err();
+    assert_eq!(refused.cause(), "ANCESTOR_GONE");
+    let unknown = here.lookup_token(&root, &house.call(), Some(&accessor)).await.unwrap_err();
+    assert_eq!(unknown.reason(), "TOKEN_NOT_FOUND");
+
+    // revoking swept one token only; the others are swept up when due
+    assert_eq!(house.entries_below("tokens").await.len(), 4);
+    house.clock.advance(Duration::from_millis(1));
+    let now = house.call().now;
+    while here.sweep(now).await.unwrap() > 0 {}
+    assert_eq!(house.entries_below("tokens").await.len(), 2, "root and the sibling");
+    assert_eq!(house.entries_below("children").await.len(), 1);
+    assert_eq!(house.entries_below("accessors").await.len(), 2);
+    assert_eq!(house.entries_below("due").await.len(), 1);
+    assert_eq!(refusal(&house, &here, sibling_secret.expose()).await, None);
+}
+
+#[tokio::test]
+async fn a_token_is_over_at_its_end_and_not_before() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    let other = house.node();
+    let (secret, holder) = child(&house, &node, &root, token(&["p"], 10)).await;
+    assert_eq!(holder.expires(), Some(Timestamp::from_unix_millis(START + 10_000)));
+    for (millis, cause) in [(0, None), (9_999, None), (10_000, Some("TOKEN_EXPIRED")), (10_001, Some("TOKEN_EXPIRED"))]
+    {
+        house.clock.set(Timestamp::from_unix_millis(START + millis));
+        for node in [&node, &other] {
+            assert_eq!(refusal(&house, node, secret.expose()).await, cause, "after {millis} ms");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_lives_no_longer_than_its_parent() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    let policy = r#"path "auth/token/create" { capabilities = ["update"] }"#;
+    node.put_policy(&root, &house.call(), &policies(&["p"])[0], policy).await.unwrap();
+    let (_, parent) = child(&house, &node, &root, token(&["p"], 100)).await;
+    house.clock.advance(Duration::from_secs(40));
+    for (ttl_secs, lives_secs) in [(0, Some(60)), (1, Some(1)), (60, Some(60)), (61, None), (u64::MAX, None)] {
+        let made = node.create_token(&parent, &house.call(), token(&[], ttl_secs)).await;
+        let expires = made.as_ref().ok().map(|made| made.metadata.expires);
+        let expected = lives_secs.map(|secs| Some(house.call().now.plus(Duration::from_secs(secs))));
+        assert_eq!(expires, expected, "{ttl_secs}");
+        assert_eq!(
+            made.err().and_then(|error| error.field()),
+            lives_secs.is_none().then_some("ttl_secs"),
+            "{ttl_secs}"
+        );
+    }
+    let (_, longest) = child(&house, &node, &root, token(&["p"], TTL_MAX.as_secs())).await;
+    assert_eq!(longest.expires(), Some(house.call().now.plus(TTL_MAX)));
+    let beyond = node.create_token(&root, &house.call(), token(&["p"], TTL_MAX.as_secs() + 1)).await.unwrap_err();
+    assert_eq!(beyond.field(), Some("ttl_secs"));
+}
+
+/// CVE-2025-5999 and kin: no way to a token that may do more than whoever made it.
+#[tokio::test]
+async fn nobody_gives_what_is_not_theirs() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    let create = r#"path "auth/token/create" { capabilities = ["update"] }"#;
+    let sudo = r#"path "auth/token/create" { capabilities = ["update", "sudo"] }"#;
+    for (name, text) in [("create", create), ("sudo", sudo), ("p", "")] {
+        node.put_policy(&root, &house.call(), &policies(&[name])[0], text).await.unwrap();
+    }
+    let (_, plain) = child(&house, &node, &root, token(&["create", "p"], 600)).await;
+    let (_, strong) = child(&house, &node, &root, token(&["sudo"], 600)).await;
+    let (_, weak) = child(&house, &node, &root, token(&["p"], 600)).await;
+    for (by, asked, outcome) in [
+        (&plain, &["p"][..], Ok(&["p"][..])),
+        (&plain, &["p", "create"], Ok(&["create", "p"])),
+        (&plain, &[], Ok(&["create", "p"])),
+        (&plain, &["sudo"], Err("PERMISSION_DENIED")),
+        (&plain, &["default"], Err("PERMISSION_DENIED")),
+        (&plain, &["p", "nowhere"], Err("PERMISSION_DENIED")),
+        (&plain, &["root"], Err("INVALID_FIELD")),
+        (&strong, &["p"], Ok(&["p"])),
+        (&strong, &["root"], Err("INVALID_FIELD")),
+        (&weak, &["p"], Err("PERMISSION_DENIED")),
+        (&root, &["nowhere"], Ok(&["nowhere"])),
+        (&root, &["root"], Err("INVALID_FIELD")),
+        (&root, &[], Err("INVALID_FIELD")),
+    ] {
+        let made = node.create_token(by, &house.call(), token(asked, 0)).await;
+        let found = made.as_ref().map(|made| made.metadata.policies.to_vec()).map_err(IdentityError::reason);
+        assert_eq!(found, outcome.map(policies), "{} asks for {asked:?}", by.name());
+    }
+    assert_eq!(
+        house.last(4),
+        [
+            "CreateToken token auth/token/create denied  {\"failed\":\"PERMISSION_DENIED\"}",
+            "CreateToken token auth/token/create allowed root done",
+            "CreateToken token auth/token/create allowed root {\"failed\":\"INVALID_FIELD\"}",
+            "CreateToken token auth/token/create allowed root {\"failed\":\"INVALID_FIELD\"}",
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixty_four_at_once_use_a_token_as_often_as_it_may_be_used() {
+    for uses in [1, 7, 40] {
+        let house = Arc::new(House::new());
+        let (node, root) = house.open().await;
+        let other = house.node();
+        let command = CreateToken { num_uses: NonZeroU32::new(uses), ..token(&["p"], 600) };
+        let made = node.create_token(&root, &house.call(), command).await.unwrap();
+        assert_eq!(made.metadata.uses_left, Some(uses));
+        let secret = Arc::new(made.token);
+        let mut tries = tokio::task::JoinSet::new();
+        for i in 0..64 {
+            let node = if i % 2 == 0 { node.clone() } else { other.clone() };
+            let (house, secret) = (Arc::clone(&house), Arc::clone(&secret));
+            tries.spawn(async move {
+                let holder = node.authenticate(Some(secret.expose()), None, &house.call()).await;
+                match holder {
+                    Ok(holder) => {
+                        Some(node.lookup_token(&holder, &house.call(), None).await.unwrap().uses_left.unwrap())
+                    }
+                    Err(error) => {
+                        assert_eq!(error.cause(), "TOKEN_USED_UP");
+                        None
+                    }
+                }
+            });
+        }
+        let mut left: Vec<u32> = tries.join_all().await.into_iter().flatten().collect();
+        left.sort_unstable();
+        assert_eq!(left, (0..uses).collect::<Vec<_>>(), "each use counts once");
+        let counted = house.records().iter().filter(|record| record["operation"] == "UseToken").count();
+        assert_eq!(counted, usize::try_from(uses).unwrap());
+        let gone = node.lookup_token(&root, &house.call(), Some(&made.metadata.accessor)).await.unwrap_err();
+        assert_eq!(gone.reason(), "TOKEN_NOT_FOUND");
+    }
+}
+
+#[tokio::test]
+async fn a_token_of_counted_uses_makes_no_others_and_may_end_itself() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    let policy = r#"path "auth/token/create" { capabilities = ["update"] }"#;
+    node.put_policy(&root, &house.call(), &policies(&["p"])[0], policy).await.unwrap();
+    let command = CreateToken { num_uses: NonZeroU32::new(1), ..token(&["p"], 600) };
+    let (_, holder) = child(&house, &node, &root, command).await;
+    let refused = node.create_token(&holder, &house.call(), token(&[], 0)).await.unwrap_err();
+    assert_eq!(refused.reason(), "PERMISSION_DENIED");
+    node.revoke_token(&holder, &house.call(), None).await.unwrap();
+    assert!(house.entries_below("uses").await.is_empty());
+}
+
+#[tokio::test]
+async fn another_generation_voids_every_token() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    let (secret, _) = child(&house, &node, &root, token(&["p"], 600)).await;
+    let next = house.node_of(2, crate::house::TENANT);
+    for token in [ROOT, secret.expose()] {
+        assert_eq!(refusal(&house, &node, token).await, None);
+        assert_eq!(refusal(&house, &next, token).await, Some("OTHER_GENERATION"));
+    }
+    // the root token of the new generation may be the same
+    next.create_root(ROOT, &house.call()).await.unwrap();
+    assert_eq!(refusal(&house, &next, ROOT).await, None);
+    assert_eq!(refusal(&house, &next, secret.expose()).await, Some("OTHER_GENERATION"));
+}
+
+#[tokio::test]
+async fn another_tenants_token_is_unknown() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    let elsewhere = house.node_of(1, [8; 16]);
+    elsewhere.create_root(b"the-other-tenants-root", &house.call()).await.unwrap();
+    let stranger = elsewhere.authenticate(Some(b"the-other-tenants-root"), None, &house.call()).await.unwrap();
+    assert_eq!(refusal(&house, &elsewhere, ROOT).await, Some("TOKEN_UNKNOWN"));
+    let accessor = Accessor::parse(root.name().strip_prefix("token/").unwrap()).unwrap();
+    for error in [
+        elsewhere.lookup_token(&stranger, &house.call(), Some(&accessor)).await.map(|_| ()).unwrap_err(),
+        elsewhere.revoke_token(&stranger, &house.call(), Some(&accessor)).await.unwrap_err(),
+    ] {
+        assert_eq!(error.reason(), "TOKEN_NOT_FOUND");
+    }
+    assert_eq!(refusal(&house, &node, ROOT).await, None);
+}
+
+#[tokio::test]
+async fn a_chain_has_sixteen_ancestors_at_most() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    let policy = r#"path "auth/token/create" { capabilities = ["update"] }"#;
+    node.put_policy(&root, &house.call(), &policies(&["p"])[0], policy).await.unwrap();
+    let mut holder = root;
+    for depth in 1..=16 {
+        let parent = holder.name().to_owned();
+        (_, holder) = child(&house, &node, &holder, token(if depth == 1 { &["p"] } else { &[] }, 600)).await;
+        let metadata = node.lookup_token(&holder, &house.call(), None).await.unwrap();
+        assert_eq!(format!("token/{}", metadata.parent.text()), parent, "{depth}");
+    }
+    let refused = node.create_token(&holder, &house.call(), token(&[], 0)).await.unwrap_err();
+    assert_eq!(refused.reason(), "LIMIT_EXCEEDED");
+}
+
+#[tokio::test]
+async fn looking_up_and_revoking_others_takes_a_right_and_oneself_none() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    let (secret, holder) = child(&house, &node, &root, token(&["nothing"], 600)).await;
+    let root_accessor = Accessor::parse(root.name().strip_prefix("token/").unwrap()).unwrap();
+    let own = node.lookup_token(&holder, &house.call(), None).await.unwrap();
+    assert_eq!(own.parent, Parent::Token(root_accessor.clone()));
+    assert_eq!(node.lookup_token(&root, &house.call(), Some(&own.accessor)).await.unwrap(), own);
+    for accessor in [&root_accessor, &own.accessor, &Accessor::parse(&"0".repeat(32)).unwrap()] {
+        for error in [
+            node.lookup_token(&holder, &house.call(), Some(accessor)).await.map(|_| ()).unwrap_err(),
+            node.revoke_token(&holder, &house.call(), Some(accessor)).await.unwrap_err(),
+        ] {
+            assert_eq!(error.reason(), "PERMISSION_DENIED", "whether it exists or not");
+        }
+    }
+    node.revoke_token(&holder, &house.call(), None).await.unwrap();
+    assert_eq!(refusal(&house, &node, secret.expose()).await, Some("TOKEN_UNKNOWN"));
+    // who was let in before hears that it is over, once it asks for a change
+    let again = node.revoke_token(&holder, &house.call(), None).await.unwrap_err();
+    assert_eq!(again.reason(), "TOKEN_NOT_FOUND");
+    assert_eq!(
+        house.last(4),
+        [
+            "LookupToken token auth/token/lookup denied  {\"failed\":\"PERMISSION_DENIED\"}",
+            "RevokeToken token auth/token/revoke denied  {\"failed\":\"PERMISSION_DENIED\"}",
+            "RevokeToken token auth/token/revoke-self allowed  done",
+            "RevokeToken token auth/token/revoke-self allowed  {\"failed\":\"TOKEN_NOT_FOUND\"}",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn sweeping_takes_what_is_over_page_by_page_and_nothing_else() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    let policy = r#"path "auth/token/create" { capabilities = ["update"] }"#;
+    node.put_policy(&root, &house.call(), &policies(&["p"])[0], policy).await.unwrap();
+    let (_, parent) = child(&house, &node, &root, token(&["p"], 1000)).await;
+    for _ in 0..40 {
+        node.create_token(&parent, &house.call(), token(&[], 1000)).await.unwrap();
+    }
+    for _ in 0..70 {
+        node.create_token(&root, &house.call(), token(&["p"], 10)).await.unwrap();
+    }
+    let counted = CreateToken { num_uses: NonZeroU32::new(2), ..token(&["p"], 10) };
+    node.create_token(&root, &house.call(), counted).await.unwrap();
+    assert_eq!(node.sweep(house.call().now).await.unwrap(), 0, "nothing is due");
+    house.clock.advance(Duration::from_secs(10));
+    let mut pages = Vec::new();
+    while let due @ 1.. = node.sweep(house.call().now).await.unwrap() {
+        pages.push(due);
+    }
+    assert_eq!(pages, [64, 7]);
+    assert_eq!(house.entries_below("tokens").await.len(), 42);
+    node.revoke_token(&parent, &house.call(), None).await.unwrap();
+    house.clock.advance(Duration::from_millis(1));
+    while node.sweep(house.call().now).await.unwrap() > 0 {
+        house.clock.advance(Duration::from_millis(1));
+    }
+    for (folder, left) in [("tokens", 1), ("accessors", 1), ("children", 0), ("due", 0), ("uses", 0)] {
+        assert_eq!(house.entries_below(folder).await.len(), left, "{folder}");
+    }
+    assert_eq!(refusal(&house, &node, ROOT).await, None);
+}
