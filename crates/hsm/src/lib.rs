@@ -1,120 +1,116 @@
-//! The client side of the boundary: one pinned channel a runtime, requests of one moment in one frame, reconnection for
-//! ever.
+//! The client side of the boundary: requests in, frames out, replies to whom they belong.
 //!
-//! Always: a request that was handed over is answered: by its reply, or by what became of it (`Restarted`, `TimedOut`,
-//! `Unavailable`, `Busy`).
-//! Never: a reply believed that nobody waits for; a wake-up of another thread for a request of the pipe's own runtime.
+//! Always: a request that was handed over ends, with a reply or an error, within its time; while the boundary is away
+//! a request is refused at once.
+//! Never: a reply that goes to another request; a request that is sent twice.
 #![forbid(unsafe_code)]
 
-mod outstanding;
+mod channel;
+mod connection;
+mod line;
 mod pipe;
-mod queue;
 
-use hsm_api::{Boundary, HsmError, Pending, Reply, Request, Service};
+pub use channel::{Channel, connect_once};
+
+use hsm_api::{Boundary, Pending, Reply, Request};
 use hsm_channel::{ChannelError, Identity, Pin, client_config};
-use queue::Queue;
-use std::path::{Path, PathBuf};
+use line::{Answer, Line};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
-/// Which boundary, and as whom.
+/// Where the boundary is, and who we are to it.
 #[derive(Debug, Clone)]
 pub struct Options {
     pub socket: PathBuf,
     pub identity: Arc<Identity>,
     pub boundary: Pin,
-    /// How long a service of the data path may take; key generation, RSA and administration may take [`SLOW`].
+    /// How long a request may take; RSA key generation and administration get twelve times as much.
     pub timeout: Duration,
 }
 
 impl Options {
     pub fn new(socket: PathBuf, identity: Arc<Identity>, boundary: Pin) -> Self {
-        Self { socket, identity, boundary, timeout: Duration::from_secs(2) }
+        Self { socket, identity, boundary, timeout: Duration::from_secs(5) }
     }
 }
 
-/// How long a service that is allowed to be slow may take.
-pub const SLOW: Duration = Duration::from_secs(60);
-
-/// A boundary behind its socket. Clones share the channel.
-#[derive(Debug, Clone)]
-pub struct SocketBoundary(Arc<Handle>);
-
+/// A boundary at the other end of a socket: one connection, one task.
+///
+/// It is quickest for requests made on the runtime that it was started on: no thread is woken for them.
 #[derive(Debug)]
-struct Handle {
-    queue: Arc<Queue>,
+pub struct SocketBoundary {
+    line: Arc<Line>,
+    timeout: Duration,
+    up: watch::Receiver<bool>,
 }
 
 impl SocketBoundary {
-    /// Inside a runtime: connects there, and again whenever the channel breaks, until the last clone is dropped.
+    /// Starts the task on the current runtime. It connects, and connects again whenever it has to, until this drops.
     pub fn start(options: Options) -> Result<Self, ChannelError> {
         let config = client_config(&options.identity, options.boundary)?;
-        let queue = Arc::new(Queue::new(options.timeout));
-        tokio::spawn(pipe::keep(options.socket, config, Arc::clone(&queue)));
-        Ok(Self(Arc::new(Handle { queue })))
+        let (line, timeout) = (Arc::new(Line::default()), options.timeout);
+        let (up_sender, up) = watch::channel(false);
+        tokio::spawn(pipe::run(Arc::clone(&line), options, config, up_sender));
+        Ok(Self { line, timeout, up })
+    }
+
+    /// Waits until the boundary answers.
+    pub async fn connected(&self) {
+        let mut up = self.up.clone();
+        let _it_fails_when_the_runtime_ends = up.wait_for(|up| *up).await;
+    }
+
+    pub fn is_connected(&self) -> bool {
+        *self.up.borrow()
     }
 }
 
 impl Boundary for SocketBoundary {
     fn submit(&self, request: Request) -> Pending<Reply> {
-        self.0.queue.submit(request)
+        let deadline = Instant::now() + patience(&request, self.timeout);
+        match self.line.push(&request, deadline) {
+            Ok(id) => Box::pin(Answer::new(Arc::clone(&self.line), id)),
+            Err(error) => Box::pin(std::future::ready(Err(error))),
+        }
     }
 }
 
-impl Drop for Handle {
+impl Drop for SocketBoundary {
     fn drop(&mut self) {
-        self.queue.close();
+        self.line.close();
     }
 }
 
-/// A channel that is not made anew when it breaks: for administration.
-#[derive(Debug)]
-pub struct Channel(Handle);
-
-/// Connects once, so that what is wrong shows now.
-pub async fn connect_once(socket: &Path, identity: &Identity, boundary: Pin) -> Result<Channel, HsmError> {
-    let config = client_config(identity, boundary).map_err(|error| {
-        tracing::error!(%error, "no channel can be made with this key");
-        HsmError::Protocol
-    })?;
-    let queue = Arc::new(Queue::new(SLOW));
-    let pipe = pipe::connect(socket, &config, &queue).await.map_err(|why| {
-        tracing::error!(%why, socket = %socket.display(), "the boundary was not reached");
-        HsmError::Unavailable
-    })?;
-    tokio::spawn(pipe::run(pipe));
-    Ok(Channel(Handle { queue }))
+/// How long this request may take.
+fn patience(request: &Request, timeout: Duration) -> Duration {
+    if is_slow(request) { timeout * 12 } else { timeout }
 }
 
-impl Channel {
-    pub async fn ask(&self, request: Request) -> Result<Reply, HsmError> {
-        self.0.queue.submit(request).await
-    }
-}
-
-/// Services whose arithmetic or disk may take long.
-const fn is_slow(service: Service) -> bool {
-    match service {
-        Service::GenerateKey
-        | Service::Sign
-        | Service::SignCheckpoint
-        | Service::PublicKey
-        | Service::Initialise
-        | Service::Enrol
-        | Service::Backup
-        | Service::Restore
-        | Service::RotateDomain
-        | Service::Zeroise => true,
-        Service::Status
-        | Service::GenerateDataKeys
-        | Service::Encrypt
-        | Service::Decrypt
-        | Service::ReEncrypt
-        | Service::Mac
-        | Service::Random
-        | Service::SystemSeal
-        | Service::SystemOpen
-        | Service::Counters
-        | Service::Rewrap => false,
+/// Seconds by nature: primes are looked for, or a passphrase is stretched and disks are waited for.
+fn is_slow(request: &Request) -> bool {
+    match request {
+        Request::GenerateKey(new) => new.spec.rsa_bits().is_some(),
+        Request::Initialise { .. }
+        | Request::Enrol { .. }
+        | Request::Backup { .. }
+        | Request::Restore { .. }
+        | Request::RotateDomain
+        | Request::Zeroise => true,
+        Request::Status
+        | Request::GenerateDataKeys { .. }
+        | Request::Encrypt { .. }
+        | Request::Decrypt { .. }
+        | Request::ReEncrypt { .. }
+        | Request::Sign { .. }
+        | Request::PublicKey { .. }
+        | Request::Mac { .. }
+        | Request::Random { .. }
+        | Request::SystemSeal { .. }
+        | Request::SystemOpen { .. }
+        | Request::SignCheckpoint { .. }
+        | Request::Counters { .. }
+        | Request::Rewrap { .. } => false,
     }
 }

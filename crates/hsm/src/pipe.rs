@@ -1,311 +1,217 @@
-//! The one task that owns the channel: drains the queue into frames, writes, reads, answers.
+//! The task between the line and the socket.
 //!
-//! Always: whatever is queued when the task runs shares its frames; the task never waits for a socket to take a frame
-//! before it reads the next reply.
+//! Always: the queue is drained at once into a frame; at most [`IN_FLIGHT_MAX`] frames wait for their first reply.
+//! Never: a timer for each request: deadlines are looked at on one tick.
 
-use crate::outstanding::Outstanding;
-use crate::queue::{Item, Queue, Road};
-use aws_lc_rs::rand;
-use hsm_api::frame::{FRAME_BYTES_MAX, FrameWriter, decode_replies};
-use hsm_api::{HsmError, Request};
-use hsm_channel::{ChannelError, FEED_BYTES_MAX, Stream};
+use crate::Options;
+use crate::connection::{Connection, Lost};
+use crate::line::{Line, Look};
+use hsm_api::HsmError;
 use rustls::ClientConfig;
-use std::future::poll_fn;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
-use tokio::net::UnixStream;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep};
-use zeroize::Zeroizing;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::time::Sleep;
 
-/// Why a channel was not made, or ended.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Ended {
-    #[error("the socket: {0}")]
-    Socket(#[from] io::Error),
-    #[error(transparent)]
-    Channel(#[from] ChannelError),
-    #[error("the boundary sent what the protocol does not allow")]
-    Garbage,
-    #[error("the boundary closed the channel")]
-    Closed,
-    #[error("the handshake took too long")]
-    TooLong,
-    #[error("nobody asks any more")]
-    NotNeeded,
-}
-
-/// Connects, serves, and begins again, until nobody can ask any more.
-pub(crate) async fn keep(socket: PathBuf, config: Arc<ClientConfig>, queue: Arc<Queue>) {
-    let mut pause = PAUSE_MIN;
-    loop {
-        let connected = tokio::select! {
-            connected = connect(&socket, &config, &queue) => connected,
-            () = queue.closed() => return,
-        };
-        match connected {
-            Ok(pipe) => {
-                pause = PAUSE_MIN;
-                if matches!(run(pipe).await, Ended::NotNeeded) {
-                    return;
+/// Connects for ever, with growing pauses. Ends when nobody can ask any more.
+pub(crate) async fn run(line: Arc<Line>, options: Options, config: Arc<ClientConfig>, up: watch::Sender<bool>) {
+    let line = EndsWithUs(line);
+    let mut pause = Pause::default();
+    let mut told = false;
+    while !line.0.is_closed() {
+        let handshake_time = options.timeout.min(HANDSHAKE_TIME_MAX);
+        let opened = tokio::time::timeout(handshake_time, open(&options, &config)).await;
+        match opened.unwrap_or(Err(Lost::Silent)) {
+            Ok(connection) => {
+                let began = Instant::now();
+                line.0.up();
+                up.send_replace(true);
+                told = false;
+                let lost = Pipe::new(&line.0, connection, options.timeout).serve().await;
+                up.send_replace(false);
+                let Some(lost) = lost else { return };
+                tracing::warn!(why = %lost, "the boundary is away");
+                line.0.away(match lost {
+                    Lost::Silent => HsmError::TimedOut,
+                    // it may have been carried out: nobody knows
+                    Lost::Closed | Lost::Channel(_) | Lost::Io(_) | Lost::Garbage => HsmError::Restarted,
+                });
+                // one that fails right after each start is not hurried
+                if began.elapsed() > LIVED {
+                    pause = Pause::default();
                 }
             }
-            Err(why) => tracing::debug!(%why, "the boundary was not reached"),
+            Err(lost) if !std::mem::replace(&mut told, true) => {
+                tracing::warn!(why = %lost, "the boundary cannot be reached");
+            }
+            Err(lost) => tracing::debug!(why = %lost, "the boundary cannot be reached"),
         }
-        tokio::select! {
-            () = tokio::time::sleep(jittered(pause)) => {}
-            () = queue.closed() => return,
-        }
-        pause = (pause * 2).min(PAUSE_MAX);
+        tokio::time::sleep(pause.next()).await;
     }
 }
 
-/// Connects and shakes hands; from then on requests are accepted.
-pub(crate) async fn connect(socket: &Path, config: &Arc<ClientConfig>, queue: &Arc<Queue>) -> Result<Pipe, Ended> {
-    let shaken = async {
-        let socket = UnixStream::connect(socket).await?;
-        let stream = Stream::client(Arc::clone(config))?;
-        let mut pipe = Pipe::new(socket, stream, Arc::clone(queue));
-        poll_fn(|context| pipe.poll_handshake(context)).await?;
-        Ok(pipe)
-    };
-    let pipe = tokio::time::timeout(HANDSHAKE, shaken).await.unwrap_or(Err(Ended::TooLong))?;
-    queue.set_road(Road::Open);
-    Ok(pipe)
+async fn open(options: &Options, config: &Arc<ClientConfig>) -> Result<Connection, Lost> {
+    let mut connection = Connection::open(&options.socket, config).await?;
+    let status = connection.status().await?;
+    tracing::info!(module = status.module, state = ?status.state, boot_epoch = status.boot_epoch, "the boundary answers");
+    Ok(connection)
 }
 
-/// Serves until the channel ends; then everybody has an answer.
-pub(crate) async fn run(mut pipe: Pipe) -> Ended {
-    let why = poll_fn(|context| pipe.poll(context)).await;
-    pipe.queue.refuse_all();
-    pipe.out.fail_all();
-    if !matches!(why, Ended::NotNeeded) {
-        tracing::warn!(%why, "the boundary's channel ended");
+/// Whoever waits when the runtime ends shall not wait for ever.
+struct EndsWithUs(Arc<Line>);
+
+impl Drop for EndsWithUs {
+    fn drop(&mut self) {
+        self.0.away(HsmError::Unavailable);
     }
-    why
 }
 
-pub(crate) struct Pipe {
-    socket: UnixStream,
-    stream: Stream,
-    queue: Arc<Queue>,
-    out: Outstanding,
-    /// Taken from the queue and not in a frame yet, the next one last.
-    taken: Vec<Item>,
-    frame: FrameWriter,
-    buffer: Zeroizing<Vec<u8>>,
-    sweep: Option<Pin<Box<Sleep>>>,
-    /// Since when nothing was answered while somebody waited too long; asked again at each sweep.
-    stalled: bool,
+/// One connection's service.
+struct Pipe<'a> {
+    line: &'a Line,
+    connection: Connection,
+    /// Frames that were sent and had no reply yet.
+    in_flight: VecDeque<u64>,
+    wakers: Vec<Waker>,
+    timeout: Duration,
+    tick: Pin<Box<Sleep>>,
+    ticking: bool,
+    /// The last sign of life, or when one was first expected.
+    heard: Instant,
+    probed: bool,
 }
 
-impl Pipe {
-    fn new(socket: UnixStream, stream: Stream, queue: Arc<Queue>) -> Self {
+impl<'a> Pipe<'a> {
+    fn new(line: &'a Line, connection: Connection, timeout: Duration) -> Self {
         Self {
-            socket,
-            stream,
-            queue,
-            out: Outstanding::default(),
-            taken: Vec::new(),
-            frame: FrameWriter::default(),
-            buffer: Zeroizing::new(vec![0; FEED_BYTES_MAX]),
-            sweep: None,
-            stalled: false,
+            line,
+            connection,
+            in_flight: VecDeque::with_capacity(IN_FLIGHT_MAX),
+            wakers: Vec::new(),
+            timeout,
+            tick: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            ticking: false,
+            heard: Instant::now(),
+            probed: false,
         }
     }
 
-    fn poll_handshake(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+    /// `None`: nobody can ask any more.
+    async fn serve(mut self) -> Option<Lost> {
+        poll_fn(|cx| match self.poll(cx) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(())) => Poll::Ready(None),
+            Err(lost) => Poll::Ready(Some(lost)),
+        })
+        .await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Lost> {
         loop {
-            if let Poll::Ready(Err(why)) = self.poll_write(context) {
-                return Poll::Ready(Err(why));
-            }
-            if self.stream.peer().is_some() && !self.stream.wants_write() {
-                return Poll::Ready(Ok(()));
-            }
-            if self.stream.peer().is_none() {
-                ready!(self.poll_read(context))?;
-            } else {
-                ready!(self.poll_write(context))?;
-            }
-        }
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Ended> {
-        self.queue.register(context);
-        loop {
-            self.fill();
-            if let Poll::Ready(Err(why)) = self.poll_write(context) {
-                return Poll::Ready(why);
-            }
-            match self.poll_read(context) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(why)) => return Poll::Ready(why),
-                Poll::Pending => break,
-            }
-        }
-        if self.queue.is_closed() && self.out.is_empty() {
-            return Poll::Ready(Ended::NotNeeded);
-        }
-        self.poll_sweep(context);
-        Poll::Pending
-    }
-
-    /// Everything that waits goes into frames, as long as the socket keeps up.
-    fn fill(&mut self) {
-        while self.stream.unsent() < FRAME_BYTES_MAX && self.out.has_room() {
-            if self.taken.is_empty() {
-                self.queue.take(&mut self.taken);
-                self.taken.reverse();
-            }
-            if self.taken.is_empty() {
-                return;
-            }
-            self.fill_frame();
-        }
-    }
-
-    fn fill_frame(&mut self) {
-        while let Some(item) = self.taken.pop() {
-            // whoever waited has gone
-            if item.answer.is_closed() {
-                continue;
-            }
-            match self.frame.push_request(self.out.next_id(), &item.request) {
-                Ok(true) => self.out.push(item.answer, item.deadline),
-                Ok(false) => {
-                    self.taken.push(item);
-                    break;
+            self.read(cx)?;
+            self.write(cx)?;
+            self.watch(cx)?;
+            let may_send = self.may_send();
+            match self.line.park(cx.waker(), may_send) {
+                Some(out) if out > 0 && !self.ticking => {
+                    self.heard = Instant::now();
+                    self.probed = false;
+                    self.arm(self.heard + self.timeout / 4);
                 }
-                Err(error) => drop(item.answer.send(Err(error))),
+                Some(_) => return Ok(Poll::Pending),
+                None if self.line.is_closed() => return Ok(Poll::Ready(())),
+                None => {}
             }
-            if !self.out.has_room() {
+        }
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<(), Lost> {
+        while let Poll::Ready(outcome) = self.connection.poll_read(cx) {
+            outcome?;
+            self.heard = Instant::now();
+            self.probed = false;
+            while let Some(newest) = {
+                let (line, wakers) = (self.line, &mut self.wakers);
+                self.connection.take_frame(|body| line.complete(body, wakers))?
+            } {
+                // replies before the broken one stand
+                self.wakers.drain(..).for_each(Waker::wake);
+                if let Some(newest) = newest? {
+                    self.in_flight.retain(|number| *number > newest);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Lost> {
+        let _flushed = self.connection.poll_flush(cx)?;
+        while self.may_send()
+            && let Some(mut frame) = self.line.take_frame()
+        {
+            self.connection.send(frame.writer.finish())?;
+            self.line.give_back(frame.writer);
+            if frame.prompt {
+                self.in_flight.push_back(frame.number);
+            }
+            let _flushed = self.connection.poll_flush(cx)?;
+        }
+        Ok(())
+    }
+
+    fn may_send(&self) -> bool {
+        self.in_flight.len() < IN_FLIGHT_MAX && !self.connection.wants_write()
+    }
+
+    /// Looks at deadlines and at the boundary's silence, when it is time to.
+    fn watch(&mut self, cx: &mut Context<'_>) -> Result<(), Lost> {
+        while self.ticking && self.tick.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let Look { out, next_deadline } = self.line.expire(now, &mut self.wakers);
+            self.wakers.drain(..).for_each(Waker::wake);
+            let silence = now.saturating_duration_since(self.heard);
+            if out == 0 {
+                self.ticking = false;
                 break;
             }
-        }
-        if !self.frame.is_empty() {
-            // into memory: the socket's errors show when it is written
-            if let Err(error) = self.stream.send(self.frame.finish()) {
-                tracing::error!(%error, "a frame was not sent");
+            if silence >= self.timeout {
+                return Err(Lost::Silent);
             }
-            self.frame.clear();
-        }
-    }
-
-    /// Ready when nothing is left to write.
-    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Ended>> {
-        while self.stream.wants_write() {
-            ready!(self.socket.poll_write_ready(context))?;
-            match self.stream.write_tls(&mut TryWrite(&self.socket)) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
+            if silence >= self.timeout / 2 && !std::mem::replace(&mut self.probed, true) {
+                self.line.probe();
+                self.write(cx)?;
             }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Ready when something came.
-    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Ended>> {
-        loop {
-            ready!(self.socket.poll_read_ready(context))?;
-            match self.socket.try_read(&mut self.buffer) {
-                Ok(0) => return Poll::Ready(Err(Ended::Closed)),
-                Ok(count) => {
-                    self.stream.feed(&self.buffer[..count])?;
-                    return Poll::Ready(self.answer());
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error.into())),
-            }
-        }
-    }
-
-    fn answer(&mut self) -> Result<(), Ended> {
-        let out = &mut self.out;
-        let mut came = false;
-        let garbage = |_: HsmError| Ended::Garbage;
-        while let Some(frame) =
-            self.stream.take_frame(|body| decode_replies(body, |id, reply| out.complete(id, reply))).map_err(garbage)?
-        {
-            frame.map_err(garbage)?;
-            came = true;
-        }
-        if came && self.stalled {
-            self.stalled = false;
-            self.queue.set_road(Road::Open);
+            let next = (now + self.timeout / 4).min(self.heard + self.timeout);
+            self.arm(next_deadline.map_or(next, |deadline| next.min(deadline)));
         }
         Ok(())
     }
 
-    /// Looks for those who waited too long, as long as somebody waits. Not on each request: a timer a request costs
-    /// more than the request.
-    fn poll_sweep(&mut self, context: &mut Context<'_>) {
-        loop {
-            if self.out.is_empty() && !self.stalled {
-                self.sweep = None;
-                return;
-            }
-            let sweep = self.sweep.get_or_insert_with(|| Box::pin(tokio::time::sleep(SWEEP)));
-            if sweep.as_mut().poll(context).is_pending() {
-                return;
-            }
-            let now = Instant::now();
-            sweep.as_mut().reset(now + SWEEP);
-            if self.out.sweep(now) > 0 {
-                self.stalled = true;
-                self.queue.set_road(Road::Stalled);
-            }
-            if self.stalled && self.out.is_empty() {
-                self.ask_for_life(now);
-            }
-        }
-    }
-
-    /// One status request at a time: its answer opens the road again.
-    fn ask_for_life(&mut self, now: Instant) {
-        let (answer, _nobody) = oneshot::channel();
-        let pushed = self.frame.push_request(self.out.next_id(), &Request::Status);
-        if matches!(pushed, Ok(true)) {
-            self.out.push(answer, now + LIFE);
-            if let Err(error) = self.stream.send(self.frame.finish()) {
-                tracing::error!(%error, "a frame was not sent");
-            }
-        }
-        self.frame.clear();
-        let mut socket = TryWrite(&self.socket);
-        // what the socket does not take now is written when it is ready
-        let _later = self.stream.write_tls(&mut socket);
+    fn arm(&mut self, at: Instant) {
+        self.tick.as_mut().reset(at.into());
+        self.ticking = true;
     }
 }
 
-/// The socket as `write(2)`.
-struct TryWrite<'a>(&'a UnixStream);
+/// Growing pauses, each between half and all of its length, so that many clients do not come at once.
+#[derive(Debug, Default)]
+struct Pause(Duration);
 
-impl Write for TryWrite<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Between half of `pause` and all of it.
-fn jittered(pause: Duration) -> Duration {
-    let mut byte = [0];
-    match rand::fill(&mut byte) {
-        Ok(()) => pause / 2 + pause / 512 * u32::from(byte[0]),
-        Err(_) => pause,
+impl Pause {
+    fn next(&mut self) -> Duration {
+        self.0 = if self.0.is_zero() { PAUSE_MIN } else { (self.0 * 2).min(PAUSE_MAX) };
+        let mut byte = [0xff];
+        let _full_length_then = aws_lc_rs::rand::fill(&mut byte);
+        self.0 / 2 + self.0 / 2 * u32::from(byte[0]) / 255
     }
 }
 
-const HANDSHAKE: Duration = Duration::from_secs(2);
+const IN_FLIGHT_MAX: usize = 2;
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
 const PAUSE_MIN: Duration = Duration::from_millis(10);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
-const SWEEP: Duration = Duration::from_millis(100);
-const LIFE: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+const LIVED: Duration = Duration::from_secs(1);
