@@ -1,1 +1,158 @@
+//! The front doors: what is spoken with the outside.
+//!
+//! A face decodes, authenticates, calls, encodes. The same files in each: `mod` the handlers, `codec` messages to commands
+//! and results to messages, `auth` who asks, `error` what a failure looks like from outside; each `mod.rs` ends with what
+//! differs from the API that it imitates.
+//!
+//! | path | what | who may |
+//! |---|---|---|
+//! | `strongroom.kms.v1.{Keys,Crypto}` | [`kms_grpc`] | principals |
+//! | `strongroom.identity.v1.Identity` | [`identity_grpc`] | principals |
+//! | `strongroom.operator.v1.Operator` | [`operator_grpc`] | principals with `sudo` |
+//! | `grpc.health.v1.Health`, `GET /health` | [`health`] | everybody |
+//! | `grpc.reflection.v1` and `v1alpha` | the `.proto` files | everybody |
+//! | `GET /metrics` | [`metrics`] | everybody |
+//!
+//! Always: bounds before reading. A unary request is at most 1 MiB; a batch request at most 2 MiB, in which 128 items fit
+//! whatever they hold (the largest, of Decrypt, is a blob of 6144 bytes, a context of 8192 and a key name of 256, in all
+//! below 15 KiB). A request that names no deadline ends after 10 s, any after 30 s. Nothing is compressed: sizes would tell
+//! of secrets.
+//! Never: a decision; a socket.
+#![forbid(unsafe_code)]
 
+mod gate;
+pub mod health;
+pub mod identity_grpc;
+pub mod kms_grpc;
+pub mod metrics;
+mod operation;
+pub mod operator_grpc;
+pub mod peer;
+
+pub use health::{BoundaryState, Health};
+pub use metrics::Metrics;
+pub use operation::Operation;
+pub use operator_grpc::{BackupPiece, Operator, OperatorError, ServerStatus};
+pub use peer::{Peer, PeerCertificate};
+
+use audit::AuditSink;
+use axum::body::Body;
+use axum::response::{IntoResponse as _, Response};
+use envelope::Clock;
+use gate::{Gate, Ids, Post};
+use http::{HeaderValue, Request, StatusCode, header};
+use identity::Identities;
+use kms::Kms;
+use proto::identity::identity_server::IdentityServer;
+use proto::kms::crypto_server::CryptoServer;
+use proto::kms::keys_server::KeysServer;
+use proto::operator::operator_server::OperatorServer;
+use std::sync::{Arc, OnceLock};
+use tonic_health::pb::health_server::HealthServer;
+
+/// What the faces stand on. One a core: `kms`, `identities` and `audit` are that core's own; the rest is shared.
+#[derive(Debug, Clone)]
+pub struct Services {
+    pub kms: Kms,
+    pub identities: Identities,
+    pub operator: Arc<dyn Operator>,
+    pub metrics: Metrics,
+    pub health: Health,
+    pub clock: Arc<dyn Clock>,
+    pub audit: Arc<dyn AuditSink>,
+}
+
+/// All that one core serves.
+pub fn router(services: Services) -> axum::Router {
+    let Services { kms, identities, operator, metrics, health, clock, audit } = services;
+    let post =
+        Arc::new(Post { identities: identities.clone(), clock, audit, lane: metrics.lane(), ids: Ids::default() });
+    let kms = Arc::new(kms_grpc::Face { kms });
+    let crypto = CryptoServer::from_arc(Arc::clone(&kms));
+    let batch = crypto.clone().max_decoding_message_size(BATCH_BYTES_MAX).max_encoding_message_size(REPLY_BYTES_MAX);
+    let crypto = crypto.max_decoding_message_size(UNARY_BYTES_MAX).max_encoding_message_size(REPLY_BYTES_MAX);
+    let keys = KeysServer::from_arc(kms);
+    let keys = keys.max_decoding_message_size(UNARY_BYTES_MAX).max_encoding_message_size(REPLY_BYTES_MAX);
+    let identity = IdentityServer::new(identity_grpc::Face { identities });
+    let identity = identity.max_decoding_message_size(UNARY_BYTES_MAX).max_encoding_message_size(REPLY_BYTES_MAX);
+    let operator = OperatorServer::new(operator_grpc::Face { operator });
+    let operator = operator.max_decoding_message_size(UNARY_BYTES_MAX).max_encoding_message_size(REPLY_BYTES_MAX);
+    let watched = HealthServer::new(health.clone()).max_decoding_message_size(PUBLIC_BYTES_MAX);
+
+    let mut router = axum::Router::new();
+    for path in BATCH_PATHS {
+        router = router.route_service(path, Gate::new(&post, batch.clone()));
+    }
+    router
+        .route_service("/strongroom.kms.v1.Crypto/{method}", Gate::new(&post, crypto))
+        .route_service("/strongroom.kms.v1.Keys/{method}", Gate::new(&post, keys))
+        .route_service("/strongroom.identity.v1.Identity/{method}", Gate::new(&post, identity))
+        .route_service("/strongroom.operator.v1.Operator/{method}", Gate::new(&post, operator))
+        .route_service("/grpc.health.v1.Health/{method}", watched)
+        .route("/health", axum::routing::get(async move || page(health.page(), JSON)))
+        .route("/metrics", axum::routing::get(async move || page((StatusCode::OK, metrics.render()), OPEN_METRICS)))
+        .merge(reflection())
+        .fallback(nothing_there)
+}
+
+/// Made once for all cores: it holds every descriptor, decoded.
+fn reflection() -> axum::Router {
+    static MADE: OnceLock<axum::Router> = OnceLock::new();
+    let make = || {
+        let builder = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let router = axum::Router::new();
+        // both fail only on descriptors that do not decode, which proto's tests rule out; without them we serve all the same
+        match (builder().build_v1(), builder().build_v1alpha()) {
+            (Ok(v1), Ok(v1alpha)) => router
+                .route_service(
+                    "/grpc.reflection.v1.ServerReflection/{method}",
+                    v1.max_decoding_message_size(PUBLIC_BYTES_MAX),
+                )
+                .route_service(
+                    "/grpc.reflection.v1alpha.ServerReflection/{method}",
+                    v1alpha.max_decoding_message_size(PUBLIC_BYTES_MAX),
+                ),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "reflection is not served");
+                router
+            }
+        }
+    };
+    MADE.get_or_init(make).clone()
+}
+
+/// Addressed to no service of ours: answered in the asker's protocol, not recorded.
+async fn nothing_there(request: Request<Body>) -> Response {
+    let kind = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    if kind.starts_with(b"application/grpc") {
+        tonic::Status::unimplemented("no such service").into_http::<Body>().into_response()
+    } else {
+        StatusCode::NOT_FOUND.into_response()
+    }
+}
+
+fn page((status, text): (StatusCode, String), kind: HeaderValue) -> Response {
+    (status, [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], text)
+        .into_response()
+}
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const OPEN_METRICS: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+/// Longest unary request.
+pub const UNARY_BYTES_MAX: usize = 1 << 20;
+/// Longest batch request.
+pub const BATCH_BYTES_MAX: usize = 2 << 20;
+/// Longest reply: what clients take by default.
+const REPLY_BYTES_MAX: usize = 4 << 20;
+/// Longest request of those who need not say who they are.
+const PUBLIC_BYTES_MAX: usize = 16 << 10;
+const BATCH_PATHS: [&str; 3] = [
+    "/strongroom.kms.v1.Crypto/BatchGenerateDataKey",
+    "/strongroom.kms.v1.Crypto/BatchEncrypt",
+    "/strongroom.kms.v1.Crypto/BatchDecrypt",
+];

@@ -1,0 +1,195 @@
+//! What a caller is told of a failure: one status, one reason.
+//!
+//! Always: google.rpc.ErrorInfo of domain `strongroom`; google.rpc.BadRequest beside it where a field is at fault;
+//! google.rpc.RetryInfo where the same request may succeed soon.
+//! Never: a cause. UNAUTHENTICATED and PERMISSION_DENIED carry nothing but their names.
+
+use identity::IdentityError;
+use kms::KmsError;
+use proto::kms::ItemError;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::time::Duration;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// A failure as the caller sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) code: Code,
+    pub(crate) reason: &'static str,
+    field: Option<Cow<'static, str>>,
+    message: Cow<'static, str>,
+    retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    pub(crate) const fn new(code: Code, reason: &'static str, message: &'static str) -> Self {
+        let retry_after = if matches!(code, Code::Unavailable) { Some(RETRY_AFTER) } else { None };
+        Self { code, reason, field: None, message: Cow::Borrowed(message), retry_after }
+    }
+
+    fn after(self, delay: Duration) -> Self {
+        Self { retry_after: Some(delay), ..self }
+    }
+
+    /// INVALID_FIELD.
+    pub(crate) fn field(field: impl Into<Cow<'static, str>>) -> Self {
+        let field = field.into();
+        let message = format!("the field `{field}` is missing, malformed or out of range").into();
+        Self { code: Code::InvalidArgument, reason: "INVALID_FIELD", field: Some(field), message, retry_after: None }
+    }
+
+    /// The same, its field one of the message that stands in `outer`.
+    pub(crate) fn within(self, outer: &str) -> Self {
+        self.field.as_ref().map(|field| Self::field(format!("{outer}.{field}"))).unwrap_or(self)
+    }
+
+    pub(crate) const UNAUTHENTICATED: Self = Self::new(Code::Unauthenticated, "UNAUTHENTICATED", "unauthenticated");
+    pub(crate) const DENIED: Self = Self::new(Code::PermissionDenied, "PERMISSION_DENIED", "permission denied");
+    pub(crate) const DEADLINE: Self = Self::new(
+        Code::DeadlineExceeded,
+        "DEADLINE_EXCEEDED",
+        "the deadline has passed; a change that was under way may have been made",
+    );
+    pub(crate) const NOT_GRPC: Self =
+        Self::new(Code::InvalidArgument, "NOT_GRPC", "not a gRPC request: POST, HTTP/2, application/grpc");
+    pub(crate) const UNDECODABLE: Self =
+        Self::new(Code::InvalidArgument, "MALFORMED_MESSAGE", "the message cannot be decoded");
+    pub(crate) const TOO_LARGE: Self =
+        Self::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", "the message is larger than this method takes");
+    pub(crate) const UNIMPLEMENTED: Self =
+        Self::new(Code::Unimplemented, "UNIMPLEMENTED", "no such method, or an encoding that is not taken");
+    pub(crate) const ABANDONED: Self = Self::new(Code::Cancelled, "CANCELLED", "the request ended before it was whole");
+    pub(crate) const INTERNAL: Self = Self::new(Code::Internal, "INTERNAL", "an internal error; the log tells more");
+    pub(crate) const AUDIT_UNAVAILABLE: Self =
+        Self::new(Code::Unavailable, "AUDIT_UNAVAILABLE", "the audit log cannot be written");
+    pub(crate) const BUSY: Self = Self {
+        code: Code::ResourceExhausted,
+        reason: "BUSY",
+        field: None,
+        message: Cow::Borrowed("at capacity, retry later"),
+        retry_after: Some(RETRY_WHEN_BUSY),
+    };
+
+    pub(crate) fn status(&self) -> Status {
+        if matches!(self.code, Code::Unauthenticated | Code::PermissionDenied) {
+            return Status::new(self.code, self.message.clone());
+        }
+        let field = self.field.iter().map(|field| ("field".to_owned(), field.to_string()));
+        let mut details = ErrorDetails::with_error_info(self.reason, DOMAIN, field.collect::<HashMap<_, _>>());
+        if let Some(field) = &self.field {
+            details.add_bad_request_violation(field.to_string(), self.message.to_string());
+        }
+        if self.retry_after.is_some() {
+            details.set_retry_info(self.retry_after);
+        }
+        Status::with_error_details(self.code, self.message.clone(), details)
+    }
+
+    /// The same, of one item of a batch.
+    pub(crate) fn item(&self) -> ItemError {
+        ItemError {
+            code: self.code.into(),
+            reason: self.reason.to_owned(),
+            message: self.message.to_string(),
+            field: self.field.as_deref().unwrap_or_default().to_owned(),
+        }
+    }
+
+    /// As a domain chose it. What is in an error's text stays in the log, but where the request was at fault.
+    fn chosen(code: Code, reason: &'static str, field: Option<&'static str>, text: String) -> Self {
+        match code {
+            Code::Unauthenticated => Self::UNAUTHENTICATED,
+            Code::PermissionDenied => Self::DENIED,
+            Code::Internal => Self { reason, ..Self::INTERNAL },
+            Code::Unavailable => Self::new(code, reason, "something that this needs is away, retry later"),
+            Code::ResourceExhausted if reason == Self::BUSY.reason => Self::BUSY,
+            code => Self { field: field.map(Cow::Borrowed), message: text.into(), ..Self::new(code, reason, "") },
+        }
+    }
+}
+
+impl From<IdentityError> for Refusal {
+    fn from(error: IdentityError) -> Self {
+        use identity::Face;
+        let code = match error.face() {
+            Face::Unauthenticated => Code::Unauthenticated,
+            Face::PermissionDenied => Code::PermissionDenied,
+            Face::InvalidArgument => Code::InvalidArgument,
+            Face::NotFound => Code::NotFound,
+            Face::ResourceExhausted => Code::ResourceExhausted,
+            Face::Aborted => Code::Aborted,
+            Face::Unavailable => Code::Unavailable,
+            Face::Internal => Code::Internal,
+        };
+        Self::chosen(code, error.reason(), error.field(), error.to_string())
+    }
+}
+
+impl From<KmsError> for Refusal {
+    fn from(error: KmsError) -> Self {
+        use kms::Face;
+        let code = match error.face() {
+            Face::PermissionDenied => Code::PermissionDenied,
+            Face::InvalidArgument => Code::InvalidArgument,
+            Face::NotFound => Code::NotFound,
+            Face::AlreadyExists => Code::AlreadyExists,
+            Face::FailedPrecondition => Code::FailedPrecondition,
+            Face::ResourceExhausted => Code::ResourceExhausted,
+            Face::Aborted => Code::Aborted,
+            Face::Unavailable => Code::Unavailable,
+            Face::Internal => Code::Internal,
+        };
+        let refusal = Self::chosen(code, error.reason(), error.field(), error.to_string());
+        error.retry_after().map_or(refusal.clone(), |delay| refusal.after(delay))
+    }
+}
+
+const DOMAIN: &str = "strongroom";
+/// A boundary or a server that is started again serves within 2 s.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+const RETRY_WHEN_BUSY: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_follow_the_kind_of_failure() {
+        for (refusal, reason, field, retry) in [
+            (Refusal::field("key_id"), Some("INVALID_FIELD"), Some("key_id"), false),
+            (Refusal::AUDIT_UNAVAILABLE, Some("AUDIT_UNAVAILABLE"), None, true),
+            (Refusal::BUSY, Some("BUSY"), None, true),
+            (Refusal::INTERNAL, Some("INTERNAL"), None, false),
+            (Refusal::UNAUTHENTICATED, None, None, false),
+            (Refusal::DENIED, None, None, false),
+        ] {
+            let status = refusal.status();
+            let details = status.get_error_details();
+            let info = details.error_info();
+            assert_eq!(info.map(|info| info.reason.as_str()), reason, "{refusal:?}");
+            assert!(info.is_none_or(|info| info.domain == "strongroom"));
+            assert_eq!(info.and_then(|info| info.metadata.get("field")).map(String::as_str), field);
+            assert_eq!(details.bad_request().map(|bad| bad.field_violations[0].field.as_str()), field);
+            assert_eq!(details.retry_info().is_some(), retry, "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn what_happened_inside_stays_inside() {
+        for refusal in [
+            Refusal::from(IdentityError::Altered("tenant/path".into())),
+            IdentityError::Internal("invariant").into(),
+            IdentityError::Unauthenticated(identity::Cause::TokenExpired).into(),
+            KmsError::DataAltered("tenant/path".into()).into(),
+            KmsError::Internal("invariant").into(),
+            KmsError::BoundaryUnavailable(hsm_api::HsmError::ErrorState).into(),
+        ] {
+            let status = refusal.status();
+            for word in ["tenant", "invariant", "xpired", "error state"] {
+                assert!(!status.message().contains(word), "{status:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Who is at the other end of a connection.
+
+use std::ops::Deref;
+use x509_parser::extensions::GeneralName;
+
+/// Known of a connection before its first request. `strongroom::listen` puts it into each request's extensions, as an `Arc`.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Address and port.
+    pub addr: String,
+    /// Verified against the client CA by the listener.
+    pub certificate: Option<PeerCertificate>,
+}
+
+/// What identity needs to know of a client certificate, read from its DER.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerCertificate(identity::PeerCertificate);
+
+impl PeerCertificate {
+    /// `None` where it is no certificate, or where more than one common name or alternative-name extension leaves open who
+    /// it stands for: such a one stands for nobody.
+    pub fn from_der(der: &[u8]) -> Option<Self> {
+        let (rest, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+        let mut common_names = certificate.subject().iter_common_name();
+        let common_name = common_names.next().map(|name| name.as_str().map(str::to_owned)).transpose().ok()?;
+        if !rest.is_empty() || common_names.next().is_some() {
+            return None;
+        }
+        let names = certificate.subject_alternative_name().ok()?;
+        let names = names.iter().flat_map(|extension| &extension.value.general_names);
+        let sans = names.filter_map(name_of).take(identity::certificate::SANS_MAX).collect();
+        Some(Self(identity::PeerCertificate { thumbprint: envelope::mac::sha256(der), common_name, sans }))
+    }
+}
+
+impl Deref for PeerCertificate {
+    type Target = identity::PeerCertificate;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+/// Names that a role can match. Addresses and directory names are none.
+fn name_of(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) | GeneralName::URI(name) | GeneralName::RFC822Name(name) => Some((*name).to_owned()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
+
+    fn certificate(common_names: &[&str], sans: Vec<SanType>) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        for name in common_names {
+            params.distinguished_name.push(DnType::CommonName, *name);
+        }
+        params.subject_alt_names = sans;
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn names_are_read_and_addresses_are_not() {
+        let sans = vec![
+            SanType::DnsName("db.example".try_into().unwrap()),
+            SanType::URI("spiffe://example/db".try_into().unwrap()),
+            SanType::Rfc822Name("db@example".try_into().unwrap()),
+            SanType::IpAddress([127, 0, 0, 1].into()),
+        ];
+        let der = certificate(&["db"], sans);
+        let read = PeerCertificate::from_der(&der).unwrap();
+        assert_eq!(read.thumbprint, envelope::mac::sha256(&der));
+        assert_eq!(read.common_name.as_deref(), Some("db"));
+        assert_eq!(read.sans, ["db.example", "spiffe://example/db", "db@example"]);
+        let bare = PeerCertificate::from_der(&certificate(&[], vec![])).unwrap();
+        assert_eq!((bare.common_name.clone(), bare.sans.len()), (None, 0));
+    }
+
+    #[test]
+    fn what_is_no_certificate_stands_for_nobody() {
+        let der = certificate(&["db"], vec![]);
+        let longer = [&der[..], b"\0"].concat();
+        for bytes in [&[][..], b"x", &der[..der.len() - 1], &longer] {
+            assert!(PeerCertificate::from_der(bytes).is_none(), "{} bytes", bytes.len());
+        }
+    }
+}
