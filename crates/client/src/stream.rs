@@ -180,3 +180,79 @@ async fn fill(reader: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> Resul
     }
     Ok(filled)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use envelope::suite1::{self, SealingKey};
+    use envelope::{Header, Kind, SecretKey, Suite};
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use tokio::io::ReadBuf;
+
+    fn header() -> FileHeader {
+        let header = Header {
+            kind: Kind::CiphertextBlob,
+            suite: Suite::KdfCommitGcm,
+            key_id: [1; 16],
+            key_version: 2,
+            domain_id: [3; 16],
+            generation: 0,
+        };
+        let key = SealingKey::new(&SecretKey::init_with(|key| key.fill(7)));
+        FileHeader::new(suite1::seal(&key, &header, &[4; 16], &[5; 12], &[6; 32], &[9; 32]), [8; 16]).unwrap()
+    }
+
+    /// Gives at most 999 bytes at a time, as pipes and sockets do.
+    struct Dribble<'a>(&'a [u8]);
+
+    impl AsyncRead for Dribble<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            let (head, tail) = self.0.split_at(self.0.len().min(999).min(buffer.remaining()));
+            buffer.put_slice(head);
+            self.0 = tail;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn streams_of_every_awkward_length_come_back_however_they_are_read() {
+        let key = SecretBytes::copy_from(&[9; 32]);
+        for len in [0, 1, 998, 999, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES, 200_000] {
+            let plaintext: Vec<u8> = (0..len).map(|i| (i % 251).to_le_bytes()[0]).collect();
+            let (mut sealed, mut heard) = (Vec::new(), Vec::new());
+            let done = encrypt_chunks(&key, &header(), &mut Dribble(&plaintext), &mut sealed, |n| heard.push(n)).await;
+            assert_eq!((done.unwrap(), heard.last()), (len as u64, Some(&(len as u64))));
+            let mut reader = Dribble(&sealed);
+            let found = read_header(&mut reader).await.unwrap();
+            assert_eq!(found, header());
+            let mut opened = Vec::new();
+            decrypt_chunks(&key, &found, &mut reader, &mut opened, |_| ()).await.unwrap();
+            assert!(opened == plaintext, "{len}");
+            // without its last byte it is no stream
+            let mut reader = Dribble(&sealed[..sealed.len() - 1]);
+            let found = read_header(&mut reader).await.unwrap();
+            let cut = decrypt_chunks(&key, &found, &mut reader, &mut Vec::new(), |_| ()).await;
+            assert!(matches!(cut, Err(StreamError::Rejected)), "{len}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_header_says_so() {
+        let whole = header().to_bytes();
+        for (bytes, text) in [
+            (&b""[..], "ends within its header"),
+            (&whole[..10], "ends within its header"),
+            (&whole[..whole.len() - 1], "ends within its header"),
+            (b"a text", "wrong magic"),
+            (b"SRFILE\x02\0................................", "version"),
+        ] {
+            let error = read_header(&mut Dribble(bytes)).await.unwrap_err();
+            assert!(error.to_string().contains(text), "{bytes:?}: {error}");
+        }
+    }
+}
