@@ -27,7 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// Strongroom: a key management service with an HSM boundary
 #[derive(Debug, Parser)]
-#[command(name = "strongroom", version, arg_required_else_help = true, max_term_width = 100, after_help = ENVIRONMENT)]
+#[command(name = "strongroom", version, arg_required_else_help = true, after_help = ENVIRONMENT)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

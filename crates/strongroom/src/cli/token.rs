@@ -33,7 +33,7 @@ pub struct Create {
     #[arg(long = "policy", value_name = "NAME")]
     policies: Vec<String>,
     /// For people; no place for secrets
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     display_name: String,
     /// How long it lives; not longer than yours
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = values::duration)]
@@ -59,7 +59,7 @@ pub struct Create {
 #[derive(Debug, Args)]
 pub struct Lookup {
     /// Accessor of the other token
-    #[arg(long, value_name = "ACCESSOR", default_value = "")]
+    #[arg(long, value_name = "ACCESSOR", default_value = "", hide_default_value = true)]
     accessor: String,
 }
 

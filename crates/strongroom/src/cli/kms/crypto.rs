@@ -184,7 +184,7 @@ pub struct Decrypt {
     #[command(flatten)]
     context: ContextArgument,
     /// Refuse a blob of any other key
-    #[arg(long, value_name = "KEY", default_value = "")]
+    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
     key_id: String,
     #[command(flatten)]
     to: SecretOut,
@@ -236,7 +236,7 @@ pub struct ReEncrypt {
     #[command(flatten)]
     ciphertext: source::Ciphertext,
     /// Refuse a blob of any other key
-    #[arg(long, value_name = "KEY", default_value = "")]
+    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
     source_key_id: String,
     /// Pair of the context that the blob is bound to; repeat it for more
     #[arg(long, value_name = "KEY=VALUE", value_parser = values::pair)]

@@ -26,7 +26,7 @@ pub struct CreateGrant {
     #[arg(long, value_name = "PRINCIPAL")]
     grantee_principal: String,
     /// Who may retire the grant
-    #[arg(long, value_name = "PRINCIPAL", default_value = "")]
+    #[arg(long, value_name = "PRINCIPAL", default_value = "", hide_default_value = true)]
     retiring_principal: String,
     /// What is allowed; several with commas
     #[arg(long, value_name = "OPERATION", required = true, value_delimiter = ',', ignore_case = true, value_parser = values::grant_operation())]
@@ -38,7 +38,7 @@ pub struct CreateGrant {
     #[arg(long, value_name = "KEY=VALUE", value_parser = values::pair)]
     context_equals: Vec<(String, String)>,
     /// Makes the call repeatable: the same name and request answer with the same grant
-    #[arg(long, value_name = "NAME", default_value = "")]
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     name: String,
     /// When the grant ends, as 2027-01-31T12:00:00Z
     #[arg(long, value_name = "DATE", value_parser = values::date)]
@@ -54,10 +54,10 @@ pub struct ListGrants {
     #[command(flatten)]
     key: KeyArgument,
     /// Only this grant
-    #[arg(long, value_name = "GRANT", default_value = "")]
+    #[arg(long, value_name = "GRANT", default_value = "", hide_default_value = true)]
     grant_id: String,
     /// Only grants of this principal
-    #[arg(long, value_name = "PRINCIPAL", default_value = "")]
+    #[arg(long, value_name = "PRINCIPAL", default_value = "", hide_default_value = true)]
     grantee_principal: String,
     #[command(flatten)]
     page: PageArguments,

@@ -26,10 +26,10 @@ pub struct CreateKey {
     #[arg(long, value_name = "LEVEL", ignore_case = true, value_parser = values::protection_level())]
     protection_level: Option<kms::ProtectionLevel>,
     /// For people; no place for secrets
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     description: String,
     /// Makes the call repeatable for 24 hours: the same id answers with the same key
-    #[arg(long, value_name = "ID", default_value = "")]
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
     client_request_id: String,
 }
 
@@ -75,7 +75,7 @@ pub struct Alias {
 #[derive(Debug, Args)]
 pub struct ListAliases {
     /// Only those of this key
-    #[arg(long, value_name = "KEY", default_value = "")]
+    #[arg(long, value_name = "KEY", default_value = "", hide_default_value = true)]
     key_id: String,
     #[command(flatten)]
     page: PageArguments,
