@@ -165,7 +165,7 @@ impl Officer {
                 identity.pin()
             )
         };
-        let channel = hsm::connect_once(&self.socket, &identity, self.pin).await.with_context(unreachable)?;
+        let channel = hsm::connect_once(&self.socket, &identity, &self.pin).await.with_context(unreachable)?;
         channel.ask(request).await.map_err(|error| anyhow::Error::from(error).context(refused(error)))
     }
 
