@@ -83,7 +83,7 @@ fn read(link: &mut Link<'_>, cka_id: &[u8; 16]) -> Result<Reserved, Fault> {
             Ok(Reserved { sequence: record.sequence, upto: upto.map_err(|_| HsmError::InvocationsExhausted)? })
         }
         Stored::Missing => {
-            link.prove_alive()?;
+            link.prove_alive_now()?;
             tracing::error!("a key's counter of invocations is missing: the key encrypts no more");
             Err(HsmError::InvocationsExhausted.into())
         }

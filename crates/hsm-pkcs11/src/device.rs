@@ -154,13 +154,13 @@ impl Device {
     fn recover(&self) -> bool {
         self.library.read().unseat(self.number);
         self.canary.forget();
-        if self.once(&mut |link| link.prove_alive()).is_ok() {
+        if self.once(&mut |link| link.prove_alive_now()).is_ok() {
             return true;
         }
         if self.is_locked() || self.library.restart().is_err() {
             return false;
         }
-        self.once(&mut |link| link.prove_alive()).is_ok()
+        self.once(&mut |link| link.prove_alive_now()).is_ok()
     }
 
     fn once<T>(&self, job: &mut impl FnMut(&mut Link<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
@@ -315,6 +315,12 @@ impl Link<'_> {
     pub(crate) fn prove_alive(&mut self) -> Result<(), Fault> {
         let device = self.device;
         device.canary.prove(self)
+    }
+
+    /// As [`Self::prove_alive`], at this moment: something that should be there is not.
+    pub(crate) fn prove_alive_now(&mut self) -> Result<(), Fault> {
+        let device = self.device;
+        device.canary.prove_now(self)
     }
 }
 

@@ -35,11 +35,21 @@ impl Canary {
         lock(&self.0).sang = None;
     }
 
+    /// The canary sang within the last second, or sings now.
     pub(crate) fn prove(&self, link: &mut Link<'_>) -> Result<(), Fault> {
-        let mut cage = lock(&self.0);
+        let cage = lock(&self.0);
         if cage.sang.is_some_and(|at| at.elapsed() < BELIEVED) {
             return Ok(());
         }
+        Self::listen(cage, link)
+    }
+
+    /// The canary sings now: for questions that no caller can ask with made-up bytes.
+    pub(crate) fn prove_now(&self, link: &mut Link<'_>) -> Result<(), Fault> {
+        Self::listen(lock(&self.0), link)
+    }
+
+    fn listen(mut cage: MutexGuard<'_, Cage>, link: &mut Link<'_>) -> Result<(), Fault> {
         cage.sang = None;
         let alive = match &cage.key {
             Some(key) => key.check(link).unwrap_or(false),

@@ -67,7 +67,7 @@ impl Resident {
         match self.find(link)? {
             Some(place) => Ok(place),
             None => {
-                link.prove_alive()?;
+                link.prove_alive_now()?;
                 Err(HsmError::TokenRejected.into())
             }
         }

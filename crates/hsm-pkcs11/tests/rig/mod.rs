@@ -22,6 +22,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 pub(crate) const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
+/// OpenSC's module that writes down every call and hands it to the one beneath.
+pub(crate) const SPY: &str = "/usr/lib/x86_64-linux-gnu/pkcs11-spy.so";
 pub(crate) const PIN: &str = "73501928";
 pub(crate) const TENANT: TenantId = [0x7e; 16];
 pub(crate) const AAD: [u8; 32] = [0xad; 32];
@@ -70,6 +72,8 @@ impl Tokens {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test, "--nocapture", "--test-threads=1"])
             .env("SOFTHSM2_CONF", self.configuration())
+            .env("PKCS11SPY", SOFTHSM)
+            .env("PKCS11SPY_OUTPUT", self.folder.join("spy.log"))
             .env(HERE, &self.folder)
             .env(PART, part)
             .stdin(Stdio::null())
@@ -92,8 +96,8 @@ impl Tokens {
         assert!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stderr));
     }
 
-    pub(crate) fn uri(&self) -> Uri {
-        format!("pkcs11:token=strongroom?module-path={SOFTHSM}").parse().unwrap()
+    pub(crate) fn uri(&self, module: &str) -> Uri {
+        format!("pkcs11:token=strongroom?module-path={module}").parse().unwrap()
     }
 
     pub(crate) fn open(&self) -> Rig {
@@ -101,10 +105,14 @@ impl Tokens {
     }
 
     pub(crate) fn try_open(&self, pin: &str) -> Result<Rig, OpenError> {
+        self.try_open_with(pin, SOFTHSM)
+    }
+
+    pub(crate) fn try_open_with(&self, pin: &str, module: &str) -> Result<Rig, OpenError> {
         let clock = ManualClock::at(Timestamp::from_unix_millis(1_000));
         let hand = clock.clone();
         let options = Options {
-            uri: self.uri(),
+            uri: self.uri(module),
             pin: Pin::new(pin),
             now: Arc::new(move || hand.now()),
             report: vec![],
