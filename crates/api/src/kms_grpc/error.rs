@@ -99,13 +99,18 @@ impl Refusal {
 
     /// As a domain chose it. What is in an error's text stays in the log, but where the request was at fault.
     fn chosen(code: Code, reason: &'static str, field: Option<&'static str>, text: String) -> Self {
-        match code {
-            Code::Unauthenticated => Self::UNAUTHENTICATED,
-            Code::PermissionDenied => Self::DENIED,
-            Code::Internal => Self { reason, ..Self::INTERNAL },
-            Code::Unavailable => Self::new(code, reason, "something that this needs is away, retry later"),
-            Code::ResourceExhausted if reason == Self::BUSY.reason => Self::BUSY,
-            code => Self { field: field.map(Cow::Borrowed), message: text.into(), ..Self::new(code, reason, "") },
+        if code == Code::Unauthenticated {
+            Self::UNAUTHENTICATED
+        } else if code == Code::PermissionDenied {
+            Self::DENIED
+        } else if code == Code::Internal {
+            Self { reason, ..Self::INTERNAL }
+        } else if code == Code::Unavailable {
+            Self::new(code, reason, "something that this needs is away, retry later")
+        } else if reason == Self::BUSY.reason {
+            Self::BUSY
+        } else {
+            Self { field: field.map(Cow::Borrowed), message: text.into(), ..Self::new(code, reason, "") }
         }
     }
 }

@@ -35,9 +35,9 @@ fn boundary(status: ModuleStatus) -> pb::BoundaryStatus {
         domain_generation: status.generation,
         backup_made: status.backup_made,
         fault_build: status.fault_build,
-        key_specs: names(&capabilities.specs, |spec| KeySpec::name(spec)),
-        protection_levels: names(&capabilities.levels, |level| ProtectionLevel::name(level)),
-        signing_algorithms: names(&capabilities.algorithms, |algorithm| SigningAlgorithm::name(algorithm)),
+        key_specs: names(&capabilities.specs, KeySpec::name),
+        protection_levels: names(&capabilities.levels, ProtectionLevel::name),
+        signing_algorithms: names(&capabilities.algorithms, SigningAlgorithm::name),
         report: status.report.into_iter().collect(),
     }
 }

@@ -113,17 +113,20 @@ impl pb::operator_server::Operator for Face {
 
 /// `sudo` on `path`, told to the log either way.
 async fn authorise(ticket: &Ticket, path: &'static str) -> Result<(), Status> {
-    let denied = || Outcome::Failed(Refusal::DENIED.reason.into());
-    let (decision, rule, outcome) = match identity::decide(ticket.by().acl(), path, Capability::Sudo) {
-        Verdict::Allow { rule } => (Decision::Allowed, rule, Outcome::Asked),
-        Verdict::Deny { rule } => (Decision::Denied, rule, denied()),
-        Verdict::Nothing => (Decision::Denied, "", denied()),
+    let verdict = identity::decide(ticket.by().acl(), path, Capability::Sudo);
+    let (decision, rule) = match verdict {
+        Verdict::Allow { rule } => (Decision::Allowed, rule),
+        Verdict::Deny { rule } => (Decision::Denied, rule),
+        Verdict::Nothing => (Decision::Denied, ""),
+    };
+    let (answer, outcome) = match decision {
+        Decision::Allowed => (Ok(()), Outcome::Asked),
+        Decision::Denied | Decision::NotReached => {
+            (Err(Refusal::DENIED), Outcome::Failed(Refusal::DENIED.reason.into()))
+        }
     };
     let recorded = ticket.record(path, decision, rule, outcome).await;
-    ticket.pass(recorded.and_then(|()| match decision {
-        Decision::Allowed => Ok(()),
-        Decision::Denied | Decision::NotReached => Err(Refusal::DENIED),
-    }))
+    ticket.pass(recorded.and(answer))
 }
 
 /// A failure after it was allowed has a record of its own.
