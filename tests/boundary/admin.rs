@@ -111,6 +111,8 @@ pub(crate) fn roles_and_states(suite: &mut Suite) {
         for role in [Role::User, Role::Officer, Role::Auditor] {
             for service in Service::ALL.iter().copied().filter(|service| changes_nothing(*service, role)) {
                 let outcome = stand.ask(role, request_of(service, &key, level));
+                let lost = matches!(outcome, Err(HsmError::Unavailable | HsmError::Restarted | HsmError::TimedOut));
+                assert!(!lost, "{kind:?} was lost over {} as {role:?} in {state:?}: {outcome:?}", service.name());
                 let refused = matches!(outcome, Err(HsmError::RoleForbidden | HsmError::StateForbidden));
                 let allowed = hsm_api::state::allowed(service, role, state);
                 assert_eq!(refused, !allowed, "{kind:?}: {} as {role:?} in {state:?}: {outcome:?}", service.name());

@@ -31,7 +31,7 @@ enum Command {
         #[arg(last = true)]
         args: Vec<String>,
     },
-    /// Kill server, boundary and both under load, 200 times each, and count what was lost
+    /// Kill server, boundary and both under load, 200 times each, and count what was lost; hold the README's numbers
     Soak {
         #[arg(long, default_value_t = 200)]
         kills: u32,

@@ -17,14 +17,29 @@ fn cargo() -> Command {
 }
 
 pub(crate) fn test() -> Result<()> {
-    say("building the binaries that the tests start");
-    run(cargo().args(["build", "--workspace", "--bins"]))?;
+    // first, for it puts an hsm-sim that injects faults where the next step puts the true one
+    say("running the boundary's fault injection");
+    run(cargo().args(["test", "--quiet", "--package", "hsm-sim", "--features", "fault", "--test", "faults"]))?;
+    build_debug()?;
     say("running every test");
     run(cargo().args(["test", "--workspace", "--no-fail-fast"]))
 }
 
+/// Everything in one resolution of features, so that no later step of the same profile builds anything again; the
+/// programs that tests start stand in target/debug afterwards.
+fn build_debug() -> Result<()> {
+    say("building programs and tests");
+    run(cargo().args(["build", "--workspace", "--all-targets"]))
+}
+
 pub(crate) fn demo() -> Result<()> {
-    run(cargo().args(["build", "--package", "strongroom", "--package", "hsm-sim", "--bins"]))?;
+    // where the tests were built before, their build serves; a newcomer's takes what the demo needs
+    let built = root().join("target/debug/hsm-pkcs11").exists() && root().join("target/debug/bench").exists();
+    if built {
+        build_debug()?;
+    } else {
+        run(cargo().args(["build", "--package", "strongroom", "--package", "hsm-sim", "--bins"]))?;
+    }
     run(Command::new(root().join("target/debug/strongroom")).arg("demo"))
 }
 
@@ -55,19 +70,13 @@ fn advisory_database() -> Option<PathBuf> {
 }
 
 pub(crate) fn bench(smoke: bool, args: &[String]) -> Result<()> {
-    let profile: &[&str] = if smoke { &[] } else { &["--release"] };
     let folder = if smoke { "target/debug" } else { "target/release" };
-    run(cargo().arg("build").args(profile).args([
-        "--package",
-        "bench",
-        "--package",
-        "strongroom",
-        "--package",
-        "hsm-sim",
-        "--package",
-        "hsm-pkcs11",
-        "--bins",
-    ]))?;
+    if smoke {
+        build_debug()?;
+    } else {
+        say("building in release");
+        run(cargo().args(["build", "--release"]).args(PROGRAMS).args(["--package", "bench", "--bins"]))?;
+    }
     let mut bench = Command::new(root().join(folder).join("bench"));
     bench.current_dir(root());
     if smoke {
@@ -76,19 +85,17 @@ pub(crate) fn bench(smoke: bool, args: &[String]) -> Result<()> {
     run(bench.args(args))
 }
 
+/// The long forms that are tests: kills, and the numbers that the README promises, in release.
 pub(crate) fn soak(kills: u32) -> Result<()> {
-    run(cargo().args(["build", "--release", "--package", "strongroom", "--package", "hsm-sim", "--bins"]))?;
-    run(cargo().env("STRONGROOM_KILLS", kills.to_string()).args([
-        "test",
-        "--release",
-        "--package",
-        "tests",
-        "--test",
-        "crash",
-        "--",
-        "--nocapture",
-    ]))
+    crate::setup::install()?;
+    say("building in release");
+    run(cargo().args(["build", "--release"]).args(PROGRAMS).arg("--bins"))?;
+    let tests =
+        ["test", "--release", "--package", "tests", "--no-fail-fast", "--test", "crash", "--test", "specification"];
+    run(cargo().env("STRONGROOM_KILLS", kills.to_string()).args(tests).args(["--", "--nocapture", "--test-threads=1"]))
 }
+
+const PROGRAMS: [&str; 6] = ["--package", "strongroom", "--package", "hsm-sim", "--package", "hsm-pkcs11"];
 
 pub(crate) fn fuzz(seconds: u32, target: Option<&str>) -> Result<()> {
     if !cargo().args(["fuzz", "--version"]).output().is_ok_and(|output| output.status.success()) {
@@ -105,6 +112,8 @@ pub(crate) fn fuzz(seconds: u32, target: Option<&str>) -> Result<()> {
         run(cargo().env("RUSTC_BOOTSTRAP", "1").env("CARGO_TARGET_DIR", root().join("target/fuzz")).args([
             "fuzz",
             "run",
+            "--fuzz-dir",
+            "fuzz",
             &target,
             "--",
             &format!("-max_total_time={seconds}"),
