@@ -69,11 +69,8 @@ impl Identities {
                 act.rule = rule.to_owned();
                 Ok(act)
             }
-            Verdict::Deny { rule } => {
-                act.rule = rule.to_owned();
-                act.deny().await
-            }
-            Verdict::Nothing => act.deny().await,
+            Verdict::Deny { rule } => act.deny(rule).await,
+            Verdict::Nothing => act.deny("").await,
         }
     }
 
@@ -102,10 +99,11 @@ impl Act<'_> {
     }
 
     /// Records a refusal, and refuses.
-    pub(crate) async fn deny<T>(&self) -> Result<T, IdentityError> {
+    async fn deny<T>(&self, rule: &str) -> Result<T, IdentityError> {
         let refusal = IdentityError::PermissionDenied;
         let outcome = Outcome::Failed(refusal.reason().into());
-        self.identities.changes.log(&self.record(Decision::Denied, outcome)).await?;
+        let record = Record { rule, ..self.record(Decision::Denied, outcome) };
+        self.identities.changes.log(&record).await?;
         Err(refusal)
     }
 
@@ -126,11 +124,12 @@ impl Act<'_> {
         }
     }
 
-    /// Records what came of a change. One that was made is recorded already, one that was refused by its decider too.
+    /// Records what came of a change. One that was made is recorded already.
     pub(crate) async fn changed<T>(&self, outcome: Result<T, IdentityError>) -> Result<T, IdentityError> {
         match outcome {
             Ok(value) => Ok(value),
-            Err(IdentityError::PermissionDenied) => self.deny().await,
+            // The rule that allowed the path is not what refused.
+            Err(IdentityError::PermissionDenied) => self.deny("").await,
             Err(error) => self.failed(error).await,
         }
     }

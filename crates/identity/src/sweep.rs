@@ -3,6 +3,7 @@
 //! Always: a page at a time; what is left stays due.
 //! Never: a token that is alive. An entry of the queue is a hint, the record decides.
 
+use crate::change::ChangeError;
 use crate::error::IdentityError;
 use crate::service::Identities;
 use crate::store::{self, digest_in};
@@ -16,20 +17,29 @@ impl Identities {
     /// Sweeps up a page of tokens that are over. How many entries were due: ask again while there are any.
     pub async fn sweep(&self, now: Timestamp) -> Result<usize, IdentityError> {
         let claims = self.barrier.storage().claim(&self.layout.due_queue()?, CLAIMS_MAX, CLAIMED_FOR).await?;
+        let mut outcome = Ok(claims.len());
         for claim in &claims {
-            let Some(batch) = self.sweep_one(claim, now).await? else { continue };
-            let record = Record {
-                path: "auth/token/sweep",
-                decision: Decision::Allowed,
-                ..Record::new(now, "sweep", "SweepToken", &Subject::System)
-            };
-            match self.commit(batch, &record).await {
-                // Whoever came in between did it, or will.
-                Ok(_) | Err(crate::ChangeError::Conflict(_)) => {}
-                Err(error) => return Err(error.into()),
+            // One entry that cannot be read must not keep the others from being swept.
+            if let Err(error) = self.sweep_claim(claim, now).await {
+                tracing::warn!(path = %claim.path, %error, "was not swept; it stays due");
+                outcome = Err(error);
             }
         }
-        Ok(claims.len())
+        outcome
+    }
+
+    async fn sweep_claim(&self, claim: &Claim, now: Timestamp) -> Result<(), IdentityError> {
+        let Some(batch) = self.sweep_one(claim, now).await? else { return Ok(()) };
+        let record = Record {
+            path: "auth/token/sweep",
+            decision: Decision::Allowed,
+            ..Record::new(now, "sweep", "SweepToken", &Subject::System)
+        };
+        match self.commit(batch, &record).await {
+            // Whoever came in between did it, or will.
+            Ok(_) | Err(ChangeError::Conflict(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What to delete for one entry of the queue: the token if it is over, and some of its children.
@@ -77,5 +87,5 @@ impl Identities {
 
 const CLAIMS_MAX: u32 = 64;
 const CLAIMED_FOR: Duration = Duration::from_secs(30);
-/// A batch holds 128 operations: six for each child, and the token's own.
+/// A batch holds 128 operations: seven for each child, and a few for the token itself and the leaf.
 const CHILDREN_MAX: u32 = 16;

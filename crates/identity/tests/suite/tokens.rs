@@ -181,13 +181,17 @@ async fn nobody_gives_what_is_not_theirs() {
         let found = made.as_ref().map(|made| made.metadata.policies.to_vec()).map_err(IdentityError::reason);
         assert_eq!(found, outcome.map(policies), "{} asks for {asked:?}", by.name());
     }
+    let refused = node.create_token(&plain, &house.call(), token(&["sudo"], 0)).await.unwrap_err();
+    assert_eq!(refused.reason(), "PERMISSION_DENIED");
     assert_eq!(
-        house.last(4),
+        house.last(5),
         [
             "CreateToken token auth/token/create denied  {\"failed\":\"PERMISSION_DENIED\"}",
             "CreateToken token auth/token/create allowed root done",
             "CreateToken token auth/token/create allowed root {\"failed\":\"INVALID_FIELD\"}",
             "CreateToken token auth/token/create allowed root {\"failed\":\"INVALID_FIELD\"}",
+            // the rule that allowed the path did not refuse the policies
+            "CreateToken token auth/token/create denied  {\"failed\":\"PERMISSION_DENIED\"}",
         ]
     );
 }
@@ -359,4 +363,23 @@ async fn sweeping_takes_what_is_over_page_by_page_and_nothing_else() {
         assert_eq!(house.entries_below(folder).await.len(), left, "{folder}");
     }
     assert_eq!(refusal(&house, &node, ROOT).await, None);
+}
+
+#[tokio::test]
+async fn one_record_that_was_altered_keeps_no_other_from_being_swept() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    for _ in 0..3 {
+        node.create_token(&root, &house.call(), token(&["p"], 10)).await.unwrap();
+    }
+    let due = house.entries_below("due").await;
+    let altered = storage::EntryPath::parse(&due[0]).unwrap();
+    let digest = altered.segments().last().unwrap();
+    let altered = storage::EntryPath::parse(&format!("{}/identity/tokens/{digest}", "07".repeat(16))).unwrap();
+    let batch = storage::Batch::new(storage::CommitId([9; 16])).put(altered.clone(), &b"anything"[..]);
+    house.store.commit(batch).await.unwrap();
+    house.clock.advance(Duration::from_secs(10));
+    assert_eq!(node.sweep(house.call().now).await.unwrap_err().reason(), "DATA_ALTERED");
+    assert_eq!(house.entries_below("due").await.len(), 1);
+    assert_eq!(house.entries_below("tokens").await.len(), 2, "root and what was altered");
 }
