@@ -41,7 +41,8 @@ impl Drop for Process {
 
 /// `strongroom dev` on a folder of its own, and a folder to work in.
 struct Rig {
-    _dev: Process,
+    /// Ends with the rig.
+    dev: Process,
     addr: String,
     data: PathBuf,
     work: PathBuf,
@@ -57,7 +58,7 @@ impl Rig {
         let mut command = Command::new(STRONGROOM);
         command.args(["dev", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data).env("STRONGROOM_LOG", "warn");
         let (dev, addr) = Process::start(&mut command);
-        Self { _dev: dev, addr, data, work, _folder: folder }
+        Self { dev, addr, data, work, _folder: folder }
     }
 
     /// A command with nothing of this process's environment but what a user would set.
@@ -602,4 +603,83 @@ fn who_cannot_connect_hears_why_and_what_to_do() {
     command.env("VAULT_CACERT", rig.data.join("tls/ca.pem"));
     let said = run(&mut command, b"");
     assert_eq!((said.code, said.stderr.as_str()), (0, ""));
+}
+
+/// Boundary and server of a folder that `dev` made, started one by one as in production, with client certificates allowed.
+struct ByHand {
+    server: Process,
+    _boundary: Process,
+    addr: String,
+}
+
+impl ByHand {
+    fn start(rig: &Rig, client_ca: &Path) -> Self {
+        let pin = |who: &str| {
+            let file = rig.data.join(who).join("identity.key");
+            let words = ["operator", "boundary", "identity", "--output", "json", "--identity", file.to_str().unwrap()];
+            let said = run(&mut rig.command(&words), b"");
+            Fields { format: "json", text: String::from_utf8(said.stdout).unwrap() }.get("pin")
+        };
+        let mut command = Command::new(hsm_sim());
+        command.args(["serve", "--end-with-parent", "--pin", &format!("user={}", pin("server"))]);
+        command.arg("--dir").arg(rig.data.join("boundary")).arg("--socket").arg(rig.data.join("run/hsm.sock"));
+        command.arg("--unlock").arg(format!("file:{}", rig.data.join("boundary/unlock.key").display()));
+        command.args(["memfd_secret", "landlock", "mlock"].map(|name| ["--allow-missing", name]).concat());
+        let boundary = Process::start(&mut command).0;
+        let config = std::fs::read_to_string(rig.data.join("server.toml")).unwrap();
+        let listen = config.lines().find(|line| line.starts_with("listen")).unwrap();
+        let config = config.replace(listen, "listen = \"127.0.0.1:0\"");
+        let config = config.replace("[tls]", &format!("[tls]\nclient_ca = \"{}\"", client_ca.display()));
+        std::fs::write(rig.file("server.toml"), config).unwrap();
+        let mut command = Command::new(STRONGROOM);
+        command.args(["server", "--config"]).arg(rig.file("server.toml")).env("STRONGROOM_LOG", "warn");
+        let (server, addr) = Process::start(&mut command);
+        Self { server, _boundary: boundary, addr }
+    }
+}
+
+#[test]
+fn a_client_certificate_stands_for_its_role_and_a_server_drains() {
+    let mut rig = Rig::start();
+    rig.dev = Process(Command::new("true").spawn().unwrap());
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca = rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap();
+    std::fs::write(rig.file("clients.pem"), ca.pem()).unwrap();
+    for name in ["billing", "stranger"] {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut client = rcgen::CertificateParams::new(vec![format!("{name}.example")]).unwrap();
+        client.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        std::fs::write(rig.file(&format!("{name}.pem")), client.signed_by(&key, &ca).unwrap().pem()).unwrap();
+        std::fs::write(rig.file(&format!("{name}-key.pem")), key.serialize_pem()).unwrap();
+    }
+    let mut by_hand = ByHand::start(&rig, &rig.file("clients.pem"));
+    rig.addr = by_hand.addr.clone();
+
+    let mut session = Session { rig: &rig, format: "json", ran: BTreeSet::new() };
+    session.ok_with("policy write dice -", b"path \"kms/random\" { capabilities = [\"update\"] }");
+    session.ok("auth cert write billing --policy dice --certificate billing.pem");
+    let bound = session.ok("token create --policy dice --certificate billing.pem --show-token").get("token");
+    let random = "kms generate-random --number-of-bytes 8 --show-plaintext";
+    let tried = |token: Option<&str>, certificate: Option<&str>| {
+        let mut command = rig.command(&random.split_whitespace().collect::<Vec<_>>());
+        command.env_remove("STRONGROOM_TOKEN").envs(token.map(|token| ("STRONGROOM_TOKEN", token)));
+        for (variable, suffix) in [("STRONGROOM_CLIENT_CERT", ".pem"), ("STRONGROOM_CLIENT_KEY", "-key.pem")] {
+            command.envs(certificate.map(|name| (variable, format!("{name}{suffix}"))));
+        }
+        run(&mut command, b"").code
+    };
+    for (token, certificate, code) in [
+        (None, Some("billing"), 0),
+        (None, Some("stranger"), 1),
+        (Some(bound.as_str()), Some("billing"), 0),
+        (Some(bound.as_str()), Some("stranger"), 1),
+        (Some(bound.as_str()), None, 1),
+        (None, None, 2),
+    ] {
+        assert_eq!(tried(token, certificate), code, "token {} certificate {certificate:?}", token.is_some());
+    }
+    let killed = Command::new("kill").arg(by_hand.server.0.id().to_string()).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(by_hand.server.0.wait().unwrap().code(), Some(0), "SIGTERM drains and exits 0");
 }

@@ -1,0 +1,132 @@
+//! `server --config FILE`: TOML into types. Unknown fields are errors; every field tells its unit.
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Address and port that clients connect to.
+    pub listen: SocketAddr,
+    /// Folder of the store and the audit log; made if absent, 0700.
+    pub data_dir: PathBuf,
+    /// TLS for clients. Without it the listener is plaintext, and then only on loopback.
+    pub tls: Option<Tls>,
+    pub boundary: Boundary,
+    #[serde(default)]
+    pub audit: Audit,
+    #[serde(default)]
+    pub limits: Limits,
+    /// 0600 file with the root token: read at the first start if it is there, else written then. Remove it after use.
+    pub root_token_file: PathBuf,
+    /// Ends when standard input closes: set by `strongroom dev` for its children.
+    #[serde(default)]
+    pub end_with_parent: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// PEM chain, the server's certificate first. Read again at SIGHUP.
+    pub certificate: PathBuf,
+    /// PEM PKCS#8 key, 0600. Read again at SIGHUP.
+    pub key: PathBuf,
+    /// PEM certificates of authorities whose client certificates are accepted as identities.
+    pub client_ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Boundary {
+    /// Unix socket of hsm-sim or hsm-pkcs11.
+    pub socket: PathBuf,
+    /// 0600 PKCS#8 file with this server's channel key; `strongroom operator boundary enroll` makes it.
+    pub identity: PathBuf,
+    /// The boundary's pin, `sha256:…`.
+    pub pin: String,
+}
+
+#[derive(Debug, Clone, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Audit {
+    /// Default: `audit.jsonl` in the data folder. Set here and nowhere else.
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections at once.
+    pub connections: u32,
+    /// Requests at once on one connection.
+    pub streams: u32,
+    /// Seconds for a TLS handshake.
+    pub handshake_secs: u64,
+    /// Threads that serve; 0: one a core.
+    pub threads: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 10_000, streams: 256, handshake_secs: 10, threads: 0 }
+    }
+}
+
+impl Config {
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let config: Self =
+            toml::from_str(&text).with_context(|| format!("{} is not a configuration", path.display()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.tls.is_none() && !self.listen.ip().is_loopback() {
+            bail!("`listen` is {}: without [tls] only loopback addresses are allowed", self.listen);
+        }
+        if self.limits.connections == 0 || self.limits.streams == 0 {
+            bail!("`limits.connections` and `limits.streams` are at least 1");
+        }
+        Ok(())
+    }
+
+    pub fn audit_file(&self) -> PathBuf {
+        self.audit.file.clone().unwrap_or_else(|| self.data_dir.join("audit.jsonl"))
+    }
+
+    pub fn store_file(&self) -> PathBuf {
+        self.data_dir.join("store.db")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOUND: &str = r#"
+        listen = "127.0.0.1:8200"
+        data_dir = "/d"
+        root_token_file = "/d/root-token"
+        [boundary]
+        socket = "/run/b.sock"
+        identity = "/d/id"
+        pin = "sha256:00"
+    "#;
+
+    #[test]
+    fn what_is_unknown_or_unsafe_is_refused() {
+        let parse = |text: &str| toml::from_str::<Config>(text).map_err(drop).and_then(|c| c.check().map_err(drop));
+        assert!(parse(SOUND).is_ok());
+        for (from, to) in [
+            ("listen = \"127.0.0.1:8200\"", "listen = \"0.0.0.0:8200\""),
+            ("data_dir", "datadir"),
+            ("[boundary]", "[boundry]"),
+            ("pin = ", "pins = "),
+        ] {
+            assert!(parse(&SOUND.replace(from, to)).is_err(), "{to}");
+        }
+    }
+}

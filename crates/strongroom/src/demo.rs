@@ -1,0 +1,195 @@
+//! The main job, end to end, told to somebody who sees it for the first time. Every step is a command that they can type.
+//!
+//! Always: what should be refused is refused here too, or the demo fails.
+
+use crate::dev::{Ask, Dev, Hsm};
+use anyhow::{Context as _, Result, bail, ensure};
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use tokio::process::Command;
+
+/// Runs it in `dir`, which must not hold one already, with `file` or a letter of our own.
+pub async fn run(dir: &Path, file: Option<&Path>) -> Result<()> {
+    crate::files::private_folder(dir)?;
+    let dir = dir.canonicalize()?;
+    let stage = Stage { original: letter(&dir, file)?, dir };
+    say("Strongroom keeps master keys behind a boundary that they never leave. A file is encrypted under a fresh");
+    say("data key; the data key is sealed by a master key inside the boundary, and travels with the file.\n");
+
+    step(1, "Start the boundary (a process of its own) and the server, on a fresh data directory.");
+    let ask = Ask {
+        listen: ([127, 0, 0, 1], 0).into(),
+        data_dir: stage.dir.join("data"),
+        root_token: None,
+        hsm: Hsm::Sim,
+        tls: true,
+        log: Some("error"),
+    };
+    let dev = ask.start().await?;
+    say(&format!("   boundary and server serve at https://{}\n", dev.addr));
+    let outcome = stage.act(&dev).await;
+    dev.end().await;
+    outcome?;
+    say(&format!("Everything stands in {}: the letter, its encrypted form, keys, audit log.", stage.dir.display()));
+    say("Go on by yourself:  strongroom dev    and in another terminal    strongroom kms --help");
+    Ok(())
+}
+
+struct Stage {
+    dir: PathBuf,
+    original: PathBuf,
+}
+
+impl Stage {
+    async fn act(&self, dev: &Dev) -> Result<()> {
+        let key_id = self.make_key(dev).await?;
+        let sealed = self.encrypt(dev).await?;
+
+        step(4, "Decrypt it. The server asks the boundary to open the data key; the file is opened here.");
+        self.decrypt(dev, &sealed, "opened-1").await?;
+
+        step(5, "Rotate the master key. What the old version sealed stays readable, without touching the file.");
+        self.command(dev, &["kms", "rotate-key", "--key-id", "alias/demo"]).await?;
+        self.decrypt(dev, &sealed, "opened-2").await?;
+
+        step(6, "A wrong encryption context is refused, and nothing of the file is left behind.");
+        self.refused(dev, &sealed, "purpose=party").await?;
+
+        step(7, "One flipped bit is refused, wherever it is: here in the middle of the file.");
+        let altered = self.dir.join("letter.altered.sr");
+        let mut bytes = std::fs::read(&sealed)?;
+        let middle = bytes.len() / 2;
+        *bytes.get_mut(middle).context("an empty file")? ^= 1;
+        std::fs::write(&altered, bytes)?;
+        self.refused(dev, &altered, "purpose=demo").await?;
+
+        step(
+            8,
+            "Each of these acts stands in the audit log, durable before its answer left. The last ones on this key:",
+        );
+        self.tell_audit(dev, &key_id)
+    }
+
+    async fn make_key(&self, dev: &Dev) -> Result<String> {
+        step(2, "Make a master key. It is generated inside the boundary and stored wrapped.");
+        let create = ["kms", "create-key", "--description", "demo", "--output", "json"];
+        let made = self.command(dev, &create).await?;
+        let made: serde_json::Value = serde_json::from_slice(&made.stdout).context("create-key's JSON")?;
+        let key_id = find(&made, "key_id").context("create-key told no key id")?;
+        let alias = ["kms", "create-alias", "--alias-name", "alias/demo", "--target-key-id", &key_id];
+        self.command(dev, &alias).await?;
+        Ok(key_id)
+    }
+
+    async fn encrypt(&self, dev: &Dev) -> Result<PathBuf> {
+        step(3, "Encrypt a file. Its data key comes in the clear for this moment, and sealed to be kept in the file.");
+        let sealed = self.dir.join("letter.sr");
+        let (from, to) = (self.original.display().to_string(), sealed.display().to_string());
+        let context = ["--context", "purpose=demo"];
+        let command = ["kms", "encrypt-file", "--key-id", "alias/demo", context[0], context[1], &from, "--out", &to];
+        self.command(dev, &command).await?;
+        let (plain, whole) = (std::fs::read(&self.original)?, std::fs::read(&sealed)?);
+        ensure!(plain.len() < 16 || !whole.windows(16).any(|part| part == &plain[..16]), "the file is not encrypted");
+        say(&format!("   {} bytes became {}; the first of them: {:02x?} …\n", plain.len(), whole.len(), &whole[..16]));
+        Ok(sealed)
+    }
+
+    async fn decrypt(&self, dev: &Dev, sealed: &Path, name: &str) -> Result<()> {
+        let opened = self.dir.join(name);
+        let (from, to) = (sealed.display().to_string(), opened.display().to_string());
+        self.command(dev, &["kms", "decrypt-file", "--context", "purpose=demo", &from, "--out", &to]).await?;
+        ensure!(std::fs::read(&self.original)? == std::fs::read(&opened)?, "the file did not come back as it was");
+        say("   the file is back, byte for byte\n");
+        Ok(())
+    }
+
+    async fn refused(&self, dev: &Dev, sealed: &Path, context: &str) -> Result<()> {
+        let opened = self.dir.join("must-not-be-there");
+        let (from, to) = (sealed.display().to_string(), opened.display().to_string());
+        let command = ["kms", "decrypt-file", "--context", context, &from, "--out", &to];
+        let output = self.child(dev, &command).await?;
+        ensure!(output.status.code() == Some(1), "`{}` was not refused", command.join(" "));
+        ensure!(!opened.exists(), "a refused file was left behind");
+        say(&format!("   refused: {}\n", String::from_utf8_lossy(&output.stderr).trim()));
+        Ok(())
+    }
+
+    fn tell_audit(&self, dev: &Dev, key_id: &str) -> Result<()> {
+        let log = std::fs::read(dev.folders.audit_log())?;
+        let lines: Vec<serde_json::Value> = log
+            .split(|byte| *byte == b'\n' || *byte == 0)
+            .filter_map(|line| serde_json::from_slice(line).ok())
+            .filter(|record: &serde_json::Value| {
+                record.get("path").and_then(|path| path.as_str()).is_some_and(|path| path.contains(key_id))
+            })
+            .collect();
+        ensure!(!lines.is_empty(), "the audit log tells nothing of the key");
+        for record in lines.iter().rev().take(4).rev() {
+            let field = |name| record.get(name).map(ToString::to_string).unwrap_or_default();
+            say(&format!("   {} {} {} {}", field("time"), field("operation"), field("decision"), field("outcome")));
+        }
+        say("");
+        Ok(())
+    }
+
+    /// A command that must succeed.
+    async fn command(&self, dev: &Dev, arguments: &[&str]) -> Result<Output> {
+        let output = self.child(dev, arguments).await?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.lines().for_each(|line| say(&format!("   {line}")));
+        if !output.status.success() {
+            bail!("`strongroom {}` failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(output)
+    }
+
+    /// Our own program, as a person would start it.
+    async fn child(&self, dev: &Dev, arguments: &[&str]) -> Result<Output> {
+        say(&format!("   $ strongroom {}", arguments.join(" ")));
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args(arguments)
+            .current_dir(&self.dir)
+            .env("STRONGROOM_ADDR", format!("https://{}", dev.addr))
+            .env("STRONGROOM_CACERT", dev.folders.ca())
+            .env_remove("STRONGROOM_TOKEN")
+            .arg("--token-file")
+            .arg(dev.folders.root_token())
+            .stdin(Stdio::null());
+        Ok(command.output().await?)
+    }
+}
+
+fn letter(dir: &Path, file: Option<&Path>) -> Result<PathBuf> {
+    if let Some(file) = file {
+        return file.canonicalize().with_context(|| format!("cannot open {}", file.display()));
+    }
+    let path = dir.join("letter.txt");
+    let line = "Dear auditor, the master key never left its boundary. Check it.\n";
+    std::fs::write(&path, line.repeat(2000))?;
+    Ok(path)
+}
+
+/// The first field of this name, however deep.
+fn find(value: &serde_json::Value, name: &str) -> Option<String> {
+    match value {
+        serde_json::Value::Object(fields) => {
+            let here = fields.get(name).and_then(|field| field.as_str()).map(str::to_owned);
+            here.or_else(|| fields.values().find_map(|field| find(field, name)))
+        }
+        serde_json::Value::Array(items) => items.iter().find_map(|item| find(item, name)),
+        serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::String(_) => None,
+    }
+}
+
+fn step(number: u32, text: &str) {
+    say(&format!("{number}. {text}"));
+}
+
+#[expect(clippy::print_stdout, reason = "the demo talks to a person")]
+fn say(line: &str) {
+    println!("{line}");
+}

@@ -1,0 +1,55 @@
+//! Small files that must be whole, and private where they hold secrets.
+
+use anyhow::{Context as _, Result, bail};
+use envelope::SecretBytes;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+/// Makes the folder, 0700, with its parents; one that is there stays as it is.
+pub fn private_folder(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("cannot make {}", path.display()))
+}
+
+/// Writes whole or not at all, 0600.
+pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<()> {
+    write(path, bytes, 0o600)
+}
+
+/// Writes whole or not at all, 0644.
+pub fn write_public(path: &Path, bytes: &[u8]) -> Result<()> {
+    write(path, bytes, 0o644)
+}
+
+fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let context = || format!("cannot write {}", path.display());
+    let temporary = path.with_extension(format!("new-{}", std::process::id()));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).with_context(context)?;
+    let whole = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&temporary, path));
+    if whole.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    whole.with_context(context)?;
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all().with_context(context)
+}
+
+/// Reads a secret of at most 4 KiB from a file that only its owner may read; line ends at the end are not part of it.
+pub fn read_secret(path: &Path) -> Result<SecretBytes> {
+    let context = || format!("cannot read {}", path.display());
+    let file = File::open(path).with_context(context)?;
+    if file.metadata()?.mode() & 0o077 != 0 {
+        bail!("{} is readable by others: run `chmod 600 {}`", path.display(), path.display());
+    }
+    let mut bytes = Vec::with_capacity(4096);
+    file.take(4096).read_to_end(&mut bytes).with_context(context)?;
+    let mut secret = SecretBytes::from_vec(bytes);
+    let end = secret.expose().trim_ascii_end().len();
+    secret.truncate(end);
+    Ok(secret)
+}

@@ -1,0 +1,197 @@
+//! `server`: opens the store with the boundary's help, serves, drains.
+//!
+//! Always: the store's sentinel opened, and every leaf of the outbox in the log, before the first request.
+//! Never: service beside a store or a log whose sync failed.
+
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::cores::Cores;
+use crate::files;
+use crate::listen::Listener;
+use crate::tls::Certificate;
+use crate::wire::Wired;
+use anyhow::{Context as _, Result, bail};
+use audit::FileSink;
+use envelope::{Clock as _, SecretBytes};
+use hsm::SocketBoundary;
+use hsm_channel::{Identity, Pin};
+use kms::boot::{self, BootError, Cluster};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use storage::{Sqlite, Storage};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Runs until it is told to end: 0 after a drain, 1 after a failure of its own.
+pub fn run(config: &Config) -> Result<ExitCode> {
+    no_core_dumps()?;
+    let cores = Cores::start(config.limits.threads)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(serve(config, &cores));
+    cores.stop();
+    outcome
+}
+
+async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
+    files::private_folder(&config.data_dir)?;
+    let storage = Arc::new(Sqlite::open(&config.data_dir).context("cannot open the store")?);
+    let sink = FileSink::open(&config.audit_file()).context("cannot open the audit log")?;
+    let options = boundary_options(config)?;
+    let boundary = Arc::new(SocketBoundary::start(options.clone())?);
+    let mut cluster = open(Arc::clone(&storage), &boundary).await?;
+    if restored(&config.data_dir) {
+        cluster.raise_generation().await?;
+        std::fs::remove_file(config.data_dir.join(RESTORED))?;
+        tracing::warn!(generation = cluster.core().generation, "this store was restored: every older token is void");
+    }
+    let wired = Wired::new(&cluster, &storage, &sink, (options, boundary), &config.data_dir)?;
+    let replayed = wired.changes().replay().await.context("cannot replay the outbox")?;
+    tracing::info!(replayed, "the audit log holds every change");
+    let workers = wired.start_workers()?;
+    root_token(config, &wired, &mut cluster).await?;
+    let mut rooms = Vec::new();
+    for core in cores.handles() {
+        let wired = wired.clone();
+        rooms.push((core.clone(), core.spawn(async move { wired.router() }).await??));
+    }
+    let certificate = config.tls.as_ref().map(Certificate::load).transpose()?;
+    let tls = certificate.as_ref().map(Certificate::server_config).transpose()?;
+    let listener = Listener::start(config.listen, tls, &config.limits, rooms)?;
+    wired.health().serve();
+    ready(&listener);
+    let end = wait(config, certificate.as_deref(), &storage, &sink).await?;
+    wired.health().stop();
+    listener.drain(DRAIN).await;
+    drop(workers);
+    if let Err(error) = wired.changes().tidy().await {
+        tracing::warn!(%error, "the outbox was not tidied; the next start does it");
+    }
+    match end {
+        End::Asked => Ok(ExitCode::SUCCESS),
+        End::Failed(what) => {
+            tracing::error!(what, "ends: what was acknowledged is durable, the next start recovers");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Opens the store, waiting for a boundary that is away.
+async fn open(storage: Arc<Sqlite>, boundary: &SocketBoundary) -> Result<Cluster> {
+    let mut pause = Duration::from_millis(50);
+    loop {
+        let store: Arc<dyn Storage> = Arc::clone(&storage) as _;
+        match boot::open(store, boundary, SystemClock.now()).await {
+            Ok(cluster) => return Ok(cluster),
+            Err(error) if error.is_transient() => say_waiting(&error, pause),
+            Err(error) => return Err(error).context("cannot open the store"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(2));
+    }
+}
+
+fn say_waiting(error: &BootError, pause: Duration) {
+    // the first tries are quick and silent: both processes may have been started at one moment
+    if pause >= Duration::from_secs(1) {
+        tracing::warn!(%error, "waits for the boundary");
+    }
+}
+
+/// The root token of this generation: from its file, or new and written there.
+async fn root_token(config: &Config, wired: &Wired, cluster: &mut Cluster) -> Result<()> {
+    if cluster.core().root_token_made {
+        return Ok(());
+    }
+    let file = &config.root_token_file;
+    let token: SecretBytes = if file.exists() {
+        files::read_secret(file)?
+    } else {
+        let token = identity::token::generate()?;
+        files::write_secret(file, token.expose())?;
+        token
+    };
+    wired.create_root(&token).await?;
+    cluster.root_token_made().await?;
+    tracing::info!(file = %file.display(), "the root token was made");
+    Ok(())
+}
+
+fn boundary_options(config: &Config) -> Result<hsm::Options> {
+    let identity = Arc::new(Identity::load(&config.boundary.identity).context("`boundary.identity`")?);
+    let pin: Pin = config.boundary.pin.parse().context("`boundary.pin`")?;
+    Ok(hsm::Options::new(config.boundary.socket.clone(), identity, pin))
+}
+
+enum End {
+    Asked,
+    Failed(&'static str),
+}
+
+/// Until somebody ends us, or something below us failed for good. SIGHUP reads the certificate again.
+async fn wait(config: &Config, certificate: Option<&Certificate>, store: &Sqlite, sink: &FileSink) -> Result<End> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hup = signal(SignalKind::hangup())?;
+    let orphaned = parent_gone(config.end_with_parent)?;
+    tokio::pin!(orphaned);
+    let (store, sink) = (store.failed(), sink.failed());
+    tokio::pin!(store, sink);
+    loop {
+        tokio::select! {
+            _ = term.recv() => return Ok(End::Asked),
+            _ = int.recv() => return Ok(End::Asked),
+            _ = &mut orphaned => return Ok(End::Asked),
+            () = &mut store => return Ok(End::Failed("the store failed")),
+            () = &mut sink => return Ok(End::Failed("the audit log failed")),
+            _ = hup.recv() => match certificate.map(Certificate::reload) {
+                Some(Err(error)) => tracing::error!(%error, "the certificate was not read again; the old one stays"),
+                Some(Ok(())) => tracing::info!("the certificate was read again"),
+                None => {}
+            },
+        }
+    }
+}
+
+/// Resolves when standard input closes, if that was asked for.
+fn parent_gone(asked: bool) -> Result<impl Future<Output = ()>> {
+    let (gone, wait) = tokio::sync::oneshot::channel::<()>();
+    let gone = if asked {
+        std::thread::Builder::new().name("parent".into()).spawn(move || {
+            let _ended = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            let _ = gone.send(());
+        })?;
+        None
+    } else {
+        Some(gone)
+    };
+    Ok(async move {
+        let _held = gone;
+        let _ = wait.await;
+    })
+}
+
+#[expect(clippy::print_stdout, reason = "the contract's one line")]
+fn ready(listener: &Listener) {
+    println!("ready {}", listener.local_addr());
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+}
+
+/// The barrier keyring is in this process: no core dumps, and nobody of our uid reads its memory.
+fn no_core_dumps() -> Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    if !rustix::process::dumpable_behavior().is_ok_and(|now| now == DumpableBehavior::NotDumpable) {
+        bail!("the kernel did not switch core dumps off");
+    }
+    Ok(())
+}
+
+fn restored(data_dir: &Path) -> bool {
+    data_dir.join(RESTORED).exists()
+}
+
+/// Written by `operator restore` into the data folder, removed when the generation was raised.
+pub const RESTORED: &str = "restored";
+/// How long open connections may take to end.
+const DRAIN: Duration = Duration::from_secs(10);

@@ -1,0 +1,171 @@
+//! Where adapters meet domains, and nowhere else.
+//!
+//! Always: a core has its own channel to the boundary, its own lane of the audit log, and its own routes; caches, counters
+//! and the outbox are one for all.
+
+use crate::clock::SystemClock;
+use crate::operator::LocalOperator;
+use anyhow::{Context as _, Result};
+use api::{BoundaryState, Health, Metrics, Services};
+use audit::FileSink;
+use envelope::{Clock as _, SecretBytes};
+use hsm::SocketBoundary;
+use hsm_api::{Boundary, HsmError, Reply, Request, TenantId};
+use identity::{Changes, Identities, RequestInfo};
+use kms::Kms;
+use kms::boot::Cluster;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use storage::{Barrier, EntryPath, Invalidate, Sqlite, Storage};
+
+/// What all cores share.
+#[derive(Debug, Clone)]
+pub struct Wired {
+    barrier: Arc<Barrier>,
+    tenant: TenantId,
+    sink: Arc<FileSink>,
+    changes: Changes,
+    identities: Identities,
+    identity_caches: Arc<identity::Caches>,
+    kms_caches: Arc<kms::Caches>,
+    boundary: hsm::Options,
+    /// Of the main runtime: for workers, status and health.
+    watched_boundary: Arc<SocketBoundary>,
+    operator: Arc<LocalOperator>,
+    metrics: Metrics,
+    health: Health,
+}
+
+impl Wired {
+    /// Inside the main runtime.
+    pub fn new(
+        cluster: &Cluster,
+        storage: &Arc<Sqlite>,
+        sink: &Arc<FileSink>,
+        boundary: (hsm::Options, Arc<SocketBoundary>),
+        data_dir: &Path,
+    ) -> Result<Self> {
+        let (barrier, tenant) = (Arc::clone(&cluster.barrier), cluster.tenant);
+        let changes = Changes::new(Arc::clone(&barrier), sink.lane());
+        let identity_caches = Arc::new(identity::Caches::new(PRINCIPALS_MAX));
+        let identities = Identities::new(identity::Seams {
+            barrier: Arc::clone(&barrier),
+            tenant,
+            generation: cluster.core().generation,
+            changes: changes.clone(),
+            caches: Arc::clone(&identity_caches),
+        })?;
+        let health = Health::new();
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), &health);
+        let log = Arc::downgrade(sink);
+        metrics.gauge("audit_syncs", "Syncs of the audit log since the start", move || {
+            log.upgrade().map_or(0, |log| i64::try_from(log.syncs()).unwrap_or(i64::MAX))
+        });
+        let (options, watched_boundary) = boundary;
+        let operator = LocalOperator::new(cluster, storage, Arc::clone(&watched_boundary), data_dir, SystemClock.now());
+        Ok(Self {
+            barrier,
+            tenant,
+            sink: Arc::clone(sink),
+            changes,
+            identities,
+            identity_caches,
+            kms_caches: Arc::new(kms::Caches::new(KEYS_MAX)),
+            boundary: options,
+            watched_boundary,
+            operator: Arc::new(operator),
+            metrics,
+            health,
+        })
+    }
+
+    pub fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Makes the root token, if it is not there.
+    pub async fn create_root(&self, token: &SecretBytes) -> Result<()> {
+        let call = RequestInfo { request_id: "start".to_owned(), from: String::new(), now: SystemClock.now() };
+        self.identities.create_root(token.expose(), &call).await.context("cannot make the root token")?;
+        Ok(())
+    }
+
+    /// Inside a core's runtime: all that this core serves.
+    pub fn router(&self) -> Result<axum::Router> {
+        let boundary: Arc<dyn Boundary> = Arc::new(SocketBoundary::start(self.boundary.clone())?);
+        let lane = self.sink.lane();
+        Ok(api::router(Services {
+            kms: self.kms(boundary, &lane)?,
+            identities: self.identities.on_lane(Arc::clone(&lane)),
+            operator: Arc::clone(&self.operator) as _,
+            metrics: self.metrics.clone(),
+            health: self.health.clone(),
+            clock: Arc::new(SystemClock),
+            audit: lane,
+        }))
+    }
+
+    fn kms(&self, boundary: Arc<dyn Boundary>, lane: &Arc<dyn audit::AuditSink>) -> Result<Kms> {
+        Ok(Kms::new(kms::Seams {
+            boundary,
+            barrier: Arc::clone(&self.barrier),
+            audit: Arc::clone(lane),
+            changes: self.changes.on_lane(Arc::clone(lane)),
+            caches: Arc::clone(&self.kms_caches),
+            tenant: self.tenant,
+        })?)
+    }
+
+    /// Inside the main runtime: what goes on without anybody asking. Aborted by dropping.
+    pub fn start_workers(&self) -> Result<Workers> {
+        let tenant = EntryPath::parse(&hex::encode(self.tenant)).context("the tenant's path")?;
+        let caches: Vec<Arc<dyn Invalidate>> =
+            vec![Arc::clone(&self.identity_caches) as _, Arc::clone(&self.kms_caches) as _];
+        let store = Arc::clone(self.barrier.storage()) as Arc<dyn Storage>;
+        let follow = tokio::spawn(storage::follow(store, tenant, caches));
+        let kms = self.kms(Arc::clone(&self.watched_boundary) as _, &self.sink.lane())?;
+        let sweep = tokio::spawn(crate::worker::sweep(self.identities.clone(), kms, self.changes.clone()));
+        let watch = tokio::spawn(watch_boundary(Arc::clone(&self.watched_boundary), self.health.clone()));
+        Ok(Workers(vec![follow, sweep, watch]))
+    }
+}
+
+/// Tasks of the main runtime.
+#[derive(Debug)]
+pub struct Workers(Vec<tokio::task::JoinHandle<()>>);
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.0.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+/// Asks the boundary for its status once a second; a change of its answer is told to who balances load.
+async fn watch_boundary(boundary: Arc<SocketBoundary>, health: Health) {
+    loop {
+        let state = match boundary.submit(Request::Status).await {
+            Ok(Reply::Status(status)) if status.state == hsm_api::ModuleState::Operational => BoundaryState::Available,
+            Ok(_) => BoundaryState::Away,
+            Err(error) => {
+                tracing::debug!(%error, "the boundary's status");
+                away_or_busy(error)
+            }
+        };
+        health.boundary(state);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn away_or_busy(error: HsmError) -> BoundaryState {
+    if error == HsmError::Busy { BoundaryState::Available } else { BoundaryState::Away }
+}
+
+/// Principals kept in memory.
+const PRINCIPALS_MAX: usize = 4096;
+/// Keys kept in memory, with their aliases and grants.
+const KEYS_MAX: usize = 4096;
