@@ -108,7 +108,13 @@ impl Channel {
         self.flush()?;
         if !self.is_blocked() {
             if self.pending.is_empty() && !self.next_frame()? && self.readable {
+                let established = self.is_established();
                 self.read(desk, buffer)?;
+                if !established {
+                    // the listener looks first whether there is room for one more
+                    self.flush()?;
+                    return Ok(Next::Again);
+                }
                 self.next_frame()?;
             }
             if !self.pending.is_empty() {
