@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use storage::{Barrier, Keyring, Memory, Storage};
+use storage::{Barrier, Keyring, Memory, Sqlite, Storage, sqlite};
 
 pub(crate) const ROOT: &[u8] = b"root-token-of-the-tests";
 pub(crate) const START: u64 = 1_700_000_000_000;
@@ -22,18 +22,40 @@ pub(crate) struct House {
     pub(crate) log: PathBuf,
     pub(crate) file: Arc<FileSink>,
     requests: AtomicU64,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl House {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
         let clock = ManualClock::at(Timestamp::from_unix_millis(START));
-        let store: Arc<dyn Storage> = Arc::new(Memory::with_clock(Arc::new(clock.clone())));
-        let barrier = Arc::new(Barrier::new(Arc::clone(&store), [1; 16], Keyring::generate().unwrap()));
+        let store = Arc::new(Memory::with_clock(Arc::new(clock.clone())));
+        Self::over(store, clock, tempfile::tempdir().unwrap(), Keyring::generate().unwrap())
+    }
+
+    /// Over the embedded store.
+    pub(crate) fn on_disk() -> Self {
+        let clock = ManualClock::at(Timestamp::from_unix_millis(START));
+        Self::open_disk(clock, tempfile::tempdir().unwrap(), Keyring::generate().unwrap())
+    }
+
+    /// The same folder, opened by another process. Its time is the same.
+    pub(crate) fn restart(self, keyring: Keyring) -> Self {
+        let Self { store, barrier, clock, file, dir, .. } = self;
+        drop((store, barrier, file));
+        Self::open_disk(clock, dir, keyring)
+    }
+
+    pub(crate) fn open_disk(clock: ManualClock, dir: tempfile::TempDir, keyring: Keyring) -> Self {
+        let options = sqlite::Options { clock: Arc::new(clock.clone()), ..sqlite::Options::default() };
+        let store = Arc::new(Sqlite::open_with(&dir.path().join("store"), options).unwrap());
+        Self::over(store, clock, dir, keyring)
+    }
+
+    fn over(store: Arc<dyn Storage>, clock: ManualClock, dir: tempfile::TempDir, keyring: Keyring) -> Self {
+        let barrier = Arc::new(Barrier::new(Arc::clone(&store), [1; 16], keyring));
         let log = dir.path().join("audit.log");
         let file = FileSink::open(&log).unwrap();
-        Self { store, barrier, clock, log, file, requests: AtomicU64::new(0), _dir: dir }
+        Self { store, barrier, clock, log, file, requests: AtomicU64::new(0), dir }
     }
 
     pub(crate) fn sink(&self) -> Arc<dyn AuditSink> {

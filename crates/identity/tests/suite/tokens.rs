@@ -5,6 +5,7 @@ use identity::{Accessor, CreateToken, IdentityError};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
+use storage::Keyring;
 
 #[tokio::test]
 async fn the_root_token_is_made_once_and_allows_everything() {
@@ -198,8 +199,8 @@ async fn nobody_gives_what_is_not_theirs() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixty_four_at_once_use_a_token_as_often_as_it_may_be_used() {
-    for uses in [1, 7, 40] {
-        let house = Arc::new(House::new());
+    for (house, uses) in [(House::new(), 1), (House::new(), 40), (House::on_disk(), 7), (House::on_disk(), 40)] {
+        let house = Arc::new(house);
         let (node, root) = house.open().await;
         let other = house.node();
         let command = CreateToken { num_uses: NonZeroU32::new(uses), ..token(&["p"], 600) };
@@ -382,4 +383,42 @@ async fn one_record_that_was_altered_keeps_no_other_from_being_swept() {
     assert_eq!(node.sweep(house.call().now).await.unwrap_err().reason(), "DATA_ALTERED");
     assert_eq!(house.entries_below("due").await.len(), 1);
     assert_eq!(house.entries_below("tokens").await.len(), 2, "root and what was altered");
+}
+
+/// Each start is another process on the same folder: what was revoked stays so, what is counted stays counted.
+#[test]
+fn what_was_made_and_revoked_is_so_after_a_restart() {
+    let keyring = Keyring::generate().unwrap();
+    let again = || Keyring::decode(&keyring.encode()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let clock = envelope::ManualClock::at(Timestamp::from_unix_millis(START));
+    let on_disk = |house: Option<House>| match house {
+        None => House::open_disk(clock.clone(), tempfile::tempdir_in(dir.path()).unwrap(), again()),
+        Some(house) => house.restart(again()),
+    };
+    let run = |work: std::pin::Pin<Box<dyn Future<Output = ()> + '_>>| {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
+    };
+    let mut secrets = Vec::new();
+    let mut house = on_disk(None);
+    run(Box::pin(async {
+        let (node, root) = house.open().await;
+        let counted = CreateToken { num_uses: NonZeroU32::new(2), ..token(&["p"], 600) };
+        let (gone, holder) = child(&house, &node, &root, token(&["p"], 600)).await;
+        node.revoke_token(&holder, &house.call(), None).await.unwrap();
+        let (counted, _) = child(&house, &node, &root, counted).await;
+        let (kept, _) = child(&house, &node, &root, token(&["p"], 600)).await;
+        secrets.extend([gone, counted, kept]);
+    }));
+    for causes in [["TOKEN_UNKNOWN", "", ""], ["TOKEN_UNKNOWN", "TOKEN_USED_UP", ""]] {
+        house = on_disk(Some(house));
+        run(Box::pin(async {
+            house.changes().replay().await.unwrap();
+            let node = house.node();
+            for (secret, cause) in secrets.iter().zip(causes) {
+                assert_eq!(refusal(&house, &node, secret.expose()).await.unwrap_or_default(), cause);
+            }
+            assert_eq!(refusal(&house, &node, ROOT).await, None);
+        }));
+    }
 }
