@@ -68,9 +68,9 @@ impl<'a> Act<'a> {
     }
 
     /// Names a key that the path does not name.
-    pub(crate) fn with_key(&mut self, id: &KeyId) {
+    pub(crate) fn with_key(&mut self, id: &KeyId, outcome: Outcome) {
         let index = u32::try_from(self.items.len()).unwrap_or(u32::MAX);
-        self.items.push(Item { index, key_id: Some(id.to_string()), outcome: Outcome::Done });
+        self.items.push(Item { index, key_id: Some(id.to_string()), outcome });
     }
 
     pub(crate) fn record(&self, outcome: Outcome) -> Record<'_> {

@@ -19,17 +19,18 @@ impl Kms {
     pub async fn sweep(&self, now: Timestamp) -> Result<usize, KmsError> {
         let queue = self.store().due_queue()?;
         let claims = self.inner.seams.barrier.storage().claim(&queue, CLAIMS_MAX, CLAIMED_FOR).await?;
-        let mut deleted = 0;
+        let (mut deleted, mut failed) = (0, None);
         for claim in claims {
             match self.delete_due(&claim, now).await {
                 Ok(done) => deleted += usize::from(done),
                 // somebody cancelled, or took over: the queue tells again
                 Err(KmsError::Conflict) => {}
-                Err(error) => return Err(error),
+                // one damaged row keeps no other key alive
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
         self.forget_requests(now).await?;
-        Ok(deleted)
+        failed.map_or(Ok(deleted), Err)
     }
 
     async fn delete_due(&self, claim: &Claim, now: Timestamp) -> Result<bool, KmsError> {
@@ -47,12 +48,12 @@ impl Kms {
             return Err(KmsError::DataAltered(format!("{path} is due for deletion and not there")));
         };
         let record_path = format!("kms/keys/{id}");
-        let record = system_record(now, "DeleteKey", &record_path);
         let Some(tombstone) = key.delete(due, now) else {
             // cancelled, or scheduled anew for another day
-            self.commit_record(taken, &record).await?;
+            self.commit_record(taken, &system_record(now, "ForgetKeyDeletion", &record_path)).await?;
             return Ok(false);
         };
+        let record = system_record(now, "DeleteKey", &record_path);
         let batch = taken.revision_is(path.clone(), revision).put(path.clone(), self.seal_key(&path, &tombstone)?);
         self.commit_record(batch, &record).await?;
         Ok(true)

@@ -7,6 +7,7 @@ use crate::name::{AliasName, KeyRef};
 use crate::op::{Page, PageRequest};
 use crate::service::{Kms, authorise_path};
 use crate::store::{Found, codec};
+use audit::Outcome;
 use bytes::Bytes;
 use envelope::Timestamp;
 use hsm_api::{KeyId, TenantId};
@@ -167,5 +168,5 @@ fn authorise_alias(act: &mut Act<'_>, alias: &AliasName, capability: Capability)
 /// What the record tells once all is authorised: the alias, and the keys that it points at, before and after.
 fn on_alias(act: &mut Act<'_>, alias: &AliasName, keys: &[&KeyId]) {
     act.on_path(&format!("kms/aliases/{}", alias.bare()));
-    keys.iter().for_each(|key| act.with_key(key));
+    keys.iter().for_each(|key| act.with_key(key, Outcome::Done));
 }

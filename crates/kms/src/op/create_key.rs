@@ -7,6 +7,7 @@ use crate::name::{ClientRequestId, Description};
 use crate::op::describe_key::KeyMetadata;
 use crate::service::{Kms, authorise_path};
 use crate::store::codec::{self, RequestRecord};
+use audit::Outcome;
 use bytes::Bytes;
 use envelope::{Timestamp, sealed};
 use hsm_api::{HsmError, KeyId, KeySpec, KeyUsage, NewKey, Origin, ProtectionLevel, Reply, Request, ask};
@@ -71,7 +72,7 @@ impl Kms {
                 batch = batch.put(path.clone(), self.seal(path, &codec::encode_request(&record))?);
             }
             act.items.clear();
-            act.with_key(&key.id);
+            act.with_key(&key.id, Outcome::Done);
             match self.commit(act, batch).await {
                 Ok(told) => return Ok((KeyMetadata::of(&key), told)),
                 // the same request came in twice at once: the other one made the key
@@ -93,7 +94,7 @@ impl Kms {
             return Err(KmsError::RequestIdReused);
         }
         act.items.clear();
-        act.with_key(&known.key_id);
+        act.with_key(&known.key_id, Outcome::Done);
         let key = self.store().key(&known.key_id).await?;
         let key = key.ok_or_else(|| KmsError::DataAltered("the key of a client request id is gone".to_owned()))?;
         Ok((KeyMetadata::of(&key), Told::NotYet))

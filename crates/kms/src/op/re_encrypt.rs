@@ -4,6 +4,7 @@ use crate::act::{Act, Right};
 use crate::error::KmsError;
 use crate::name::KeyRef;
 use crate::service::Kms;
+use audit::Outcome;
 use bytes::Bytes;
 use envelope::EncryptionContext;
 use hsm_api::{HsmError, KeyId, KeyUsage, Reply, Request};
@@ -45,11 +46,11 @@ impl Kms {
         }
     }
 
-    /// The record's path is the source's; its items name both keys.
+    /// The record's path and context are the source's; its items name both keys.
     async fn admit_both(&self, act: &mut Act<'_>, command: ReEncrypt) -> Result<(Request, [KeyId; 2], u32), KmsError> {
         let ReEncrypt { ciphertext_blob: blob, source_context, source_key, destination_key, destination_context } =
             command;
-        let to_aad_digest = self.bind(act, &destination_context);
+        let to_aad_digest = destination_context.digest();
         let from_aad_digest = self.bind(act, &source_context);
         let (source, version) =
             self.admit_blob(act, &blob, source_key.as_ref(), Right::RE_ENCRYPT_FROM, &source_context).await?;
@@ -61,8 +62,8 @@ impl Kms {
         if from_rule != act.rule {
             act.rule = format!("{from_rule}, {}", act.rule).into();
         }
-        act.with_key(&source.id);
-        act.with_key(&destination.id);
+        act.with_key(&source.id, Outcome::Asked);
+        act.with_key(&destination.id, Outcome::Asked);
         let from = source.version(version).ok_or(KmsError::InvalidCiphertext)?.token.clone();
         let (to_version, to) = destination.current().ok_or(KmsError::Internal("a usable key has a current version"))?;
         let request = Request::ReEncrypt { from, to: to.token.clone(), from_aad_digest, to_aad_digest, blob };
