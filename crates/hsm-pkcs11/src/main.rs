@@ -30,7 +30,7 @@ enum Command {
         dir: PathBuf,
     },
     /// Logs in to the token, probes it, and serves; prints `ready`
-    Serve(Serve),
+    Serve(Box<Serve>),
 }
 
 #[derive(Args)]
@@ -77,7 +77,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     let outcome = match Cli::parse().command {
         Command::Identity { dir } => identity(&dir),
-        Command::Serve(arguments) => serve(arguments),
+        Command::Serve(arguments) => serve(*arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

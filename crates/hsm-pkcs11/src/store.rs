@@ -35,11 +35,9 @@ pub(crate) fn read(link: &mut Link<'_>, name: &str) -> Result<Stored, Fault> {
     let mut stored = Stored::Missing;
     for object in find(link, name)? {
         let value = link.attributes(object, &[AttributeType::Value])?;
-        let record = value.iter().find_map(|attribute| match attribute {
-            Attribute::Value(bytes) => decode(bytes),
-            #[expect(clippy::wildcard_enum_match_arm, reason = "one attribute was asked for")]
-            _ => None,
-        });
+        let record = value
+            .iter()
+            .find_map(|attribute| if let Attribute::Value(bytes) = attribute { decode(bytes) } else { None });
         stored = match (stored, record) {
             (Stored::Missing | Stored::Damaged, Some(record)) => Stored::Whole(record),
             (Stored::Whole(best), Some(record)) if record.sequence > best.sequence => Stored::Whole(record),

@@ -157,7 +157,7 @@ fn put_counter(key: &KeyToken, value: Option<Vec<u8>>) {
     }
     if let Some(value) = value {
         let class = Attribute::Class(ObjectClass::DATA);
-        let application = Attribute::Application(b"strongroom".to_vec().into());
+        let application = Attribute::Application(b"strongroom".to_vec());
         let template = [
             class,
             Attribute::Token(true),

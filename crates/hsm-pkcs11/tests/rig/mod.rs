@@ -44,14 +44,7 @@ pub(crate) fn isolated(test: &str, body: impl FnOnce(&Tokens)) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let tokens = Tokens { folder: dir.path().to_owned() };
-    std::fs::create_dir(tokens.token_folder()).unwrap();
-    let configuration = format!(
-        "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
-        tokens.token_folder().display()
-    );
-    std::fs::write(tokens.configuration(), configuration).unwrap();
-    tokens.make("strongroom");
+    let tokens = Tokens::fresh(dir.path());
     let child = tokens.start(test, "").wait_with_output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
     assert!(child.status.success(), "{out}\n{err}");
@@ -59,6 +52,19 @@ pub(crate) fn isolated(test: &str, body: impl FnOnce(&Tokens)) {
 }
 
 impl Tokens {
+    /// SoftHSM2's configuration in `folder`, and one token.
+    pub(crate) fn fresh(folder: &Path) -> Self {
+        let tokens = Self { folder: folder.to_owned() };
+        std::fs::create_dir(tokens.token_folder()).unwrap();
+        let configuration = format!(
+            "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
+            tokens.token_folder().display()
+        );
+        std::fs::write(tokens.configuration(), configuration).unwrap();
+        tokens.make("strongroom");
+        tokens
+    }
+
     pub(crate) fn token_folder(&self) -> PathBuf {
         self.folder.join("tokens")
     }
