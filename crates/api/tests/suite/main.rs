@@ -1,0 +1,7 @@
+//! The faces over HTTP/2, with a real module, store and log behind them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
+
+mod answered;
+mod public;
+mod refused;
+mod rig;

@@ -1,0 +1,322 @@
+//! A server in this process: real store, real module, real log, served by hyper on loopback.
+
+use api::{
+    BackupPiece, BoundaryState, Health, Metrics, Operator, OperatorError, Peer, PeerCertificate, ServerStatus, Services,
+};
+use audit::{AuditSink, FileSink};
+use bytes::{Buf, BufMut, Bytes};
+use envelope::{Clock, ManualClock, SecretKey, Timestamp};
+use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream};
+use hsm_api::{Boundary, HsmError, ModuleStatus, Reply, Request, Role, ask};
+use hsm_sim::jail::SecretPage;
+use hsm_sim::{KeyStore, Module, Options, Unlock};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use identity::{Changes, Identities, RequestInfo};
+use kms::Kms;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+use storage::{Memory, Storage};
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::metadata::MetadataMap;
+use tonic::transport::Channel;
+use tonic_types::StatusExt as _;
+
+pub(crate) const ROOT: &str = "root-token-of-the-tests";
+pub(crate) const START: u64 = 1_700_000_000_000;
+
+/// The module, and whether it is in reach.
+#[derive(Debug, Clone)]
+pub(crate) struct InReach {
+    module: Arc<Module>,
+    state: Arc<AtomicU8>,
+}
+
+impl InReach {
+    pub(crate) fn answers(&self) {
+        self.state.store(0, Ordering::SeqCst);
+    }
+
+    /// Every request is refused at once.
+    pub(crate) fn is_away(&self) {
+        self.state.store(1, Ordering::SeqCst);
+    }
+
+    /// Requests are taken and never answered.
+    pub(crate) fn is_silent(&self) {
+        self.state.store(2, Ordering::SeqCst);
+    }
+}
+
+impl Boundary for InReach {
+    fn submit(&self, request: Request) -> hsm_api::boundary::Pending<Reply> {
+        match self.state.load(Ordering::SeqCst) {
+            0 => Box::pin(std::future::ready(self.module.serve(Role::User, request))),
+            1 => Box::pin(std::future::ready(Err(HsmError::Unavailable))),
+            _ => Box::pin(std::future::pending()),
+        }
+    }
+}
+
+/// The server as its operators see it.
+#[derive(Debug)]
+struct Server {
+    boundary: InReach,
+    store: Arc<dyn Storage>,
+    dir: PathBuf,
+}
+
+#[async_trait::async_trait]
+impl Operator for Server {
+    async fn status(&self) -> Result<ServerStatus, OperatorError> {
+        let boundary =
+            ask!(self.boundary, Request::Status => Reply::Status).await.ok().map(|status: Box<ModuleStatus>| *status);
+        let (cluster_id, tenant_id) = ([1; 16], [2; 16]);
+        let started = Timestamp::from_unix_millis(START);
+        Ok(ServerStatus { version: "0.0.1".into(), cluster_id, tenant_id, generation: 1, started, boundary })
+    }
+
+    async fn backup(&self) -> Result<BoxStream<'static, Result<BackupPiece, OperatorError>>, OperatorError> {
+        let file = self.dir.join("backup");
+        let revision = self.store.backup(&file).await.map_err(|_| OperatorError::StorageUnavailable)?.0;
+        let data = std::fs::read(&file).map_err(|_| OperatorError::Internal)?;
+        let end = BackupPiece::End { sha256: envelope::mac::sha256(&data), revision };
+        let pieces: Vec<_> =
+            data.chunks(64 << 10).map(|piece| BackupPiece::Data(Bytes::copy_from_slice(piece))).collect();
+        Ok(stream::iter(pieces.into_iter().chain([end]).map(Ok)).boxed())
+    }
+}
+
+pub(crate) struct Rig {
+    pub(crate) boundary: InReach,
+    pub(crate) clock: ManualClock,
+    pub(crate) health: Health,
+    pub(crate) metrics: Metrics,
+    pub(crate) addr: SocketAddr,
+    pub(crate) channel: Channel,
+    log: PathBuf,
+    routes: axum::Router,
+    _file: Arc<FileSink>,
+    _dir: tempfile::TempDir,
+}
+
+impl Rig {
+    pub(crate) async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = ManualClock::at(Timestamp::from_unix_millis(START));
+        let boundary = InReach { module: Arc::new(module(&dir, &clock)), state: Arc::default() };
+        let store: Arc<dyn Storage> = Arc::new(Memory::with_clock(Arc::new(clock.clone())));
+        let cluster = kms::boot::open(Arc::clone(&store), &boundary, clock.now()).await.unwrap();
+        let log = dir.path().join("audit.jsonl");
+        let file = FileSink::open(&log).unwrap();
+        let audit: Arc<dyn AuditSink> = file.lane();
+        let changes = Changes::new(Arc::clone(&cluster.barrier), Arc::clone(&audit));
+        let (names, keys) = (Arc::new(identity::Caches::new(100)), Arc::new(kms::Caches::new(100)));
+        let identities = Identities::new(identity::Seams {
+            barrier: Arc::clone(&cluster.barrier),
+            tenant: cluster.tenant,
+            generation: 1,
+            changes: changes.clone(),
+            caches: Arc::clone(&names),
+        });
+        let identities = identities.unwrap();
+        let kms = Kms::new(kms::Seams {
+            boundary: Arc::new(boundary.clone()),
+            barrier: Arc::clone(&cluster.barrier),
+            audit: Arc::clone(&audit),
+            changes,
+            caches: Arc::clone(&keys),
+            tenant: cluster.tenant,
+        });
+        let kms = kms.unwrap();
+        tokio::spawn(storage::follow(Arc::clone(&store), identities.watched(), vec![names]));
+        tokio::spawn(storage::follow(Arc::clone(&store), kms.watched(), vec![keys]));
+        let call = RequestInfo { request_id: "start".into(), from: String::new(), now: clock.now() };
+        identities.create_root(ROOT.as_bytes(), &call).await.unwrap();
+        let health = Health::new();
+        health.serve();
+        health.boundary(BoundaryState::Available);
+        let metrics = Metrics::new("0.0.1", &health);
+        let operator = Arc::new(Server { boundary: boundary.clone(), store, dir: dir.path().to_owned() });
+        let services = Services {
+            kms,
+            identities,
+            operator,
+            metrics: metrics.clone(),
+            health: health.clone(),
+            clock: Arc::new(clock.clone()),
+            audit,
+        };
+        let routes = api::router(services);
+        let addr = listen(routes.clone(), None).await;
+        let channel = connect(addr).await;
+        Self { boundary, clock, health, metrics, addr, channel, log, routes, _file: file, _dir: dir }
+    }
+
+    /// Another door, at which everybody shows this certificate.
+    pub(crate) async fn channel_with(&self, certificate: PeerCertificate) -> Channel {
+        connect(listen(self.routes.clone(), Some(certificate)).await).await
+    }
+
+    pub(crate) fn records(&self) -> Vec<serde_json::Value> {
+        let text = std::fs::read(&self.log).unwrap();
+        let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+        let lines = std::str::from_utf8(&text[..end]).unwrap().lines();
+        lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// `operation subject's type decision outcome` of the record of this request.
+    pub(crate) fn record_of(&self, request_id: &str) -> String {
+        let records = self.records();
+        let found: Vec<_> = records.iter().filter(|record| record["request_id"] == request_id).collect();
+        assert_eq!(found.len(), 1, "{request_id}: {found:?}");
+        let outcome = match &found[0]["outcome"] {
+            serde_json::Value::String(text) => text.clone(),
+            other => other["failed"].as_str().unwrap().to_owned(),
+        };
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        let (subject, decision) = (text(&found[0]["subject"]["type"]), text(&found[0]["decision"]));
+        format!("{} {subject} {decision} {outcome}", text(&found[0]["operation"]))
+    }
+
+    /// One RPC on bytes.
+    pub(crate) async fn raw(&self, path: &str, message: Vec<u8>, metadata: &[(&'static str, &str)]) -> Answer {
+        raw(&self.channel, path, message, metadata).await
+    }
+
+    /// One RPC as root.
+    pub(crate) async fn root(&self, path: &str, message: &impl prost::Message) -> Answer {
+        self.raw(path, message.encode_to_vec(), &[("authorization", &format!("Bearer {ROOT}"))]).await
+    }
+}
+
+fn module(dir: &tempfile::TempDir, clock: &ManualClock) -> Module {
+    let folder = dir.path().join("hsm");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let clock = clock.clone();
+    let options = Options {
+        unlock: Some(Unlock::Secret(SecretKey::init_with(|key| key.fill(7)))),
+        now: Arc::new(move || clock.now()),
+        report: vec![("seccomp".into(), "on".into())],
+        allow_fault_build: true,
+        fault: None,
+    };
+    let module = Module::open(KeyStore::open(&folder).unwrap(), SecretPage::ordinary().unwrap(), options);
+    module.serve(Role::Officer, Request::Initialise { threshold: 1, shares: 1 }).unwrap();
+    module
+}
+
+async fn listen(routes: axum::Router, certificate: Option<PeerCertificate>) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, peer)) = listener.accept().await {
+            let peer = Arc::new(Peer { addr: peer.to_string(), certificate: certificate.clone() });
+            let routes = routes.clone();
+            tokio::spawn(async move {
+                stream.set_nodelay(true).unwrap();
+                let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+                    request.extensions_mut().insert(Arc::clone(&peer));
+                    tower::Service::call(&mut routes.clone(), request.map(axum::body::Body::new))
+                });
+                let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    addr
+}
+
+async fn connect(addr: SocketAddr) -> Channel {
+    Channel::from_shared(format!("http://{addr}")).unwrap().connect().await.unwrap()
+}
+
+/// What a caller sees.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) result: Result<Bytes, tonic::Status>,
+    pub(crate) metadata: MetadataMap,
+}
+
+impl Answer {
+    pub(crate) fn decoded<M: prost::Message + Default>(self) -> M {
+        M::decode(self.result.unwrap()).unwrap()
+    }
+
+    /// `CODE REASON field`.
+    pub(crate) fn refusal(&self) -> String {
+        let status = self.result.as_ref().unwrap_err();
+        shown(status)
+    }
+
+    pub(crate) fn request_id(&self) -> String {
+        self.metadata.get("x-request-id").unwrap().to_str().unwrap().to_owned()
+    }
+}
+
+pub(crate) fn shown(status: &tonic::Status) -> String {
+    let details = status.get_error_details();
+    let info = details.error_info();
+    let reason = info.map(|info| info.reason.clone()).unwrap_or_default();
+    let field = info.and_then(|info| info.metadata.get("field").cloned()).unwrap_or_default();
+    assert!(info.is_none_or(|info| info.domain == "strongroom"));
+    assert_eq!(details.bad_request().map(|bad| bad.field_violations[0].field.clone()).unwrap_or_default(), field);
+    assert_eq!(details.retry_info().is_some(), status.code() == tonic::Code::Unavailable, "{status:?}");
+    format!("{:?} {reason} {field}", status.code()).trim_end().to_owned()
+}
+
+pub(crate) async fn raw(channel: &Channel, path: &str, message: Vec<u8>, metadata: &[(&'static str, &str)]) -> Answer {
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    grpc.ready().await.unwrap();
+    let mut request = tonic::Request::new(Bytes::from(message));
+    for (name, value) in metadata {
+        request.metadata_mut().append(*name, value.parse().unwrap());
+    }
+    let reply = tokio::time::timeout(Duration::from_secs(60), grpc.unary(request, path.parse().unwrap(), Raw)).await;
+    match reply.expect("every request is answered") {
+        Ok(reply) => Answer { metadata: reply.metadata().clone(), result: Ok(reply.into_inner()) },
+        Err(status) => Answer { metadata: status.metadata().clone(), result: Err(status) },
+    }
+}
+
+/// Messages as they are.
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = tonic::Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), tonic::Status> {
+        buffer.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = tonic::Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, tonic::Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}
