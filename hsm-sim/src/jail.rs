@@ -439,9 +439,10 @@ const SYSTEM_CALLS: &[i64] = &[
     libc::SYS_exit_group,
 ];
 
-/// Older forms that the C library still takes on this architecture.
+/// Older forms that the C library and rustix still take on this architecture.
 #[cfg(target_arch = "x86_64")]
 const SYSTEM_CALLS_X86_64: &[i64] = &[
+    libc::SYS_open,
     libc::SYS_epoll_wait,
     libc::SYS_poll,
     libc::SYS_rename,
