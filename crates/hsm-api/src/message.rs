@@ -358,6 +358,20 @@ impl Request {
                 w.bytes(message.expose());
             }
             Self::Random { bytes } => w.u16(*bytes),
+            Self::SystemSeal { .. }
+            | Self::SystemOpen { .. }
+            | Self::SignCheckpoint { .. }
+            | Self::Counters { .. }
+            | Self::Initialise { .. }
+            | Self::Enrol { .. }
+            | Self::Backup { .. }
+            | Self::Restore { .. } => self.encode_of_system(w),
+        }
+    }
+
+    /// The system's own services and administration.
+    fn encode_of_system(&self, w: &mut Writer<'_>) {
+        match self {
             Self::SystemSeal { key, epoch, aad_digest, plaintext } => {
                 w.token(key);
                 w.u32(*epoch);
@@ -394,6 +408,19 @@ impl Request {
                 w.bytes(package);
                 w.list(shares, |w, share| w.bytes(share.expose()));
             }
+            Self::Status
+            | Self::GenerateKey(_)
+            | Self::GenerateDataKeys { .. }
+            | Self::Encrypt { .. }
+            | Self::Decrypt { .. }
+            | Self::ReEncrypt { .. }
+            | Self::Sign { .. }
+            | Self::PublicKey { .. }
+            | Self::Mac { .. }
+            | Self::Random { .. }
+            | Self::Rewrap { .. }
+            | Self::RotateDomain
+            | Self::Zeroise => {}
         }
     }
 
