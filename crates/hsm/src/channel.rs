@@ -33,7 +33,7 @@ impl Channel {
         let mut held = self.0.lock().await;
         // taken out while a request is out: a caller that gives up leaves no half-read reply behind
         let mut connection = held.take().ok_or(HsmError::Unavailable)?;
-        let outcome = timeout(patience(&request, TIMEOUT), connection.ask(1, &request)).await;
+        let outcome = timeout(patience(&request, TIMEOUT), connection.ask(&request)).await;
         match outcome.unwrap_or(Err(Lost::Silent)) {
             Ok(reply) => {
                 *held = Some(connection);

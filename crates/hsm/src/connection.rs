@@ -19,6 +19,8 @@ pub(crate) struct Connection {
     stream: Stream,
     /// Encrypted bytes only.
     buffer: Box<[u8]>,
+    /// The last id of [`Self::ask`]. They fall from the top, so that a reply that comes twice is nobody else's.
+    last: u32,
 }
 
 /// Why a connection is no more, or never was.
@@ -58,7 +60,8 @@ impl Connection {
     pub(crate) async fn open(socket: &Path, config: &Arc<ClientConfig>) -> Result<Self, Lost> {
         let socket = UnixStream::connect(socket).await?;
         let stream = Stream::client(Arc::clone(config))?;
-        let mut connection = Self { socket, stream, buffer: vec![0; FEED_BYTES_MAX].into_boxed_slice() };
+        let buffer = vec![0; FEED_BYTES_MAX].into_boxed_slice();
+        let mut connection = Self { socket, stream, buffer, last: 0 };
         poll_fn(|cx| {
             loop {
                 let _flushed = connection.poll_flush(cx)?;
@@ -74,14 +77,16 @@ impl Connection {
 
     /// Asks for the status: the first thing on each connection, for it works for whomever the boundary knows.
     pub(crate) async fn status(&mut self) -> Result<ModuleStatus, Lost> {
-        match self.ask(0, &Request::Status).await? {
+        match self.ask(&Request::Status).await? {
             Ok(Reply::Status(status)) => Ok(*status),
             Ok(_) | Err(_) => Err(Lost::Garbage),
         }
     }
 
     /// One request and its reply; other replies are dropped.
-    pub(crate) async fn ask(&mut self, id: u32, request: &Request) -> Result<Result<Reply, HsmError>, Lost> {
+    pub(crate) async fn ask(&mut self, request: &Request) -> Result<Result<Reply, HsmError>, Lost> {
+        self.last = self.last.wrapping_sub(1);
+        let id = self.last;
         let mut frame = FrameWriter::default();
         if let Err(error) = frame.push_request(id, request) {
             return Ok(Err(error));
@@ -93,7 +98,7 @@ impl Connection {
                 let _flushed = self.poll_flush(cx)?;
                 while let Some(decoded) = self.stream.take_frame(|body| {
                     decode_replies(body, |to, came| {
-                        if to == id {
+                        if to == id && reply.is_none() {
                             reply = Some(came);
                         }
                     })

@@ -26,8 +26,10 @@ pub(crate) struct House {
     pub(crate) officer: Arc<Identity>,
     pub(crate) auditor: Arc<Identity>,
     pub(crate) module: Arc<Module>,
-    stopper: Stopper,
-    thread: Option<JoinHandle<()>>,
+    identity: Arc<Identity>,
+    given: Vec<PinArgument>,
+    limits: Limits,
+    serving: Option<(Stopper, JoinHandle<()>)>,
 }
 
 impl House {
@@ -50,15 +52,36 @@ impl House {
         let given = [(Role::User, &user), (Role::Officer, &officer), (Role::Auditor, &auditor)];
         let given = given.map(|(role, identity)| PinArgument { role, pin: identity.pin() }).to_vec();
         let socket = dir.path().join("run").join("hsm.sock");
-        let pins = Pins::open(dir.path(), given).unwrap();
-        let listener = Listener::bind(&socket, &identity, pins, limits).unwrap();
+        let (boundary, identity) = (identity.pin(), Arc::new(identity));
+        let house =
+            |serving| Self { dir, socket, boundary, user, officer, auditor, module, identity, given, limits, serving };
+        let mut house = house(None);
+        house.serve();
+        house
+    }
+
+    fn serve(&mut self) {
+        let pins = Pins::open(self.dir.path(), self.given.clone()).unwrap();
+        let listener = Listener::bind(&self.socket, &self.identity, pins, self.limits.clone()).unwrap();
         let stopper = listener.stopper();
         let (ready, is_ready) = mpsc::channel();
-        let behind: Arc<dyn hsm_serve::Module> = Arc::clone(&module) as _;
+        let behind: Arc<dyn hsm_serve::Module> = Arc::clone(&self.module) as _;
         let serve = move || listener.serve(behind, || ready.send(()).unwrap()).unwrap();
-        let thread = Some(std::thread::spawn(serve));
+        self.serving = Some((stopper, std::thread::spawn(serve)));
         is_ready.recv().unwrap();
-        Self { dir, socket, boundary: identity.pin(), user, officer, auditor, module, stopper, thread }
+    }
+
+    /// Another listener in front of the same module.
+    pub(crate) fn restart(&mut self) {
+        self.stop();
+        self.serve();
+    }
+
+    fn stop(&mut self) {
+        let (stopper, thread) = self.serving.take().unwrap();
+        stopper.stop();
+        let outcome = thread.join();
+        assert!(outcome.is_ok() || std::thread::panicking(), "the listener panicked");
     }
 
     pub(crate) fn options(&self, timeout: Duration) -> Options {
@@ -79,9 +102,7 @@ impl House {
 
 impl Drop for House {
     fn drop(&mut self) {
-        self.stopper.stop();
-        let outcome = self.thread.take().unwrap().join();
-        assert!(outcome.is_ok() || std::thread::panicking(), "the listener panicked");
+        self.stop();
     }
 }
 
