@@ -192,3 +192,75 @@ impl KeyRecord {
         Self { state, ..self.clone() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: Timestamp = Timestamp::from_unix_millis(1_000);
+    const STATES: [KeyState; 4] =
+        [KeyState::Enabled, KeyState::Disabled, KeyState::PendingDeletion { at: AT }, KeyState::Deleted { at: AT }];
+
+    fn key_in(state: KeyState) -> KeyRecord {
+        let number = 1;
+        KeyRecord {
+            id: KeyId::from_random([1; 16]),
+            spec: KeySpec::Aes256,
+            usage: KeyUsage::EncryptDecrypt,
+            level: ProtectionLevel::Boundary,
+            origin: Origin::Generated,
+            description: Description::default(),
+            created: Timestamp::default(),
+            state,
+            versions: vec![KeyVersion { number, created: Timestamp::default(), material: None }],
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_not_enabled_does_nothing() {
+        let refusals = [None, Some(Refusal::Disabled), Some(Refusal::PendingDeletion), Some(Refusal::Deleted)];
+        for (state, refusal) in STATES.into_iter().zip(refusals) {
+            let key = key_in(state);
+            assert_eq!(key.usable_for(KeyUsage::EncryptDecrypt).err(), refusal);
+            assert_eq!(key.next_version().err(), refusal);
+            assert_eq!(key.usable_for(KeyUsage::SignVerify), Err(Refusal::Usage));
+        }
+    }
+
+    #[test]
+    fn every_transition_starts_where_it_may() {
+        use KeyState::{Disabled, Enabled, PendingDeletion};
+        let [pending, deleted] = [Refusal::PendingDeletion, Refusal::Deleted];
+        let enabled = [Ok(None), Ok(Some(Enabled)), Err(pending), Err(deleted)];
+        let disabled = [Ok(Some(Disabled)), Ok(None), Err(pending), Err(deleted)];
+        let due = PendingDeletion { at: Timestamp::from_unix_millis(5_000) };
+        let scheduled = [Ok(due), Ok(due), Err(pending), Err(deleted)];
+        let cancelled = [Err(Refusal::State), Err(Refusal::State), Ok(Disabled), Err(deleted)];
+        for (i, state) in STATES.into_iter().enumerate() {
+            let key = key_in(state);
+            assert_eq!(key.enable().map(|key| key.map(|key| key.state)), enabled[i]);
+            assert_eq!(key.disable().map(|key| key.map(|key| key.state)), disabled[i]);
+            let window = Duration::from_secs(4);
+            assert_eq!(key.schedule_deletion(window, AT).map(|(key, _)| key.state), scheduled[i]);
+            assert_eq!(key.cancel_deletion().map(|(key, _)| key.state), cancelled[i]);
+        }
+    }
+
+    #[test]
+    fn only_the_deletion_that_is_due_is_carried_out() {
+        let (before, after) = (Timestamp::from_unix_millis(999), Timestamp::from_unix_millis(1_001));
+        for (state, due, now, deleted) in [
+            (KeyState::PendingDeletion { at: AT }, AT, before, false),
+            (KeyState::PendingDeletion { at: AT }, AT, AT, true),
+            (KeyState::PendingDeletion { at: AT }, AT, after, true),
+            // scheduled anew since
+            (KeyState::PendingDeletion { at: AT }, before, after, false),
+            (KeyState::Enabled, AT, after, false),
+            (KeyState::Disabled, AT, after, false),
+            (KeyState::Deleted { at: AT }, AT, after, false),
+        ] {
+            let tombstone = key_in(state).delete(due, now);
+            assert_eq!(tombstone.map(|key| key.state), deleted.then_some(KeyState::Deleted { at: now }), "{state:?}");
+        }
+    }
+}

@@ -116,12 +116,8 @@ impl Kms {
 
     /// Makes room by dropping some that have expired. Calls at one moment can go beyond the limit, each by one.
     fn with_grant(&self, batch: Batch, key: &KeyId, grant: &Grant, present: &[Grant]) -> Result<Batch, KmsError> {
-        let live = present.iter().filter(|present| present.is_live(grant.created)).count();
-        if live >= GRANTS_PER_KEY_MAX {
-            return Err(KmsError::LimitExceeded);
-        }
         let mut batch = batch;
-        for gone in present.iter().filter(|present| !present.is_live(grant.created)).take(EXPIRED_DROPPED_MAX) {
+        for gone in room(present, grant.created)? {
             batch = batch.delete(self.store().grant_path(key, &gone.id)?);
         }
         let path = self.store().grant_path(key, &grant.id)?;
@@ -218,6 +214,14 @@ fn drafted(by: &Principal, now: Timestamp, command: CreateGrant) -> Result<Grant
     })
 }
 
+/// Which of a key's grants go to make room for one more.
+fn room(present: &[Grant], now: Timestamp) -> Result<impl Iterator<Item = &Grant>, KmsError> {
+    if present.iter().filter(|present| present.is_live(now)).count() >= GRANTS_PER_KEY_MAX {
+        return Err(KmsError::LimitExceeded);
+    }
+    Ok(present.iter().filter(move |present| !present.is_live(now)).take(EXPIRED_DROPPED_MAX))
+}
+
 /// Whose right to grant is a grant gives no more than that grant holds.
 fn may_delegate(present: &[Grant], act: &Act<'_>, child: &Grant) -> bool {
     let operation = GrantOperation::CreateGrant;
@@ -228,3 +232,37 @@ fn may_delegate(present: &[Grant], act: &Act<'_>, child: &Grant) -> bool {
 /// Most live grants of a key: they are read together.
 pub const GRANTS_PER_KEY_MAX: usize = 500;
 const EXPIRED_DROPPED_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_a_bounded_number_of_live_grants_and_expired_ones_make_room() {
+        let name = PrincipalName::parse("cert/a").unwrap();
+        let grant = |expires: Option<u64>| Grant {
+            id: GrantId::from_bytes([1; 16]),
+            name: None,
+            grantee: name.clone(),
+            retiring: None,
+            issuing: name.clone(),
+            operations: Operations::of([GrantOperation::Decrypt]).unwrap(),
+            constraints: GrantConstraints::default(),
+            created: Timestamp::default(),
+            expires: expires.map(Timestamp::from_unix_millis),
+        };
+        let now = Timestamp::from_unix_millis(10);
+        for (live, expired, dropped) in [
+            (0, 0, Some(0)),
+            (GRANTS_PER_KEY_MAX - 1, 3, Some(3)),
+            (GRANTS_PER_KEY_MAX - 1, 40, Some(EXPIRED_DROPPED_MAX)),
+            (GRANTS_PER_KEY_MAX, 0, None),
+            (GRANTS_PER_KEY_MAX, 3, None),
+        ] {
+            let mut present = vec![grant(None); live];
+            present.extend(vec![grant(Some(10)); expired]);
+            let room = room(&present, now).map(Iterator::count);
+            assert_eq!(room.ok(), dropped, "{live} live, {expired} expired");
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The log: no result without a record, a second one when the boundary fails, one for a batch, and no secret in any.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where it fails")]
+
+mod rig;
+
+use bytes::Bytes;
+use envelope::SecretBytes;
+use kms::{BATCH_ITEMS_MAX, DataKeyBytes, Decrypt, Encrypt, GenerateDataKey, KeyRef, KeySpec, KmsError};
+use rig::{Rig, context, create, data_key, id, told, unknown_id};
+
+fn encrypt(key: &KeyRef, plaintext: &[u8]) -> Encrypt {
+    Encrypt { key: key.clone(), plaintext: SecretBytes::copy_from(plaintext), context: context(&[]) }
+}
+
+#[tokio::test]
+async fn a_record_says_who_did_what_to_which_key_from_where_by_which_rule() {
+    let rig = Rig::new().await;
+    let key = id(&rig.key(KeySpec::Aes256).await);
+    let KeyRef::Id(key_id) = key else { unreachable!() };
+    let policy = format!(r#"path "kms/keys/{key_id}/generate-data-key" {{ capabilities = ["update"] }}"#);
+    let by = rig.principal("writers", &policy).await;
+    let command = GenerateDataKey { context: context(&[("tenant", "blue")]), ..data_key(&key) };
+    let call = rig.call();
+    let (made, records) = rig.recorded(rig.kms.generate_data_key(&by, &call, command.clone())).await;
+    made.unwrap();
+    let [record] = &records[..] else { panic!("{records:?}") };
+    for (field, value) in [
+        ("operation", "GenerateDataKey".to_owned()),
+        ("request_id", call.request_id.clone()),
+        ("path", format!("kms/keys/{key_id}/generate-data-key")),
+        ("from", "192.0.2.7:4711".into()),
+        ("decision", "allowed".into()),
+        ("rule", "writers".into()),
+        ("outcome", "asked".into()),
+    ] {
+        assert_eq!(record[field], value, "{field}");
+    }
+    assert_eq!(record["time"], call.now.unix_millis());
+    assert_eq!(format!("token/{}", record["subject"]["accessor"].as_str().unwrap()), by.name());
+    let context_hmac = record["context_hmac"].as_str().unwrap().to_owned();
+    assert_eq!(context_hmac.len(), 64);
+    // the same context gives the same hash, another one another, none none
+    let (_, again) = rig.recorded(rig.kms.generate_data_key(&by, &call, command.clone())).await;
+    let other = GenerateDataKey { context: context(&[("tenant", "red")]), ..command };
+    let (_, other) = rig.recorded(rig.kms.generate_data_key(&by, &call, other)).await;
+    let (_, none) = rig.recorded(rig.kms.generate_data_key(&by, &call, data_key(&key))).await;
+    assert_eq!(again[0]["context_hmac"], context_hmac);
+    assert_ne!(other[0]["context_hmac"], context_hmac);
+    assert!(none[0].get("context_hmac").is_none());
+}
+
+#[tokio::test]
+async fn a_boundary_that_fails_adds_a_second_record() {
+    let rig = Rig::new().await;
+    let key = id(&rig.key(KeySpec::Aes256).await);
+    let blob = rig.encrypt(&key, b"text", &[("a", "b")]).await;
+    let outcomes =
+        |records: &[serde_json::Value]| records.iter().map(|record| record["outcome"].to_string()).collect::<Vec<_>>();
+    let (opened, records) = rig.recorded(rig.decrypt(&rig.root, &blob, &[])).await;
+    assert_eq!(told(&opened), "INVALID_CIPHERTEXT");
+    assert_eq!(outcomes(&records), ["\"asked\"", r#"{"failed":"INVALID_CIPHERTEXT"}"#]);
+    rig.stop_module();
+    let (made, records) = rig.recorded(rig.data_key(&rig.root, &key)).await;
+    assert_eq!(told(&made), "BOUNDARY_UNAVAILABLE");
+    assert_eq!(outcomes(&records), ["\"asked\"", r#"{"failed":"BOUNDARY_UNAVAILABLE"}"#]);
+    assert_eq!(records[0]["request_id"], records[1]["request_id"]);
+    // what never reached the boundary has one
+    let (made, records) = rig.recorded(rig.data_key(&rig.root, &KeyRef::Id(unknown_id()))).await;
+    assert_eq!(told(&made), "KEY_NOT_FOUND");
+    assert_eq!(outcomes(&records), [r#"{"failed":"KEY_NOT_FOUND"}"#]);
+}
+
+#[tokio::test]
+async fn without_a_record_there_is_no_result() {
+    let rig = Rig::new().await;
+    let key = id(&rig.key(KeySpec::Aes256).await);
+    let signing = id(&rig.key(KeySpec::EccNistP256).await);
+    let blob = rig.encrypt(&key, b"text", &[]).await;
+    let user = rig.stranger("user").await;
+    let moved = rig.dir.path().join("moved.log");
+    std::fs::rename(rig.log_path(), &moved).unwrap();
+    let call = rig.call();
+    let page = kms::PageRequest::default();
+    for outcome in [
+        told(&rig.data_key(&rig.root, &key).await),
+        told(&rig.decrypt(&rig.root, &blob, &[]).await),
+        told(&rig.kms.generate_random(&rig.root, &call, 16).await),
+        told(&rig.kms.describe_key(&rig.root, &call, &key).await),
+        told(&rig.kms.public_key(&rig.root, &call, &signing).await),
+        told(&rig.kms.list_keys(&rig.root, &call, &page).await),
+        told(&rig.kms.batch_encrypt(&rig.root, &call, vec![Ok(encrypt(&key, b"x"))]).await),
+        // not even a refusal
+        told(&rig.data_key(&user, &key).await),
+        told(&rig.data_key(&rig.root, &KeyRef::Id(unknown_id())).await),
+    ] {
+        assert_eq!(outcome, "AUDIT_UNAVAILABLE");
+    }
+    assert_eq!(told(&rig.kms.create_key(&rig.root, &call, create(KeySpec::Aes256)).await), "AUDIT_UNAVAILABLE");
+    std::fs::rename(&moved, rig.log_path()).unwrap();
+    assert!(rig::soon(async || rig.data_key(&rig.root, &key).await.is_ok()).await, "it recovers in place");
+}
+
+#[tokio::test]
+async fn a_batch_is_one_record_and_its_results_come_in_the_items_order() {
+    let rig = Rig::new().await;
+    let keys = [id(&rig.key(KeySpec::Aes256).await), id(&rig.key(KeySpec::Aes256).await)];
+    let disabled = id(&rig.key(KeySpec::Aes256).await);
+    rig.kms.disable_key(&rig.root, &rig.call(), &disabled).await.unwrap();
+    let mac = id(&rig.key(KeySpec::Hmac256).await);
+    let items = vec![
+        Ok(data_key(&keys[0])),
+        Ok(data_key(&keys[1])),
+        Err(KmsError::InvalidField("key_id")),
+        Ok(data_key(&keys[0])),
+        Ok(data_key(&disabled)),
+        Ok(data_key(&mac)),
+        Ok(data_key(&KeyRef::Id(unknown_id()))),
+        Ok(GenerateDataKey { length: DataKeyBytes::AES_128, ..data_key(&keys[1]) }),
+    ];
+    let (call, asked) = (rig.call(), rig.requests());
+    let (results, records) = rig.recorded(rig.kms.batch_generate_data_key(&rig.root, &call, items)).await;
+    let results = results.unwrap();
+    let expected =
+        ["OK", "OK", "INVALID_FIELD key_id", "OK", "KEY_DISABLED", "INVALID_KEY_USAGE", "KEY_NOT_FOUND", "OK"];
+    assert_eq!(results.iter().map(told).collect::<Vec<_>>(), expected);
+    assert_eq!(rig.requests() - asked, 2, "one request for each key");
+    let [record] = &records[..] else { panic!("one record: {records:?}") };
+    assert_eq!((&record["operation"], &record["outcome"]), (&"BatchGenerateDataKey".into(), &"asked".into()));
+    let logged: Vec<_> = record["items"].as_array().unwrap().iter().map(|item| item["outcome"].to_string()).collect();
+    let reasons = expected.map(|told| match told.split(' ').next().unwrap() {
+        "OK" => "\"asked\"".to_owned(),
+        reason => format!(r#"{{"failed":"{reason}"}}"#),
+    });
+    assert_eq!(logged, reasons);
+    for (index, key) in [(0, &keys[0]), (1, &keys[1]), (3, &keys[0]), (7, &keys[1])] {
+        let made = results[index].as_ref().unwrap();
+        assert_eq!(KeyRef::Id(made.key_id), *key);
+        assert_eq!(made.plaintext.len(), if index == 7 { 16 } else { 32 });
+        assert_eq!(rig.decrypt(&rig.root, &made.ciphertext_blob, &[]).await.unwrap(), made.plaintext.expose());
+    }
+}
+
+#[tokio::test]
+async fn one_item_that_fails_inside_the_boundary_costs_no_other_its_result() {
+    let rig = Rig::new().await;
+    let key = id(&rig.key(KeySpec::Aes256).await);
+    let good = rig.encrypt(&key, b"good", &[]).await;
+    let bound = rig.encrypt(&key, b"bound", &[("a", "b")]).await;
+    let decrypt = |blob: &Bytes| Ok(Decrypt { ciphertext_blob: blob.clone(), context: context(&[]), key: None });
+    let call = rig.call();
+    let items = vec![decrypt(&good), decrypt(&bound), decrypt(&Bytes::from_static(b"SR")), decrypt(&good)];
+    let (results, records) = rig.recorded(rig.kms.batch_decrypt(&rig.root, &call, items)).await;
+    let results = results.unwrap();
+    let expected = ["OK", "INVALID_CIPHERTEXT", "INVALID_CIPHERTEXT", "OK"];
+    assert_eq!(results.iter().map(told).collect::<Vec<_>>(), expected);
+    assert_eq!(results[3].as_ref().unwrap().plaintext.expose(), b"good");
+    let [first, second] = &records[..] else { panic!("{records:?}") };
+    assert_eq!((&first["outcome"], first["items"].as_array().unwrap().len()), (&"asked".into(), 4));
+    assert_eq!(second["items"].as_array().unwrap().len(), 1, "what the boundary refused");
+    assert_eq!(second["items"][0]["index"], 1);
+    rig.stop_module();
+    let items = vec![decrypt(&good), decrypt(&good)];
+    let results = rig.kms.batch_decrypt(&rig.root, &call, items).await.unwrap();
+    assert!(results.iter().all(|result| told(result) == "BOUNDARY_UNAVAILABLE"));
+}
+
+#[tokio::test]
+async fn a_batch_of_any_allowed_size_fits_its_frames() {
+    let rig = Rig::new().await;
+    let key = id(&rig.key(KeySpec::Aes256).await);
+    let call = rig.call();
+    for (count, outcome) in [(0, false), (1, true), (BATCH_ITEMS_MAX, true), (BATCH_ITEMS_MAX + 1, false)] {
+        let length = DataKeyBytes::parse(1024).unwrap();
+        let items = (0..count).map(|_| Ok(GenerateDataKey { length, ..data_key(&key) })).collect();
+        let asked = rig.requests();
+        let made = rig.kms.batch_generate_data_key(&rig.root, &call, items).await;
+        if !outcome {
+            assert_eq!(told(&made), "INVALID_FIELD items", "{count}");
+            assert_eq!(rig.requests(), asked);
+            continue;
+        }
+        let made = made.unwrap();
+        assert!(made.len() == count && made.iter().all(Result::is_ok));
+        // 128 × 2 KiB of reply does not fit one frame of 64 KiB; it fits few
+        assert!((1..=6).contains(&(rig.requests() - asked)), "{}", rig.requests() - asked);
+    }
+    let plaintexts: Vec<_> = (0..BATCH_ITEMS_MAX).map(|i| vec![u8::try_from(i).unwrap(); 4096]).collect();
+    let items = plaintexts.iter().map(|plaintext| Ok(encrypt(&key, plaintext))).collect();
+    let sealed = rig.kms.batch_encrypt(&rig.root, &call, items).await.unwrap();
+    let items = sealed.into_iter().map(|sealed| {
+        Ok(Decrypt { ciphertext_blob: sealed.unwrap().ciphertext_blob, context: context(&[]), key: None })
+    });
+    let opened = rig.kms.batch_decrypt(&rig.root, &call, items.collect()).await.unwrap();
+    for (opened, plaintext) in opened.iter().zip(&plaintexts) {
+        assert_eq!(opened.as_ref().unwrap().plaintext.expose(), plaintext);
+    }
+}
+
+#[tokio::test]
+async fn every_item_of_a_batch_is_authorised_by_itself() {
+    let rig = Rig::new().await;
+    let keys = [id(&rig.key(KeySpec::Aes256).await), id(&rig.key(KeySpec::Aes256).await)];
+    let KeyRef::Id(own) = keys[0] else { unreachable!() };
+    let policy = format!(r#"path "kms/keys/{own}/encrypt" {{ capabilities = ["update"] }}"#);
+    let user = rig.principal("user", &policy).await;
+    let stranger = rig.stranger("stranger").await;
+    let items = || keys.iter().map(|key| Ok(encrypt(key, b"x"))).collect();
+    let call = rig.call();
+    let (results, records) = rig.recorded(rig.kms.batch_encrypt(&user, &call, items())).await;
+    assert_eq!(results.unwrap().iter().map(told).collect::<Vec<_>>(), ["OK", "PERMISSION_DENIED"]);
+    assert_eq!((records.len(), &records[0]["decision"]), (1, &"allowed".into()));
+    let asked = rig.requests();
+    let (results, records) = rig.recorded(rig.kms.batch_encrypt(&stranger, &call, items())).await;
+    assert_eq!(results.unwrap().iter().map(told).collect::<Vec<_>>(), ["PERMISSION_DENIED"; 2]);
+    assert_eq!((records.len(), &records[0]["decision"]), (1, &"denied".into()));
+    assert_eq!(rig.requests(), asked, "the boundary is not asked");
+}
+
+#[tokio::test]
+async fn no_secret_stands_in_the_log_or_in_the_store() {
+    let rig = Rig::new().await;
+    let key = id(&rig.key(KeySpec::Aes256).await);
+    let mac = id(&rig.key(KeySpec::Hmac256).await);
+    let plaintext = b"a plaintext that nobody else may read";
+    let pairs = [("patient", "Erika Mustermann")];
+    let mut secrets = vec![plaintext.to_vec(), b"Mustermann".to_vec()];
+    let blob = rig.encrypt(&key, plaintext, &pairs).await;
+    rig.decrypt(&rig.root, &blob, &pairs).await.unwrap();
+    rig.decrypt(&rig.root, &blob, &[]).await.unwrap_err();
+    for _ in 0..4 {
+        secrets.push(rig.data_key(&rig.root, &key).await.unwrap().plaintext.expose().to_vec());
+    }
+    let call = rig.call();
+    secrets.push(rig.kms.generate_random(&rig.root, &call, 32).await.unwrap().expose().to_vec());
+    let message = SecretBytes::copy_from(b"a message to authenticate");
+    secrets.push(message.expose().to_vec());
+    let algorithm = kms::MacAlgorithm::HmacSha256;
+    rig.kms.generate_mac(&rig.root, &call, kms::GenerateMac { key: mac, message, algorithm }).await.unwrap();
+    let alias = kms::AliasName::parse("alias/secret-project").unwrap();
+    let KeyRef::Id(target) = key else { unreachable!() };
+    rig.kms.create_alias(&rig.root, &call, kms::CreateAlias { alias, target }).await.unwrap();
+
+    let log = rig.log();
+    assert!(rig.records().len() > 10);
+    let mut stored = Vec::new();
+    let prefix = storage::EntryPath::parse(&"7e".repeat(16)).unwrap();
+    for (path, entry) in rig.store.scan(&prefix, None, 1000, storage::AtLeast::Latest).await.unwrap().entries {
+        stored.extend_from_slice(path.as_str().as_bytes());
+        stored.extend_from_slice(&entry.value);
+    }
+    for secret in &secrets {
+        let text = hex::encode(secret);
+        for (place, bytes) in [("log", &log), ("store", &stored)] {
+            let holds = |needle: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);
+            assert!(!holds(secret) && !holds(text.as_bytes()), "{place}");
+        }
+    }
+    // names that users choose stand in the store as keyed hashes only
+    assert!(!stored.windows(14).any(|window| window == b"secret-project"));
+}
