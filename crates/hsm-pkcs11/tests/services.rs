@@ -485,7 +485,7 @@ fn uses_are_counted_signed_and_paged() {
         let blob = rig.encrypt(&aes.token, b"text").unwrap();
         assert!(rig.decrypt(&aes.token, &blob, [0; 32]).is_err(), "what gives nothing is no use");
         rig.mac(&mac.token, b"m").unwrap();
-        let mut expected = vec![(aes.key_id, 3), (mac.key_id, 1)];
+        let mut expected = [(aes.key_id, 3), (mac.key_id, 1)];
         expected.sort();
         let page = |after, limit| match rig.officer(Request::Counters { after, limit, challenge: [4; 32] }) {
             Ok(Reply::Counters(page)) => page,
