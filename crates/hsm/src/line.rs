@@ -68,6 +68,8 @@ enum State {
 pub(crate) struct Look {
     /// Replies that are still expected, by somebody or not.
     pub(crate) out: usize,
+    /// Something ran out of time just now.
+    pub(crate) expired: bool,
     pub(crate) next_deadline: Option<Instant>,
 }
 
@@ -119,7 +121,7 @@ impl Line {
     /// Ends what is out of time.
     pub(crate) fn expire(&self, now: Instant, wakers: &mut Vec<Waker>) -> Look {
         let mut inner = self.lock();
-        let mut next_deadline = None;
+        let (mut next_deadline, mut expired) = (None, false);
         for slot in &mut inner.slots {
             if let State::Out { deadline, waker } = &mut slot.state {
                 if *deadline > now {
@@ -127,10 +129,11 @@ impl Line {
                 } else {
                     wakers.extend(waker.take());
                     slot.state = State::Late;
+                    expired = true;
                 }
             }
         }
-        Look { out: inner.out, next_deadline }
+        Look { out: inner.out, expired, next_deadline }
     }
 
     /// Where the pipe goes to sleep: `Some` unless a frame waits, with the number of replies expected.

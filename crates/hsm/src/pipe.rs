@@ -171,14 +171,16 @@ impl<'a> Pipe<'a> {
     fn watch(&mut self, cx: &mut Context<'_>) -> Result<(), Lost> {
         while self.ticking && self.tick.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
-            let Look { out, next_deadline } = self.line.expire(now, &mut self.wakers);
+            let Look { out, expired, next_deadline } = self.line.expire(now, &mut self.wakers);
             self.wakers.drain(..).for_each(Waker::wake);
             let silence = now.saturating_duration_since(self.heard);
             if out == 0 {
                 self.ticking = false;
                 break;
             }
-            if silence >= self.timeout {
+            // a request's time ends a moment before the silence since it was sent has lasted as long
+            let unanswered = expired && self.probed && silence >= self.timeout * 3 / 4;
+            if unanswered || silence >= self.timeout {
                 return Err(Lost::Silent);
             }
             if silence >= self.timeout / 2 && !std::mem::replace(&mut self.probed, true) {
