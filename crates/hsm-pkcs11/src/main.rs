@@ -113,7 +113,9 @@ fn serve(arguments: Serve) -> Outcome {
     };
     let identity = own_identity(&dir)?;
     let notify = Notify::connect(notify_socket.as_deref())?;
-    let limits = Limits { pool_threads: sessions.into(), ..Limits::default() };
+    // every request but status waits for the token, so the pool's queue is the whole queue
+    let limits =
+        Limits { pool_threads: sessions.into(), pool_queue: 4096, pool_queue_channel: 2048, ..Limits::default() };
     let listener = Listener::bind(&socket, &identity, Pins::open(&dir, pin)?, limits)?;
     let options = Options { uri, pin: source.read()?, now: now(), report, sessions_max: usize::from(sessions) };
     let module = Module::open(options)?;

@@ -263,7 +263,7 @@ fn calls(tokens: &Tokens, function: &str) -> usize {
 fn a_wrong_pin_is_tried_once_and_the_module_stays_locked() {
     isolated("a_wrong_pin_is_tried_once_and_the_module_stays_locked", |tokens| {
         drop(tokens.operational());
-        let rig = tokens.try_open_with("wrong", rig::SPY).unwrap();
+        let rig = tokens.try_open_with("wrong", rig::spy()).unwrap();
         for _ in 0..5 {
             assert_eq!(rig.status().state, ModuleState::Locked);
             assert_eq!(rig.user(Request::Random { bytes: 1 }).unwrap_err(), HsmError::StateForbidden);
@@ -282,7 +282,7 @@ fn a_wrong_pin_is_tried_once_and_the_module_stays_locked() {
 fn one_login_and_few_sessions_serve_many_requests() {
     isolated("one_login_and_few_sessions_serve_many_requests", |tokens| {
         let key = tokens.operational().key(KeySpec::Aes256).token;
-        let rig = tokens.try_open_with(rig::PIN, rig::SPY).unwrap();
+        let rig = tokens.try_open_with(rig::PIN, rig::spy()).unwrap();
         rig.encrypt(&key, b"text").unwrap();
         let (sessions, searches) = (calls(tokens, "C_OpenSession"), calls(tokens, "C_FindObjectsInit"));
         for _ in 0..100 {

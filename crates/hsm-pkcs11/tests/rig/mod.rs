@@ -23,7 +23,17 @@ use std::sync::Arc;
 
 pub(crate) const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
 /// OpenSC's module that writes down every call and hands it to the one beneath.
-pub(crate) const SPY: &str = "/usr/lib/x86_64-linux-gnu/pkcs11-spy.so";
+pub(crate) fn spy() -> &'static str {
+    let at = [
+        "/usr/lib/x86_64-linux-gnu/pkcs11-spy.so",
+        "/usr/lib/aarch64-linux-gnu/pkcs11-spy.so",
+        "/usr/lib/pkcs11-spy.so",
+    ];
+    at.into_iter()
+        .find(|path| Path::new(path).exists())
+        .expect("OpenSC is not installed: `cargo xtask test` installs it")
+}
+
 pub(crate) const PIN: &str = "73501928";
 pub(crate) const TENANT: TenantId = [0x7e; 16];
 pub(crate) const AAD: [u8; 32] = [0xad; 32];
