@@ -10,11 +10,11 @@ use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
 /// Path of the empty RPC.
-pub const PATH: &str = "/strongroom.bench.v1.Empty/Call";
+pub(crate) const PATH: &str = "/strongroom.bench.v1.Empty/Call";
 
 /// A service with one method that takes nothing and gives nothing.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Empty;
+pub(crate) struct Empty;
 
 impl NamedService for Empty {
     const NAME: &'static str = "strongroom.bench.v1.Empty";

@@ -16,9 +16,9 @@ use tokio_rustls::TlsConnector;
 
 /// How many connections, and how many requests in flight on each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
-    pub connections: usize,
-    pub streams: usize,
+pub(crate) struct Shape {
+    pub(crate) connections: usize,
+    pub(crate) streams: usize,
 }
 
 impl std::fmt::Display for Shape {
@@ -29,27 +29,27 @@ impl std::fmt::Display for Shape {
 
 /// One kind of call: as whom, what, with which message.
 #[derive(Debug, Clone)]
-pub struct Call {
-    pub path: &'static str,
-    pub token: Option<Arc<str>>,
-    pub message: Bytes,
+pub(crate) struct Call {
+    pub(crate) path: &'static str,
+    pub(crate) token: Option<Arc<str>>,
+    pub(crate) message: Bytes,
 }
 
 /// What a window saw.
 #[derive(Debug)]
-pub struct Seen {
-    pub calls: u64,
-    pub elapsed: Duration,
-    pub latency: Histogram<u64>,
+pub(crate) struct Seen {
+    pub(crate) calls: u64,
+    pub(crate) elapsed: Duration,
+    pub(crate) latency: Histogram<u64>,
 }
 
 impl Seen {
-    pub fn rate(&self) -> f64 {
+    pub(crate) fn rate(&self) -> f64 {
         self.calls as f64 / self.elapsed.as_secs_f64()
     }
 
     /// Microseconds.
-    pub fn quantile(&self, q: f64) -> u64 {
+    pub(crate) fn quantile(&self, q: f64) -> u64 {
         self.latency.value_at_quantile(q)
     }
 }
@@ -58,7 +58,7 @@ type Outcome = Result<(u64, Histogram<u64>)>;
 type Window = (Call, Duration);
 
 /// Connections that stay open between windows, idle until a window sends something down them.
-pub struct Load {
+pub(crate) struct Load {
     windows: Vec<mpsc::UnboundedSender<Window>>,
     results: std::sync::mpsc::Receiver<Outcome>,
 }
@@ -71,7 +71,7 @@ impl std::fmt::Debug for Load {
 
 impl Load {
     /// Opens `shape.connections` connections, spread over two client threads.
-    pub fn open(addr: SocketAddr, shape: Shape, tls: &Arc<rustls::ClientConfig>) -> Result<Self> {
+    pub(crate) fn open(addr: SocketAddr, shape: Shape, tls: &Arc<rustls::ClientConfig>) -> Result<Self> {
         let threads = shape.connections.min(2);
         let (results_to, results) = std::sync::mpsc::channel();
         let (opened_to, opened) = std::sync::mpsc::channel();
@@ -97,7 +97,7 @@ impl Load {
     }
 
     /// One window: every connection keeps its streams busy with `call` for `length`.
-    pub fn window(&self, call: &Call, length: Duration) -> Result<Seen> {
+    pub(crate) fn window(&self, call: &Call, length: Duration) -> Result<Seen> {
         let began = Instant::now();
         for window in &self.windows {
             window.send((call.clone(), length)).context("a client thread ended")?;
@@ -136,12 +136,12 @@ async fn serve_windows(
 }
 
 /// One call on a connection of its own; gives the reply's message.
-pub async fn once(addr: SocketAddr, call: &Call, tls: &Arc<rustls::ClientConfig>) -> Result<Bytes> {
+pub(crate) async fn once(addr: SocketAddr, call: &Call, tls: &Arc<rustls::ClientConfig>) -> Result<Bytes> {
     exchange(&connect(addr, tls).await?, call).await
 }
 
 /// A page by GET.
-pub async fn page(addr: SocketAddr, path: &str, tls: &Arc<rustls::ClientConfig>) -> Result<Bytes> {
+pub(crate) async fn page(addr: SocketAddr, path: &str, tls: &Arc<rustls::ClientConfig>) -> Result<Bytes> {
     let mut request = Request::new(());
     *request.uri_mut() = Uri::builder().scheme("https").authority("localhost").path_and_query(path).build()?;
     let mut sender = connect(addr, tls).await?.ready().await?;
@@ -149,7 +149,7 @@ pub async fn page(addr: SocketAddr, path: &str, tls: &Arc<rustls::ClientConfig>)
     if !response.status().is_success() {
         bail!("{path} answered {}", response.status());
     }
-    body(response.into_body()).await.map(|(message, _)| message)
+    read(response.into_body()).await.map(|(message, _)| message)
 }
 
 async fn connect(addr: SocketAddr, tls: &Arc<rustls::ClientConfig>) -> Result<SendRequest<Bytes>> {
@@ -212,7 +212,7 @@ async fn exchange(sender: &SendRequest<Bytes>, call: &Call) -> Result<Bytes> {
     if let Some(status) = response.headers().get("grpc-status") {
         bail!("{} answered status {status:?}: {:?}", call.path, response.headers().get("grpc-message"));
     }
-    let (message, mut reply) = body(response.into_body()).await?;
+    let (message, mut reply) = read(response.into_body()).await?;
     let trailers = reply.trailers().await?.context("a reply without trailers")?;
     match trailers.get("grpc-status").map(HeaderValue::as_bytes) {
         Some(b"0") if message.len() >= 5 => Ok(message.slice(5..)),
@@ -220,7 +220,7 @@ async fn exchange(sender: &SendRequest<Bytes>, call: &Call) -> Result<Bytes> {
     }
 }
 
-async fn body(mut reply: h2::RecvStream) -> Result<(Bytes, h2::RecvStream)> {
+async fn read(mut reply: h2::RecvStream) -> Result<(Bytes, h2::RecvStream)> {
     let mut message = Bytes::new();
     while let Some(data) = reply.data().await {
         let data = data?;
@@ -231,7 +231,7 @@ async fn body(mut reply: h2::RecvStream) -> Result<(Bytes, h2::RecvStream)> {
 }
 
 /// A gRPC frame around a message.
-pub fn framed(message: &impl prost::Message) -> Bytes {
+pub(crate) fn framed(message: &impl prost::Message) -> Bytes {
     let len = message.encoded_len();
     let mut out = BytesMut::with_capacity(5 + len);
     out.put_u8(0);

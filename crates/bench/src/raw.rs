@@ -15,7 +15,7 @@ type Waiting = Vec<(Vec<u8>, oneshot::Sender<()>)>;
 
 /// One window of `writers` tasks, each appending records of `bytes` and waiting until they are durable. Tells the
 /// number of syncs too.
-pub fn window(folder: &Path, writers: usize, bytes: usize, length: Duration) -> Result<(Seen, u64)> {
+pub(crate) fn window(folder: &Path, writers: usize, bytes: usize, length: Duration) -> Result<(Seen, u64)> {
     let path = folder.join("raw-group-commit");
     let file = File::create(&path)?;
     // preallocated and zeroed, as the audit log is

@@ -5,35 +5,35 @@ use std::collections::BTreeMap;
 
 /// One row: what ran, in which shape.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Row {
-    pub subject: String,
-    pub connections: usize,
-    pub streams: usize,
+pub(crate) struct Row {
+    pub(crate) subject: String,
+    pub(crate) connections: usize,
+    pub(crate) streams: usize,
 }
 
 impl Row {
-    pub fn new(subject: impl Into<String>, shape: Shape) -> Self {
+    pub(crate) fn new(subject: impl Into<String>, shape: Shape) -> Self {
         Self { subject: subject.into(), connections: shape.connections, streams: shape.streams }
     }
 }
 
 /// What one window measured.
 #[derive(Debug, Clone, Copy)]
-pub struct Figures {
+pub(crate) struct Figures {
     /// Calls (or keys) a second.
-    pub rate: f64,
-    pub p50_us: u64,
-    pub p99_us: u64,
+    pub(crate) rate: f64,
+    pub(crate) p50_us: u64,
+    pub(crate) p99_us: u64,
     /// CPU microseconds a call: server, boundary.
-    pub server_us: f64,
-    pub boundary_us: f64,
+    pub(crate) server_us: f64,
+    pub(crate) boundary_us: f64,
     /// Of the disk, a second; where the server tells them.
-    pub syncs: Option<f64>,
+    pub(crate) syncs: Option<f64>,
 }
 
 impl Figures {
     /// `items` is what one call counts as.
-    pub fn of(seen: &Seen, items: u32, cpu: (f64, f64), syncs: Option<u64>) -> Self {
+    pub(crate) fn of(seen: &Seen, items: u32, cpu: (f64, f64), syncs: Option<u64>) -> Self {
         let count = seen.calls as f64 * f64::from(items);
         let each = |seconds: f64| if seen.calls == 0 { 0.0 } else { seconds * 1e6 / count };
         Self {
@@ -48,30 +48,35 @@ impl Figures {
 }
 
 #[derive(Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     rows: BTreeMap<Row, Vec<Figures>>,
     order: Vec<Row>,
 }
 
 impl Report {
-    pub fn add(&mut self, row: Row, figures: Figures) {
+    pub(crate) fn add(&mut self, row: Row, figures: Figures) {
         if !self.rows.contains_key(&row) {
             self.order.push(row.clone());
         }
         self.rows.entry(row).or_default().push(figures);
     }
 
-    pub fn median(&self, row: &Row) -> Option<Figures> {
+    pub(crate) fn median(&self, row: &Row) -> Option<Figures> {
         let all = self.rows.get(row)?;
         let of = |value: fn(&Figures) -> f64| {
             let mut values: Vec<f64> = all.iter().map(value).collect();
             values.sort_by(f64::total_cmp);
             values[values.len() / 2]
         };
+        let micros = |value: fn(&Figures) -> u64| {
+            let mut values: Vec<u64> = all.iter().map(value).collect();
+            values.sort_unstable();
+            values[values.len() / 2]
+        };
         Some(Figures {
             rate: of(|f| f.rate),
-            p50_us: of(|f| f.p50_us as f64) as u64,
-            p99_us: of(|f| f.p99_us as f64) as u64,
+            p50_us: micros(|f| f.p50_us),
+            p99_us: micros(|f| f.p99_us),
             server_us: of(|f| f.server_us),
             boundary_us: of(|f| f.boundary_us),
             syncs: all.iter().all(|f| f.syncs.is_some()).then(|| of(|f| f.syncs.unwrap_or_default())),
@@ -79,7 +84,7 @@ impl Report {
     }
 
     /// The table, each row beside the bare empty RPC of its shape.
-    pub fn table(&self, bare: &str) -> String {
+    pub(crate) fn table(&self, bare: &str) -> String {
         let mut out = String::from(
             "| what | shape | /s | p50 µs | p99 µs | server CPU µs | boundary CPU µs | syncs/s | ÷ empty RPC |\n|---|---|---:|---:|---:|---:|---:|---:|---:|\n",
         );

@@ -8,16 +8,16 @@ use std::process::{Child, Command, Stdio};
 
 /// A child that printed `ready ADDR`.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
-    pub addr: SocketAddr,
+    pub(crate) addr: SocketAddr,
     /// Processes whose CPU and memory count: the server's, and the boundary's if there is one.
-    pub server: u32,
-    pub boundary: Option<u32>,
+    pub(crate) server: u32,
+    pub(crate) boundary: Option<u32>,
 }
 
 impl Server {
-    pub fn start(command: &mut Command) -> Result<Self> {
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let mut stdout = BufReader::new(child.stdout.take().context("no standard output")?);
         let mut line = String::new();
@@ -39,12 +39,12 @@ impl Server {
     }
 
     /// CPU seconds used so far: server, boundary.
-    pub fn cpu(&self) -> Result<(f64, f64)> {
+    pub(crate) fn cpu(&self) -> Result<(f64, f64)> {
         Ok((cpu_secs(self.server)?, self.boundary.map_or(Ok(0.0), cpu_secs)?))
     }
 
     /// Resident KiB: server, boundary.
-    pub fn resident(&self) -> Result<(u64, u64)> {
+    pub(crate) fn resident(&self) -> Result<(u64, u64)> {
         Ok((resident_kib(self.server)?, self.boundary.map_or(Ok(0), resident_kib)?))
     }
 }
@@ -57,7 +57,7 @@ impl Drop for Server {
 }
 
 /// A program of the same build.
-pub fn sibling(name: &str) -> Result<PathBuf> {
+pub(crate) fn sibling(name: &str) -> Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name(name))
 }
 
@@ -95,14 +95,14 @@ fn cpu_secs(pid: u32) -> Result<f64> {
 }
 
 /// The load average, as the kernel prints it.
-pub fn load_average() -> String {
+pub(crate) fn load_average() -> String {
     std::fs::read_to_string("/proc/loadavg")
         .map(|line| line.split(' ').take(3).collect::<Vec<_>>().join(" "))
         .unwrap_or_default()
 }
 
 /// A client configuration that trusts these CAs.
-pub fn client_tls(trusted: &[PathBuf]) -> Result<rustls::ClientConfig> {
+pub(crate) fn client_tls(trusted: &[PathBuf]) -> Result<rustls::ClientConfig> {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject as _;
     let mut roots = rustls::RootCertStore::empty();

@@ -13,7 +13,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
 /// tonic's own server with its TLS on tokio's default multi-threaded runtime.
-pub fn bare(listen: SocketAddr, tls: &Path) -> Result<()> {
+pub(crate) fn bare(listen: SocketAddr, tls: &Path) -> Result<()> {
     let identity =
         Identity::from_pem(std::fs::read(tls.join("server.pem"))?, std::fs::read(tls.join("server-key.pem"))?);
     tokio::runtime::Runtime::new()?.block_on(async {
@@ -26,10 +26,10 @@ pub fn bare(listen: SocketAddr, tls: &Path) -> Result<()> {
 }
 
 /// The product's listener with the empty RPC behind it.
-pub fn own(listen: SocketAddr, tls: &Path) -> Result<()> {
+pub(crate) fn own(listen: SocketAddr, tls: &Path) -> Result<()> {
     let files =
         Tls { certificate: tls.join("server.pem"), key: tls.join("server-key.pem"), client_ca: None::<PathBuf> };
-    let cores = Cores::start(0, || ())?;
+    let cores = Cores::start(0)?;
     let config = Certificate::load(&files)?.server_config()?;
     let room = |core: &Handle| (core.clone(), tonic::service::Routes::new(Empty).into_axum_router());
     let rooms = cores.handles().iter().map(room).collect();

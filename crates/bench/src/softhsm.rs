@@ -6,19 +6,19 @@ use std::process::{Command, Stdio};
 
 /// What a boundary needs to use it.
 #[derive(Debug)]
-pub struct Token {
+pub(crate) struct Token {
     /// RFC 7512.
-    pub uri: String,
+    pub(crate) uri: String,
     /// Value of `SOFTHSM2_CONF`.
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
 }
 
 /// The module's file, where SoftHSM2 is installed.
-pub fn module() -> Option<PathBuf> {
+pub(crate) fn module() -> Option<PathBuf> {
     MODULES.iter().map(PathBuf::from).find(|path| path.exists())
 }
 
-pub fn token(folder: &Path, module: &Path) -> Result<Token> {
+pub(crate) fn token(folder: &Path, module: &Path) -> Result<Token> {
     std::fs::create_dir_all(folder.join("tokens"))?;
     let config = folder.join("softhsm2.conf");
     let lines = format!(

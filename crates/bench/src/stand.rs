@@ -16,14 +16,14 @@ use std::sync::Arc;
 
 /// What is asked of one server.
 #[derive(Debug)]
-pub struct Stand {
+pub(crate) struct Stand {
     /// Name and call.
-    pub calls: Vec<(&'static str, Call)>,
-    pub batch: Call,
+    pub(crate) calls: Vec<(&'static str, Call)>,
+    pub(crate) batch: Call,
 }
 
 /// `strongroom dev` on the folder, on hsm-sim or on a token.
-pub fn start(data: &Path, token: Option<&Token>) -> Result<Server> {
+pub(crate) fn start(data: &Path, token: Option<&Token>) -> Result<Server> {
     let mut command = Command::new(sibling("strongroom")?);
     command.arg("dev").args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(data).env("STRONGROOM_LOG", "warn");
     if let Some(token) = token {
@@ -33,7 +33,7 @@ pub fn start(data: &Path, token: Option<&Token>) -> Result<Server> {
 }
 
 impl Stand {
-    pub fn prepare(addr: SocketAddr, data: &Path, tls: &Arc<rustls::ClientConfig>) -> Result<Self> {
+    pub(crate) fn prepare(addr: SocketAddr, data: &Path, tls: &Arc<rustls::ClientConfig>) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(Self::prepare_on(addr, data, tls))
     }
@@ -83,7 +83,7 @@ impl Stand {
 }
 
 /// Syncs of the audit log since the server started; `None` where its metrics do not tell.
-pub fn syncs(addr: SocketAddr, tls: &Arc<rustls::ClientConfig>) -> Result<Option<u64>> {
+pub(crate) fn syncs(addr: SocketAddr, tls: &Arc<rustls::ClientConfig>) -> Result<Option<u64>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let text = runtime.block_on(page(addr, "/metrics", tls))?;
     let value = |line: &str| line.strip_prefix(SYNCS)?.trim().parse().ok();
@@ -91,7 +91,7 @@ pub fn syncs(addr: SocketAddr, tls: &Arc<rustls::ClientConfig>) -> Result<Option
 }
 
 /// A CA and a certificate for localhost, for the servers of the empty RPC. Gives the CA's file.
-pub fn make_ca(folder: &Path) -> Result<PathBuf> {
+pub(crate) fn make_ca(folder: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(folder)?;
     let (ca_key, key) = (rcgen::KeyPair::generate()?, rcgen::KeyPair::generate()?);
     let mut ca = rcgen::CertificateParams::new(Vec::<String>::new())?;

@@ -5,7 +5,7 @@ use crate::report::{Figures, Report, Row};
 use crate::windows::{BARE, MULTIPLEXED, OWN, RAW, WIDE, batch_row};
 
 /// Lines for one boundary.
-pub fn lines(report: &Report, boundary: &str) -> Vec<String> {
+pub(crate) fn lines(report: &Report, boundary: &str) -> Vec<String> {
     let mut out = vec![format!("Figures on {boundary}:")];
     let at = |subject: &str, shape: Shape| report.median(&Row::new(subject, shape));
     let Some(raw) = at(RAW, WIDE) else { return out };

@@ -13,16 +13,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Names of the rows that others are compared with.
-pub const BARE: &str = "empty RPC, bare tonic + TLS";
-pub const OWN: &str = "empty RPC, our listener";
-pub const RAW: &str = "raw group commit";
-pub const SIM: &str = "hsm-sim";
-pub const SOFTHSM: &str = "SoftHSM2";
-pub const BATCH: u32 = 32;
+pub(crate) const BARE: &str = "empty RPC, bare tonic + TLS";
+pub(crate) const OWN: &str = "empty RPC, our listener";
+pub(crate) const RAW: &str = "raw group commit";
+pub(crate) const SIM: &str = "hsm-sim";
+pub(crate) const SOFTHSM: &str = "SoftHSM2";
+pub(crate) const BATCH: u32 = 32;
 
-pub const ONE: Shape = Shape { connections: 1, streams: 1 };
-pub const WIDE: Shape = Shape { connections: 64, streams: 1 };
-pub const MULTIPLEXED: Shape = Shape { connections: 4, streams: 16 };
+pub(crate) const ONE: Shape = Shape { connections: 1, streams: 1 };
+pub(crate) const WIDE: Shape = Shape { connections: 64, streams: 1 };
+pub(crate) const MULTIPLEXED: Shape = Shape { connections: 4, streams: 16 };
 const SHAPES: [Shape; 5] =
     [ONE, Shape { connections: 8, streams: 1 }, WIDE, Shape { connections: 256, streams: 1 }, MULTIPLEXED];
 const BATCH_SHAPES: [Shape; 3] = [ONE, WIDE, MULTIPLEXED];
@@ -47,7 +47,7 @@ struct Driven {
     counts_syncs: bool,
 }
 
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let folder = fresh(&arguments.folder)?;
     let (rounds, length) = match arguments.smoke {
         true => (1, SMOKE_WINDOW),
@@ -138,7 +138,7 @@ fn product_kinds(stand: usize, name: &str, prepared: &Stand) -> Vec<Kind> {
 }
 
 /// Rates of these rows are keys a second.
-pub fn batch_row(boundary: &str) -> String {
+pub(crate) fn batch_row(boundary: &str) -> String {
     format!("GenerateDataKey in batches of {BATCH} (keys), {boundary}")
 }
 
@@ -214,7 +214,7 @@ fn commit() -> String {
 }
 
 #[expect(clippy::print_stdout, reason = "the run's result")]
-pub fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     println!("{line}");
 }
 
