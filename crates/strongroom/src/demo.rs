@@ -43,25 +43,24 @@ struct Stage {
 impl Stage {
     async fn act(&self, dev: &Dev) -> Result<()> {
         let key_id = self.make_key(dev).await?;
-        let sealed = self.encrypt(dev).await?;
+        self.encrypt(dev).await?;
 
         step(4, "Decrypt it. The server asks the boundary to open the data key; the file is opened here.");
-        self.decrypt(dev, &sealed, "opened-1").await?;
+        self.decrypt(dev, "letter.sr", "opened-1").await?;
 
         step(5, "Rotate the master key. What the old version sealed stays readable, without touching the file.");
         self.command(dev, &["kms", "rotate-key", "--key-id", "alias/demo"]).await?;
-        self.decrypt(dev, &sealed, "opened-2").await?;
+        self.decrypt(dev, "letter.sr", "opened-2").await?;
 
         step(6, "A wrong encryption context is refused, and nothing of the file is left behind.");
-        self.refused(dev, &sealed, "purpose=party").await?;
+        self.refused(dev, "letter.sr", "purpose=party").await?;
 
         step(7, "One flipped bit is refused, wherever it is: here in the middle of the file.");
-        let altered = self.dir.join("letter.altered.sr");
-        let mut bytes = std::fs::read(&sealed)?;
+        let mut bytes = std::fs::read(self.dir.join("letter.sr"))?;
         let middle = bytes.len() / 2;
         *bytes.get_mut(middle).context("an empty file")? ^= 1;
-        std::fs::write(&altered, bytes)?;
-        self.refused(dev, &altered, "purpose=demo").await?;
+        std::fs::write(self.dir.join("letter.altered.sr"), bytes)?;
+        self.refused(dev, "letter.altered.sr", "purpose=demo").await?;
 
         step(
             8,
@@ -72,41 +71,41 @@ impl Stage {
 
     async fn make_key(&self, dev: &Dev) -> Result<String> {
         step(2, "Make a master key. It is generated inside the boundary and stored wrapped.");
-        let create = ["kms", "create-key", "--description", "demo", "--output", "json"];
-        let made = self.command(dev, &create).await?;
-        let made: serde_json::Value = serde_json::from_slice(&made.stdout).context("create-key's JSON")?;
-        let key_id = find(&made, "key_id").context("create-key told no key id")?;
+        let made = self.command(dev, &["kms", "create-key", "--description", "demo"]).await?;
+        let made = String::from_utf8_lossy(&made.stdout);
+        let key_id = made.lines().find_map(|line| line.strip_prefix("key_id ")).context("create-key told no key id")?;
+        let key_id = key_id.trim().to_owned();
         let alias = ["kms", "create-alias", "--alias-name", "alias/demo", "--target-key-id", &key_id];
         self.command(dev, &alias).await?;
         Ok(key_id)
     }
 
-    async fn encrypt(&self, dev: &Dev) -> Result<PathBuf> {
+    async fn encrypt(&self, dev: &Dev) -> Result<()> {
         step(3, "Encrypt a file. Its data key comes in the clear for this moment, and sealed to be kept in the file.");
         let sealed = self.dir.join("letter.sr");
-        let (from, to) = (self.original.display().to_string(), sealed.display().to_string());
+        let from = self.original.strip_prefix(&self.dir).unwrap_or(&self.original).display().to_string();
         let context = ["--context", "purpose=demo"];
-        let command = ["kms", "encrypt-file", "--key-id", "alias/demo", context[0], context[1], &from, "--out", &to];
+        let command =
+            ["kms", "encrypt-file", "--key-id", "alias/demo", context[0], context[1], &from, "--out", "letter.sr"];
         self.command(dev, &command).await?;
         let (plain, whole) = (std::fs::read(&self.original)?, std::fs::read(&sealed)?);
         ensure!(plain.len() < 16 || !whole.windows(16).any(|part| part == &plain[..16]), "the file is not encrypted");
         say(&format!("   {} bytes became {}; the first of them: {:02x?} …\n", plain.len(), whole.len(), &whole[..16]));
-        Ok(sealed)
+        Ok(())
     }
 
-    async fn decrypt(&self, dev: &Dev, sealed: &Path, name: &str) -> Result<()> {
+    async fn decrypt(&self, dev: &Dev, sealed: &str, name: &str) -> Result<()> {
         let opened = self.dir.join(name);
-        let (from, to) = (sealed.display().to_string(), opened.display().to_string());
-        self.command(dev, &["kms", "decrypt-file", "--context", "purpose=demo", &from, "--out", &to]).await?;
+        let command = ["kms", "decrypt-file", "--context", "purpose=demo", sealed, "--out", name];
+        self.command(dev, &command).await?;
         ensure!(std::fs::read(&self.original)? == std::fs::read(&opened)?, "the file did not come back as it was");
         say("   the file is back, byte for byte\n");
         Ok(())
     }
 
-    async fn refused(&self, dev: &Dev, sealed: &Path, context: &str) -> Result<()> {
+    async fn refused(&self, dev: &Dev, sealed: &str, context: &str) -> Result<()> {
         let opened = self.dir.join("must-not-be-there");
-        let (from, to) = (sealed.display().to_string(), opened.display().to_string());
-        let command = ["kms", "decrypt-file", "--context", context, &from, "--out", &to];
+        let command = ["kms", "decrypt-file", "--context", context, sealed, "--out", "must-not-be-there"];
         let output = self.child(dev, &command).await?;
         ensure!(output.status.code() == Some(1), "`{}` was not refused", command.join(" "));
         ensure!(!opened.exists(), "a refused file was left behind");
@@ -168,21 +167,6 @@ fn letter(dir: &Path, file: Option<&Path>) -> Result<PathBuf> {
     let line = "Dear auditor, the master key never left its boundary. Check it.\n";
     std::fs::write(&path, line.repeat(2000))?;
     Ok(path)
-}
-
-/// The first field of this name, however deep.
-fn find(value: &serde_json::Value, name: &str) -> Option<String> {
-    match value {
-        serde_json::Value::Object(fields) => {
-            let here = fields.get(name).and_then(|field| field.as_str()).map(str::to_owned);
-            here.or_else(|| fields.values().find_map(|field| find(field, name)))
-        }
-        serde_json::Value::Array(items) => items.iter().find_map(|item| find(item, name)),
-        serde_json::Value::Null
-        | serde_json::Value::Bool(_)
-        | serde_json::Value::Number(_)
-        | serde_json::Value::String(_) => None,
-    }
 }
 
 fn step(number: u32, text: &str) {

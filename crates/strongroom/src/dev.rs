@@ -262,7 +262,7 @@ fn boundary_plan(hsm: &Hsm, folders: &Folders, server: &Pin, officer: &Pin) -> R
             let unlock = folders.boundary().join("unlock.key");
             if !unlock.exists() {
                 let secret = zeroize::Zeroizing::new(identity::token::random_bytes::<32>()?);
-                let digits = zeroize::Zeroizing::new(hex::encode(&*secret));
+                let digits = zeroize::Zeroizing::new(hex::encode(*secret));
                 files::write_secret(&unlock, digits.as_bytes())?;
             }
             arguments.extend(["--unlock".to_owned(), format!("file:{}", path(unlock))]);

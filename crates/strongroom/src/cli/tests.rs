@@ -134,7 +134,7 @@ fn what_is_said_rightly_parses() {
 
 #[test]
 fn pages_end_where_that_was_asked_for() {
-    use kms::{Next, PageArguments};
+    use super::kms::{Next, PageArguments};
     let all = PageArguments { limit: None, marker: None };
     let one = PageArguments { limit: Some(5), marker: None };
     let after = PageArguments { limit: None, marker: Some("m".into()) };
