@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-const DEBIAN_PACKAGES: &[&str] = &["softhsm2", "openssl", "python3", "python3-venv"];
+const DEBIAN_PACKAGES: &[&str] = &["softhsm2", "opensc", "openssl", "python3", "python3-venv"];
 const PYTHON_PACKAGES: &[&str] = &["grpcio", "grpcio-reflection", "protobuf", "googleapis-common-protos"];
 
 /// Installs what is missing where we are root; otherwise says the one command and stops.
@@ -54,6 +54,7 @@ fn system_python() -> PathBuf {
 fn is_installed(package: &str) -> bool {
     let binary = match package {
         "softhsm2" => "softhsm2-util",
+        "opensc" => "pkcs11-tool",
         "python3-venv" => {
             return Command::new("python3")
                 .args(["-c", "import venv, ensurepip"])
