@@ -293,6 +293,8 @@ fn start(device: &Device, proven: &Proven) -> Result<State, HsmError> {
     match found {
         Ok(()) => {}
         Err(HsmError::TokenRejected | HsmError::Unavailable) => {
+            // an officer may still zeroise: what is gone cannot vouch for the token
+            device.canary.release();
             return Ok(State::Error { why: "the domain's keys are not in the token" });
         }
         Err(error) => return Err(error),

@@ -150,11 +150,11 @@ impl Resident {
     }
 }
 
-/// A foreign object may refuse what ours would do.
+/// A foreign object may refuse what ours would do. What could be the device's doing is no verdict on a key.
 fn is_of_the_object(fault: Fault) -> bool {
     match fault {
-        Fault::Data | Fault::Ambiguous | Fault::Answer(_) => true,
-        Fault::Session | Fault::Handle | Fault::Login | Fault::Pin | Fault::Dead => false,
+        Fault::Data | Fault::Answer(_) => true,
+        Fault::Session | Fault::Handle | Fault::Login | Fault::Pin | Fault::Ambiguous | Fault::Dead => false,
     }
 }
 

@@ -419,6 +419,18 @@ fn a_domain_that_lost_its_keys_or_its_record_is_an_error_and_no_blank_token() {
         assert!(matches!(rig.officer(Request::Zeroise), Ok(Reply::Done)), "an officer can begin anew");
         rig.initialise().unwrap();
         assert_eq!(rig.status().state, ModuleState::Operational);
+
+        // and so he can where the record is whole and the keys are gone
+        let session = beside();
+        let found = session.find_objects(&domain).unwrap();
+        found.into_iter().for_each(|object| session.destroy_object(object).unwrap());
+        drop(rig);
+        let rig = tokens.open();
+        assert_eq!(rig.status().state, ModuleState::Error);
+        let zeroised = eventually("the breaker lets an attempt through", || rig.officer(Request::Zeroise).ok());
+        assert!(matches!(zeroised, Reply::Done));
+        rig.initialise().unwrap();
+        assert!(rig.key(KeySpec::Aes256).public_key.is_empty());
     });
 }
 
