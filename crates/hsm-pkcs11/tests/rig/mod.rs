@@ -88,6 +88,8 @@ impl Tokens {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test, "--nocapture", "--test-threads=1"])
             .env("SOFTHSM2_CONF", self.configuration())
+            .env("VENDOR_TARGET", SOFTHSM)
+            .env("VENDOR_DIR", &self.folder)
             .env("PKCS11SPY", SOFTHSM)
             .env("PKCS11SPY_OUTPUT", self.folder.join("spy.log"))
             .env(HERE, &self.folder)
