@@ -2,7 +2,13 @@
 //!
 //! SoftHSM2 reads its configuration from the environment, and a module's state is per process: so each test runs in a
 //! process of its own, this binary started again for that one test.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::wildcard_enum_match_arm, reason = "a test ends where it fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test ends where it fails"
+)]
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
 use bytes::Bytes;
