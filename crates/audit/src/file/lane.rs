@@ -215,10 +215,10 @@ impl std::fmt::Debug for Handle {
     }
 }
 
-/// One line: a control character within would make two of it, or end the log where it is opened again.
+/// One line of JSON: a control character within would make two of it, or end the log where it is opened again.
 fn is_one_line(record: &[u8]) -> bool {
     let Some((b'\n', line)) = record.split_last() else { return false };
-    !line.is_empty() && record.len() <= RECORD_BYTES_MAX && !line.iter().any(|byte| *byte < b' ')
+    line.starts_with(b"{") && record.len() <= RECORD_BYTES_MAX && !line.iter().any(|byte| *byte < b' ')
 }
 
 /// A record's answer.
@@ -261,6 +261,35 @@ impl Drop for Ack {
             waiters.release(number);
         } else if let Some(slot) = waiters.slots.get_mut(number as usize) {
             *slot = Slot::Abandoned;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn places_of_those_who_have_gone_are_used_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = super::super::FileSink::open(&folder.path().join("audit.log")).unwrap();
+        let lane = Arc::new(Lane { waiters: Mutex::default(), answered: Mutex::default(), wake: Notify::new() });
+        let handle = Handle { lane: Arc::clone(&lane), queue: Arc::clone(&sink.queue) };
+        for round in 0..50 {
+            let acks: Vec<_> = (0..10).map(|_| handle.hand_over(Bytes::from_static(b"{}\n")).unwrap()).collect();
+            // gone before the answer, after it, or with it
+            let mut rest = acks.into_iter().skip(3);
+            while lane.answered().len() < 10 {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            let gone: Vec<_> = rest.by_ref().take(3).collect();
+            lane.pass_on(&mut Scratch::default());
+            drop(gone);
+            for ack in rest {
+                assert_eq!(ack.await, Ok(()));
+            }
+            let waiters = lane.waiters();
+            assert_eq!((waiters.slots.len(), waiters.free.len(), waiters.out), (10, 10, 0), "round {round}");
         }
     }
 }

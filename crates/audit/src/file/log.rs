@@ -183,6 +183,11 @@ fn settle(file: &File) -> Result<u64, Error> {
         file.sync_all()?;
         return Ok(0);
     };
+    let mut first = [0];
+    file.read_exact_at(&mut first, 0)?;
+    if !matches!(first, [b'{' | 0]) {
+        return Err(Error::new(ErrorKind::InvalidData, "the file is no audit log"));
+    }
     let start = (last + 1).saturating_sub(TAIL_BYTES as u64);
     let mut tail = vec![0; usize::try_from(last + 1 - start).map_err(Error::other)?];
     file.read_exact_at(&mut tail, start)?;

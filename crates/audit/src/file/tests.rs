@@ -116,7 +116,7 @@ fn many_callers_on_many_runtimes_share_syncs() {
 #[test]
 fn an_unfinished_end_is_cut_wherever_it_was_torn() {
     let (_folder, path) = folder();
-    let whole = b"aa\nbb\ncc\n";
+    let whole = b"{a\n{b\n{c\n";
     for cut in 0..=whole.len() {
         for zeros in [0, 1, 5000] {
             let mut torn = whole[..cut].to_vec();
@@ -126,7 +126,7 @@ fn an_unfinished_end_is_cut_wherever_it_was_torn() {
             assert_eq!(std::fs::read(&path).unwrap(), whole[..cut / 3 * 3], "{cut} {zeros}");
         }
     }
-    for (torn, left) in [(&b"aa\n\0\0\0bb\n\0"[..], &b"aa\n"[..]), (b"aa\nb\0b\ncc\n", b"aa\n"), (b"\0aa\n", b"")] {
+    for (torn, left) in [(&b"{a\n\0\0\0{b\n\0"[..], &b"{a\n"[..]), (b"{a\nb\0b\n{c\n", b"{a\n"), (b"\0{a\n", b"")] {
         std::fs::write(&path, torn).unwrap();
         drop(FileSink::open(&path).unwrap());
         assert_eq!(std::fs::read(&path).unwrap(), left, "{torn:?}");
@@ -136,7 +136,7 @@ fn an_unfinished_end_is_cut_wherever_it_was_torn() {
 #[tokio::test]
 async fn a_log_longer_than_its_tail_keeps_all_of_it() {
     let (_folder, path) = folder();
-    let long = [vec![b'x'; 99], vec![b'\n']].concat().repeat(120_000);
+    let long = [vec![b'{'; 99], vec![b'\n']].concat().repeat(120_000);
     std::fs::write(&path, [&long[..], b"torn"].concat()).unwrap();
     let sink = FileSink::open(&path).unwrap();
     assert_eq!(sink.lane().append(line(7)).await, Ok(()));
@@ -147,10 +147,11 @@ async fn a_log_longer_than_its_tail_keeps_all_of_it() {
 #[test]
 fn a_file_that_is_no_log_is_left_alone() {
     let (folder, path) = folder();
-    let other = vec![b'x'; 12 << 20];
-    std::fs::write(&path, &other).unwrap();
-    assert!(matches!(FileSink::open(&path), Err(OpenError::Io(_))));
-    assert!(std::fs::read(&path).unwrap() == other);
+    for other in [vec![b'{'; 12 << 20], b"a text\nof two lines".to_vec(), b"x".to_vec()] {
+        std::fs::write(&path, &other).unwrap();
+        assert!(matches!(FileSink::open(&path), Err(OpenError::Io(_))));
+        assert!(std::fs::read(&path).unwrap() == other);
+    }
     for wrong in [folder.path().to_owned(), folder.path().join("none/audit.log")] {
         assert!(matches!(FileSink::open(&wrong), Err(OpenError::Io(_))), "{wrong:?}");
     }
@@ -217,7 +218,7 @@ async fn a_log_that_fails_for_good_says_so_and_accepts_nothing_more() {
 
 #[tokio::test]
 async fn what_waits_is_bounded_in_number_and_bytes() {
-    let long: Bytes = [vec![b'x'; RECORD_BYTES_MAX - 1], vec![b'\n']].concat().into();
+    let long: Bytes = [vec![b'{'; RECORD_BYTES_MAX - 1], vec![b'\n']].concat().into();
     for (record, fits) in [(line(1), QUEUE_RECORDS_MAX), (long, QUEUE_BYTES_MAX / RECORD_BYTES_MAX)] {
         let (_folder, path) = folder();
         // no writer yet: all of it waits
@@ -243,8 +244,8 @@ async fn only_a_single_line_is_a_record() {
     let (_folder, path) = folder();
     let sink = FileSink::open(&path).unwrap();
     let lane = sink.lane();
-    let long = [vec![b'x'; RECORD_BYTES_MAX], vec![b'\n']].concat();
-    for refused in [&b""[..], b"\n", b"a", b"a\nb\n", b"a\0\n", b"a\n\n", &long] {
+    let long = [vec![b'{'; RECORD_BYTES_MAX], vec![b'\n']].concat();
+    for refused in [&b""[..], b"\n", b"a\n", b"{", b"{a\n{b\n", b"{a\0\n", b"{a\n\n", &long] {
         assert_eq!(lane.append(Bytes::copy_from_slice(refused)).await, Err(AuditError::Unavailable));
     }
     assert_eq!(lane.append(Bytes::copy_from_slice(&long[1..])).await, Ok(()));

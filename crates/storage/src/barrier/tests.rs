@@ -148,6 +148,74 @@ async fn reads_open_and_name_what_was_swapped() {
     assert_eq!(entries[0].as_ref().unwrap().value.expose(), b"1");
 }
 
+/// A store whose answers to commits get lost on the way: the next so many, after they were carried out or before.
+#[derive(Debug)]
+struct Lossy {
+    memory: Memory,
+    losses: std::sync::atomic::AtomicUsize,
+    carried_out: bool,
+}
+
+#[async_trait::async_trait]
+impl Storage for Lossy {
+    async fn get(
+        &self,
+        paths: &[EntryPath],
+        at: AtLeast,
+    ) -> Result<(Revision, Vec<Option<crate::Entry>>), StorageError> {
+        self.memory.get(paths, at).await
+    }
+    async fn scan(
+        &self,
+        prefix: &EntryPath,
+        after: Option<&EntryPath>,
+        limit: u32,
+        at: AtLeast,
+    ) -> Result<crate::Page, StorageError> {
+        self.memory.scan(prefix, after, limit, at).await
+    }
+    async fn commit(&self, batch: Batch) -> Result<Revision, CommitError> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let lost = self.losses.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+        if lost && !self.carried_out {
+            return Err(CommitError::Unknown);
+        }
+        let outcome = self.memory.commit(batch).await;
+        if lost { Err(CommitError::Unknown) } else { outcome }
+    }
+    async fn committed(&self, id: CommitId) -> Result<Option<Revision>, StorageError> {
+        self.memory.committed(id).await
+    }
+    fn watch(&self, prefix: &EntryPath, from: Revision) -> futures_util::stream::BoxStream<'static, crate::Change> {
+        self.memory.watch(prefix, from)
+    }
+    async fn claim(&self, queue: &EntryPath, limit: u32, for_: Duration) -> Result<Vec<crate::Claim>, StorageError> {
+        self.memory.claim(queue, limit, for_).await
+    }
+    async fn backup(&self, to: &std::path::Path) -> Result<Revision, StorageError> {
+        self.memory.backup(to).await
+    }
+}
+
+#[tokio::test]
+async fn a_commit_whose_answer_was_lost_counts_once() {
+    for (losses, carried_out, expected) in [
+        (0, true, Ok(Revision(1))),
+        (1, true, Ok(Revision(1))),
+        (1, false, Ok(Revision(1))),
+        (4, false, Ok(Revision(1))),
+        (5, false, Err(CommitError::Unknown)),
+    ] {
+        let lossy = Lossy { memory: Memory::new(), losses: losses.into(), carried_out };
+        let barrier = Barrier::new(Arc::new(lossy), CLUSTER, keyring(1, 1));
+        // a batch that would conflict with itself
+        let batch = Batch::new(CommitId([1; 16])).absent(path("t/a")).put(path("t/a"), "sealed");
+        assert_eq!(barrier.commit(batch).await, expected, "{losses} {carried_out}");
+        let (head, _) = barrier.storage().get(&[], AtLeast::Latest).await.unwrap();
+        assert_eq!(head, Revision(u64::from(expected.is_ok())));
+    }
+}
+
 #[test]
 fn a_keyed_hash_depends_on_key_label_and_value_with_their_bounds() {
     let (_, ours) = barrier_of(CLUSTER, keyring(1, 1));
