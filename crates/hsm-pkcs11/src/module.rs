@@ -21,6 +21,7 @@ use crate::library::{LoadError, lock};
 use crate::pin::Pin;
 use crate::probe::{self, Proven};
 use crate::resident::Resident;
+use crate::seal::IvSource;
 use crate::service::Desk;
 use crate::store::{self, Record, Stored};
 use crate::uri::Uri;
@@ -191,7 +192,8 @@ impl Module {
             State::Operational(module) => {
                 let memory = module.memory();
                 report("backup", "of the token itself, by its vendor's means: this process cannot make one".to_owned());
-                report("initialisation_vectors", format!("{:?}", self.proven.iv));
+                let source = self.proven.iv.map_or("nobody", IvSource::told);
+                report("initialisation_vectors", format!("made by {source}"));
                 let advised = module.counters.advised();
                 if advised > 0 {
                     report("rotate", format!("{advised} keys are past 2^30 invocations: rotate them"));

@@ -29,6 +29,17 @@ pub(crate) enum IvSource {
     Appended,
 }
 
+impl IvSource {
+    /// For the status.
+    pub(crate) const fn told(self) -> &'static str {
+        match self {
+            Self::Driver => "this process from the token's generator, 12 bytes",
+            Self::WrittenBack => "the token, 12 bytes",
+            Self::Appended => "the token, 16 bytes",
+        }
+    }
+}
+
 /// IVs of the driver's making.
 pub(crate) const IV_BYTES: usize = 12;
 

@@ -50,9 +50,11 @@ impl Tokens {
 #[test]
 fn a_token_that_makes_its_own_ivs_is_found_out_and_understood() {
     isolated("a_token_that_makes_its_own_ivs_is_found_out_and_understood", |tokens| {
-        for (mode, source, iv_bytes) in
-            [("", "Driver", 12), ("written", "WrittenBack", 12), ("appended", "Appended", 16)]
-        {
+        for (mode, source, iv_bytes) in [
+            ("", "this process from the token's generator, 12", 12),
+            ("written", "the token, 12", 12),
+            ("appended", "the token, 16", 16),
+        ] {
             if mode.is_empty() {
                 tokens.unsay("iv")
             } else {
