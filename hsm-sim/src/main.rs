@@ -18,6 +18,9 @@ use std::sync::Arc;
 #[derive(Parser)]
 #[command(version, about = "Strongroom's software boundary for master keys")]
 struct Cli {
+    /// What is logged to standard error: error, warn, info, debug or trace
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
+    log: tracing::Level,
     #[command(subcommand)]
     command: Command,
 }
@@ -88,8 +91,9 @@ fn main() -> ExitCode {
         }
         std::process::abort();
     }));
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
-    let outcome = match Cli::parse().command {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt().with_max_level(cli.log).with_writer(std::io::stderr).with_ansi(false).init();
+    let outcome = match cli.command {
         Command::Identity { dir } => identity(&dir),
         Command::Serve(arguments) => serve(*arguments),
         Command::Check(start) => check(start),

@@ -17,6 +17,9 @@ use std::sync::Arc;
 #[derive(Parser)]
 #[command(version, about = "Strongroom's boundary around a PKCS#11 module")]
 struct Cli {
+    /// What is logged to standard error: error, warn, info, debug or trace
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
+    log: tracing::Level,
     #[command(subcommand)]
     command: Command,
 }
@@ -74,8 +77,9 @@ fn main() -> ExitCode {
         }
         std::process::abort();
     }));
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
-    let outcome = match Cli::parse().command {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt().with_max_level(cli.log).with_writer(std::io::stderr).with_ansi(false).init();
+    let outcome = match cli.command {
         Command::Identity { dir } => identity(&dir),
         Command::Serve(arguments) => serve(*arguments),
     };

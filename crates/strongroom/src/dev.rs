@@ -106,8 +106,10 @@ impl Ask {
         let boundary_pin = boundary_identity(&self.hsm, &folders).await?;
         let server = Identity::load_or_generate(&folders.server().join("identity.key"))?;
         let officer = Identity::load_or_generate(&folders.officer().join("identity.key"))?;
-        let boundary =
-            boundary_plan(&self.hsm, &folders, &server.pin(), &officer.pin())?.logging(self.log).start().await?;
+        let boundary = boundary_plan(&self.hsm, &folders, &server.pin(), &officer.pin())?
+            .arguments(["--log", self.log.unwrap_or("info")])
+            .start()
+            .await?;
         initialise(&folders, &officer, &boundary_pin).await?;
         files::write_public(&folders.config(), self.config(self.listen, &folders, &boundary_pin).as_bytes())?;
         let server = server_plan(&folders)?.logging(self.log).start().await?;

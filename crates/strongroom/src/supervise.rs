@@ -33,6 +33,12 @@ pub struct Running {
 
 impl Plan {
     #[must_use]
+    pub fn arguments<'a>(mut self, more: impl IntoIterator<Item = &'a str>) -> Self {
+        self.arguments.extend(more.into_iter().map(str::to_owned));
+        self
+    }
+
+    #[must_use]
     pub fn logging(self, log: Option<&'static str>) -> Self {
         Self { log, ..self }
     }
