@@ -8,7 +8,7 @@ use crate::error::KmsError;
 use crate::key::KeyRecord;
 use crate::service::Kms;
 use audit::{Decision, Item, Outcome};
-use futures_util::future::{join, join_all};
+use futures_util::future::join_all;
 use hsm_api::frame::ITEM_BODY_BYTES_MAX;
 use hsm_api::key::TOKEN_BYTES_MAX;
 use hsm_api::message::BATCH_ITEMS_MAX;
@@ -161,8 +161,8 @@ impl Kms {
             Some(_) | None => Outcome::Asked,
         };
         let logged = seams.audit.append(act.record(outcome).encode());
-        let (replies, logged) = join(join_all(pending), logged).await;
-        logged?;
+        logged.await?;
+        let replies = join_all(pending).await;
         act.items.clear();
         for (key_id, version, indices, reply) in replies {
             let got = reply.and_then(|reply| C::replies(reply).ok_or(HsmError::Protocol));

@@ -9,7 +9,6 @@ use crate::policy::{Access, decide};
 use crate::store::{Caches, Store};
 use audit::{AuditSink, Decision, Outcome};
 use envelope::{EncryptionContext, mac};
-use futures_util::future::join;
 use hsm_api::{Boundary, HsmError, KeyId, KeyUsage, ModuleStatus, Reply, Request, TenantId, ask};
 use identity::{Capability, Changes, Principal, Verdict};
 use std::borrow::Cow;
@@ -140,9 +139,9 @@ impl Kms {
     ) -> Result<T, KmsError> {
         let pending = self.inner.seams.boundary.submit(request);
         let logged = self.inner.seams.audit.append(act.record(Outcome::Asked).encode());
-        let (reply, logged) = join(pending, logged).await;
-        logged?;
-        match reply.and_then(take) {
+        // one after the other: both are out already, the log is mostly the later, and so the task is woken once
+        logged.await?;
+        match pending.await.and_then(take) {
             Ok(taken) => Ok(taken),
             Err(error) => self.refuse(act, self.boundary_error(error)).await,
         }
