@@ -62,7 +62,7 @@ pub struct Limits {
     pub connections: u32,
     /// Requests at once on one connection.
     pub streams: u32,
-    /// Seconds for a TLS handshake.
+    /// Seconds for a TLS handshake, and then for the first bytes.
     pub handshake_secs: u64,
     /// Threads that serve; 0: one a core.
     pub threads: usize,

@@ -1,6 +1,6 @@
 //! The front door: accepts on one thread, hands connections to the cores in turn, bounds everything on the way in.
 //!
-//! Always: a handshake, a header block, a stream count and the number of connections have limits.
+//! Always: a handshake, the first bytes after it, a header block, a stream count and the number of connections have limits.
 //! Never: a decision about a request.
 
 use crate::config::Limits;
@@ -8,13 +8,16 @@ use anyhow::{Context as _, Result};
 use api::{Peer, PeerCertificate};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
 
 /// A core, and what answers there.
@@ -91,18 +94,35 @@ fn accept(socket: &TcpListener, door: &Door, rooms: &[Room], stopping: &AtomicBo
             }
         };
         let limit = usize::try_from(door.limits.connections).unwrap_or(usize::MAX);
-        if door.open.fetch_add(1, Ordering::AcqRel) >= limit {
-            door.open.fetch_sub(1, Ordering::AcqRel);
+        let place = Place::take(&door.open);
+        if place.others >= limit {
             continue;
         }
         let (door, routes) = (door.clone(), routes.clone());
         core.spawn(async move {
-            let open = Arc::clone(&door.open);
+            let _place = place;
             if let Err(error) = connection(door, routes, stream.0, stream.1).await {
                 tracing::debug!(%error, peer = %stream.1, "a connection ended");
             }
-            open.fetch_sub(1, Ordering::AcqRel);
         });
+    }
+}
+
+/// A connection's place among those that are open; given back however it ends, by a panic too.
+struct Place {
+    open: Arc<AtomicUsize>,
+    others: usize,
+}
+
+impl Place {
+    fn take(open: &Arc<AtomicUsize>) -> Self {
+        Self { open: Arc::clone(open), others: open.fetch_add(1, Ordering::AcqRel) }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -145,18 +165,150 @@ async fn serve(
         .keep_alive_interval(Some(KEEP_ALIVE))
         .keep_alive_timeout(KEEP_ALIVE);
     let mut drain = door.drain;
+    let (stream, spoken) = Speaking::watch(stream);
+    let spoken = tokio::time::timeout(Duration::from_secs(door.limits.handshake_secs), spoken);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    tokio::select! {
-        ended = connection.as_mut() => return ended.map_err(anyhow::Error::from_boxed),
-        _ = drain.wait_for(|drain| *drain) => connection.as_mut().graceful_shutdown(),
+    tokio::pin!(connection, spoken);
+    let mut awaited = true;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => return ended.map_err(anyhow::Error::from_boxed),
+            _ = drain.wait_for(|drain| *drain) => break,
+            spoken = spoken.as_mut(), if awaited => {
+                let _sent_or_gone = spoken.context("the peer does not say which protocol it speaks")?;
+                awaited = false;
+            }
+        }
     }
+    connection.as_mut().graceful_shutdown();
     connection.await.map_err(anyhow::Error::from_boxed)
 }
 
+/// A stream that tells when its peer has sent as much as HTTP/2's preface: until then nothing else has an eye on the time.
+struct Speaking<S> {
+    stream: S,
+    missing: usize,
+    tell: Option<oneshot::Sender<()>>,
+}
+
+impl<S> Speaking<S> {
+    fn watch(stream: S) -> (Self, oneshot::Receiver<()>) {
+        let (tell, spoken) = oneshot::channel();
+        (Self { stream, missing: PREFACE_BYTES, tell: Some(tell) }, spoken)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Speaking<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if self.tell.is_some() {
+            self.missing = self.missing.saturating_sub(buffer.filled().len() - before);
+            if self.missing == 0
+                && let Some(tell) = self.tell.take()
+            {
+                let _ended = tell.send(());
+            }
+        }
+        outcome
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Speaking<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// RFC 9113 §3.4. A peer that asks in HTTP/1.1 with fewer bytes has its answer long before it is cut.
+const PREFACE_BYTES: usize = 24;
 /// A peer that sends no whole header block within this is cut (HTTP/1.1).
 const HEADER_READ: Duration = Duration::from_secs(5);
 /// A peer that answers no ping within this is gone (HTTP/2).
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Longest header block.
 const HEADER_BYTES_MAX: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cores::Cores;
+    use std::io::{Read as _, Write as _};
+    use std::time::Instant;
+
+    const LIMITS: Limits = Limits { connections: 3, streams: 8, handshake_secs: 1, threads: 1 };
+
+    fn start(cores: &Cores) -> Listener {
+        async fn panics() {
+            panic!("a defect of a handler");
+        }
+        let routes = || {
+            axum::Router::new()
+                .route("/", axum::routing::get(|| async { "ok" }))
+                .route("/defect", axum::routing::get(panics))
+        };
+        let rooms = cores.handles().iter().map(|core| (core.clone(), routes())).collect();
+        Listener::start("127.0.0.1:0".parse().unwrap(), None, &LIMITS, rooms).unwrap()
+    }
+
+    /// What the listener answers on a connection of its own; empty where it cuts it.
+    fn ask(listener: &Listener, path: &str) -> String {
+        let mut stream = TcpStream::connect(listener.local_addr()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let _ = write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    }
+
+    #[test]
+    fn whoever_connects_and_says_nothing_does_not_keep_others_out() {
+        let cores = Cores::start(1).unwrap();
+        let listener = start(&cores);
+        // nothing, the beginning of HTTP/2's preface, the beginning of a request
+        let _silent: Vec<_> = ["", "PRI * HT", "GET / HTTP/1.1\r\nho"]
+            .map(|begun| {
+                let mut stream = TcpStream::connect(listener.local_addr()).unwrap();
+                stream.write_all(begun.as_bytes()).unwrap();
+                stream
+            })
+            .into();
+        let began = Instant::now();
+        while !ask(&listener, "/").ends_with("ok") {
+            assert!(began.elapsed() < Duration::from_secs(4), "the silent ones are still there");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        cores.stop();
+    }
+
+    #[test]
+    fn a_handler_that_panics_costs_its_connection_and_no_more() {
+        let cores = Cores::start(1).unwrap();
+        let listener = start(&cores);
+        for _ in 0..5 {
+            assert_eq!(ask(&listener, "/defect"), "");
+        }
+        assert!(ask(&listener, "/").ends_with("ok"), "each panic has kept its place");
+        cores.stop();
+    }
+}
