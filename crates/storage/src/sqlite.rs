@@ -14,7 +14,7 @@ mod schema;
 mod writer;
 
 pub(crate) use backup::export;
-pub use backup::restore;
+pub use backup::{remove_partial, restore};
 
 use crate::clock::MachineClock;
 use crate::feed::Feed;

@@ -41,6 +41,8 @@ pub fn restore(from: &Path, dir: &Path) -> Result<Revision, StorageError> {
             return Err(StorageError::TargetExists);
         }
     }
+    // of a process that was killed while it restored: the lock is ours, so nobody is at it
+    remove_partial(&dir.join(FILE_NAME));
     whole_or_absent(&dir.join(FILE_NAME), |partial| {
         let mut source = File::open(from).map_err(|error| io_error(&error))?;
         let mut target = OpenOptions::new().write(true).open(partial).map_err(|error| io_error(&error))?;
@@ -90,9 +92,7 @@ fn whole_or_absent<T>(to: &Path, write: impl FnOnce(&Path) -> Result<T, StorageE
     if to.exists() {
         return Err(StorageError::TargetExists);
     }
-    let mut partial = to.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
+    let partial = beside(to, ".partial");
     OpenOptions::new().create_new(true).write(true).mode(0o600).open(&partial).map_err(|error| io_error(&error))?;
     let finish = |made: T| {
         File::open(&partial)?.sync_all()?;
@@ -103,12 +103,21 @@ fn whole_or_absent<T>(to: &Path, write: impl FnOnce(&Path) -> Result<T, StorageE
     };
     let outcome = write(&partial).and_then(|made| finish(made).map_err(|error: std::io::Error| io_error(&error)));
     if outcome.is_err() {
-        for left in ["", "-wal", "-shm", "-journal"] {
-            let mut name = partial.as_os_str().to_owned();
-            name.push(left);
-            // What is not there needs no removing.
-            drop(std::fs::remove_file(name));
-        }
+        remove_partial(to);
     }
     outcome
+}
+
+/// Removes what a copy to `to` left unfinished. Only for whoever knows that nobody is at it.
+pub fn remove_partial(to: &Path) {
+    for left in [".partial", ".partial-wal", ".partial-shm", ".partial-journal"] {
+        // What is not there needs no removing.
+        drop(std::fs::remove_file(beside(to, left)));
+    }
+}
+
+fn beside(file: &Path, suffix: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }

@@ -353,3 +353,21 @@ async fn a_restore_beside_a_foreign_log_is_refused() {
         assert_eq!(restore(&file, &target), Err(StorageError::TargetExists));
     }
 }
+
+#[tokio::test]
+async fn what_a_killed_copy_left_hinders_no_later_one() {
+    let folder = folder();
+    let store = Sqlite::open(&folder.path().join("a")).unwrap();
+    let revision = store.commit(batch(1).put(path("t/a"), "value")).await.unwrap();
+    let (copy, restored) = (folder.path().join("copy"), folder.path().join("b"));
+    std::fs::create_dir(&restored).unwrap();
+    for left in ["copy.partial", "copy.partial-journal", "b/store.db.partial", "b/store.db.partial-wal"] {
+        std::fs::write(folder.path().join(left), "half").unwrap();
+    }
+    // another process may be at it: only who knows better removes it
+    assert_eq!(store.backup(&copy).await, Err(StorageError::TargetExists));
+    remove_partial(&copy);
+    assert_eq!(store.backup(&copy).await, Ok(revision));
+    assert_eq!(restore(&copy, &restored), Ok(revision));
+    assert_eq!(value(&Sqlite::open(&restored).unwrap(), "t/a").await, Some(b"value".to_vec()));
+}
