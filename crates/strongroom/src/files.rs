@@ -28,15 +28,29 @@ pub fn write_public(path: &Path, bytes: &[u8]) -> Result<()> {
 
 fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let context = || format!("cannot write {}", path.display());
-    let temporary = path.with_extension(format!("new-{}", std::process::id()));
+    // no name that a killed process of our number could have left
+    let mut suffix = [0; 8];
+    getrandom::fill(&mut suffix).map_err(|_| anyhow::anyhow!("the system gave no random bytes"))?;
+    let temporary = path.with_added_extension(format!("new-{}", hex::encode(suffix)));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).with_context(context)?;
     let whole = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&temporary, path));
     if whole.is_err() {
         let _ = std::fs::remove_file(&temporary);
     }
     whole.with_context(context)?;
+    sync_folder(path).with_context(context)
+}
+
+/// Removes for good: the file does not come back with the power.
+pub fn remove(path: &Path) -> Result<()> {
+    std::fs::remove_file(path)
+        .and_then(|()| sync_folder(path))
+        .with_context(|| format!("cannot remove {}", path.display()))
+}
+
+fn sync_folder(path: &Path) -> std::io::Result<()> {
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all().with_context(context)
+    File::open(folder)?.sync_all()
 }
 
 /// Reads a secret of at most 4 KiB from a file that only its owner may read; line ends at the end are not part of it.
@@ -52,4 +66,34 @@ pub fn read_secret(path: &Path) -> Result<SecretBytes> {
     let end = secret.expose().trim_ascii_end().len();
     secret.truncate(end);
     Ok(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_hinders_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file.toml");
+        // in a container every start may have the same process number
+        let pid = std::process::id();
+        for left in [format!("file.new-{pid}"), format!("file.toml.new-{pid}")] {
+            std::fs::write(folder.path().join(left), "half").unwrap();
+        }
+        write_secret(&path, b"whole").unwrap();
+        write_public(&path, b"whole again").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"whole again");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "nothing more is left");
+    }
+
+    #[test]
+    fn a_file_is_removed_for_good_and_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        write_public(&path, b"").unwrap();
+        remove(&path).unwrap();
+        assert!(!path.exists());
+        assert!(remove(&path).is_err());
+    }
 }

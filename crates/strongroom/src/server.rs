@@ -42,7 +42,7 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
     let mut cluster = open(Arc::clone(&storage), &boundary).await?;
     if restored(&config.data_dir) {
         cluster.raise_generation().await?;
-        std::fs::remove_file(config.data_dir.join(RESTORED))?;
+        files::remove(&config.data_dir.join(RESTORED))?;
         tracing::warn!(generation = cluster.core().generation, "this store was restored: every older token is void");
     }
     let wired = Wired::new(&cluster, &storage, &sink, (options, boundary), &config.data_dir)?;
