@@ -39,6 +39,7 @@ impl LocalOperator {
         let copy = data_dir.join("backup-in-progress.db");
         // of a process that was killed while it sent one
         let _none = std::fs::remove_file(&copy);
+        storage::sqlite::remove_partial(&copy);
         Self {
             cluster_id: *cluster.barrier.cluster_id(),
             tenant_id: cluster.tenant,
