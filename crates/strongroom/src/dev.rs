@@ -290,12 +290,29 @@ async fn initialise(folders: &Folders, officer: &Identity, boundary: &Pin) -> Re
     let hsm_api::Reply::Status(status) = channel.ask(hsm_api::Request::Status).await? else {
         bail!("the boundary answered no status");
     };
-    if status.state != hsm_api::ModuleState::Uninitialised {
-        return Ok(());
+    let (intent, package) = (folders.backup().join("in-progress"), folders.backup().join("package"));
+    let request = match status.state {
+        hsm_api::ModuleState::Uninitialised => {
+            files::write_public(&intent, b"")?;
+            hsm_api::Request::Initialise { threshold: 1, shares: 1 }
+        }
+        // a process of before was killed when the key was made and its backup was not written
+        hsm_api::ModuleState::Operational if intent.exists() && !package.exists() => {
+            hsm_api::Request::Backup { threshold: 1, shares: 1 }
+        }
+        hsm_api::ModuleState::Operational | hsm_api::ModuleState::Locked | hsm_api::ModuleState::Error => {
+            let _it_is_rarely_there = std::fs::remove_file(&intent);
+            return Ok(());
+        }
+    };
+    match channel.ask(request).await {
+        Ok(hsm_api::Reply::Backup(backup)) => crate::boundary_backup::write(&folders.backup(), &backup)?,
+        Ok(_) => bail!("the boundary answered no backup"),
+        // a token is backed up by its vendor's means
+        Err(hsm_api::HsmError::Unsupported) if status.state == hsm_api::ModuleState::Operational => {}
+        Err(error) => return Err(error.into()),
     }
-    let ask = hsm_api::Request::Initialise { threshold: 1, shares: 1 };
-    let hsm_api::Reply::Backup(backup) = channel.ask(ask).await? else { bail!("the boundary answered no backup") };
-    crate::boundary_backup::write(&folders.backup(), &backup)
+    files::remove(&intent)
 }
 
 /// How long a child may take to end by itself.
