@@ -34,7 +34,9 @@ pub enum UnlockError {
     Source,
     #[error("the unlock secret could not be read")]
     Unreadable(#[source] std::io::Error),
-    #[error("the unlock file must be a plain file, owned by this user, with no access for others (mode 0600 or 0400)")]
+    #[error(
+        "the unlock file must be a plain file, owned by this user, with no access for others (mode 0600 or 0400), or a credential of systemd"
+    )]
     Exposed,
     #[error("the unlock secret is not 32 bytes or 64 hexadecimal digits")]
     Malformed,
@@ -124,8 +126,15 @@ impl UnlockKind {
 fn open_own(path: &std::path::Path) -> Result<File, UnlockError> {
     let file = File::open(path).map_err(UnlockError::Unreadable)?;
     let metadata = file.metadata().map_err(UnlockError::Unreadable)?;
-    let ours = metadata.uid() == rustix::process::geteuid().as_raw();
-    if metadata.is_file() && ours && metadata.mode() & 0o177 == 0 { Ok(file) } else { Err(UnlockError::Exposed) }
+    let own = rustix::process::geteuid().as_raw();
+    let private = is_private(own, (metadata.uid(), metadata.gid()), metadata.mode());
+    if metadata.is_file() && private { Ok(file) } else { Err(UnlockError::Exposed) }
+}
+
+/// Ours alone; or root's with nothing for others, as systemd gives a credential to a service of another user: by an access
+/// list, whose mask stands where the group's bits do (systemd.exec(5), CREDENTIALS).
+fn is_private(own: u32, (uid, gid): (u32, u32), mode: u32) -> bool {
+    (uid == own && mode & 0o177 == 0) || ((uid, gid) == (0, 0) && mode & 0o337 == 0)
 }
 
 fn read_bounded(mut file: File) -> Result<SecretBytes, UnlockError> {
@@ -224,6 +233,25 @@ mod tests {
             std::fs::remove_file(&path).unwrap();
         }
         assert!(matches!(UnlockSource::File(dir.path().to_owned()).read(), Err(UnlockError::Exposed)));
+    }
+
+    #[test]
+    fn a_file_is_ours_alone_or_a_credential_that_root_gave_us() {
+        for (owner, mode, private) in [
+            ((7, 7), 0o600, true),
+            ((7, 8), 0o400, true),
+            ((7, 7), 0o440, false),
+            ((7, 7), 0o604, false),
+            ((0, 0), 0o440, true),
+            ((0, 0), 0o400, true),
+            ((0, 0), 0o444, false),
+            ((0, 0), 0o460, false),
+            ((0, 0), 0o640, false),
+            ((0, 7), 0o440, false),
+            ((8, 0), 0o400, false),
+        ] {
+            assert_eq!(is_private(7, owner, mode | 0o100_000), private, "{owner:?} {mode:o}");
+        }
     }
 
     #[test]
