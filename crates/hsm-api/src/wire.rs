@@ -9,7 +9,7 @@ pub(crate) struct Writer<'a>(pub(crate) &'a mut Vec<u8>);
 
 impl Writer<'_> {
     pub(crate) fn u8(&mut self, n: u8) {
-        self.0.push(n);
+        self.raw(&[n]);
     }
 
     pub(crate) fn u16(&mut self, n: u16) {
@@ -29,6 +29,9 @@ impl Writer<'_> {
     }
 
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
+        if self.0.capacity() - self.0.len() < bytes.len() {
+            widen(self.0, bytes.len());
+        }
         self.0.extend_from_slice(bytes);
     }
 
@@ -58,6 +61,18 @@ impl Writer<'_> {
         }
     }
 }
+
+/// Makes room for `more` bytes. A vector that grows by itself leaves a copy of its secrets behind; this gives the old buffer
+/// back, wiped.
+fn widen(buffer: &mut Vec<u8>, more: usize) -> Vec<u8> {
+    let mut wider = Vec::with_capacity((buffer.len() + more).max(2 * buffer.capacity()).max(CAPACITY_MIN));
+    wider.extend_from_slice(buffer);
+    let mut old = std::mem::replace(buffer, wider);
+    zeroize::Zeroize::zeroize(&mut old[..]);
+    old
+}
+
+const CAPACITY_MIN: usize = 512;
 
 /// Reads from a frame; `None` is "not of the protocol".
 pub(crate) struct Reader<'a> {
@@ -141,5 +156,30 @@ impl<'a> Reader<'a> {
             0 => ok(self).map(Ok),
             code => HsmError::from_code(code).map(Err),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_that_grows_leaves_no_copy_behind() {
+        let mut buffer = Vec::new();
+        for round in 0..64 {
+            Writer(&mut buffer).bytes(&[0xaa; 100]);
+            assert_eq!(buffer.len(), (round + 1) * 104);
+            // here the vector would have moved itself
+            if buffer.capacity() - buffer.len() < 104 {
+                let (whole, capacity) = (buffer.clone(), buffer.capacity());
+                let old = widen(&mut buffer, 104);
+                assert!(old.len() == whole.len() && old.iter().all(|byte| *byte == 0));
+                assert!(buffer == whole && buffer.capacity() >= 2 * capacity);
+            }
+        }
+        let (at, capacity) = (buffer.as_ptr(), buffer.capacity());
+        let room = capacity - buffer.len();
+        Writer(&mut buffer).raw(&vec![1; room]);
+        assert_eq!((buffer.as_ptr(), buffer.len()), (at, capacity), "what fits moves nothing");
     }
 }
