@@ -47,6 +47,9 @@ struct Serve {
     /// user=sha256:…, officer=… or auditor=…; the pin of a peer's channel key
     #[arg(long, value_name = "ROLE=PIN")]
     pin: Vec<PinArgument>,
+    /// Another user of this machine that may connect; this user always may
+    #[arg(long, value_name = "UID")]
+    allow_uid: Vec<u32>,
     /// The token (RFC 7512): `pkcs11:token=LABEL;serial=…?module-path=/path/to/module.so&pin-source=file:/path`
     #[arg(long)]
     uri: Uri,
@@ -108,7 +111,8 @@ fn own_identity(dir: &Path) -> Result<Identity, Box<dyn std::error::Error>> {
 #[expect(clippy::print_stdout, reason = "the line that the parent waits for")]
 fn serve(arguments: Serve) -> Outcome {
     let report = confine::confine();
-    let Serve { dir, socket, pin, uri, pin_env, pin_fd, sessions, end_with_parent: end, notify_socket } = arguments;
+    let Serve { dir, socket, pin, allow_uid, uri, pin_env, pin_fd, sessions, end_with_parent: end, notify_socket } =
+        arguments;
     let source = match (pin_env, pin_fd, uri.pin_source()) {
         (Some(name), _, _) => PinSource::Environment(name),
         (None, Some(number), _) => PinSource::Descriptor(number),
@@ -118,8 +122,9 @@ fn serve(arguments: Serve) -> Outcome {
     let identity = own_identity(&dir)?;
     let notify = Notify::connect(notify_socket.as_deref())?;
     // every request but status waits for the token, so the pool's queue is the whole queue
-    let limits =
+    let mut limits =
         Limits { pool_threads: sessions.into(), pool_queue: 4096, pool_queue_channel: 2048, ..Limits::default() };
+    limits.uids.extend(allow_uid);
     let listener = Listener::bind(&socket, &identity, Pins::open(&dir, pin)?, limits)?;
     let options = Options { uri, pin: source.read()?, now: now(), report, sessions_max: usize::from(sessions) };
     let module = Module::open(options)?;

@@ -149,6 +149,23 @@ async fn the_process_serves_over_its_channel_and_a_killed_one_begins_where_it_wa
     assert!(child.wait().unwrap().success(), "it ends with its parent");
 }
 
+#[test]
+fn another_user_may_connect_where_it_is_named() {
+    use std::os::unix::fs::PermissionsExt as _;
+    // who connects is asked for its uid; the socket's mode shows who is expected
+    for (arguments, mode) in [(&[][..], 0o600), (&["--allow-uid", "12345"], 0o666)] {
+        let site = Site::new(PIN);
+        let mut child = site.command(&site.uri()).args(arguments).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        let socket = std::fs::metadata(site.path("hsm.sock")).unwrap();
+        assert_eq!(socket.permissions().mode() & 0o777, mode);
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+    }
+}
+
 #[tokio::test]
 async fn a_process_with_a_wrong_pin_stays_and_says_that_it_is_locked() {
     let site = Site::new("wrong");
