@@ -12,7 +12,7 @@ mod lane;
 mod log;
 mod queue;
 
-use crate::AuditSink;
+use crate::{AuditError, AuditSink};
 use queue::Queue;
 use std::path::Path;
 use std::sync::Arc;
@@ -74,7 +74,7 @@ impl FileSink {
         let queue = Arc::new(Queue::default());
         let syncs = log.syncs();
         let (failure, failed) = watch::channel(false);
-        let mut writer = Writer { log, queue: Arc::clone(&queue), failure };
+        let mut writer = Writer { log, queue: Arc::clone(&queue), failure, batch: Vec::new() };
         let thread = std::thread::Builder::new().name("audit-writer".into()).spawn(move || writer.run())?;
         Ok(Arc::new(Self { queue, syncs, failed, writer: Some(thread) }))
     }
@@ -99,30 +99,43 @@ struct Writer {
     log: log::Log,
     queue: Arc<Queue>,
     failure: watch::Sender<bool>,
+    batch: Vec<queue::Item>,
 }
 
 impl Writer {
     fn run(&mut self) {
-        let mut batch = Vec::new();
-        while self.queue.take(&mut batch, self.log.last_sync()) {
-            let outcome = self.log.write(batch.iter().map(|item| &item.record[..]));
-            match outcome {
-                Ok(()) => lane::deliver(&mut batch, Ok(())),
-                Err(log::Hindrance::Passing) => lane::deliver(&mut batch, Err(crate::AuditError::Unavailable)),
+        while self.queue.take(&mut self.batch, self.log.last_sync()) {
+            match self.log.write(self.batch.iter().map(|item| &item.record[..])) {
+                Ok(()) => lane::deliver(&mut self.batch, Ok(())),
+                Err(log::Hindrance::Passing) => lane::deliver(&mut self.batch, Err(AuditError::Unavailable)),
                 Err(log::Hindrance::Final) => {
                     tracing::error!("the audit log could not be made durable, and has failed for good");
-                    self.failure.send_replace(true);
-                    self.queue.close();
-                    lane::deliver(&mut batch, Err(crate::AuditError::Unavailable));
-                    while self.queue.take(&mut batch, None) {
-                        lane::deliver(&mut batch, Err(crate::AuditError::Unavailable));
-                    }
-                    return;
+                    return self.fail();
                 }
             }
             self.log.grow_ahead();
         }
         self.log.close();
+    }
+
+    /// Says so, and leaves nobody waiting.
+    fn fail(&mut self) {
+        self.failure.send_replace(true);
+        self.queue.close();
+        loop {
+            lane::deliver(&mut self.batch, Err(AuditError::Unavailable));
+            if !self.queue.take(&mut self.batch, None) {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.fail();
+        }
     }
 }
 

@@ -1,5 +1,4 @@
 use super::*;
-use crate::AuditError;
 use bytes::Bytes;
 use std::fs::File;
 use std::path::PathBuf;
@@ -227,7 +226,7 @@ async fn what_waits_is_bounded_in_number_and_bytes() {
         let waiting: Vec<_> = (0..fits).map(|_| lane.append(record.clone())).collect();
         assert_eq!(lane.append(record.clone()).await, Err(AuditError::Busy));
         let log = log::Log::open(&path).unwrap();
-        let mut writer = Writer { log, queue: Arc::clone(&queue), failure: watch::channel(false).0 };
+        let mut writer = Writer { log, queue: Arc::clone(&queue), failure: watch::channel(false).0, batch: Vec::new() };
         let thread = std::thread::spawn(move || writer.run());
         for answer in waiting {
             assert_eq!(answer.await, Ok(()));
@@ -277,4 +276,24 @@ fn whoever_waits_is_answered_though_the_lanes_runtime_has_ended() {
     // durable or not, nobody is left who could say so
     assert!(matches!(before, Ok(()) | Err(AuditError::Unavailable)));
     assert_eq!(after, Err(AuditError::Unavailable));
+}
+
+#[tokio::test]
+async fn a_writer_that_panics_is_a_log_that_has_failed_for_good() {
+    let (_folder, path) = folder();
+    let (failure, failed) = watch::channel(false);
+    let queue = Arc::new(Queue::default());
+    let writer = Writer { log: log::Log::open(&path).unwrap(), queue: Arc::clone(&queue), failure, batch: Vec::new() };
+    let sink = FileSink { queue, syncs: Arc::default(), failed, writer: None };
+    let (lane, failed) = (sink.lane(), sink.failed());
+    let waits = lane.append(line(1));
+    let panics = move || {
+        let _writer = writer;
+        panic!("a defect of ours");
+    };
+    std::thread::spawn(panics).join().unwrap_err();
+    tokio::time::timeout(Duration::from_secs(5), failed).await.unwrap();
+    // nobody waits for a thread that is gone
+    assert_eq!(tokio::time::timeout(Duration::from_secs(5), waits).await, Ok(Err(AuditError::Unavailable)));
+    assert_eq!(lane.append(line(2)).await, Err(AuditError::Unavailable));
 }

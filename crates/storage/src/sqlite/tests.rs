@@ -371,3 +371,22 @@ async fn what_a_killed_copy_left_hinders_no_later_one() {
     assert_eq!(restore(&copy, &restored), Ok(revision));
     assert_eq!(value(&Sqlite::open(&restored).unwrap(), "t/a").await, Some(b"value".to_vec()));
 }
+
+#[tokio::test]
+async fn a_writer_that_panics_is_a_store_that_has_failed_for_good() {
+    #[derive(Debug)]
+    struct Broken;
+    #[async_trait::async_trait]
+    impl Clock for Broken {
+        fn now(&self) -> envelope::Timestamp {
+            panic!("a defect of ours");
+        }
+
+        async fn sleep_until(&self, _: envelope::Timestamp) {}
+    }
+    let folder = folder();
+    let store = Sqlite::open_with(folder.path(), Options { clock: Arc::new(Broken), ..Options::default() }).unwrap();
+    assert!(store.commit(batch(1).put(path("t/a"), "value")).await.is_err());
+    tokio::time::timeout(Duration::from_secs(5), store.failed()).await.unwrap();
+    assert_eq!(store.commit(batch(2)).await, Err(StorageError::Unavailable.into()));
+}

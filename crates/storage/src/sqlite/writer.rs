@@ -324,6 +324,15 @@ impl Writer {
     }
 }
 
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // nobody would commit any more: the process should end
+        if std::thread::panicking() {
+            self.failure.send_replace(true);
+        }
+    }
+}
+
 impl Ask {
     fn size(&self) -> usize {
         match self {
