@@ -116,7 +116,9 @@ impl Post {
             OK => self.lane.succeeded(operation, began.elapsed()),
             reason => self.lane.failed(operation, reason, began.elapsed()),
         }
-        if let Ok(id) = id {
+        if let Ok(mut id) = id {
+            // unlike any other: it shall not push what repeats out of HPACK's table (RFC 7541 §7.1.3)
+            id.set_sensitive(true);
             reply.headers_mut().insert(REQUEST_ID, id);
         }
         reply
@@ -154,7 +156,7 @@ impl Post {
         match ticket.outcome.get() {
             Some(outcome) => Ok((reply, outcome)),
             None => {
-                let refusal = before_the_handler(reply.extensions().get::<Status>());
+                let refusal = before_the_handler(Status::from_header_map(reply.headers()).as_ref());
                 Err(self.refused(&ticket.call, operation, Some(ticket.by.subject()), refusal).await)
             }
         }

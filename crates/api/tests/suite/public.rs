@@ -27,12 +27,15 @@ async fn get(rig: &Rig, path: &str) -> (StatusCode, String, String) {
     (code, head.to_lowercase(), body.to_owned())
 }
 
+/// Name, what happens, then page's code and text, overall status, Crypto's.
+type Step = (&'static str, fn(&api::Health), u16, &'static str, ServingStatus, ServingStatus);
+
 #[tokio::test]
 async fn health_follows_the_server_and_its_boundary() {
     let rig = Rig::start().await;
     let mut client = HealthClient::new(rig.channel.clone());
     let (yes, no) = (ServingStatus::Serving, ServingStatus::NotServing);
-    let steps: [(&str, fn(&api::Health), u16, &str, ServingStatus, ServingStatus); 4] = [
+    let steps: [Step; 4] = [
         ("serving", |_| (), 200, "{\"status\":\"serving\",\"boundary\":\"available\"}", yes, yes),
         (
             "away",

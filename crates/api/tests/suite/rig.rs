@@ -174,10 +174,8 @@ impl Rig {
         let records = self.records();
         let found: Vec<_> = records.iter().filter(|record| record["request_id"] == request_id).collect();
         assert_eq!(found.len(), 1, "{request_id}: {found:?}");
-        let outcome = match &found[0]["outcome"] {
-            serde_json::Value::String(text) => text.clone(),
-            other => other["failed"].as_str().unwrap().to_owned(),
-        };
+        let outcome = &found[0]["outcome"];
+        let outcome = outcome.as_str().or_else(|| outcome["failed"].as_str()).unwrap().to_owned();
         let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
         let (subject, decision) = (text(&found[0]["subject"]["type"]), text(&found[0]["decision"]));
         format!("{} {subject} {decision} {outcome}", text(&found[0]["operation"]))
@@ -282,6 +280,24 @@ pub(crate) async fn raw(channel: &Channel, path: &str, message: Vec<u8>, metadat
         Ok(reply) => Answer { metadata: reply.metadata().clone(), result: Ok(reply.into_inner()) },
         Err(status) => Answer { metadata: status.metadata().clone(), result: Err(status) },
     }
+}
+
+/// The refusal of one RPC, asked without tonic's client, which gives up by itself when `grpc-timeout` has passed.
+pub(crate) async fn refused_by(addr: SocketAddr, path: &str, message: &[u8], headers: &[(&str, &str)]) -> Answer {
+    let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let framed = [&[0][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), message].concat();
+    let mut request = http::Request::post(format!("http://{addr}{path}")).header("content-type", "application/grpc");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(axum::body::Body::from(framed)).unwrap();
+    let reply = tokio::time::timeout(Duration::from_secs(60), client.send_request(request)).await;
+    let reply = reply.expect("every request is answered").unwrap();
+    let status = tonic::Status::from_header_map(reply.headers()).expect("a refusal has no body");
+    Answer { result: Err(status), metadata: MetadataMap::from_headers(reply.headers().clone()) }
 }
 
 /// Messages as they are.
