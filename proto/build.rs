@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .bytes(".")
         .btree_map(".")
+        .codec_path("crate::codec::LeanCodec")
         // these hold secrets and print as their names (src/lib.rs)
         .skip_debug(SECRETS)
         .compile_fds(descriptors)?;

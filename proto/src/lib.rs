@@ -4,6 +4,8 @@
 //! Never: logic. Secrets are plain `Bytes` here, because prost knows no other: who decodes one wipes it.
 #![forbid(unsafe_code)]
 
+mod codec;
+
 /// `strongroom.kms.v1`: keys and what they do.
 pub mod kms {
     #![allow(clippy::all, missing_debug_implementations, reason = "generated")]

@@ -83,6 +83,10 @@ pub fn router(services: Services) -> axum::Router {
     for path in BATCH_PATHS {
         router = router.route_service(path, Gate::new(&post, batch.clone()));
     }
+    // paths without a parameter are found without making one
+    for path in UNARY_PATHS {
+        router = router.route_service(path, Gate::new(&post, crypto.clone()));
+    }
     router
         .route_service("/strongroom.kms.v1.Crypto/{method}", Gate::new(&post, crypto))
         .route_service("/strongroom.kms.v1.Keys/{method}", Gate::new(&post, keys))
@@ -151,6 +155,12 @@ pub const BATCH_BYTES_MAX: usize = 2 << 20;
 const REPLY_BYTES_MAX: usize = 4 << 20;
 /// Longest request of those who need not say who they are.
 const PUBLIC_BYTES_MAX: usize = 16 << 10;
+/// What is called most.
+const UNARY_PATHS: [&str; 3] = [
+    "/strongroom.kms.v1.Crypto/GenerateDataKey",
+    "/strongroom.kms.v1.Crypto/Encrypt",
+    "/strongroom.kms.v1.Crypto/Decrypt",
+];
 const BATCH_PATHS: [&str; 3] = [
     "/strongroom.kms.v1.Crypto/BatchGenerateDataKey",
     "/strongroom.kms.v1.Crypto/BatchEncrypt",
