@@ -49,7 +49,7 @@ pub(crate) struct Gate<S> {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     by: Arc<Principal>,
-    call: RequestInfo,
+    call: Arc<RequestInfo>,
     operation: Operation,
     audit: Arc<dyn AuditSink>,
     /// How it went; unset until a handler was reached and has decided.
@@ -91,11 +91,12 @@ impl Post {
         let began = Instant::now();
         let operation = Operation::of(request.uri().path());
         let peer = request.extensions_mut().remove::<Arc<Peer>>();
-        let call = RequestInfo {
+        let call = Arc::new(RequestInfo {
             request_id: self.ids.taken_or_made(request.headers()),
             from: peer.as_ref().map(|peer| peer.addr.clone()).unwrap_or_default(),
             now: self.clock.now(),
-        };
+        });
+        let recognised = OnceLock::new();
         let id = HeaderValue::from_str(&call.request_id);
         let (within, malformed) = match deadline(request.headers()) {
             Ok(within) => (within, None),
@@ -104,13 +105,16 @@ impl Post {
         let served = async {
             match malformed.or_else(|| not_grpc(&request)) {
                 Some(refusal) => Err(self.refused(&call, operation, None, refusal).await),
-                None => self.served(request, inner, peer, call, operation).await,
+                None => self.served(request, inner, peer, (&call, operation), &recognised).await,
             }
         };
         let (mut reply, outcome) = match tokio::time::timeout_at(began + within, served).await {
             Ok(Ok((reply, outcome))) => (reply, outcome),
             Ok(Err(refusal)) => (refusal.status().into_http(), refusal.reason),
-            Err(_) => (Refusal::DEADLINE.status().into_http(), Refusal::DEADLINE.reason),
+            Err(_) => {
+                let refusal = self.too_late(&call, operation, recognised.get()).await;
+                (refusal.status().into_http(), refusal.reason)
+            }
         };
         match outcome {
             OK => self.lane.succeeded(operation, began.elapsed()),
@@ -129,28 +133,35 @@ impl Post {
         mut request: Request<Body>,
         mut inner: S,
         peer: Option<Arc<Peer>>,
-        call: RequestInfo,
-        operation: Operation,
+        (call, operation): (&Arc<RequestInfo>, Operation),
+        recognised: &OnceLock<Arc<Principal>>,
     ) -> Result<(Reply, &'static str), Refusal>
     where
         S: Service<Request<Body>, Response = Reply, Error = Infallible> + Send,
         S::Future: Send,
     {
         let certificate = peer.as_ref().and_then(|peer| peer.certificate.as_deref());
-        let by = match self.identities.authenticate(auth::token(request.headers()), certificate, &call).await {
+        let by = match self.identities.authenticate(auth::token(request.headers()), certificate, call).await {
             Ok(by) => by,
             Err(error) => {
                 let cause = error.cause();
                 let refusal = Refusal::from(error);
                 return Err(self
-                    .record(&call, operation, &Subject::Unauthenticated, cause)
+                    .record(call, operation, &Subject::Unauthenticated, cause)
                     .await
                     .err()
                     .unwrap_or(refusal));
             }
         };
         request.headers_mut().remove(AUTHORIZATION);
-        let ticket = Arc::new(Ticket { by, call, operation, audit: Arc::clone(&self.audit), outcome: OnceLock::new() });
+        let _ = recognised.set(Arc::clone(&by));
+        let ticket = Arc::new(Ticket {
+            by,
+            call: Arc::clone(call),
+            operation,
+            audit: Arc::clone(&self.audit),
+            outcome: OnceLock::new(),
+        });
         request.extensions_mut().insert(Arc::clone(&ticket));
         let Ok(reply) = inner.call(request).await;
         match ticket.outcome.get() {
@@ -160,6 +171,12 @@ impl Post {
                 Err(self.refused(&ticket.call, operation, Some(ticket.by.subject()), refusal).await)
             }
         }
+    }
+
+    /// The deadline has passed. That is recorded too, within a bound of its own: it may be the log that hangs.
+    async fn too_late(&self, call: &RequestInfo, operation: Operation, by: Option<&Arc<Principal>>) -> Refusal {
+        let recorded = self.refused(call, operation, by.map(|by| by.subject()), Refusal::DEADLINE);
+        tokio::time::timeout(RECORD_TIME_MAX, recorded).await.unwrap_or(Refusal::AUDIT_UNAVAILABLE)
     }
 
     /// Records the refusal, then gives it back; or what stood in the record's way.
@@ -365,6 +382,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
 const DEADLINE_MAX: Duration = Duration::from_secs(30);
+/// How long the record of a passed deadline may take.
+const RECORD_TIME_MAX: Duration = Duration::from_secs(1);
 /// The outcome of what went well.
 const OK: &str = "OK";
 

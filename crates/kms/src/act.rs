@@ -67,6 +67,12 @@ impl<'a> Act<'a> {
         self.path.push_str(path);
     }
 
+    /// The key that [`Self::on_key`] noted last.
+    pub(crate) fn key_in_path(&self) -> Option<String> {
+        let rest = self.path.strip_prefix("kms/keys/")?;
+        rest.get(..KEY_PATH_BYTES - "kms/keys/".len()).map(str::to_owned)
+    }
+
     /// Names a key that the path does not name.
     pub(crate) fn with_key(&mut self, id: &KeyId, outcome: Outcome) {
         let index = u32::try_from(self.items.len()).unwrap_or(u32::MAX);

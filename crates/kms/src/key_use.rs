@@ -112,12 +112,14 @@ impl Kms {
         let mut decision = Decision::NotReached;
         for (index, command) in commands.into_iter().enumerate() {
             act.decision = Decision::NotReached;
+            act.on_path("");
             let admitted = match command {
                 Ok(command) => command.admit(self, &mut act).await,
                 Err(error) => Err(error),
             };
             decision = of_both(decision, act.decision);
-            let key_id = admitted.as_ref().ok().map(|item| item.key.id.to_string());
+            // a refused item names the key that it was refused for
+            let key_id = admitted.as_ref().ok().map(|item| item.key.id.to_string()).or_else(|| act.key_in_path());
             act.items.push(item(index, key_id, admitted.as_ref().err()));
             match admitted {
                 Ok(admitted) => {

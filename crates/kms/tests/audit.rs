@@ -6,6 +6,7 @@ mod rig;
 use bytes::Bytes;
 use envelope::SecretBytes;
 use kms::{BATCH_ITEMS_MAX, DataKeyBytes, Decrypt, Encrypt, GenerateDataKey, KeyRef, KeySpec, KmsError};
+
 use rig::{Rig, context, create, data_key, id, told, unknown_id};
 
 fn encrypt(key: &KeyRef, plaintext: &[u8]) -> Encrypt {
@@ -68,6 +69,38 @@ async fn a_boundary_that_fails_adds_a_second_record() {
     let (made, records) = rig.recorded(rig.data_key(&rig.root, &KeyRef::Id(unknown_id()))).await;
     assert_eq!(told(&made), "KEY_NOT_FOUND");
     assert_eq!(outcomes(&records), [r#"{"failed":"KEY_NOT_FOUND"}"#]);
+}
+
+#[tokio::test]
+async fn a_key_that_is_being_made_is_in_the_log_although_its_caller_leaves() {
+    let rig = Rig::new().await;
+    let call = rig.call();
+    let asked_before = rig.requests();
+    let (_, records) = rig
+        .recorded(async {
+            let mut making = Box::pin(rig.kms.create_key(&rig.root, &call, create(KeySpec::Aes256)));
+            // until the boundary has been asked for the key, then the caller is gone
+            while rig.requests() < asked_before + 2 {
+                assert!(futures_util::poll!(&mut making).is_pending());
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    let asked = records.iter().find(|record| record["operation"] == "CreateKey" && record["outcome"] == "asked");
+    assert!(asked.is_some_and(|record| record["request_id"] == call.request_id), "{records:?}");
+}
+
+#[tokio::test]
+async fn a_refused_item_of_a_batch_names_the_key_that_it_was_refused_for() {
+    let rig = Rig::new().await;
+    let key = id(&rig.key(KeySpec::Aes256).await);
+    let KeyRef::Id(key_id) = &key else { unreachable!() };
+    let nobody = rig.stranger("nobody").await;
+    let items = vec![Ok(data_key(&key)), Ok(data_key(&KeyRef::Id(unknown_id())))];
+    let (results, records) = rig.recorded(rig.kms.batch_generate_data_key(&nobody, &rig.call(), items)).await;
+    assert!(results.unwrap().iter().all(|result| told(result) == "PERMISSION_DENIED"));
+    assert_eq!(records[0]["items"][0]["key_id"], key_id.to_string());
+    assert_eq!(records[0]["items"][1]["key_id"], unknown_id().to_string());
 }
 
 #[tokio::test]

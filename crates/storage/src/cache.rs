@@ -172,7 +172,9 @@ impl Recent {
     }
 
     fn note(&mut self, path: EntryPath, revision: Revision) {
-        self.changed.insert(path.clone(), revision);
+        // a commit is told by the store's feed and by whoever made it, in any order: the newest counts
+        let newest = self.changed.entry(path.clone()).or_insert(revision);
+        *newest = (*newest).max(revision);
         self.order.push_back((path, revision));
         while self.order.len() > RECENT_MAX {
             let Some((path, revision)) = self.order.pop_front() else { break };

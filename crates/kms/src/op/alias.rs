@@ -5,7 +5,7 @@ use crate::error::KmsError;
 use crate::key::{KeyRecord, KeyState};
 use crate::name::{AliasName, KeyRef};
 use crate::op::{Page, PageRequest};
-use crate::service::{Kms, authorise_path};
+use crate::service::{Kms, authorise_path, unknown_alias};
 use crate::store::{Found, codec};
 use audit::Outcome;
 use bytes::Bytes;
@@ -100,7 +100,7 @@ impl Kms {
             return Err(KmsError::InvalidField("alias_name"));
         }
         authorise_alias(act, alias, Capability::Update)?;
-        let found = self.store().alias_now(alias).await?.ok_or(KmsError::AliasNotFound)?;
+        let found = self.store().alias_now(alias).await?.ok_or_else(|| unknown_alias(act, alias))?;
         let present = found.value.target;
         self.authorise(act, &present, Right::ALIAS, None).await?;
         let key = self.target(act, target).await?;
@@ -119,7 +119,7 @@ impl Kms {
     async fn drop_name(&self, act: &mut Act<'_>, command: &DeleteAlias) -> Result<Told, KmsError> {
         let alias = &command.alias;
         authorise_alias(act, alias, Capability::Delete)?;
-        let found = self.store().alias_now(alias).await?.ok_or(KmsError::AliasNotFound)?;
+        let found = self.store().alias_now(alias).await?.ok_or_else(|| unknown_alias(act, alias))?;
         self.authorise(act, &found.value.target, Right::ALIAS, None).await?;
         let path = self.store().alias_path(alias)?;
         on_alias(act, alias, &[&found.value.target]);

@@ -60,7 +60,7 @@ impl Kms {
             }
             let key = match made.take() {
                 Some(key) => key,
-                None => self.make(command, usage, act.call.now).await?,
+                None => self.make(act, command, usage).await?,
             };
             let mut batch = self.with_new_key(self.batch()?, &key)?;
             if let Some(path) = &slot {
@@ -100,7 +100,8 @@ impl Kms {
         Ok((KeyMetadata::of(&key), Told::NotYet))
     }
 
-    async fn make(&self, command: &CreateKey, usage: KeyUsage, now: Timestamp) -> Result<KeyRecord, KmsError> {
+    async fn make(&self, act: &Act<'_>, command: &CreateKey, usage: KeyUsage) -> Result<KeyRecord, KmsError> {
+        let now = act.call.now;
         let status = self.status().await?;
         let offered = &status.capabilities;
         let level = command.level.or(offered.levels.first().copied());
@@ -117,7 +118,7 @@ impl Kms {
             level,
             not_after: None,
         };
-        let (id, material) = self.generate(new).await?;
+        let (id, material) = self.generate(act, new).await?;
         Ok(KeyRecord {
             id,
             spec: command.spec,
@@ -141,8 +142,10 @@ impl Kms {
         self.seal(path, &codec::encode_key(key).ok_or(KmsError::Internal("a key's record fits its lengths"))?)
     }
 
-    /// Has the boundary make a key version, and checks that its token is the one asked for.
-    pub(crate) async fn generate(&self, new: NewKey) -> Result<(KeyId, Material), KmsError> {
+    /// Has the boundary make a key version, and checks that its token is the one asked for. That it was asked is in the log
+    /// before it is: what the boundary makes may stay in a token, whatever becomes of the caller.
+    pub(crate) async fn generate(&self, act: &Act<'_>, new: NewKey) -> Result<(KeyId, Material), KmsError> {
+        self.inner.seams.audit.append(act.record(Outcome::Asked).encode()).await?;
         let (expected, version) = (new.key_id, new.version);
         let boundary = &self.inner.seams.boundary;
         let made = ask!(boundary, Request::GenerateKey(new) => Reply::Key).await;

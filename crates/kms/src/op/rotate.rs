@@ -44,7 +44,7 @@ impl Kms {
                 level: key.level,
                 not_after: None,
             };
-            let (_, material) = self.generate(new).await?;
+            let (_, material) = self.generate(act, new).await?;
             let rotated = key.rotated(material, version, act.call.now);
             let value = self.seal_key(&path, &rotated)?;
             let batch = self.batch()?.revision_is(path.clone(), revision).put(path.clone(), value);

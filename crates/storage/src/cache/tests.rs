@@ -244,3 +244,12 @@ async fn a_followed_cache_hears_of_every_commit_and_forgets_when_the_store_is_go
     tokio::time::timeout(Duration::from_secs(5), kept).await.unwrap();
     follower.abort();
 }
+
+#[test]
+fn changes_that_are_told_in_another_order_never_make_an_old_value_fresh() {
+    let cache = cache(4);
+    cache.apply(&changed(12, &["t/a"]));
+    cache.apply(&changed(11, &["t/a"]));
+    assert!(!keep(&cache, 1, &["t/a"], 11), "it may have changed at 12");
+    assert!(keep(&cache, 1, &["t/a"], 12));
+}
