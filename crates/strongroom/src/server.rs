@@ -13,6 +13,7 @@ use crate::wire::Wired;
 use anyhow::{Context as _, Result, bail};
 use audit::FileSink;
 use envelope::{Clock as _, SecretBytes};
+use futures_util::future::join_all;
 use hsm::SocketBoundary;
 use hsm_channel::{Identity, Pin};
 use kms::boot::{self, BootError, Cluster};
@@ -53,8 +54,10 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
     let mut rooms = Vec::new();
     for core in cores.handles() {
         let wired = wired.clone();
-        rooms.push((core.clone(), core.spawn(async move { wired.router() }).await??));
+        rooms.push((core.clone(), core.spawn(async move { wired.router().await })));
     }
+    let rooms = join_all(rooms.into_iter().map(async |(core, router)| anyhow::Ok((core, router.await??)))).await;
+    let rooms = rooms.into_iter().collect::<Result<Vec<_>>>()?;
     let certificate = config.tls.as_ref().map(Certificate::load).transpose()?;
     let tls = certificate.as_ref().map(Certificate::server_config).transpose()?;
     let listener = Listener::start(config.listen, tls, &config.limits, rooms)?;

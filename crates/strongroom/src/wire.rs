@@ -95,9 +95,12 @@ impl Wired {
         Ok(())
     }
 
-    /// Inside a core's runtime: all that this core serves.
-    pub fn router(&self) -> Result<axum::Router> {
-        let boundary: Arc<dyn Boundary> = Arc::new(SocketBoundary::start(self.boundary.clone())?);
+    /// Inside a core's runtime: all that this core serves, its channel to the boundary being open; where the boundary is
+    /// away, it serves all the same after a moment.
+    pub async fn router(&self) -> Result<axum::Router> {
+        let boundary = Arc::new(SocketBoundary::start(self.boundary.clone())?);
+        let _away = tokio::time::timeout(CONNECT, boundary.connected()).await;
+        let boundary: Arc<dyn Boundary> = boundary;
         let lane = self.sink.lane();
         Ok(api::router(Services {
             kms: self.kms(boundary, &lane)?,
@@ -165,6 +168,8 @@ fn away_or_busy(error: HsmError) -> BoundaryState {
     if error == HsmError::Busy { BoundaryState::Available } else { BoundaryState::Away }
 }
 
+/// How long a core waits for its channel before it serves without.
+const CONNECT: Duration = Duration::from_secs(2);
 /// Principals kept in memory.
 const PRINCIPALS_MAX: usize = 4096;
 /// Keys kept in memory, with their aliases and grants.
