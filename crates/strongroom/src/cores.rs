@@ -24,6 +24,7 @@ impl Cores {
             0 => std::thread::available_parallelism().map_or(1, NonZero::get),
             count => count,
         };
+        let count = count.min(CORES_MAX);
         let (stop, stopped) = watch::channel(false);
         let (handles_to, handles) = mpsc::channel();
         let mut running = Vec::new();
@@ -57,3 +58,6 @@ impl Cores {
         }
     }
 }
+
+/// Each core has a channel to the boundary, which takes 128 of one client.
+const CORES_MAX: usize = 120;

@@ -8,7 +8,7 @@ use crate::{dev_ca, files};
 use anyhow::{Context as _, Result, bail};
 use envelope::{SecretBytes, mac};
 use hsm_channel::{Identity, Pin};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -100,8 +100,8 @@ impl Ask {
     pub async fn start(&self) -> Result<Dev> {
         let folders = Folders::make(&self.data_dir)?;
         let root_token = self.root_token(&folders)?;
-        if self.tls && !folders.ca().exists() {
-            dev_ca::write(&folders.tls(), self.listen.ip())?;
+        if self.tls {
+            self.certificate(&folders)?;
         }
         let boundary_pin = boundary_identity(&self.hsm, &folders).await?;
         let server = Identity::load_or_generate(&folders.server().join("identity.key"))?;
@@ -117,6 +117,25 @@ impl Ask {
         // a server that is started again comes back where it was, also where the system chose the port
         files::write_public(&folders.config(), self.config(addr, &folders, &boundary_pin).as_bytes())?;
         Ok(Dev { boundary, server, addr, folders, root_token })
+    }
+
+    /// Made on the first run, for the address of the first run. The CA's key was not kept: another address needs another CA.
+    fn certificate(&self, folders: &Folders) -> Result<()> {
+        let (ip, noted) = (self.listen.ip(), folders.tls().join("address"));
+        if !folders.ca().exists() {
+            files::write_public(&noted, ip.to_string().as_bytes())?;
+            return dev_ca::write(&folders.tls(), ip);
+        }
+        let made_for = std::fs::read_to_string(&noted).unwrap_or_default();
+        let always = [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()];
+        if always.contains(&ip) || made_for.trim() == ip.to_string() {
+            return Ok(());
+        }
+        bail!(
+            "the certificate in {} is not for {ip}: remove that folder to have a new CA made, or listen on {}",
+            folders.tls().display(),
+            made_for.trim()
+        );
     }
 
     /// The token of the first run stands; another one is an error.

@@ -40,7 +40,13 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
     let sink = FileSink::open(&config.audit_file()).context("cannot open the audit log")?;
     let options = boundary_options(config)?;
     let boundary = Arc::new(SocketBoundary::start(options.clone())?);
-    let mut cluster = open(Arc::clone(&storage), &boundary).await?;
+    let orphaned = parent_gone(config.end_with_parent)?;
+    tokio::pin!(orphaned);
+    let mut cluster = tokio::select! {
+        cluster = open(Arc::clone(&storage), &boundary) => cluster?,
+        // the boundary may have ended with the parent: nobody waits for it for ever
+        () = &mut orphaned => return Ok(ExitCode::SUCCESS),
+    };
     if restored(&config.data_dir) {
         cluster.raise_generation().await?;
         files::remove(&config.data_dir.join(RESTORED))?;
@@ -49,7 +55,7 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
     let wired = Wired::new(&cluster, &storage, &sink, (options, boundary), &config.data_dir)?;
     let replayed = wired.changes().replay().await.context("cannot replay the outbox")?;
     tracing::info!(replayed, "the audit log holds every change");
-    let workers = wired.start_workers()?;
+    let mut workers = wired.start_workers()?;
     root_token(config, &wired, &mut cluster).await?;
     let mut rooms = Vec::new();
     for core in cores.handles() {
@@ -63,7 +69,13 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
     let listener = Listener::start(config.listen, tls, &config.limits, rooms)?;
     wired.health().serve();
     ready(&listener);
-    let end = wait(config, certificate.as_deref(), &storage, &sink).await?;
+    let end = tokio::select! {
+        end = asked(certificate.as_deref()) => end?,
+        () = &mut orphaned => End::Asked,
+        () = storage.failed() => End::Failed("the store failed"),
+        () = sink.failed() => End::Failed("the audit log failed"),
+        () = workers.ended() => End::Failed("a worker ended"),
+    };
     wired.health().stop();
     listener.drain(DRAIN).await;
     drop(workers);
@@ -131,21 +143,14 @@ enum End {
     Failed(&'static str),
 }
 
-/// Until somebody ends us, or something below us failed for good. SIGHUP reads the certificate again.
-async fn wait(config: &Config, certificate: Option<&Certificate>, store: &Sqlite, sink: &FileSink) -> Result<End> {
+/// Until somebody ends us. SIGHUP reads the certificate again.
+async fn asked(certificate: Option<&Certificate>) -> Result<End> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hup = signal(SignalKind::hangup())?;
-    let orphaned = parent_gone(config.end_with_parent)?;
-    tokio::pin!(orphaned);
-    let (store, sink) = (store.failed(), sink.failed());
-    tokio::pin!(store, sink);
     loop {
         tokio::select! {
             _ = term.recv() => return Ok(End::Asked),
             _ = int.recv() => return Ok(End::Asked),
-            _ = &mut orphaned => return Ok(End::Asked),
-            () = &mut store => return Ok(End::Failed("the store failed")),
-            () = &mut sink => return Ok(End::Failed("the audit log failed")),
             _ = hup.recv() => match certificate.map(Certificate::reload) {
                 Some(Err(error)) => tracing::error!(%error, "the certificate was not read again; the old one stays"),
                 Some(Ok(())) => tracing::info!("the certificate was read again"),

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use api::{BoundaryState, Health, Metrics, Services};
 use audit::FileSink;
 use envelope::{Clock as _, SecretBytes};
+use futures_util::future::select_all;
 use hsm::SocketBoundary;
 use hsm_api::{Boundary, HsmError, Reply, Request, TenantId};
 use identity::{Changes, Identities, RequestInfo};
@@ -141,6 +142,13 @@ impl Wired {
 /// Tasks of the main runtime.
 #[derive(Debug)]
 pub struct Workers(Vec<tokio::task::JoinHandle<()>>);
+
+impl Workers {
+    /// Resolves when one of them has ended: they are made to go on for ever, so it panicked.
+    pub async fn ended(&mut self) {
+        let _which = select_all(self.0.iter_mut()).await;
+    }
+}
 
 impl Drop for Workers {
     fn drop(&mut self) {
