@@ -13,6 +13,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Parser)]
 #[command(version, about = "Strongroom's boundary around a PKCS#11 module")]
@@ -127,16 +128,33 @@ fn serve(arguments: Serve) -> Outcome {
     limits.uids.extend(allow_uid);
     let listener = Listener::bind(&socket, &identity, Pins::open(&dir, pin)?, limits)?;
     let options = Options { uri, pin: source.read()?, now: now(), report, sessions_max: usize::from(sessions) };
-    let module = Module::open(options)?;
+    let module = Arc::new(Module::open(options)?);
     if end {
         end_with_parent(listener.stopper())?;
     }
-    listener.serve(Arc::new(module), || {
+    let outcome = listener.serve(Arc::clone(&module) as _, || {
         println!("ready");
         notify.ready();
-    })?;
-    Ok(())
+    });
+    finalise(module);
+    Ok(outcome?)
 }
+
+/// The vendor's module is finalised here, with no call in it any more, and not by a thread of the pool while this one ends
+/// the process. A call that hangs is not waited for.
+fn finalise(mut module: Arc<Module>) {
+    for _ in 0..FINALISE_TRIES {
+        match Arc::try_unwrap(module) {
+            Ok(module) => return drop(module),
+            Err(shared) => module = shared,
+        }
+        std::thread::sleep(FINALISE_PAUSE);
+    }
+    tracing::warn!("a call to the token goes on: it is not finalised");
+}
+
+const FINALISE_TRIES: u32 = 400;
+const FINALISE_PAUSE: Duration = Duration::from_millis(5);
 
 /// The one place that reads the machine's clock.
 #[expect(clippy::disallowed_methods, reason = "here the clock is made")]
