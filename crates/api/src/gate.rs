@@ -10,7 +10,6 @@ use crate::metrics::Lane;
 use crate::operation::Operation;
 use crate::peer::Peer;
 use audit::{AuditError, AuditSink, Decision, Outcome, Record, Subject};
-use axum::body::Body;
 use envelope::Clock;
 use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -62,10 +61,11 @@ impl<S> Gate<S> {
     }
 }
 
-impl<S> Service<Request<Body>> for Gate<S>
+impl<S, B> Service<Request<B>> for Gate<S>
 where
-    S: Service<Request<Body>, Response = Reply, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<B>, Response = Reply, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
+    B: Send + 'static,
 {
     type Response = Reply;
     type Error = Infallible;
@@ -75,7 +75,7 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         // the clone is not the one that was polled ready; tonic's servers always are
         let (post, inner) = (Arc::clone(&self.post), self.inner.clone());
         Box::pin(async move { Ok(post.pass(request, inner).await) })
@@ -83,10 +83,11 @@ where
 }
 
 impl Post {
-    async fn pass<S>(&self, mut request: Request<Body>, inner: S) -> Reply
+    async fn pass<S, B>(&self, mut request: Request<B>, inner: S) -> Reply
     where
-        S: Service<Request<Body>, Response = Reply, Error = Infallible> + Send,
+        S: Service<Request<B>, Response = Reply, Error = Infallible> + Send,
         S::Future: Send,
+        B: Send,
     {
         let began = Instant::now();
         let operation = Operation::of(request.uri().path());
@@ -128,17 +129,18 @@ impl Post {
         reply
     }
 
-    async fn served<S>(
+    async fn served<S, B>(
         &self,
-        mut request: Request<Body>,
+        mut request: Request<B>,
         mut inner: S,
         peer: Option<Arc<Peer>>,
         (call, operation): (&Arc<RequestInfo>, Operation),
         recognised: &OnceLock<Arc<Principal>>,
     ) -> Result<(Reply, &'static str), Refusal>
     where
-        S: Service<Request<Body>, Response = Reply, Error = Infallible> + Send,
+        S: Service<Request<B>, Response = Reply, Error = Infallible> + Send,
         S::Future: Send,
+        B: Send,
     {
         let certificate = peer.as_ref().and_then(|peer| peer.certificate.as_deref());
         let by = match self.identities.authenticate(auth::token(request.headers()), certificate, call).await {
@@ -325,7 +327,7 @@ fn before_the_handler(status: Option<&Status>) -> Refusal {
 }
 
 /// gRPC over HTTP/2 (PROTOCOL-HTTP2, "Requests").
-fn not_grpc(request: &Request<Body>) -> Option<Refusal> {
+fn not_grpc<B>(request: &Request<B>) -> Option<Refusal> {
     let kind = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let grpc = kind.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest, [] | [b'+' | b';', ..]));
     let fine = grpc && request.method() == Method::POST && request.version() == Version::HTTP_2;
@@ -451,7 +453,7 @@ mod tests {
             (Method::POST, Version::HTTP_11, "application/grpc", false),
         ] {
             let request = Request::builder().method(&method).version(version).header(CONTENT_TYPE, kind);
-            let request = request.body(Body::empty()).unwrap();
+            let request = request.body(tonic::body::Body::empty()).unwrap();
             assert_eq!(not_grpc(&request).is_none(), passes, "{method} {version:?} {kind}");
         }
     }

@@ -39,6 +39,7 @@ use audit::AuditSink;
 use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use envelope::Clock;
+use futures_util::future::BoxFuture;
 use gate::{Gate, Ids, Post};
 use http::{HeaderValue, Request, StatusCode, header};
 use identity::Identities;
@@ -47,8 +48,11 @@ use proto::identity::identity_server::IdentityServer;
 use proto::kms::crypto_server::CryptoServer;
 use proto::kms::keys_server::KeysServer;
 use proto::operator::operator_server::OperatorServer;
+use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use tonic_health::pb::health_server::HealthServer;
+use tower::Service;
 
 /// What the faces stand on. One a core: `kms`, `identities` and `audit` are that core's own; the rest is shared.
 #[derive(Debug, Clone)]
@@ -62,8 +66,49 @@ pub struct Services {
     pub audit: Arc<dyn AuditSink>,
 }
 
-/// All that one core serves.
-pub fn router(services: Services) -> axum::Router {
+/// All that one core serves. What is called most is found first, without a router's boxes around it.
+#[derive(Clone)]
+pub struct Front(Arc<Parts>);
+
+struct Parts {
+    unary: Gate<CryptoServer<kms_grpc::Face>>,
+    batch: Gate<CryptoServer<kms_grpc::Face>>,
+    rest: axum::Router,
+}
+
+impl Service<Request<tonic::body::Body>> for Front {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    /// Everything behind is always ready.
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        let path = request.uri().path();
+        if UNARY_PATHS.contains(&path) {
+            return self.0.unary.clone().call(request);
+        }
+        if BATCH_PATHS.contains(&path) {
+            return self.0.batch.clone().call(request);
+        }
+        let mut rest = self.0.rest.clone();
+        Box::pin(async move {
+            let Ok(reply) = Service::<Request<Body>>::call(&mut rest, request.map(Body::new)).await;
+            Ok(reply.map(tonic::body::Body::new))
+        })
+    }
+}
+
+impl std::fmt::Debug for Front {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Front").finish_non_exhaustive()
+    }
+}
+
+pub fn front(services: Services) -> Front {
     let Services { kms, identities, operator, metrics, health, clock, audit } = services;
     let post =
         Arc::new(Post { identities: identities.clone(), clock, audit, lane: metrics.lane(), ids: Ids::default() });
@@ -79,15 +124,8 @@ pub fn router(services: Services) -> axum::Router {
     let operator = operator.max_decoding_message_size(UNARY_BYTES_MAX).max_encoding_message_size(REPLY_BYTES_MAX);
     let watched = HealthServer::new(health.clone()).max_decoding_message_size(PUBLIC_BYTES_MAX);
 
-    let mut router = axum::Router::new();
-    for path in BATCH_PATHS {
-        router = router.route_service(path, Gate::new(&post, batch.clone()));
-    }
-    // paths without a parameter are found without making one
-    for path in UNARY_PATHS {
-        router = router.route_service(path, Gate::new(&post, crypto.clone()));
-    }
-    router
+    let (unary, batch) = (Gate::new(&post, crypto.clone()), Gate::new(&post, batch));
+    let rest = axum::Router::new()
         .route_service("/strongroom.kms.v1.Crypto/{method}", Gate::new(&post, crypto))
         .route_service("/strongroom.kms.v1.Keys/{method}", Gate::new(&post, keys))
         .route_service("/strongroom.identity.v1.Identity/{method}", Gate::new(&post, identity))
@@ -96,7 +134,8 @@ pub fn router(services: Services) -> axum::Router {
         .route("/health", axum::routing::get(async move || page(health.page(), JSON)))
         .route("/metrics", axum::routing::get(async move || page((StatusCode::OK, metrics.render()), OPEN_METRICS)))
         .merge(reflection())
-        .fallback(nothing_there)
+        .fallback(nothing_there);
+    Front(Arc::new(Parts { unary, batch, rest }))
 }
 
 /// Made once for all cores: it holds every descriptor, decoded.

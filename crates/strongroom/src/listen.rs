@@ -6,8 +6,12 @@
 use crate::config::Limits;
 use anyhow::{Context as _, Result};
 use api::{Peer, PeerCertificate};
+use http::{Request, Response};
+use hyper::body::Body as HttpBody;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use std::convert::Infallible;
+use std::error::Error;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::Pin;
@@ -19,9 +23,26 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio_rustls::TlsAcceptor;
+use tonic::body::Body;
+use tower::Service;
 
 /// A core, and what answers there.
-pub type Room = (Handle, axum::Router);
+pub type Room<F> = (Handle, F);
+
+/// What answers requests: a tower service that is always ready.
+pub trait Front:
+    Service<Request<Body>, Response = Response<Self::Reply>, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+    type Reply: HttpBody<Data = bytes::Bytes, Error: Into<Box<dyn Error + Send + Sync>> + Send> + Send + 'static;
+}
+
+impl<F, B> Front for F
+where
+    F: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+    B: HttpBody<Data = bytes::Bytes, Error: Into<Box<dyn Error + Send + Sync>> + Send> + Send + 'static,
+{
+    type Reply = B;
+}
 
 /// What every connection needs.
 #[derive(Clone)]
@@ -47,7 +68,7 @@ impl Listener {
         bind: SocketAddr,
         tls: Option<Arc<rustls::ServerConfig>>,
         limits: &Limits,
-        rooms: Vec<Room>,
+        rooms: Vec<Room<impl Front>>,
     ) -> Result<Self> {
         let socket = TcpListener::bind(bind).with_context(|| format!("cannot listen on {bind}"))?;
         let local = socket.local_addr()?;
@@ -81,8 +102,8 @@ impl Listener {
     }
 }
 
-fn accept(socket: &TcpListener, door: &Door, rooms: &[Room], stopping: &AtomicBool) {
-    for (core, routes) in rooms.iter().cycle() {
+fn accept(socket: &TcpListener, door: &Door, rooms: &[Room<impl Front>], stopping: &AtomicBool) {
+    for (core, front) in rooms.iter().cycle() {
         let stream = match socket.accept() {
             _ if stopping.load(Ordering::Acquire) => return,
             Ok((stream, peer)) => (stream, peer),
@@ -98,10 +119,10 @@ fn accept(socket: &TcpListener, door: &Door, rooms: &[Room], stopping: &AtomicBo
         if place.others >= limit {
             continue;
         }
-        let (door, routes) = (door.clone(), routes.clone());
+        let (door, front) = (door.clone(), front.clone());
         core.spawn(async move {
             let _place = place;
-            if let Err(error) = connection(door, routes, stream.0, stream.1).await {
+            if let Err(error) = connection(door, front, stream.0, stream.1).await {
                 tracing::debug!(%error, peer = %stream.1, "a connection ended");
             }
         });
@@ -126,33 +147,33 @@ impl Drop for Place {
     }
 }
 
-async fn connection(door: Door, routes: axum::Router, stream: TcpStream, peer: SocketAddr) -> Result<()> {
+async fn connection(door: Door, front: impl Front, stream: TcpStream, peer: SocketAddr) -> Result<()> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
     let stream = tokio::net::TcpStream::from_std(stream)?;
     match door.tls.clone() {
-        None => serve(door, routes, stream, Peer { addr: peer.to_string(), certificate: None }).await,
+        None => serve(door, front, stream, Peer { addr: peer.to_string(), certificate: None }).await,
         Some(acceptor) => {
             let within = Duration::from_secs(door.limits.handshake_secs);
             let stream =
                 tokio::time::timeout(within, acceptor.accept(stream)).await.context("handshake took too long")??;
             let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             let certificate = certificate.and_then(|der| PeerCertificate::from_der(der));
-            serve(door, routes, stream, Peer { addr: peer.to_string(), certificate }).await
+            serve(door, front, stream, Peer { addr: peer.to_string(), certificate }).await
         }
     }
 }
 
 async fn serve(
     door: Door,
-    routes: axum::Router,
+    front: impl Front,
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     peer: Peer,
 ) -> Result<()> {
     let peer = Arc::new(peer);
-    let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+    let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(Arc::clone(&peer));
-        tower::Service::call(&mut routes.clone(), request.map(axum::body::Body::new))
+        front.clone().call(request.map(Body::new))
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ).max_buf_size(HEADER_BYTES_MAX);

@@ -60,9 +60,9 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
     let mut rooms = Vec::new();
     for core in cores.handles() {
         let wired = wired.clone();
-        rooms.push((core.clone(), core.spawn(async move { wired.router().await })));
+        rooms.push((core.clone(), core.spawn(async move { wired.front().await })));
     }
-    let rooms = join_all(rooms.into_iter().map(async |(core, router)| anyhow::Ok((core, router.await??)))).await;
+    let rooms = join_all(rooms.into_iter().map(async |(core, front)| anyhow::Ok((core, front.await??)))).await;
     let rooms = rooms.into_iter().collect::<Result<Vec<_>>>()?;
     let certificate = config.tls.as_ref().map(Certificate::load).transpose()?;
     let tls = certificate.as_ref().map(Certificate::server_config).transpose()?;

@@ -98,12 +98,12 @@ impl Wired {
 
     /// Inside a core's runtime: all that this core serves, its channel to the boundary being open; where the boundary is
     /// away, it serves all the same after a moment.
-    pub async fn router(&self) -> Result<axum::Router> {
+    pub async fn front(&self) -> Result<api::Front> {
         let boundary = Arc::new(SocketBoundary::start(self.boundary.clone())?);
         let _away = tokio::time::timeout(CONNECT, boundary.connected()).await;
         let boundary: Arc<dyn Boundary> = boundary;
         let lane = self.sink.lane();
-        Ok(api::router(Services {
+        Ok(api::front(Services {
             kms: self.kms(boundary, &lane)?,
             identities: self.identities.on_lane(Arc::clone(&lane)),
             operator: Arc::clone(&self.operator) as _,

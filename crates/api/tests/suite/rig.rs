@@ -99,7 +99,7 @@ pub(crate) struct Rig {
     pub(crate) addr: SocketAddr,
     pub(crate) channel: Channel,
     log: PathBuf,
-    routes: axum::Router,
+    routes: api::Front,
     _file: Arc<FileSink>,
     _dir: tempfile::TempDir,
 }
@@ -151,7 +151,7 @@ impl Rig {
             clock: Arc::new(clock.clone()),
             audit,
         };
-        let routes = api::router(services);
+        let routes = api::front(services);
         let addr = listen(routes.clone(), None).await;
         let channel = connect(addr).await;
         Self { boundary, clock, health, metrics, addr, channel, log, routes, _file: file, _dir: dir }
@@ -209,7 +209,7 @@ fn module(dir: &tempfile::TempDir, clock: &ManualClock) -> Module {
     module
 }
 
-async fn listen(routes: axum::Router, certificate: Option<PeerCertificate>) -> SocketAddr {
+async fn listen(routes: api::Front, certificate: Option<PeerCertificate>) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -220,7 +220,7 @@ async fn listen(routes: axum::Router, certificate: Option<PeerCertificate>) -> S
                 stream.set_nodelay(true).unwrap();
                 let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
                     request.extensions_mut().insert(Arc::clone(&peer));
-                    tower::Service::call(&mut routes.clone(), request.map(axum::body::Body::new))
+                    tower::Service::call(&mut routes.clone(), request.map(tonic::body::Body::new))
                 });
                 let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                 let _ = builder.serve_connection(TokioIo::new(stream), service).await;
