@@ -88,7 +88,10 @@ fn fresh() -> Result<SecretBytes, ChannelError> {
 /// Another name, synced, then renamed without replacing; an existing file stands.
 fn write_new(path: &Path, der: &SecretBytes) -> Result<(), ChannelError> {
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".new-{}", std::process::id()));
+    // random: process numbers come again (in a container at every start), and with them what a killed process left
+    let mut suffix = [0; 8];
+    aws_lc_rs::rand::fill(&mut suffix).map_err(|_| ChannelError::NotGenerated)?;
+    name.push(format!(".new-{:016x}", u64::from_be_bytes(suffix)));
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let written = (|| {
         let mut file = File::from(rustix::fs::open(&name, flags, Mode::RUSR | Mode::WUSR)?);
@@ -137,6 +140,16 @@ mod tests {
         let first = Identity::load(&path).unwrap().pin();
         write_new(&path, &fresh().unwrap()).unwrap();
         assert!(Identity::load(&path).unwrap().pin().matches(&first));
+    }
+
+    #[test]
+    fn what_a_killed_process_of_the_same_number_left_is_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("identity.key");
+        let left = dir.path().join(format!("identity.key.new-{}", std::process::id()));
+        std::fs::write(&left, "half a k").unwrap();
+        let pin = Identity::load_or_generate(&path).unwrap().pin();
+        assert!(Identity::load(&path).unwrap().pin().matches(&pin));
     }
 
     #[test]
