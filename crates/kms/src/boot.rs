@@ -300,7 +300,7 @@ fn system_paths(cluster: &TenantId) -> Result<(EntryPath, EntryPath), StorageErr
     Ok((join("sentinel")?, join("core")?))
 }
 
-fn path(raw: &str) -> Result<EntryPath, StorageError> {
+pub(crate) fn path(raw: &str) -> Result<EntryPath, StorageError> {
     EntryPath::parse(raw).map_err(|_| StorageError::TooLarge)
 }
 
@@ -309,7 +309,7 @@ fn encode(core: &Core) -> Vec<u8> {
     serde_json::to_vec(core).unwrap_or_default()
 }
 
-fn hex(id: &[u8; 16]) -> String {
+pub(crate) fn hex(id: &[u8; 16]) -> String {
     format!("{:032x}", u128::from_be_bytes(*id))
 }
 

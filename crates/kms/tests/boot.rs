@@ -158,3 +158,36 @@ async fn a_new_generation_is_durable_and_wants_a_root_token_of_its_own() {
     let reopened = open(&store, &rig).await.unwrap();
     assert_eq!((reopened.core().generation, reopened.core().root_token_made), (2, false));
 }
+
+#[tokio::test]
+async fn a_node_has_one_log_key_that_signs_its_checkpoints() {
+    let (rig, store) = (Rig::new().await, store());
+    let cluster = open(&store, &rig).await.unwrap();
+    let first = cluster.log_key("1", &*rig.boundary).await.unwrap();
+    let written = revision(&store).await;
+    let cluster = open(&store, &rig).await.unwrap();
+    let again = cluster.log_key("1", &*rig.boundary).await.unwrap();
+    assert_eq!((again.token.bytes(), again.public_key), (first.token.bytes(), first.public_key));
+    assert_eq!(revision(&store).await, written, "it is made once");
+    let other = cluster.log_key("2", &*rig.boundary).await.unwrap();
+    assert_ne!(other.public_key, first.public_key);
+    assert_ne!(cluster.log_origin("1"), cluster.log_origin("2"));
+
+    let (origin, root) = (cluster.log_origin("1"), envelope::merkle::empty_root());
+    let ask = Request::SignCheckpoint { key: first.token, origin: origin.clone(), size: 0, root, proof: vec![] };
+    let hsm_api::Reply::Signature(signature) = rig.boundary.submit(ask).await.unwrap() else { panic!() };
+    let key = aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, first.public_key);
+    key.verify(&hsm_api::checkpoint::note_body(&origin, 0, &root), &signature).unwrap();
+}
+
+#[tokio::test]
+async fn an_altered_log_key_is_named() {
+    let (rig, store) = (Rig::new().await, store());
+    let cluster = open(&store, &rig).await.unwrap();
+    cluster.log_key("1", &*rig.boundary).await.unwrap();
+    let at = path(&format!("{:032x}/logs/1", u128::from_be_bytes(*cluster.barrier.cluster_id())));
+    let sealed = cluster.barrier.seal(&at, b"{}").unwrap();
+    put(&store, at.as_str(), sealed).await;
+    let refused = cluster.log_key("1", &*rig.boundary).await;
+    assert!(matches!(refused, Err(BootError::SystemEntry("logs"))), "{refused:?}");
+}
