@@ -1,6 +1,6 @@
 //! The store in memory: for tests, and the obvious twin that other adapters are compared with. Forgets everything.
 
-use crate::clock::MachineClock;
+use crate::clock::{MachineClock, SteadyClock};
 use crate::feed::Feed;
 use crate::{
     AtLeast, Batch, Change, Claim, CommitError, CommitId, Entry, EntryPath, PAGE_BYTES_MAX, Page, Revision, Storage,
@@ -20,6 +20,8 @@ pub struct Memory {
     state: Mutex<State>,
     feed: Arc<Feed>,
     clock: Arc<dyn Clock>,
+    /// By it ids grow old.
+    steady: Arc<dyn Clock>,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +41,8 @@ impl Memory {
 
     /// By `clock` work becomes due and claims end.
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
-        Self { state: Mutex::default(), feed: Arc::new(Feed::new(Revision(0))), clock }
+        let feed = Arc::new(Feed::new(Revision(0)));
+        Self { state: Mutex::default(), feed, clock, steady: Arc::new(SteadyClock::new()) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -87,7 +90,7 @@ impl Storage for Memory {
 
     async fn commit(&self, batch: Batch) -> Result<Revision, CommitError> {
         batch.check()?;
-        let now = self.clock.now();
+        let now = self.steady.now();
         let mut state = self.state();
         if let Some(revision) = state.ids.get(&batch.id) {
             return Ok(*revision);
@@ -209,12 +212,14 @@ mod tests {
 
     #[tokio::test]
     async fn an_id_is_known_for_an_hour_and_forgotten_in_the_end() {
-        let clock = envelope::ManualClock::default();
-        let store = Memory::with_clock(Arc::new(clock.clone()));
+        let (clock, machine) = (envelope::ManualClock::default(), envelope::ManualClock::default());
+        let store = Memory { steady: Arc::new(clock.clone()), ..Memory::with_clock(Arc::new(machine.clone())) };
         let id = CommitId([1; 16]);
         let revision = store.commit(Batch::new(id)).await.unwrap();
         for (minutes, known) in [(60, Some(revision)), (31, None)] {
             clock.advance(Duration::from_secs(minutes * 60));
+            // the machine's clock jumps as it likes
+            machine.set(Timestamp::from_unix_millis(minutes * 1_000_000_000));
             store.commit(Batch::new(CommitId([u8::try_from(minutes).unwrap(); 16]))).await.unwrap();
             assert_eq!(store.committed(id).await.unwrap(), known, "{minutes}");
         }

@@ -9,6 +9,7 @@
 
 mod backup;
 mod checkpoint;
+mod ids;
 mod reader;
 mod schema;
 mod writer;
@@ -16,7 +17,7 @@ mod writer;
 pub(crate) use backup::export;
 pub use backup::{remove_partial, restore};
 
-use crate::clock::MachineClock;
+use crate::clock::{MachineClock, SteadyClock};
 use crate::feed::Feed;
 use crate::{
     AtLeast, Batch, Change, Claim, CommitError, CommitId, Entry, EntryPath, Page, Revision, Storage, StorageError,
@@ -42,11 +43,13 @@ pub struct Options {
     pub pages_max: Option<u32>,
     /// By this clock work becomes due and claims end.
     pub clock: Arc<dyn Clock>,
+    /// By this clock, which nobody sets, commits' ids grow old.
+    pub steady: Arc<dyn Clock>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { readers: 2, pages_max: None, clock: Arc::new(MachineClock) }
+        Self { readers: 2, pages_max: None, clock: Arc::new(MachineClock), steady: Arc::new(SteadyClock::new()) }
     }
 }
 
@@ -110,7 +113,8 @@ impl Sqlite {
         let (failure, failed) = watch::channel(false);
         let mut threads = Vec::new();
         let checkpoints = Checkpoints::start(&file, &mut threads)?;
-        let writer = writer::Writer::new(connection, head, Arc::clone(&feed), options.clock, checkpoints, failure)?;
+        let clocks = (options.clock, options.steady);
+        let writer = writer::Writer::new(connection, head, Arc::clone(&feed), clocks, checkpoints, failure)?;
         let (write, asks) = mpsc::channel(QUEUE_MAX);
         threads.push(spawn("store-writer", move || writer.run(asks))?);
         let read = reader::start(&file, options.readers.max(1), &mut threads)?;

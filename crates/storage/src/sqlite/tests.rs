@@ -239,11 +239,15 @@ async fn a_store_that_cannot_make_a_commit_durable_has_failed_for_good() {
     assert_eq!(value(&store, "t/a").await.unwrap(), b"1");
 }
 
+fn aged(clock: &ManualClock, steady: &ManualClock) -> Options {
+    Options { clock: Arc::new(clock.clone()), steady: Arc::new(steady.clone()), ..Options::default() }
+}
+
 #[tokio::test]
 async fn an_id_is_known_for_an_hour_and_forgotten_in_the_end() {
     let folder = folder();
     let clock = ManualClock::at(envelope::Timestamp::from_unix_millis(1_700_000_000_000));
-    let options = || Options { clock: Arc::new(clock.clone()), ..Options::default() };
+    let options = || aged(&clock, &clock);
     let mut store = Sqlite::open_with(folder.path(), options()).unwrap();
     let first = store.commit(batch(1).put(path("t/a"), "1")).await.unwrap();
     let mut number = 1;
@@ -265,6 +269,55 @@ async fn an_id_is_known_for_an_hour_and_forgotten_in_the_end() {
     store.commit(batch(500)).await.unwrap();
     assert_eq!(store.committed(batch(number).id).await, Ok(Some(Revision(number))));
     assert_eq!(store.commit(batch(500)).await, Ok(Revision(number + 1)));
+}
+
+/// The machine's clock jumps every minute, and in the middle the process ends.
+#[tokio::test]
+async fn a_clock_that_jumps_neither_forgets_an_id_nor_keeps_it() {
+    const START: u64 = 1_700_000_000_000;
+    let day = |count: u64| envelope::Timestamp::from_unix_millis(START + count * 86_400_000);
+    for jump in [|minute| minute, |minute| 400 - minute, |minute| minute % 2 * 300] {
+        let folder = folder();
+        let (clock, steady) = (ManualClock::at(day(jump(0))), ManualClock::default());
+        let mut store = Sqlite::open_with(folder.path(), aged(&clock, &steady)).unwrap();
+        let first = store.commit(batch(1).put(path("t/a"), "1")).await.unwrap();
+        for minute in 1..=180 {
+            steady.advance(Duration::from_secs(60));
+            clock.set(day(jump(minute)));
+            if minute == 45 {
+                drop(store);
+                store = Sqlite::open_with(folder.path(), aged(&clock, &ManualClock::default())).unwrap();
+                drop(store);
+                store = Sqlite::open_with(folder.path(), aged(&clock, &steady)).unwrap();
+            }
+            store.commit(batch(minute + 1)).await.unwrap();
+            let known = store.committed(batch(1).id).await.unwrap();
+            assert!(known == Some(first) || (known.is_none() && minute > 60), "minute {minute}: {known:?}");
+            assert!(minute < 155 || known.is_none(), "minute {minute}: kept");
+        }
+    }
+}
+
+/// A store of an older version numbers its slots by the machine's clock, and that was once far ahead.
+#[tokio::test]
+async fn ids_of_a_future_that_was_none_are_forgotten_in_the_end() {
+    let folder = folder();
+    let now = envelope::Timestamp::from_unix_millis(1_700_000_000_000);
+    let (clock, steady) = (ManualClock::at(now), ManualClock::default());
+    let store = Sqlite::open_with(folder.path(), aged(&clock, &steady)).unwrap();
+    store.commit(batch(1)).await.unwrap();
+    drop(store);
+    let ahead = "DELETE FROM commits WHERE id = x''; UPDATE commits SET slot = slot + 1000000";
+    rusqlite::Connection::open(folder.path().join("store.db")).unwrap().execute_batch(ahead).unwrap();
+    // no process lives as long as a slot
+    for start in 1..=12 {
+        let store = Sqlite::open_with(folder.path(), aged(&clock, &ManualClock::default())).unwrap();
+        store.commit(batch(100 + start)).await.unwrap();
+        let known = store.committed(batch(1).id).await.unwrap();
+        // at every second start a slot begins, at the ninth the fifth
+        assert_eq!(known.is_some(), start < 9, "start {start}");
+        clock.advance(Duration::from_secs(20 * 60));
+    }
 }
 
 #[tokio::test]
@@ -379,7 +432,8 @@ async fn a_writer_that_panics_is_a_store_that_has_failed_for_good() {
     #[async_trait::async_trait]
     impl Clock for Broken {
         fn now(&self) -> envelope::Timestamp {
-            panic!("a defect of ours");
+            assert_ne!(std::thread::current().name(), Some("store-writer"), "a defect of ours");
+            envelope::Timestamp::default()
         }
 
         async fn sleep_until(&self, _: envelope::Timestamp) {}

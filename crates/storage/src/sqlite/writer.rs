@@ -5,11 +5,10 @@
 //! Never: a second sync after one that failed (fsync may report a loss once only; the next would succeed and lie).
 
 use super::checkpoint::Checkpoints;
+use super::ids::Ids;
 use super::schema;
 use crate::feed::Feed;
-use crate::{
-    Batch, Claim, CommitError, CommitId, Entry, EntryPath, Precondition, Revision, StorageError, Write, due_segment,
-};
+use crate::{Batch, Claim, CommitError, Entry, EntryPath, Precondition, Revision, StorageError, Write, due_segment};
 use bytes::Bytes;
 use envelope::{Clock, Timestamp};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
@@ -30,10 +29,7 @@ pub(super) struct Writer {
     clock: Arc<dyn Clock>,
     checkpoints: Checkpoints,
     failure: watch::Sender<bool>,
-    /// The slot of time in which ids are kept now; never goes back.
-    slot: i64,
-    /// Ids that are old enough to be forgotten are left.
-    forgetting: bool,
+    ids: Ids,
     /// There may be claims: writes end them.
     claims: bool,
 }
@@ -64,16 +60,16 @@ impl Writer {
         mut connection: Connection,
         head: Revision,
         feed: Arc<Feed>,
-        clock: Arc<dyn Clock>,
+        (clock, steady): (Arc<dyn Clock>, Arc<dyn Clock>),
         checkpoints: Checkpoints,
         failure: watch::Sender<bool>,
     ) -> Result<Self, StorageError> {
-        let mut prepare = || {
+        let prepare = || {
             checkpoints.count(&mut connection)?;
-            connection.query_row("SELECT coalesce(max(slot), 0) FROM commits", [], |row| row.get(0))
+            Ids::load(&connection, steady, clock.now())
         };
-        let slot = prepare().map_err(|error| schema::storage_error(&error))?;
-        Ok(Self { connection, head, feed, clock, checkpoints, failure, slot, forgetting: true, claims: true })
+        let ids = prepare().map_err(|error| schema::storage_error(&error))?;
+        Ok(Self { connection, head, feed, clock, checkpoints, failure, ids, claims: true })
     }
 
     /// Until nobody can ask any more, or the store has failed.
@@ -106,6 +102,9 @@ impl Writer {
         let outcome = self.decide_all(asks, &mut group, &mut decided).and_then(|()| self.make_durable(&group));
         match outcome {
             Ok(()) => {
+                if group.head != self.head {
+                    self.ids.kept();
+                }
                 self.head = group.head;
                 self.feed.publish(group.changes);
                 decided.into_iter().for_each(Decided::answer);
@@ -198,7 +197,7 @@ impl Writer {
     }
 
     fn apply(&mut self, batch: Batch, group: &mut Group) -> rusqlite::Result<Result<Revision, CommitError>> {
-        if let Some(revision) = self.known(batch.id)? {
+        if let Some(revision) = self.ids.known(&self.connection, batch.id)? {
             return Ok(Ok(revision));
         }
         for condition in &batch.preconditions {
@@ -207,8 +206,7 @@ impl Writer {
             }
         }
         let revision = Revision(group.head.0 + 1);
-        let mut remember = self.connection.prepare_cached("INSERT INTO commits VALUES(?1, ?2, ?3)")?;
-        remember.execute(params![self.slot, batch.id.0, revision])?;
+        self.ids.remember(&self.connection, batch.id, revision)?;
         let mut put = self.connection.prepare_cached(
             "INSERT INTO kv VALUES(?1, ?2, ?3) ON CONFLICT(k) DO UPDATE SET rev = excluded.rev, v = excluded.v",
         )?;
@@ -233,13 +231,6 @@ impl Writer {
         group.head = revision;
         group.changes.push((revision, paths));
         Ok(Ok(revision))
-    }
-
-    fn known(&self, id: CommitId) -> rusqlite::Result<Option<Revision>> {
-        let mut known =
-            self.connection.prepare_cached("SELECT rev FROM commits WHERE slot IN (?1, ?2, ?3, ?4) AND id = ?5")?;
-        let slots = params![self.slot, self.slot - 1, self.slot - 2, self.slot - 3, id.0];
-        known.query_row(slots, |row| row.get(0)).optional()
     }
 
     fn holds(&self, condition: &Precondition) -> rusqlite::Result<bool> {
@@ -299,22 +290,12 @@ impl Writer {
         Ok(claims)
     }
 
-    /// Ids are kept in slots of half an hour: this one and three before, so that each is known for an hour and a half.
     fn keep_ids(&mut self, now: Timestamp) -> rusqlite::Result<()> {
-        let slot = i64::try_from(now.unix_secs()).unwrap_or(i64::MAX) / SLOT_SECS;
-        if slot > self.slot {
-            self.slot = slot;
-            self.forgetting = true;
+        if self.ids.keep(&self.connection, now)? {
             let claimed: i64 =
                 self.connection
                     .query_row("SELECT count(*) FROM (SELECT 1 FROM claims LIMIT 1)", [], |row| row.get(0))?;
             self.claims = claimed > 0;
-        }
-        if self.forgetting {
-            let mut forget = self.connection.prepare_cached(
-                "DELETE FROM commits WHERE (slot, id) IN (SELECT slot, id FROM commits WHERE slot < ?1 LIMIT ?2)",
-            )?;
-            self.forgetting = forget.execute([self.slot - 3, FORGET_MAX])? > 0;
         }
         Ok(())
     }
@@ -372,6 +353,3 @@ impl Decided {
 
 const GROUP_MAX: usize = 512;
 const GROUP_BYTES_MAX: usize = 4 << 20;
-const SLOT_SECS: i64 = 30 * 60;
-/// Ids forgotten with one group, so that forgetting never holds it up.
-const FORGET_MAX: i64 = 512;
