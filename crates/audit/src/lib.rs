@@ -6,6 +6,7 @@
 
 pub mod file;
 pub mod record;
+pub mod tile;
 
 pub use file::FileSink;
 pub use record::{Decision, Item, Outcome, Record, Subject};

@@ -1,0 +1,181 @@
+//! Tiles as files under a log's folder.
+//!
+//! Always: a file has its whole length as soon as it has its name.
+//! Never: synced. Tiles are derived; after a power cut those of the last segment are made anew from its entries.
+
+use super::{LEVELS, TILE_BITS, TILE_WIDTH, TileError, TileId, TileReader, hashes_at, partials_at};
+use envelope::merkle::Hash;
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The tiles in a log's folder. One writer at a time; readers beside it see whole tiles.
+#[derive(Debug, Clone)]
+pub struct TileFolder {
+    dir: PathBuf,
+}
+
+impl TileFolder {
+    /// `dir` is what holds `tile/`. It need not have it yet.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// Writes a tile, in place of one of the same name.
+    pub fn write(&self, id: TileId, hashes: &[Hash]) -> Result<(), TileError> {
+        if hashes.len() != usize::from(id.width) || !(1..=TILE_WIDTH).contains(&id.width) {
+            return Err(TileError::Malformed(id));
+        }
+        self.replace(&self.dir.join(id.path()), hashes.as_flattened()).map_err(|source| TileError::Io { id, source })
+    }
+
+    /// Removes the partial tiles of the tree of `size` leaves that the one of `kept` leaves does without.
+    pub fn remove_partials(&self, size: u64, kept: u64) -> Result<(), TileError> {
+        let keep = partials_at(kept);
+        for id in partials_at(size).into_iter().filter(|id| !keep.contains(id)) {
+            let path = self.dir.join(id.path());
+            let removed = absent_is_well(fs::remove_file(&path));
+            // the folder goes with its last tile
+            let emptied = removed.and_then(|()| match path.parent().map(fs::remove_dir) {
+                Some(Err(error)) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
+                Some(outcome) => absent_is_well(outcome),
+                None => Ok(()),
+            });
+            emptied.map_err(|source| TileError::Io { id, source })?;
+        }
+        Ok(())
+    }
+
+    /// Removes every partial tile but those of `size`: what crashes left. Looks where the tree's right edge stands and
+    /// beside it, so at no more than three thousand names a level.
+    pub fn remove_partials_but(&self, size: u64) -> Result<(), TileError> {
+        let keep: BTreeSet<PathBuf> = partials_at(size).iter().map(|id| self.dir.join(id.path())).collect();
+        for level in 0..LEVELS {
+            let edge = hashes_at(size, level) >> TILE_BITS;
+            let beside =
+                [edge.saturating_sub(1), edge, edge + 1].map(|index| TileId { level, index, width: TILE_WIDTH });
+            let folders: BTreeSet<_> =
+                beside.iter().filter_map(|id| self.dir.join(id.path()).parent().map(Path::to_owned)).collect();
+            for folder in folders {
+                remove_partials_in(&folder, &keep).map_err(|source| TileError::Io { id: beside[1], source })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let temporary = self.dir.join("tile/new");
+        let mut file = match create(&temporary) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                make_folders(&temporary)?;
+                create(&temporary)?
+            }
+            opened => opened?,
+        };
+        file.write_all(bytes)?;
+        match fs::rename(&temporary, path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                make_folders(path)?;
+                fs::rename(&temporary, path)
+            }
+            renamed => renamed,
+        }
+    }
+
+    /// What serves for a partial tile: itself, a wider one of the same place, or the full one.
+    fn find(&self, id: TileId) -> io::Result<Option<Vec<u8>>> {
+        let full = TileId { width: TILE_WIDTH, ..id };
+        let own = self.dir.join(id.path());
+        if let Some(bytes) = read(&own)? {
+            return Ok(Some(bytes));
+        }
+        let wider = match own.parent() {
+            Some(folder) if id != full => widest(folder)?.filter(|(width, _)| *width > id.width),
+            Some(_) | None => None,
+        };
+        if let Some((_, path)) = wider
+            && let Some(bytes) = read(&path)?
+        {
+            return Ok(Some(bytes));
+        }
+        read(&self.dir.join(full.path()))
+    }
+}
+
+impl TileReader for TileFolder {
+    fn tile(&self, level: u8, index: u64, width: u16) -> Result<Vec<Hash>, TileError> {
+        let id = TileId { level, index, width };
+        for _ in 0..FIND_ATTEMPTS {
+            let found = self.find(id).map_err(|source| TileError::Io { id, source })?;
+            let Some(bytes) = found else { continue };
+            let (hashes, rest) = bytes.as_chunks();
+            let whole = rest.is_empty() && hashes.len() <= usize::from(TILE_WIDTH);
+            let hashes = hashes.get(..usize::from(width)).filter(|_| whole);
+            return hashes.map(<[Hash]>::to_vec).ok_or(TileError::Malformed(id));
+        }
+        Err(TileError::Missing(id))
+    }
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+fn make_folders(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |folder| DirBuilder::new().recursive(true).mode(0o700).create(folder))
+}
+
+/// No more than a tile and a byte, whatever stands there. `None` where nothing does.
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        opened => opened?,
+    };
+    let mut bytes = Vec::with_capacity(TILE_BYTES_MAX + 1);
+    file.take(TILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+/// The widest of the partial tiles in a `.p` folder.
+fn widest(folder: &Path) -> io::Result<Option<(u16, PathBuf)>> {
+    let mut found = None;
+    for entry in entries(folder)? {
+        let width = entry.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        found = found.max(width.map(|width| (width, entry)));
+    }
+    Ok(found)
+}
+
+fn remove_partials_in(folder: &Path, keep: &BTreeSet<PathBuf>) -> io::Result<()> {
+    for place in entries(folder)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "p")) {
+        let partials = entries(&place)?;
+        for partial in partials.iter().filter(|path| !keep.contains(*path)) {
+            absent_is_well(fs::remove_file(partial))?;
+        }
+        if !partials.iter().any(|path| keep.contains(path)) {
+            absent_is_well(fs::remove_dir(&place))?;
+        }
+    }
+    Ok(())
+}
+
+/// What stands in a folder; nothing where there is none.
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed?.map(|entry| entry.map(|entry| entry.path())).collect(),
+    }
+}
+
+fn absent_is_well(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Between two looks of a reader the writer may put a wider tile in a partial one's place.
+const FIND_ATTEMPTS: usize = 3;
+const TILE_BYTES_MAX: usize = TILE_WIDTH as usize * size_of::<Hash>();
