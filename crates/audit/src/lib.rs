@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod file;
+pub mod read;
 pub mod record;
 pub mod tile;
 
