@@ -13,14 +13,20 @@
 //! | `grpc.reflection.v1` and `v1alpha` | the `.proto` files | everybody |
 //! | `GET /metrics` | [`metrics`] | everybody |
 //!
+//! Every request that is answered leaves one record, durable before the reply's first byte leaves; of a stream, when it
+//! opens. Two leave more: what the boundary was asked for and then failed, and a change after its announcement. What never
+//! becomes a request is not recorded, because there is nothing to serve: TLS handshakes, HTTP/2 protocol errors, and what
+//! hyper refuses by itself while it reads a head (HTTP/1.1 that cannot be parsed, a head that is too long).
+//!
 //! Always: bounds before reading. A unary request is at most 1 MiB; a batch request at most 2 MiB, in which 128 items fit
 //! whatever they hold (the largest, of Decrypt, is a blob of 6144 bytes, a context of 8192 and a key name of 256, in all
 //! below 15 KiB). A request that names no deadline ends after 10 s, any after 30 s. Nothing is compressed: sizes would tell
 //! of secrets.
-//! Never: a decision; a socket.
+//! Never: a decision; a socket; a reply without a record.
 #![forbid(unsafe_code)]
 
 mod gate;
+mod head;
 pub mod health;
 pub mod identity_grpc;
 pub mod kms_grpc;
@@ -28,6 +34,7 @@ pub mod metrics;
 mod operation;
 pub mod operator_grpc;
 pub mod peer;
+mod public;
 
 pub use health::{BoundaryState, Health};
 pub use metrics::Metrics;
@@ -37,21 +44,21 @@ pub use peer::{Peer, PeerCertificate};
 
 use audit::AuditSink;
 use axum::body::Body;
-use axum::response::{IntoResponse as _, Response};
 use envelope::Clock;
 use futures_util::future::BoxFuture;
-use gate::{Gate, Ids, Post};
-use http::{HeaderValue, Request, StatusCode, header};
+use gate::{Gate, Post};
+use head::Ids;
+use http::Request;
 use identity::Identities;
 use kms::Kms;
 use proto::identity::identity_server::IdentityServer;
 use proto::kms::crypto_server::CryptoServer;
 use proto::kms::keys_server::KeysServer;
 use proto::operator::operator_server::OperatorServer;
+use public::Public;
 use std::convert::Infallible;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use tonic_health::pb::health_server::HealthServer;
 use tower::Service;
 
 /// What the faces stand on. One a core: `kms`, `identities` and `audit` are that core's own; the rest is shared.
@@ -122,7 +129,6 @@ pub fn front(services: Services) -> Front {
     let identity = identity.max_decoding_message_size(UNARY_BYTES_MAX).max_encoding_message_size(REPLY_BYTES_MAX);
     let operator = OperatorServer::new(operator_grpc::Face { operator });
     let operator = operator.max_decoding_message_size(UNARY_BYTES_MAX).max_encoding_message_size(REPLY_BYTES_MAX);
-    let watched = HealthServer::new(health.clone()).max_decoding_message_size(PUBLIC_BYTES_MAX);
 
     let (unary, batch) = (Gate::new(&post, crypto.clone()), Gate::new(&post, batch));
     let rest = axum::Router::new()
@@ -130,70 +136,16 @@ pub fn front(services: Services) -> Front {
         .route_service("/strongroom.kms.v1.Keys/{method}", Gate::new(&post, keys))
         .route_service("/strongroom.identity.v1.Identity/{method}", Gate::new(&post, identity))
         .route_service("/strongroom.operator.v1.Operator/{method}", Gate::new(&post, operator))
-        .route_service("/grpc.health.v1.Health/{method}", watched)
-        .route("/health", axum::routing::get(async move || page(health.page(), JSON)))
-        .route("/metrics", axum::routing::get(async move || page((StatusCode::OK, metrics.render()), OPEN_METRICS)))
-        .merge(reflection())
-        .fallback(nothing_there);
+        .fallback_service(Public::new(&post, health, metrics));
     Front(Arc::new(Parts { unary, batch, rest }))
 }
 
-/// Made once for all cores: it holds every descriptor, decoded.
-fn reflection() -> axum::Router {
-    static MADE: OnceLock<axum::Router> = OnceLock::new();
-    let make = || {
-        let builder = || {
-            tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        };
-        let router = axum::Router::new();
-        // both fail only on descriptors that do not decode, which proto's tests rule out; without them we serve all the same
-        match (builder().build_v1(), builder().build_v1alpha()) {
-            (Ok(v1), Ok(v1alpha)) => router
-                .route_service(
-                    "/grpc.reflection.v1.ServerReflection/{method}",
-                    v1.max_decoding_message_size(PUBLIC_BYTES_MAX),
-                )
-                .route_service(
-                    "/grpc.reflection.v1alpha.ServerReflection/{method}",
-                    v1alpha.max_decoding_message_size(PUBLIC_BYTES_MAX),
-                ),
-            (Err(error), _) | (_, Err(error)) => {
-                tracing::error!(%error, "reflection is not served");
-                router
-            }
-        }
-    };
-    MADE.get_or_init(make).clone()
-}
-
-/// Addressed to no service of ours: answered in the asker's protocol, not recorded.
-async fn nothing_there(request: Request<Body>) -> Response {
-    let kind = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    if kind.starts_with(b"application/grpc") {
-        tonic::Status::unimplemented("no such service").into_http::<Body>().into_response()
-    } else {
-        StatusCode::NOT_FOUND.into_response()
-    }
-}
-
-fn page((status, text): (StatusCode, String), kind: HeaderValue) -> Response {
-    (status, [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], text)
-        .into_response()
-}
-
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const OPEN_METRICS: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 /// Longest unary request.
 pub const UNARY_BYTES_MAX: usize = 1 << 20;
 /// Longest batch request.
 pub const BATCH_BYTES_MAX: usize = 2 << 20;
 /// Longest reply: what clients take by default.
 const REPLY_BYTES_MAX: usize = 4 << 20;
-/// Longest request of those who need not say who they are.
-const PUBLIC_BYTES_MAX: usize = 16 << 10;
 /// What is called most.
 const UNARY_PATHS: [&str; 3] = [
     "/strongroom.kms.v1.Crypto/GenerateDataKey",

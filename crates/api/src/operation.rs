@@ -1,19 +1,19 @@
 //! What can be asked, as metrics and records name it.
 
 macro_rules! operations {
-    ($($variant:ident = $path:literal;)*) => {
-        /// A method of one of our services.
+    ($($variant:ident = $($path:literal)|+;)*) => {
+        /// A method of one of our services, or what stands beside them for everybody.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Operation {
             $($variant,)*
-            /// A path below one of our services that names none of its methods.
+            /// A path that names nothing of ours.
             Unknown,
         }
 
         impl Operation {
             pub const ALL: &'static [Self] = &[$(Self::$variant,)* Self::Unknown];
 
-            /// The method's name, as records carry it.
+            /// Its name, as records carry it.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => stringify!($variant),)*
@@ -23,7 +23,7 @@ macro_rules! operations {
 
             pub(crate) fn of(path: &str) -> Self {
                 match path {
-                    $($path => Self::$variant,)*
+                    $($($path)|+ => Self::$variant,)*
                     _ => Self::Unknown,
                 }
             }
@@ -74,6 +74,10 @@ operations! {
     DeleteCertificateRole = "/strongroom.identity.v1.Identity/DeleteCertificateRole";
     Status = "/strongroom.operator.v1.Operator/Status";
     Backup = "/strongroom.operator.v1.Operator/Backup";
+    Health = "/health" | "/grpc.health.v1.Health/Check" | "/grpc.health.v1.Health/Watch";
+    Metrics = "/metrics";
+    Reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+        | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
 }
 
 #[cfg(test)]
@@ -93,7 +97,9 @@ mod tests {
                 }
             }
         }
-        assert_eq!(methods + 1, Operation::ALL.len());
+        let beside = [Operation::Health, Operation::Metrics, Operation::Reflection, Operation::Unknown];
+        assert_eq!(methods + beside.len(), Operation::ALL.len());
+        assert!(Operation::ALL.ends_with(&beside));
         assert_eq!(Operation::of("/strongroom.kms.v1.Keys/Encrypt"), Operation::Unknown);
     }
 }

@@ -60,6 +60,9 @@ impl Refusal {
         Self::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", "the message is larger than this method takes");
     pub(crate) const UNIMPLEMENTED: Self =
         Self::new(Code::Unimplemented, "UNIMPLEMENTED", "no such method, or an encoding that is not taken");
+    pub(crate) const METHOD_NOT_ALLOWED: Self =
+        Self::new(Code::Unimplemented, "METHOD_NOT_ALLOWED", "this is a page: GET");
+    pub(crate) const SERVICE_UNKNOWN: Self = Self::new(Code::NotFound, "SERVICE_UNKNOWN", "no such service");
     pub(crate) const ABANDONED: Self = Self::new(Code::Cancelled, "CANCELLED", "the request ended before it was whole");
     pub(crate) const INTERNAL: Self = Self::new(Code::Internal, "INTERNAL", "an internal error; the log tells more");
     pub(crate) const AUDIT_UNAVAILABLE: Self =

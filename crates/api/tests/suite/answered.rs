@@ -67,6 +67,7 @@ async fn every_method_answers() {
     signatures_and_codes(&mut clients).await;
     tokens_and_policies(&mut clients).await;
     server(&mut clients).await;
+    everybodys(&rig).await;
     let text = rig.metrics.render();
     for operation in Operation::ALL.iter().filter(|operation| **operation != Operation::Unknown) {
         let line = format!("strongroom_requests_total{{operation=\"{}\",outcome=\"OK\"}}", operation.name());
@@ -338,6 +339,14 @@ async fn server(clients: &mut Clients) {
     let last = last.unwrap();
     assert_eq!(last.sha256, &envelope::mac::sha256(&data)[..]);
     assert!(last.revision > 0 && last.data.is_empty() && data.starts_with(b"SQLite format 3"));
+}
+
+async fn everybodys(rig: &Rig) {
+    for path in ["/health", "/metrics"] {
+        assert!(crate::public::get(rig, path).await.0.is_success(), "{path}");
+    }
+    let reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+    assert!(crate::rig::begun(rig.addr, reflection, b"", &[]).await.status().is_success());
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
 
 mod answered;
+mod leaves;
 mod public;
 mod refused;
 mod rig;

@@ -12,8 +12,12 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 /// Over HTTP/1.1, as a scraper does.
-async fn get(rig: &Rig, path: &str) -> (StatusCode, String, String) {
-    let (addr, request) = (rig.addr, format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
+pub(crate) async fn get(rig: &Rig, path: &str) -> (StatusCode, String, String) {
+    page(rig, "GET", path).await
+}
+
+pub(crate) async fn page(rig: &Rig, method: &str, path: &str) -> (StatusCode, String, String) {
+    let (addr, request) = (rig.addr, format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
     let reply = tokio::task::spawn_blocking(move || {
         let mut stream = std::net::TcpStream::connect(addr).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
@@ -158,8 +162,15 @@ async fn reflection_tells_every_service_in_both_versions() {
 #[tokio::test]
 async fn what_is_nowhere_is_said_in_the_askers_protocol() {
     let rig = Rig::start().await;
-    let records = rig.records().len();
-    assert_eq!(get(&rig, "/nowhere").await.0, StatusCode::NOT_FOUND);
-    assert_eq!(rig.raw("/nowhere.v1.Service/Method", vec![], &[]).await.refusal(), "Unimplemented");
-    assert_eq!(rig.records().len(), records, "nobody was asked for anything");
+    let (status, _, body) = get(&rig, "/nowhere").await;
+    assert_eq!((status, body.trim()), (StatusCode::NOT_FOUND, "UNIMPLEMENTED"));
+    let refusal = rig.raw("/nowhere.v1.Service/Method", vec![], &[]).await.refusal();
+    assert_eq!(refusal, "Unimplemented UNIMPLEMENTED");
+    for path in ["/strongroom.kms.v1.Crypto/Encrypt", "/grpc.health.v1.Health/Check"] {
+        let (status, _, body) = page(&rig, "POST", path).await;
+        assert_eq!((status, body.trim()), (StatusCode::UNSUPPORTED_MEDIA_TYPE, "NOT_GRPC"), "{path}");
+    }
+    let (status, head, body) = page(&rig, "PUT", "/health").await;
+    assert_eq!((status, body.trim()), (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"));
+    assert!(head.contains("allow: get, head"), "{head}");
 }

@@ -3,10 +3,11 @@
 use api::{
     BackupPiece, BoundaryState, Health, Metrics, Operator, OperatorError, Peer, PeerCertificate, ServerStatus, Services,
 };
-use audit::{AuditSink, FileSink};
+use audit::{AuditError, AuditSink, FileSink};
 use bytes::{Buf, BufMut, Bytes};
 use envelope::{Clock, ManualClock, SecretKey, Timestamp};
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use hsm_api::{Boundary, HsmError, ModuleStatus, Reply, Request, Role, ask};
 use hsm_sim::jail::SecretPage;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 use storage::{Memory, Storage};
+use tokio::sync::watch;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
@@ -62,6 +64,48 @@ impl Boundary for InReach {
     }
 }
 
+/// The log, and whether it takes records.
+#[derive(Debug, Clone)]
+pub(crate) struct Willing {
+    log: Arc<dyn AuditSink>,
+    state: watch::Sender<State>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Takes,
+    Refuses(AuditError),
+    Hangs,
+}
+
+impl Willing {
+    pub(crate) fn takes(&self) {
+        self.state.send_replace(State::Takes);
+    }
+
+    pub(crate) fn refuses(&self, error: AuditError) {
+        self.state.send_replace(State::Refuses(error));
+    }
+
+    /// Nothing is durable before it takes records again.
+    pub(crate) fn hangs(&self) {
+        self.state.send_replace(State::Hangs);
+    }
+}
+
+impl AuditSink for Willing {
+    fn append(&self, record: Bytes) -> BoxFuture<'static, Result<(), AuditError>> {
+        let (log, mut state) = (Arc::clone(&self.log), self.state.subscribe());
+        Box::pin(async move {
+            let state = *state.wait_for(|state| *state != State::Hangs).await.expect("the rig lives");
+            match state {
+                State::Takes | State::Hangs => log.append(record).await,
+                State::Refuses(error) => Err(error),
+            }
+        })
+    }
+}
+
 /// The server as its operators see it.
 #[derive(Debug)]
 struct Server {
@@ -93,6 +137,7 @@ impl Operator for Server {
 
 pub(crate) struct Rig {
     pub(crate) boundary: InReach,
+    pub(crate) audit: Willing,
     pub(crate) clock: ManualClock,
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
@@ -113,7 +158,8 @@ impl Rig {
         let cluster = kms::boot::open(Arc::clone(&store), &boundary, clock.now()).await.unwrap();
         let log = dir.path().join("audit.jsonl");
         let file = FileSink::open(&log).unwrap();
-        let audit: Arc<dyn AuditSink> = file.lane();
+        let willing = Willing { log: file.lane(), state: watch::Sender::new(State::Takes) };
+        let audit: Arc<dyn AuditSink> = Arc::new(willing.clone());
         let changes = Changes::new(Arc::clone(&cluster.barrier), Arc::clone(&audit));
         let (names, keys) = (Arc::new(identity::Caches::new(100)), Arc::new(kms::Caches::new(100)));
         let identities = Identities::new(identity::Seams {
@@ -154,7 +200,7 @@ impl Rig {
         let routes = api::front(services);
         let addr = listen(routes.clone(), None).await;
         let channel = connect(addr).await;
-        Self { boundary, clock, health, metrics, addr, channel, log, routes, _file: file, _dir: dir }
+        Self { boundary, audit: willing, clock, health, metrics, addr, channel, log, routes, _file: file, _dir: dir }
     }
 
     /// Another door, at which everybody shows this certificate.
@@ -167,6 +213,11 @@ impl Rig {
         let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
         let lines = std::str::from_utf8(&text[..end]).unwrap().lines();
         lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// How many leaves the log has.
+    pub(crate) fn leaves(&self) -> usize {
+        self.records().len()
     }
 
     /// `operation subject's type decision outcome` of the record of this request.
@@ -282,8 +333,14 @@ pub(crate) async fn raw(channel: &Channel, path: &str, message: Vec<u8>, metadat
     }
 }
 
-/// The refusal of one RPC, asked without tonic's client, which gives up by itself when `grpc-timeout` has passed.
-pub(crate) async fn refused_by(addr: SocketAddr, path: &str, message: &[u8], headers: &[(&str, &str)]) -> Answer {
+/// The head of one RPC's reply and the body to come, asked without tonic's client, which gives up by itself when
+/// `grpc-timeout` has passed, and reads what is a stream to its end.
+pub(crate) async fn begun(
+    addr: SocketAddr,
+    path: &str,
+    message: &[u8],
+    headers: &[(&str, &str)],
+) -> http::Response<hyper::body::Incoming> {
     let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
     let (mut client, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -295,7 +352,12 @@ pub(crate) async fn refused_by(addr: SocketAddr, path: &str, message: &[u8], hea
     }
     let request = request.body(axum::body::Body::from(framed)).unwrap();
     let reply = tokio::time::timeout(Duration::from_secs(60), client.send_request(request)).await;
-    let reply = reply.expect("every request is answered").unwrap();
+    reply.expect("every request is answered").unwrap()
+}
+
+/// The refusal of one RPC.
+pub(crate) async fn refused_by(addr: SocketAddr, path: &str, message: &[u8], headers: &[(&str, &str)]) -> Answer {
+    let reply = begun(addr, path, message, headers).await;
     let status = tonic::Status::from_header_map(reply.headers()).expect("a refusal has no body");
     Answer { result: Err(status), metadata: MetadataMap::from_headers(reply.headers().clone()) }
 }

@@ -1,0 +1,253 @@
+//! No way round: whatever is asked at whichever door leaves one leaf, and where the log takes none nothing is answered.
+
+use crate::public::{get, page};
+use crate::rig::{ROOT, Rig, begun, refused_by};
+use api::Operation;
+use audit::AuditError;
+use prost::Message as _;
+use std::io::{Read as _, Write as _};
+use std::time::Duration;
+use tokio_stream::StreamExt as _;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+
+async fn reflected(rig: &Rig, asks: Vec<MessageRequest>) -> Vec<MessageResponse> {
+    let asks: Vec<_> = asks
+        .into_iter()
+        .map(|ask| ServerReflectionRequest { host: String::new(), message_request: Some(ask) })
+        .collect();
+    let mut client = ServerReflectionClient::new(rig.channel.clone());
+    let replies = client.server_reflection_info(tokio_stream::iter(asks)).await.unwrap().into_inner();
+    replies.map(|reply: Result<ServerReflectionResponse, _>| reply.unwrap().message_response.unwrap()).collect().await
+}
+
+/// Every RPC that the server says it has, as its path.
+async fn rpcs(rig: &Rig) -> Vec<String> {
+    let listed = reflected(rig, vec![MessageRequest::ListServices(String::new())]).await;
+    let [MessageResponse::ListServicesResponse(services)] = &listed[..] else { panic!("{listed:?}") };
+    let mut paths = Vec::new();
+    for service in services.service.iter().map(|service| &service.name) {
+        let files = reflected(rig, vec![MessageRequest::FileContainingSymbol(service.clone())]).await;
+        let [MessageResponse::FileDescriptorResponse(files)] = &files[..] else { panic!("{service}: {files:?}") };
+        for file in &files.file_descriptor_proto {
+            let file = prost_types::FileDescriptorProto::decode(&file[..]).unwrap();
+            let described =
+                file.service.iter().find(|found| format!("{}.{}", file.package(), found.name()) == *service);
+            for method in described.iter().flat_map(|service| &service.method) {
+                paths.push(format!("/{service}/{}", method.name()));
+            }
+        }
+    }
+    paths
+}
+
+#[tokio::test]
+async fn every_rpc_leaves_one_leaf_whatever_is_sent_by_whomever() {
+    let rig = Rig::start().await;
+    let mut paths = rpcs(&rig).await;
+    let beside = [Operation::Health, Operation::Metrics, Operation::Reflection, Operation::Unknown];
+    for operation in Operation::ALL.iter().filter(|operation| !beside.contains(operation)) {
+        let method = format!("/{}", operation.name());
+        assert!(paths.iter().any(|path| path.ends_with(&method)), "reflection does not tell of {method}");
+    }
+    // each version of reflection tells of itself alone
+    paths.push("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo".into());
+    // what ends the token that asks comes last
+    paths.sort_by_key(|path| path.ends_with("/RevokeToken"));
+    let root = format!("Bearer {ROOT}");
+    let root = [("authorization", root.as_str())];
+    let wrong = [("authorization", "Bearer wrong-token-of-some-length")];
+    for path in &paths {
+        for (what, message, headers) in [
+            ("garbage", &[0xff; 9][..], &root[..]),
+            ("garbage from nobody", &[0xff; 9], &[]),
+            ("no token", &[], &[]),
+            ("a wrong token", &[], &wrong),
+            ("a malformed deadline", &[], &[root[0], ("grpc-timeout", "soon")]),
+            ("an encoding", &[], &[root[0], ("grpc-encoding", "gzip")]),
+            ("an empty message", &[], &root),
+        ] {
+            let before = rig.leaves();
+            let reply = begun(rig.addr, path, message, headers).await;
+            // what makes a key is announced before the boundary is asked, and told again with its change
+            let expected = if path.ends_with("/CreateKey") && what == "an empty message" { 2 } else { 1 };
+            assert_eq!(rig.leaves() - before, expected, "{path}: {what}");
+            let id = reply.headers()["x-request-id"].to_str().unwrap();
+            assert_eq!(rig.records()[before]["request_id"], id, "{path}: {what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stream_leaves_its_leaf_when_it_opens_and_no_other() {
+    let rig = Rig::start().await;
+    let before = rig.leaves();
+    let mut watching = tonic_health::pb::health_client::HealthClient::new(rig.channel.clone())
+        .watch(tonic_health::pb::HealthCheckRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(rig.leaves() - before, 1);
+    assert!(watching.next().await.unwrap().is_ok());
+    rig.health.stop();
+    while let Some(told) = watching.next().await {
+        told.unwrap();
+    }
+    assert_eq!(rig.leaves() - before, 1);
+    let asks = vec![MessageRequest::ListServices(String::new()); 5];
+    assert_eq!(reflected(&rig, asks).await.len(), 5);
+    assert_eq!(rig.leaves() - before, 2);
+}
+
+/// What an HTTP/1.1 client of any kind may send, and the status line that it gets.
+async fn sent(rig: &Rig, request: String) -> String {
+    let addr = rig.addr;
+    let reply = tokio::task::spawn_blocking(move || {
+        let mut stream = std::net::TcpStream::connect(addr).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut reply = Vec::new();
+        stream.read_to_end(&mut reply).unwrap();
+        String::from_utf8_lossy(&reply).into_owned()
+    });
+    reply.await.unwrap()
+}
+
+#[tokio::test]
+async fn every_page_and_every_path_leaves_one_leaf_by_every_method() {
+    let rig = Rig::start().await;
+    let long = format!("/{}", "long".repeat(1000));
+    let paths = [
+        "/health",
+        "/health?token=secret-of-the-tests",
+        "/health/",
+        "/health;secret-of-the-tests",
+        "/HEALTH",
+        "/metrics",
+        "/metrics?secret-of-the-tests",
+        "/",
+        "//",
+        "/../../etc/passwd",
+        "/%00%0a%2e",
+        "/nowhere?secret-of-the-tests",
+        "/v1/sys/health",
+        "http://user:secret-of-the-tests@x/nowhere?a",
+        "/strongroom.kms.v1.Crypto/Encrypt",
+        "/strongroom.kms.v1.Crypto/",
+        "/strongroom.kms.v1.Crypto/Explode",
+        "/strongroom.operator.v1.Operator/Backup",
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Explode",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        &long,
+    ];
+    for path in paths {
+        for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "BREW", "G"] {
+            for kind in ["text/plain", "application/grpc"] {
+                let before = rig.leaves();
+                let head = format!("host: x\r\nconnection: close\r\ncontent-type: {kind}\r\ncontent-length: 3\r\n");
+                let reply = sent(&rig, format!("{method} {path} HTTP/1.1\r\n{head}\r\nabc")).await;
+                let case = format!("{method} {path} {kind}: {reply}");
+                let page = path.split('?').next().unwrap();
+                let fine = matches!(page, "/health" | "/metrics") && matches!(method, "GET" | "HEAD");
+                assert_eq!(reply.starts_with("HTTP/1.1 200 "), fine, "{case}");
+                assert_eq!(rig.leaves() - before, 1, "{case}");
+                let record = &rig.records()[before];
+                assert!(reply.contains(record["request_id"].as_str().unwrap()), "{case}");
+                let told = record["path"].as_str().unwrap();
+                assert!(told.starts_with(&format!("{method} /")) && told.len() <= 200, "{told}");
+                assert_eq!(record["outcome"] == "done", fine, "{case}");
+                assert!(!record.to_string().contains("secret-of-the-tests"), "{record}");
+            }
+        }
+    }
+    for request in
+        ["OPTIONS * HTTP/1.1\r\n", "CONNECT secret-of-the-tests:443 HTTP/1.1\r\n", "GET /nowhere HTTP/1.0\r\n"]
+    {
+        let before = rig.leaves();
+        let reply = sent(&rig, format!("{request}host: x\r\nconnection: close\r\n\r\n")).await;
+        assert!(reply.contains(" 404 "), "{request}: {reply}");
+        assert_eq!(rig.leaves() - before, 1, "{request}");
+        assert!(!rig.records()[before].to_string().contains("secret-of-the-tests"), "{request}");
+    }
+    for path in ["/nowhere.v1.Service/Method", "/health", "/", &long] {
+        let before = rig.leaves();
+        let reply = begun(rig.addr, path, b"", &[]).await;
+        assert_eq!(
+            tonic::Status::from_header_map(reply.headers()).unwrap().code(),
+            tonic::Code::Unimplemented,
+            "{path}"
+        );
+        assert_eq!(rig.leaves() - before, 1, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_refuses_is_a_server_that_refuses() {
+    let rig = Rig::start().await;
+    let paths = rpcs(&rig).await;
+    let root = format!("Bearer {ROOT}");
+    for (error, expected) in
+        [(AuditError::Unavailable, "Unavailable AUDIT_UNAVAILABLE"), (AuditError::Busy, "ResourceExhausted BUSY")]
+    {
+        rig.audit.refuses(error);
+        let before = rig.leaves();
+        for path in &paths {
+            for message in [&[][..], &[0xff; 9]] {
+                for headers in [&[("authorization", root.as_str())][..], &[]] {
+                    let reply = begun(rig.addr, path, message, headers).await;
+                    let status = tonic::Status::from_header_map(reply.headers());
+                    let status = status.unwrap_or_else(|| panic!("{path} is answered"));
+                    assert_ne!(status.code(), tonic::Code::Ok, "{path}");
+                    let answer = refused_by(rig.addr, path, message, headers).await;
+                    let refusal = answer.result.unwrap_err();
+                    let details = tonic_types::StatusExt::get_error_details(&refusal);
+                    let reason = details.error_info().map(|info| info.reason.as_str()).unwrap_or_default();
+                    assert_eq!(format!("{:?} {reason}", refusal.code()), expected, "{path} {message:?} {headers:?}");
+                }
+            }
+        }
+        for path in ["/health", "/metrics", "/nowhere", "/strongroom.kms.v1.Crypto/Encrypt"] {
+            for method in ["GET", "POST", "PUT", "BREW"] {
+                let (status, _, body) = page(&rig, method, path).await;
+                let reason = expected.split(' ').next_back().unwrap();
+                assert_eq!((status.as_u16(), body.trim()), (503, reason), "{method} {path}");
+            }
+        }
+        assert_eq!(rig.leaves(), before);
+    }
+    rig.audit.takes();
+    assert_eq!(get(&rig, "/health").await.0.as_u16(), 200);
+}
+
+#[tokio::test]
+async fn no_byte_of_a_reply_leaves_before_its_record_is_durable() {
+    let rig = Rig::start().await;
+    let root = format!("Bearer {ROOT}");
+    let dice = proto::kms::GenerateRandomRequest { number_of_bytes: 1 }.encode_to_vec();
+    rig.audit.hangs();
+    let before = rig.leaves();
+    let headers = [("authorization", root.as_str())];
+    let health = get(&rig, "/health");
+    let check = begun(rig.addr, "/grpc.health.v1.Health/Check", b"", &[]);
+    let random = begun(rig.addr, "/strongroom.kms.v1.Crypto/GenerateRandom", &dice, &headers);
+    let nowhere = begun(rig.addr, "/nowhere", b"", &[]);
+    tokio::pin!(health, check, random, nowhere);
+    tokio::select! {
+        reply = &mut health => panic!("{reply:?}"),
+        reply = &mut check => panic!("{reply:?}"),
+        reply = &mut random => panic!("{reply:?}"),
+        reply = &mut nowhere => panic!("{reply:?}"),
+        () = tokio::time::sleep(Duration::from_millis(300)) => {}
+    }
+    assert_eq!(rig.leaves(), before);
+    rig.audit.takes();
+    let ((status, ..), check, random, _) = tokio::join!(health, check, random, nowhere);
+    assert_eq!((status.as_u16(), check.status().as_u16(), random.status().as_u16()), (200, 200, 200));
+    assert_eq!(rig.leaves() - before, 4);
+    // one that stays silent is told as away, in time
+    rig.audit.hangs();
+    let answer = refused_by(rig.addr, "/grpc.health.v1.Health/Check", b"", &[("grpc-timeout", "100m")]).await;
+    assert_eq!(answer.refusal(), "Unavailable AUDIT_UNAVAILABLE");
+}
