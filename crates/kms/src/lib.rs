@@ -9,6 +9,7 @@ pub mod boot;
 pub mod error;
 pub mod grant;
 pub mod key;
+pub mod log_anchor;
 pub mod log_key;
 pub mod name;
 pub mod op;

@@ -7,7 +7,7 @@
 //! Always: one key a node, so that a node's log is known by its key.
 //! Never: a key of another usage that signs a checkpoint, or this one anything else (design §2).
 
-use crate::boot::{BootError, Cluster, hex, path};
+use crate::boot::{self, BootError, Cluster, path};
 use bytes::Bytes;
 use hsm_api::{Boundary, KeySpec, KeyToken, KeyUsage, ModuleStatus, NewKey, Reply, Request, ask};
 use serde::{Deserialize, Serialize};
@@ -55,11 +55,11 @@ impl Cluster {
 
     /// What the log of `node` calls itself in its checkpoints (C2SP tlog-checkpoint, "Origin line").
     pub fn log_origin(&self, node: &str) -> String {
-        format!("strongroom.audit/{}/{node}", hex(self.barrier.cluster_id()))
+        format!("strongroom.audit/{}/{node}", boot::hex(self.barrier.cluster_id()))
     }
 
     fn log_path(&self, node: &str) -> Result<EntryPath, StorageError> {
-        path(&format!("{}/logs", hex(self.barrier.cluster_id())))?.join(node).map_err(|_| StorageError::TooLarge)
+        path(&format!("{}/logs", boot::hex(self.barrier.cluster_id())))?.join(node).map_err(|_| StorageError::TooLarge)
     }
 
     async fn stored_log_key(&self, at: &EntryPath) -> Result<Option<LogKey>, BootError> {

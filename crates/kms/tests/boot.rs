@@ -191,3 +191,20 @@ async fn an_altered_log_key_is_named() {
     let refused = cluster.log_key("1", &*rig.boundary).await;
     assert!(matches!(refused, Err(BootError::SystemEntry("logs"))), "{refused:?}");
 }
+
+#[tokio::test]
+async fn an_anchor_of_a_log_is_remembered_until_its_log_begins_anew() {
+    use kms::log_anchor::{self, LogAnchor};
+    let (rig, store) = (Rig::new().await, store());
+    let cluster = open(&store, &rig).await.unwrap();
+    let barrier = &cluster.barrier;
+    assert_eq!(log_anchor::read(barrier, "1").await.unwrap().1, None);
+    for size in [7, 9] {
+        let anchor = LogAnchor { size, root: [size as u8; 32] };
+        let written = log_anchor::write(barrier, "1", &anchor).await.unwrap();
+        assert_eq!(log_anchor::read(barrier, "1").await.unwrap(), (written, Some(anchor)));
+        assert_eq!(log_anchor::read(barrier, "2").await.unwrap(), (written, None));
+    }
+    log_anchor::remove(barrier, "1").await.unwrap();
+    assert_eq!(log_anchor::read(barrier, "1").await.unwrap().1, None);
+}
