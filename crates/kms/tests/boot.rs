@@ -199,8 +199,8 @@ async fn an_anchor_of_a_log_is_remembered_until_its_log_begins_anew() {
     let cluster = open(&store, &rig).await.unwrap();
     let barrier = &cluster.barrier;
     assert_eq!(log_anchor::read(barrier, "1").await.unwrap().1, None);
-    for size in [7, 9] {
-        let anchor = LogAnchor { size, root: [size as u8; 32] };
+    for byte in [7, 9] {
+        let anchor = LogAnchor { size: u64::from(byte), root: [byte; 32] };
         let written = log_anchor::write(barrier, "1", &anchor).await.unwrap();
         assert_eq!(log_anchor::read(barrier, "1").await.unwrap(), (written, Some(anchor)));
         assert_eq!(log_anchor::read(barrier, "2").await.unwrap(), (written, None));
