@@ -4,7 +4,9 @@
 //! Never: a sink that drops. No sink, no service.
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
 pub mod file;
+pub mod note;
 pub mod read;
 pub mod record;
 pub mod tile;
