@@ -24,7 +24,7 @@ pub use certificate::{CertificateMatch, CertificateRole, PeerCertificate};
 pub use change::{ChangeError, Changes};
 pub use error::{Cause, Face, IdentityError};
 pub use name::{Accessor, DisplayName, Malformed, PolicyName, RoleName};
-pub use op::{CertificateRolePage, PageRequest, PolicyPage, PolicyText};
+pub use op::{CertificateRolePage, PageRequest, PolicyPage, PolicyText, principal_id};
 pub use policy::{Capability, MalformedPolicy, Policy, PolicyFault};
 pub use principal::Principal;
 pub use service::{Identities, Seams};

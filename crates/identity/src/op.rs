@@ -6,7 +6,7 @@ mod token;
 
 pub(crate) use policy::DEFAULT_POLICY;
 pub use policy::{PolicyPage, PolicyText};
-pub use role::CertificateRolePage;
+pub use role::{CertificateRolePage, principal_id};
 
 use crate::acl::{Verdict, decide};
 use crate::error::IdentityError;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// A token's holder or a client certificate's, with what the policies say of it. Made by [`crate::Identities`] only.
 #[derive(Debug)]
 pub struct Principal {
-    name: String,
+    id: String,
     subject: Subject,
     policies: Arc<[PolicyName]>,
     acl: Arc<Acl>,
@@ -28,7 +28,7 @@ impl Principal {
     pub(crate) fn of_token(digest: Digest, record: TokenRecord, uses_left: Option<u32>, acl: Arc<Acl>) -> Self {
         let accessor = record.accessor.as_str().to_owned();
         Self {
-            name: format!("token/{accessor}"),
+            id: format!("token/{accessor}"),
             subject: Subject::Token { accessor, name: record.display_name.as_str().to_owned() },
             policies: Arc::clone(&record.policies),
             acl,
@@ -39,12 +39,12 @@ impl Principal {
     pub(crate) fn of_certificate(
         thumbprint: &[u8; 32],
         role: RoleName,
-        incarnation: [u8; 16],
+        (incarnation, lineage): ([u8; 16], Option<[u8; 16]>),
         policies: Arc<[PolicyName]>,
         acl: Arc<Acl>,
     ) -> Self {
         Self {
-            name: format!("cert/{role}"),
+            id: role_id(&role, lineage),
             subject: Subject::Certificate { thumbprint: hex::encode(thumbprint), name: role.as_str().to_owned() },
             policies,
             acl,
@@ -52,9 +52,15 @@ impl Principal {
         }
     }
 
-    /// `token/ACCESSOR` or `cert/ROLE`: as grants and records name it.
+    /// `token/ACCESSOR` or `cert/ROLE`: as people name it.
     pub fn name(&self) -> &str {
-        &self.name
+        self.id.split_once('@').map_or(&self.id, |(name, _)| name)
+    }
+
+    /// `token/ACCESSOR` or `cert/ROLE@LINEAGE`: nobody else ever bears it, so what is kept for a principal is kept under it.
+    /// A role that was deleted and made again is another one.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     pub fn subject(&self) -> &Subject {
@@ -79,5 +85,13 @@ impl Principal {
             Proof::Token { record, .. } => record.expires,
             Proof::Certificate { .. } => None,
         }
+    }
+}
+
+/// No role's name has an `@`.
+pub(crate) fn role_id(role: &RoleName, lineage: Option<[u8; 16]>) -> String {
+    match lineage {
+        Some(lineage) => format!("cert/{role}@{}", hex::encode(lineage)),
+        None => format!("cert/{role}"),
     }
 }

@@ -253,7 +253,7 @@ impl Identities {
         let path = self.layout.role(&name)?;
         let (_, found) = self.barrier.get(std::slice::from_ref(&path), AtLeast::Latest).await?;
         let stored = found.into_iter().flatten().next().ok_or_else(unknown)?;
-        let StoredRole { matches, policies, incarnation } = store::decode_role(&stored.value)?;
+        let StoredRole { matches, policies, incarnation, lineage } = store::decode_role(&stored.value)?;
         // Between the two reads the role may have come to stand for another certificate.
         if !depends_on.contains(&self.layout.matched(&matches)?) {
             return Err(unknown());
@@ -264,7 +264,7 @@ impl Identities {
         depends_on.push(path);
         depends_on.extend(paths);
         let thumbprint = certificate.thumbprint;
-        let principal = Arc::new(Principal::of_certificate(&thumbprint, name, incarnation, policies, acl));
+        let principal = Arc::new(Principal::of_certificate(&thumbprint, name, (incarnation, lineage), policies, acl));
         self.caches.certificates.insert(thumbprint, Arc::clone(&principal), &depends_on, read_at);
         Ok(principal)
     }

@@ -16,11 +16,9 @@ pub(crate) struct Act<'a> {
     pub(crate) path: String,
     pub(crate) rule: Cow<'a, str>,
     pub(crate) decision: Decision,
-    /// Keyed hash of the encryption context, hexadecimal.
+    /// Keyed hash of the encryption context that was bound last, hexadecimal.
     pub(crate) context: Option<[u8; 64]>,
     pub(crate) items: Vec<Item>,
-    /// One act on many items: their contexts are not told.
-    pub(crate) is_batch: bool,
 }
 
 /// What is asked of a key: below its path, and by which grants it can be allowed.
@@ -50,7 +48,6 @@ impl<'a> Act<'a> {
             decision: Decision::NotReached,
             context: None,
             items: Vec::new(),
-            is_batch: false,
         }
     }
 
@@ -73,10 +70,18 @@ impl<'a> Act<'a> {
         rest.get(..KEY_PATH_BYTES - "kms/keys/".len()).map(str::to_owned)
     }
 
-    /// Names a key that the path does not name.
+    /// Names a key that the path does not name, with the context that was bound last.
     pub(crate) fn with_key(&mut self, id: &KeyId, outcome: Outcome) {
         let index = u32::try_from(self.items.len()).unwrap_or(u32::MAX);
-        self.items.push(Item { index, key_id: Some(id.to_string()), outcome });
+        self.items.push(Item { index, key_id: Some(id.to_string()), outcome, context_hmac: self.context_hmac() });
+    }
+
+    pub(crate) fn context_hmac(&self) -> Option<String> {
+        self.context_text().map(str::to_owned)
+    }
+
+    fn context_text(&self) -> Option<&str> {
+        self.context.as_ref().and_then(|hex| std::str::from_utf8(hex).ok())
     }
 
     pub(crate) fn record(&self, outcome: Outcome) -> Record<'_> {
@@ -86,7 +91,7 @@ impl<'a> Act<'a> {
             decision: self.decision,
             rule: &self.rule,
             outcome,
-            context_hmac: self.context.as_ref().and_then(|hex| std::str::from_utf8(hex).ok()),
+            context_hmac: self.context_text(),
             items: &self.items,
             ..Record::new(self.call.now, &self.call.request_id, self.operation, self.by.subject())
         }

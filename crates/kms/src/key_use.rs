@@ -104,14 +104,13 @@ impl Kms {
         commands: Vec<Result<C, KmsError>>,
     ) -> Result<Vec<Result<C::Out, KmsError>>, KmsError> {
         let mut act = Act::new(operation, by, call);
-        act.is_batch = true;
         if !(1..=BATCH_ITEMS_MAX).contains(&commands.len()) {
             return self.refuse(&act, KmsError::InvalidField("items")).await;
         }
         let (mut groups, mut results) = (Vec::<Group<C::Ask>>::new(), Vec::with_capacity(commands.len()));
         let mut decision = Decision::NotReached;
         for (index, command) in commands.into_iter().enumerate() {
-            act.decision = Decision::NotReached;
+            (act.decision, act.context) = (Decision::NotReached, None);
             act.on_path("");
             let admitted = match command {
                 Ok(command) => command.admit(self, &mut act).await,
@@ -120,7 +119,7 @@ impl Kms {
             decision = of_both(decision, act.decision);
             // a refused item names the key that it was refused for
             let key_id = admitted.as_ref().ok().map(|item| item.key.id.to_string()).or_else(|| act.key_in_path());
-            act.items.push(item(index, key_id, admitted.as_ref().err()));
+            act.items.push(Item { context_hmac: act.context_hmac(), ..item(index, key_id, admitted.as_ref().err()) });
             match admitted {
                 Ok(admitted) => {
                     // a placeholder that is told only if the boundary never answers
@@ -131,7 +130,7 @@ impl Kms {
             }
         }
         act.on_path("");
-        (act.decision, act.rule) = (decision, Cow::Borrowed(""));
+        (act.decision, act.rule, act.context) = (decision, Cow::Borrowed(""), None);
         self.ask_groups::<C>(&mut act, groups, &mut results).await?;
         Ok(results)
     }
@@ -165,7 +164,7 @@ impl Kms {
         let logged = seams.audit.append(act.record(outcome).encode());
         logged.await?;
         let replies = join_all(pending).await;
-        act.items.clear();
+        let mut told = std::mem::take(&mut act.items);
         for (key_id, version, indices, reply) in replies {
             let got = reply.and_then(|reply| C::replies(reply).ok_or(HsmError::Protocol));
             let got = got.and_then(|got| if got.len() == indices.len() { Ok(got) } else { Err(HsmError::Protocol) });
@@ -177,7 +176,8 @@ impl Kms {
                 };
                 let out = one.and_then(|got| C::out(key_id, version, got)).map_err(|error| self.boundary_error(error));
                 if let Err(error) = &out {
-                    act.items.push(item(index, Some(key_id.to_string()), Some(error)));
+                    let context_hmac = told.get_mut(index).and_then(|told| told.context_hmac.take());
+                    act.items.push(Item { context_hmac, ..item(index, Some(key_id.to_string()), Some(error)) });
                 }
                 if let Some(result) = results.get_mut(index) {
                     *result = out;
@@ -210,7 +210,7 @@ fn sort_in<A>(groups: &mut Vec<Group<A>>, index: usize, item: Admitted<A>, cost:
 
 fn item(index: usize, key_id: Option<String>, error: Option<&KmsError>) -> Item {
     let outcome = error.map_or(Outcome::Asked, |error| Outcome::Failed(Cow::Borrowed(error.reason())));
-    Item { index: u32::try_from(index).unwrap_or(u32::MAX), key_id, outcome }
+    Item { index: u32::try_from(index).unwrap_or(u32::MAX), key_id, outcome, context_hmac: None }
 }
 
 /// Of a batch: allowed where one item is, denied where one was and none is allowed.

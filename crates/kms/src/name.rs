@@ -118,10 +118,19 @@ macro_rules! text {
 }
 
 text! {
-    /// Who a grant is for: `token/ACCESSOR` or `cert/ROLE`, at most 256 bytes.
+    /// Who a grant is for: `token/ACCESSOR`, or `cert/ROLE@LINEAGE` of the role as it is now (`cert/ROLE` where it has no
+    /// lineage), at most 256 bytes.
     PrincipalName, 256, |raw| {
         let name = raw.strip_prefix("token/").or_else(|| raw.strip_prefix("cert/"));
         name.is_some_and(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/'))
+    }
+}
+
+impl PrincipalName {
+    /// Whether this name, as people give it, means the principal: `cert/ROLE` means every role that ever bore it.
+    pub fn names(&self, principal: &Self) -> bool {
+        let rest = principal.0.strip_prefix(&*self.0);
+        rest.is_some_and(|rest| rest.is_empty() || (rest.starts_with('@') && self.0.starts_with("cert/")))
     }
 }
 
@@ -185,6 +194,19 @@ mod tests {
             (&format!("cert/{}", "a".repeat(252)), false),
         ] {
             assert_eq!(PrincipalName::parse(raw).is_ok(), legal, "{raw:?}");
+        }
+        for (name, principal, meant) in [
+            ("cert/ci", "cert/ci", true),
+            ("cert/ci", "cert/ci@00ff", true),
+            ("cert/ci@00ff", "cert/ci@00ff", true),
+            ("cert/ci@00ff", "cert/ci", false),
+            ("cert/ci@00ff", "cert/ci@00fe", false),
+            ("cert/c", "cert/ci@00ff", false),
+            ("token/ci", "token/ci@00ff", false),
+            ("token/ci", "cert/ci", false),
+        ] {
+            let [parsed, of] = [name, principal].map(|raw| PrincipalName::parse(raw).unwrap());
+            assert_eq!(parsed.names(&of), meant, "{name} {principal}");
         }
         for (raw, legal) in [
             ("0123456789abcdef0123456789abcdef", true),

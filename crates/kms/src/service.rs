@@ -89,8 +89,8 @@ impl Kms {
             (Verdict::Nothing, Some(_)) => Some(self.store().grants(id).await?),
             (Verdict::Nothing | Verdict::Allow { .. } | Verdict::Deny { .. }, _) => None,
         };
-        let ask = right.grant.map(|operation| Ask { principal: by.name(), operation, context, now: act.call.now });
-        let own = grants.as_ref().map_or(&[][..], |grants| grants.of(by.name()));
+        let ask = right.grant.map(|operation| Ask { principal: by.id(), operation, context, now: act.call.now });
+        let own = grants.as_ref().map_or(&[][..], |grants| grants.of(by.id()));
         let (decision, rule) = match decide(verdict, own, ask.as_ref()) {
             Access::ByPolicy { rule } => (Decision::Allowed, Cow::Borrowed(rule)),
             Access::ByGrant(grant) => (Decision::Allowed, Cow::Owned(format!("grant/{}", grant.id))),
@@ -118,15 +118,14 @@ impl Kms {
 
     /// The digest that binds `context`, made once; notes its keyed hash for the record.
     pub(crate) fn bind(&self, act: &mut Act<'_>, context: &EncryptionContext) -> [u8; 32] {
+        act.context = None;
         if context.is_empty() {
             return *EMPTY_CONTEXT_DIGEST;
         }
         let digest = context.digest();
-        if !act.is_batch {
-            let hash = self.inner.seams.barrier.keyed_hash(b"kms/context", &digest);
-            let mut text = [0; 64];
-            act.context = hex::encode_to_slice(hash, &mut text).is_ok().then_some(text);
-        }
+        let hash = self.inner.seams.barrier.keyed_hash(b"kms/context", &digest);
+        let mut text = [0; 64];
+        act.context = hex::encode_to_slice(hash, &mut text).is_ok().then_some(text);
         digest
     }
 

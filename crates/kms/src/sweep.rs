@@ -94,7 +94,7 @@ fn system_record<'a>(now: Timestamp, operation: &'a str, path: &'a str) -> Recor
 
 fn named(index: usize, key: &KeyId) -> Item {
     let index = u32::try_from(index).unwrap_or(u32::MAX);
-    Item { index, key_id: Some(key.to_string()), outcome: Outcome::Done }
+    Item { index, key_id: Some(key.to_string()), outcome: Outcome::Done, context_hmac: None }
 }
 
 /// `<tenant>/kms/deletion/<due>/<key id>`.

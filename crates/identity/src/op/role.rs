@@ -1,6 +1,7 @@
 //! Certificate roles: written, listed, dropped.
 //!
 //! Always: a match leads to one role; a role that is written again is another incarnation, and tokens made by the former die.
+//! Always: a role that is written again keeps its lineage, and grants with it; one that is made anew after its deletion does not.
 
 use super::token::within_own;
 use super::{ATTEMPTS_MAX, PageRequest};
@@ -8,12 +9,12 @@ use crate::certificate::CertificateRole;
 use crate::error::IdentityError;
 use crate::name::RoleName;
 use crate::policy::Capability;
-use crate::principal::Principal;
+use crate::principal::{Principal, role_id};
 use crate::service::Identities;
-use crate::store::{self, StoredRole};
+use crate::store::{self, Layout, StoredRole};
 use crate::{ChangeError, RequestInfo};
 use std::sync::Arc;
-use storage::{AtLeast, Batch};
+use storage::{AtLeast, Barrier, BarrierError, Batch, StorageError};
 
 /// Certificate roles in the order of their names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,11 +90,13 @@ impl Identities {
         let (_, found) = self.barrier.get(&[at.clone(), matched.clone()], AtLeast::Latest).await?;
         let mut found = found.into_iter();
         let mut batch = self.changes.batch()?;
-        batch = match found.next().flatten() {
-            None => batch.absent(at.clone()),
+        let lineage;
+        (batch, lineage) = match found.next().flatten() {
+            None => (batch.absent(at.clone()), Some(self.barrier.random()?)),
             Some(former) => {
                 let batch = batch.revision_is(at.clone(), former.revision);
-                batch.delete(self.layout.matched(&store::decode_role(&former.value)?.matches)?)
+                let former = store::decode_role(&former.value)?;
+                (batch.delete(self.layout.matched(&former.matches)?), former.lineage)
             }
         };
         batch = match found.next().flatten() {
@@ -108,6 +111,7 @@ impl Identities {
             matches: role.matches.clone(),
             policies: Arc::clone(&role.policies),
             incarnation: self.barrier.random()?,
+            lineage,
         };
         let sealed = self.barrier.seal(&at, &store::encode_role(&stored)?)?;
         let name = self.barrier.seal(&matched, role.name.as_str().as_bytes())?;
@@ -124,11 +128,27 @@ impl Identities {
         for (path, opened) in &found.entries {
             let name = path.segments().last().and_then(|name| RoleName::parse(name).ok());
             let name = name.ok_or(IdentityError::Internal("roles stand under their names"))?;
-            let StoredRole { matches, policies, incarnation: _ } = store::decode_role(&opened.value)?;
+            let StoredRole { matches, policies, incarnation: _, lineage: _ } = store::decode_role(&opened.value)?;
             roles.push(CertificateRole { name, matches, policies });
         }
         let next_marker = roles.last().filter(|_| found.more).map(|role| role.name.as_str().to_owned());
         Ok(CertificateRolePage { roles, next_marker })
+    }
+}
+
+/// The id of the principal that `name` names now, where that is `cert/ROLE` and the role is there; else `name` itself.
+pub async fn principal_id(barrier: &Arc<Barrier>, tenant: &[u8; 16], name: &str) -> Result<String, BarrierError> {
+    let role = name.strip_prefix("cert/").and_then(|role| RoleName::parse(role).ok());
+    let Some(role) = role else { return Ok(name.to_owned()) };
+    let path = Layout::new(Arc::clone(barrier), tenant).and_then(|layout| layout.role(&role));
+    let path = path.map_err(|_| StorageError::TooLarge)?;
+    let (_, found) = barrier.get(std::slice::from_ref(&path), AtLeast::Latest).await?;
+    match found.into_iter().flatten().next() {
+        Some(stored) => match store::decode_role(&stored.value) {
+            Ok(stored) => Ok(role_id(&role, stored.lineage)),
+            Err(_) => Err(BarrierError::Altered(path)),
+        },
+        None => Ok(name.to_owned()),
     }
 }
 

@@ -14,6 +14,8 @@ pub(crate) struct StoredRole {
     pub(crate) matches: CertificateMatch,
     pub(crate) policies: Arc<[PolicyName]>,
     pub(crate) incarnation: [u8; 16],
+    /// The same for as long as the name is taken, whatever is written under it. Roles from before there was one have none.
+    pub(crate) lineage: Option<[u8; 16]>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,6 +56,8 @@ struct Role {
     matches: Matches,
     policies: Vec<String>,
     incarnation: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lineage: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -139,6 +143,7 @@ pub(crate) fn encode_role(role: &StoredRole) -> Result<Vec<u8>, IdentityError> {
         },
         policies: names(&role.policies),
         incarnation: hex::encode(role.incarnation),
+        lineage: role.lineage.map(hex::encode),
     })
 }
 
@@ -153,10 +158,15 @@ fn from_role(role: Role) -> Option<StoredRole> {
         Matches::CommonName(name) => CertificateMatch::CommonName(name),
         Matches::SubjectAlternativeName(name) => CertificateMatch::SubjectAlternativeName(name),
     };
+    let lineage = match role.lineage {
+        Some(lineage) => Some(bytes(&lineage)?),
+        None => None,
+    };
     (role.version == VERSION).then_some(StoredRole {
         matches,
         policies: parse_names(&role.policies)?,
         incarnation: bytes(&role.incarnation)?,
+        lineage,
     })
 }
 

@@ -46,7 +46,7 @@ impl Kms {
         }
         let request = command.digest();
         let slot = match &command.client_request_id {
-            Some(id) => Some(self.store().request_path(act.by.name(), id)?),
+            Some(id) => Some(self.store().request_path(act.by.id(), id)?),
             None => None,
         };
         let mut made = None;

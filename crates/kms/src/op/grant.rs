@@ -85,6 +85,11 @@ impl Kms {
         let id = self.resolve(act, &command.key).await?;
         self.authorise(act, &id, Right::CREATE_GRANT, None).await?;
         let mut grant = drafted(act.by, act.call.now, command)?;
+        grant.grantee = self.now_named(grant.grantee).await?;
+        grant.retiring = match grant.retiring {
+            Some(retiring) => Some(self.now_named(retiring).await?),
+            None => None,
+        };
         let path = self.store().key_path(&id)?;
         for _ in 0..ATTEMPTS_MAX {
             let key = self.store().key_now(&id).await?.ok_or(KmsError::KeyNotFound)?;
@@ -112,6 +117,12 @@ impl Kms {
             }
         }
         Err(KmsError::Conflict)
+    }
+
+    /// Whom the name means: what is given to a role is not given to a later one of its name.
+    async fn now_named(&self, name: PrincipalName) -> Result<PrincipalName, KmsError> {
+        let id = identity::principal_id(&self.inner.seams.barrier, &self.tenant(), name.as_str()).await?;
+        PrincipalName::parse(&id).map_err(|_| KmsError::Internal("a principal's id is a principal's name"))
     }
 
     /// Makes room by dropping some that have expired. Calls at one moment can go beyond the limit, each by one.
@@ -147,7 +158,7 @@ impl Kms {
         let pick = |_: &TenantId, bytes: &[u8]| {
             let grant = codec::decode_grant(bytes)?;
             let wanted = command.grant_id.is_none_or(|id| id == grant.id)
-                && command.grantee.as_ref().is_none_or(|grantee| *grantee == grant.grantee);
+                && command.grantee.as_ref().is_none_or(|grantee| grantee.names(&grant.grantee));
             Some(wanted.then_some(grant))
         };
         Ok((id, self.store().page(&prefix, &paging, pick).await?))
@@ -179,7 +190,7 @@ impl Kms {
                 Verdict::Deny { .. } | Verdict::Nothing => Err(KmsError::PermissionDenied),
             };
         };
-        if !found.value.may_be_retired_by(act.by.name(), act.call.now) {
+        if !found.value.may_be_retired_by(act.by.id(), act.call.now) {
             return Err(KmsError::PermissionDenied);
         }
         act.decision = Decision::Allowed;
@@ -205,8 +216,8 @@ fn drafted(by: &Principal, now: Timestamp, command: CreateGrant) -> Result<Grant
         name,
         grantee,
         retiring,
-        issuing: PrincipalName::parse(by.name())
-            .map_err(|_| KmsError::Internal("a principal has a principal's name"))?,
+        issuing: PrincipalName::parse(by.id())
+            .map_err(|_| KmsError::Internal("a principal's id is a principal's name"))?,
         operations: operations.ok_or(KmsError::InvalidField("operations"))?,
         constraints,
         created: now,
@@ -225,7 +236,7 @@ fn room(present: &[Grant], now: Timestamp) -> Result<impl Iterator<Item = &Grant
 /// Whose right to grant is a grant gives no more than that grant holds.
 fn may_delegate(present: &[Grant], act: &Act<'_>, child: &Grant) -> bool {
     let operation = GrantOperation::CreateGrant;
-    let ask = Ask { principal: act.by.name(), operation, context: None, now: act.call.now };
+    let ask = Ask { principal: act.by.id(), operation, context: None, now: act.call.now };
     present.iter().any(|own| own.allows(&ask) && own.covers(child))
 }
 

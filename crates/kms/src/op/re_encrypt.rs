@@ -46,24 +46,25 @@ impl Kms {
         }
     }
 
-    /// The record's path and context are the source's; its items name both keys.
+    /// The record's path and context are the source's; its items name both keys, each with its context. Where the
+    /// destination is refused, path and context are what it was refused for, and the source stands in the items.
     async fn admit_both(&self, act: &mut Act<'_>, command: ReEncrypt) -> Result<(Request, [KeyId; 2], u32), KmsError> {
         let ReEncrypt { ciphertext_blob: blob, source_context, source_key, destination_key, destination_context } =
             command;
-        let to_aad_digest = destination_context.digest();
         let from_aad_digest = self.bind(act, &source_context);
         let (source, version) =
             self.admit_blob(act, &blob, source_key.as_ref(), Right::RE_ENCRYPT_FROM, &source_context).await?;
-        let (from_path, from_rule) = (act.path.clone(), act.rule.clone());
+        let (from_path, from_rule, from_context) = (act.path.clone(), act.rule.clone(), act.context);
+        act.with_key(&source.id, Outcome::Asked);
+        let to_aad_digest = self.bind(act, &destination_context);
         let usage = KeyUsage::EncryptDecrypt;
         let destination =
             self.admit(act, &destination_key, Right::RE_ENCRYPT_TO, usage, Some(&destination_context)).await?;
-        act.path = from_path;
+        act.with_key(&destination.id, Outcome::Asked);
+        (act.path, act.context) = (from_path, from_context);
         if from_rule != act.rule {
             act.rule = format!("{from_rule}, {}", act.rule).into();
         }
-        act.with_key(&source.id, Outcome::Asked);
-        act.with_key(&destination.id, Outcome::Asked);
         let from = source.version(version).ok_or(KmsError::InvalidCiphertext)?.token.clone();
         let (to_version, to) = destination.current().ok_or(KmsError::Internal("a usable key has a current version"))?;
         let request = Request::ReEncrypt { from, to: to.token.clone(), from_aad_digest, to_aad_digest, blob };

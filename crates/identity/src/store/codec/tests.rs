@@ -51,13 +51,14 @@ fn what_version_1_stored_is_read_for_ever() {
     let stored = include_str!("golden/uses.json").trim_end();
     assert_eq!(decode_uses(&secret(stored)).unwrap(), 3);
     assert_eq!(encode_uses(3).unwrap(), stored.as_bytes());
-    for (stored, matches) in [
-        (include_str!("golden/role_thumbprint.json"), CertificateMatch::Thumbprint([1; 32])),
-        (include_str!("golden/role_common_name.json"), CertificateMatch::CommonName("web 1".into())),
-        (include_str!("golden/role_san.json"), CertificateMatch::SubjectAlternativeName("spiffe://a/b".into())),
+    for (stored, matches, lineage) in [
+        (include_str!("golden/role_thumbprint.json"), CertificateMatch::Thumbprint([1; 32]), None),
+        (include_str!("golden/role_common_name.json"), CertificateMatch::CommonName("web 1".into()), None),
+        (include_str!("golden/role_san.json"), CertificateMatch::SubjectAlternativeName("spiffe://a/b".into()), None),
+        (include_str!("golden/role_lineage.json"), CertificateMatch::CommonName("web 1".into()), Some([5; 16])),
     ] {
         let stored = stored.trim_end();
-        let role = StoredRole { matches, policies: Arc::new([name("a")]), incarnation: [4; 16] };
+        let role = StoredRole { matches, policies: Arc::new([name("a")]), incarnation: [4; 16], lineage };
         assert_eq!(decode_role(&secret(stored)).unwrap(), role, "{stored}");
         assert_eq!(encode_role(&role).unwrap(), stored.as_bytes(), "{stored}");
     }
