@@ -7,6 +7,7 @@
 pub mod checkpoint;
 pub mod file;
 pub mod note;
+pub mod proof;
 pub mod read;
 pub mod record;
 pub mod tile;

@@ -85,6 +85,14 @@ pub fn root(reader: &dyn TileReader, size: u64) -> Result<Hash, TileError> {
     Nodes::new(reader, size).root_of(0, size)
 }
 
+/// The hash of leaf `index` in the tree of `size` leaves.
+pub fn leaf(reader: &dyn TileReader, index: u64, size: u64) -> Result<Hash, TileError> {
+    if index >= size {
+        return Err(TileError::Range);
+    }
+    Nodes::new(reader, size).node(0, index)
+}
+
 /// The audit path of leaf `index` in the tree of `size` leaves (RFC 6962 §2.1.1), from the leaf up.
 pub fn inclusion_proof(reader: &dyn TileReader, index: u64, size: u64) -> Result<Vec<Hash>, TileError> {
     if index >= size {

@@ -117,6 +117,7 @@ fn roots_proofs_and_resumed_trees_agree_with_those_over_all_leaves_at_every_size
         assert_eq!((resumed.size, &resumed.subtrees, &resumed.edge), (count, &tiles.subtrees, &tiles.edge));
         for index in (0..size).step_by(step) {
             let proof = inclusion_proof(&reader, index as u64, count).unwrap();
+            assert_eq!(leaf(&reader, index as u64, count).unwrap(), slice[index]);
             verify_inclusion(&slice[index], index as u64, count, &expected, &proof).unwrap();
         }
         for old in (0..=size).step_by(step) {
@@ -263,6 +264,7 @@ fn what_is_not_there_or_has_another_length_is_an_error() {
     assert!(matches!(inclusion_proof(&folder, 3, 300), Err(TileError::Missing(missing)) if missing == id));
     assert!(matches!(inclusion_proof(&folder, 300, 300), Err(TileError::Range)));
     assert!(matches!(inclusion_proof(&folder, 0, 0), Err(TileError::Range)));
+    assert!(matches!(leaf(&folder, 300, 300), Err(TileError::Range)));
     assert!(matches!(consistency_proof(&folder, 301, 300), Err(TileError::Range)));
     assert!(matches!(folder.write(id, &[[0; 32]; 255]), Err(TileError::Malformed(_))));
     assert!(matches!(folder.write(TileId { width: 0, ..id }, &[]), Err(TileError::Malformed(_))));
