@@ -46,6 +46,9 @@ pub struct Item {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
     pub outcome: Outcome,
+    /// Keyed hash of the item's own encryption context, hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_hmac: Option<String>,
 }
 
 /// One act. Encoded as one JSON line.
@@ -120,7 +123,12 @@ mod tests {
              \"subject\":{\"type\":\"token\",\"accessor\":\"ac\",\"name\":\"root\"},\
              \"decision\":\"not_reached\",\"outcome\":\"done\"}\n"
         );
-        let items = [Item { index: 3, key_id: None, outcome: Outcome::Failed("KEY_DISABLED".into()) }];
+        let items = [Item {
+            index: 3,
+            key_id: None,
+            outcome: Outcome::Failed("KEY_DISABLED".into()),
+            context_hmac: Some("dd".into()),
+        }];
         let changes = [("aa".to_owned(), "bb".to_owned())];
         record.path = "kms/keys/k/decrypt";
         record.from = "192.0.2.1:5";
@@ -136,7 +144,7 @@ mod tests {
              \"subject\":{\"type\":\"token\",\"accessor\":\"ac\",\"name\":\"root\"},\
              \"path\":\"kms/keys/k/decrypt\",\"from\":\"192.0.2.1:5\",\"decision\":\"allowed\",\"rule\":\"policy/x\",\
              \"outcome\":\"asked\",\"context_hmac\":\"cc\",\"changes\":[[\"aa\",\"bb\"]],\
-             \"items\":[{\"index\":3,\"outcome\":{\"failed\":\"KEY_DISABLED\"}}]}\n"
+             \"items\":[{\"index\":3,\"outcome\":{\"failed\":\"KEY_DISABLED\"},\"context_hmac\":\"dd\"}]}\n"
         );
     }
 

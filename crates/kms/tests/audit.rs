@@ -5,7 +5,7 @@ mod rig;
 
 use bytes::Bytes;
 use envelope::SecretBytes;
-use kms::{BATCH_ITEMS_MAX, DataKeyBytes, Decrypt, Encrypt, GenerateDataKey, KeyRef, KeySpec, KmsError};
+use kms::{BATCH_ITEMS_MAX, DataKeyBytes, Decrypt, Encrypt, GenerateDataKey, KeyRef, KeySpec, KmsError, ReEncrypt};
 
 use rig::{Rig, context, create, data_key, id, told, unknown_id};
 
@@ -48,6 +48,87 @@ async fn a_record_says_who_did_what_to_which_key_from_where_by_which_rule() {
     assert_eq!(again[0]["context_hmac"], context_hmac);
     assert_ne!(other[0]["context_hmac"], context_hmac);
     assert!(none[0].get("context_hmac").is_none());
+}
+
+/// The hash that a call of its own with these pairs has in its record.
+async fn hash_of(rig: &Rig, key: &KeyRef, pairs: &[(&str, &str)]) -> serde_json::Value {
+    let command = GenerateDataKey { context: context(pairs), ..data_key(key) };
+    let (made, records) = rig.recorded(rig.kms.generate_data_key(&rig.root, &rig.call(), command)).await;
+    made.unwrap();
+    assert!(records[0]["context_hmac"].is_string());
+    records[0]["context_hmac"].clone()
+}
+
+#[tokio::test]
+async fn each_item_of_a_batch_is_told_with_its_own_context() {
+    let rig = Rig::new().await;
+    let key = id(&rig.key(KeySpec::Aes256).await);
+    let (blue, red) =
+        (hash_of(&rig, &key, &[("tenant", "blue")]).await, hash_of(&rig, &key, &[("tenant", "red")]).await);
+    let item = |pairs| Ok(GenerateDataKey { context: context(pairs), ..data_key(&key) });
+    let items = vec![
+        item(&[("tenant", "blue")]),
+        item(&[]),
+        Err(KmsError::InvalidField("key_id")),
+        item(&[("tenant", "red")]),
+        Ok(GenerateDataKey { context: context(&[("tenant", "blue")]), ..data_key(&KeyRef::Id(unknown_id())) }),
+    ];
+    let (results, records) = rig.recorded(rig.kms.batch_generate_data_key(&rig.root, &rig.call(), items)).await;
+    let results = results.unwrap();
+    let hashes = |record: &serde_json::Value| -> Vec<_> {
+        record["items"].as_array().unwrap().iter().map(|item| item["context_hmac"].clone()).collect()
+    };
+    let none = serde_json::Value::Null;
+    assert_eq!(hashes(&records[0]), [blue.clone(), none.clone(), none.clone(), red.clone(), blue.clone()]);
+    assert!(records[0].get("context_hmac").is_none(), "no item's context is the batch's");
+    // what the boundary refuses is told with its context too
+    let decrypt = |index: usize, pairs| {
+        let ciphertext_blob = results[index].as_ref().unwrap().ciphertext_blob.clone();
+        Ok(Decrypt { ciphertext_blob, context: context(pairs), key: None })
+    };
+    let items = vec![decrypt(0, &[("tenant", "blue")]), decrypt(1, &[]), decrypt(0, &[("tenant", "red")])];
+    let (opened, records) = rig.recorded(rig.kms.batch_decrypt(&rig.root, &rig.call(), items)).await;
+    assert_eq!(opened.unwrap().iter().map(told).collect::<Vec<_>>(), ["OK", "OK", "INVALID_CIPHERTEXT"]);
+    assert_eq!((hashes(&records[0]), hashes(&records[1])), (vec![blue, none, red.clone()], vec![red]));
+}
+
+#[tokio::test]
+async fn a_re_encryption_is_told_with_both_keys_and_both_contexts() {
+    let rig = Rig::new().await;
+    let (from, to) = (id(&rig.key(KeySpec::Aes256).await), id(&rig.key(KeySpec::Aes256).await));
+    let (KeyRef::Id(from_id), KeyRef::Id(to_id)) = (&from, &to) else { unreachable!() };
+    let (blue, red) = (hash_of(&rig, &to, &[("tenant", "blue")]).await, hash_of(&rig, &to, &[("tenant", "red")]).await);
+    let ciphertext_blob = rig.encrypt(&from, b"text", &[("tenant", "blue")]).await;
+    let command = |destination_key: &KeyRef| ReEncrypt {
+        ciphertext_blob: ciphertext_blob.clone(),
+        source_context: context(&[("tenant", "blue")]),
+        source_key: None,
+        destination_key: destination_key.clone(),
+        destination_context: context(&[("tenant", "red")]),
+    };
+    let (moved, records) = rig.recorded(rig.kms.re_encrypt(&rig.root, &rig.call(), command(&to))).await;
+    moved.unwrap();
+    let record = &records[0];
+    assert_eq!(
+        (&record["path"], &record["context_hmac"]),
+        (&format!("kms/keys/{from_id}/re-encrypt-from").into(), &blue)
+    );
+    for (index, key_id, context) in [(0, from_id, &blue), (1, to_id, &red)] {
+        let item = &record["items"][index];
+        assert_eq!((&item["key_id"], &item["context_hmac"]), (&key_id.to_string().into(), context), "{index}");
+    }
+    // refused for its destination
+    let policy = format!(r#"path "kms/keys/{from_id}/re-encrypt-from" {{ capabilities = ["update"] }}"#);
+    let by = rig.principal("movers", &policy).await;
+    let (moved, records) = rig.recorded(rig.kms.re_encrypt(&by, &rig.call(), command(&to))).await;
+    assert_eq!(told(&moved), "PERMISSION_DENIED");
+    let record = &records[0];
+    assert_eq!((&record["path"], &record["context_hmac"]), (&format!("kms/keys/{to_id}/re-encrypt-to").into(), &red));
+    assert_eq!(record["items"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&record["items"][0]["key_id"], &record["items"][0]["context_hmac"]),
+        (&from_id.to_string().into(), &blue)
+    );
 }
 
 #[tokio::test]
