@@ -1,12 +1,27 @@
 //! What a record says: who, what, from where, decided how, with which outcome.
+//!
+//! Always: one record has one encoding, and JSON is derived from it. Its schema, for those who read logs without us, is
+//! `proto/strongroom/audit/v1/record.proto`.
+//! Never: a secret value. Where one matters, its keyed hash stands.
+
+mod entry;
+mod json;
+mod personal;
+mod wire;
+
+pub use entry::{Entry, NotOpened, Sealed, finish, is_entry};
+pub use personal::{
+    AuditorPublic, AuditorSecret, NoRandomness, Period, PeriodKey, PeriodKeys, ReadingKey, Rejected,
+    SEALED_PERIOD_KEY_BYTES, SealedPeriodKey,
+};
 
 use bytes::Bytes;
 use envelope::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
 /// Who asked. A plain name: the log knows neither tokens nor entities.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Subject {
     /// A token, by its accessor.
@@ -19,7 +34,7 @@ pub enum Subject {
     System,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
     Allowed,
@@ -29,7 +44,7 @@ pub enum Decision {
 }
 
 /// What is known when the record is made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Authorised, and the boundary was asked; a failure adds a second record.
@@ -40,18 +55,26 @@ pub enum Outcome {
 }
 
 /// One item of a batch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
     pub index: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_id: Option<String>,
     pub outcome: Outcome,
     /// Keyed hash of the item's own encryption context, hexadecimal.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context_hmac: Option<String>,
 }
 
-/// One act. Encoded as one JSON line.
+/// Where the store stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreState {
+    pub revision: u64,
+    /// The cluster's: rises when a store that went back is taken for good.
+    pub generation: u64,
+}
+
+/// One act.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Record<'a> {
     /// Unix milliseconds.
@@ -78,6 +101,38 @@ pub struct Record<'a> {
     pub changes: &'a [(String, String)],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub items: &'a [Item],
+    /// Whom the subject belongs to, or empty.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub entity: &'a str,
+    /// A client certificate shown beside what the subject is recognised by: SHA-256 of its DER, hexadecimal; or empty.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub certificate: &'a str,
+    /// The server node, or empty.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub node: &'a str,
+    /// From `time` until the outcome was known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_micros: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreState>,
+}
+
+/// What is no entry, or no draft of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Empty, or longer than [`ENTRY_BYTES_MAX`].
+    #[error("an entry has 1 to {ENTRY_BYTES_MAX} bytes")]
+    Length,
+    #[error("the checksum is wrong")]
+    Checksum,
+    /// A field that is unknown, cut off, of another type, not UTF-8, or missing.
+    #[error("a field is malformed")]
+    Field,
+    /// It can be read, and is not what an encoder writes: other order, defaults told, numbers too long.
+    #[error("the encoding is not the canonical one")]
+    NotCanonical,
+    #[error("the period's key has sealed all that it may")]
+    KeyUsedUp,
 }
 
 impl<'a> Record<'a> {
@@ -95,6 +150,11 @@ impl<'a> Record<'a> {
             context_hmac: None,
             changes: &[],
             items: &[],
+            entity: "",
+            certificate: "",
+            node: "",
+            latency_micros: None,
+            store: None,
         }
     }
 
@@ -107,53 +167,36 @@ impl<'a> Record<'a> {
         }
         line.into()
     }
+
+    /// What a sink takes: length of the public part (u16, big-endian), the public part, the personal part. [`finish`] makes
+    /// the entry of it. A record that fits no entry has an empty draft, which no sink takes: it is not logged, so what it
+    /// tells is not done.
+    pub fn draft(&self) -> Bytes {
+        let mut draft = Vec::with_capacity(DRAFT_BYTES_USUAL);
+        draft.extend_from_slice(&[0; 2]);
+        entry::write_public(&mut draft, self);
+        let public = u16::try_from(draft.len() - 2).unwrap_or(u16::MAX);
+        entry::write_personal(&mut draft, self);
+        if draft.len() > DRAFT_BYTES_MAX {
+            tracing::error!(
+                request_id = self.request_id,
+                operation = self.operation,
+                "a record is too long to be logged"
+            );
+            return Bytes::new();
+        }
+        if let Some(length) = draft.first_chunk_mut() {
+            *length = public.to_be_bytes();
+        }
+        draft.into()
+    }
 }
+
+/// c2sp.org/tlog-tiles, "Log Entries": a length is a u16.
+pub const ENTRY_BYTES_MAX: usize = u16::MAX as usize;
+/// Leaves room for what [`finish`] adds.
+pub const DRAFT_BYTES_MAX: usize = ENTRY_BYTES_MAX - 128;
+const DRAFT_BYTES_USUAL: usize = 320;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_is_one_line_that_leaves_out_what_is_not_known() {
-        let subject = Subject::Token { accessor: "ac".into(), name: "root".into() };
-        let mut record = Record::new(Timestamp::from_unix_millis(7), "r-1", "Decrypt", &subject);
-        assert_eq!(
-            record.encode(),
-            "{\"time\":7,\"request_id\":\"r-1\",\"operation\":\"Decrypt\",\
-             \"subject\":{\"type\":\"token\",\"accessor\":\"ac\",\"name\":\"root\"},\
-             \"decision\":\"not_reached\",\"outcome\":\"done\"}\n"
-        );
-        let items = [Item {
-            index: 3,
-            key_id: None,
-            outcome: Outcome::Failed("KEY_DISABLED".into()),
-            context_hmac: Some("dd".into()),
-        }];
-        let changes = [("aa".to_owned(), "bb".to_owned())];
-        record.path = "kms/keys/k/decrypt";
-        record.from = "192.0.2.1:5";
-        record.decision = Decision::Allowed;
-        record.rule = "policy/x";
-        record.outcome = Outcome::Asked;
-        record.context_hmac = Some("cc");
-        record.changes = &changes;
-        record.items = &items;
-        assert_eq!(
-            record.encode(),
-            "{\"time\":7,\"request_id\":\"r-1\",\"operation\":\"Decrypt\",\
-             \"subject\":{\"type\":\"token\",\"accessor\":\"ac\",\"name\":\"root\"},\
-             \"path\":\"kms/keys/k/decrypt\",\"from\":\"192.0.2.1:5\",\"decision\":\"allowed\",\"rule\":\"policy/x\",\
-             \"outcome\":\"asked\",\"context_hmac\":\"cc\",\"changes\":[[\"aa\",\"bb\"]],\
-             \"items\":[{\"index\":3,\"outcome\":{\"failed\":\"KEY_DISABLED\"},\"context_hmac\":\"dd\"}]}\n"
-        );
-    }
-
-    #[test]
-    fn no_text_breaks_out_of_its_line() {
-        let subject = Subject::Certificate { thumbprint: "t\n".into(), name: "\"}\n{\"\0\u{2028}\u{7f}".into() };
-        let line = Record::new(Timestamp::default(), "a\r\nb", "\u{1b}[2J", &subject).encode();
-        let breaks = line.iter().filter(|byte| **byte < b' ').count();
-        assert_eq!((breaks, line.last()), (1, Some(&b'\n')));
-        assert!(serde_json::from_slice::<serde_json::Value>(&line).is_ok());
-    }
-}
+mod tests;
