@@ -5,12 +5,14 @@
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
+pub mod export;
 pub mod file;
 pub mod note;
 pub mod proof;
 pub mod read;
 pub mod record;
 pub mod tile;
+pub mod verify;
 
 pub use file::FileSink;
 pub use record::{Decision, Item, Outcome, Record, Subject};

@@ -8,6 +8,8 @@
 
 mod folder;
 mod memory;
+#[cfg(test)]
+pub(crate) mod rig;
 
 pub use folder::{CHECKPOINT, LogFolder, VERIFIER_KEY};
 pub use memory::LogMemory;
