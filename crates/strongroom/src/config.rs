@@ -64,13 +64,18 @@ pub struct Limits {
     pub streams: u32,
     /// Seconds for a TLS handshake, and then for the first bytes.
     pub handshake_secs: u64,
+    /// Seconds without a request after which a connection ends; it may be up to twice as long.
+    pub idle_secs: u64,
+    /// Seconds after which a connection ends though it is in use (up to a tenth sooner): clients connect again, and show
+    /// their certificates again. What has begun then may take 35 seconds more; a backup must end by then.
+    pub max_age_secs: u64,
     /// Threads that serve; 0: one a core.
     pub threads: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 10_000, streams: 256, handshake_secs: 10, threads: 0 }
+        Self { connections: 10_000, streams: 256, handshake_secs: 10, idle_secs: 300, max_age_secs: 3600, threads: 0 }
     }
 }
 
@@ -90,6 +95,11 @@ impl Config {
         if self.limits.connections == 0 || self.limits.streams == 0 {
             bail!("`limits.connections` and `limits.streams` are at least 1");
         }
+        for (name, secs) in [("idle_secs", self.limits.idle_secs), ("max_age_secs", self.limits.max_age_secs)] {
+            if !(1..=LIFE_SECS_MAX).contains(&secs) {
+                bail!("`limits.{name}` is 1 to {LIFE_SECS_MAX}");
+            }
+        }
         Ok(())
     }
 
@@ -101,6 +111,9 @@ impl Config {
         self.data_dir.join("store.db")
     }
 }
+
+/// A week.
+const LIFE_SECS_MAX: u64 = 7 * 24 * 3600;
 
 #[cfg(test)]
 mod tests {
@@ -125,6 +138,8 @@ mod tests {
             ("data_dir", "datadir"),
             ("[boundary]", "[boundry]"),
             ("pin = ", "pins = "),
+            ("[boundary]", "[limits]\nidle_secs = 0\n[boundary]"),
+            ("[boundary]", "[limits]\nmax_age_secs = 604801\n[boundary]"),
         ] {
             assert!(parse(&SOUND.replace(from, to)).is_err(), "{to}");
         }

@@ -1,15 +1,21 @@
 //! The front door: accepts on one thread, hands connections to the cores in turn, bounds everything on the way in.
 //!
-//! Always: a handshake, the first bytes after it, a header block, a stream count and the number of connections have limits.
+//! Always: a handshake, the first bytes after it, a header block, a stream count, the number of connections and the life of
+//! each have limits.
+//! Always: a client certificate counts until its time is over, not as long as its connection.
 //! Never: a decision about a request.
 
+mod life;
+
+use crate::clock::SystemClock;
 use crate::config::Limits;
 use anyhow::{Context as _, Result};
-use api::{Peer, PeerCertificate};
+use envelope::Clock;
 use http::{Request, Response};
 use hyper::body::Body as HttpBody;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use life::{Caller, Requests, Tracked};
 use std::convert::Infallible;
 use std::error::Error;
 use std::io;
@@ -33,13 +39,13 @@ pub type Room<F> = (Handle, F);
 pub trait Front:
     Service<Request<Body>, Response = Response<Self::Reply>, Error = Infallible, Future: Send> + Clone + Send + 'static
 {
-    type Reply: HttpBody<Data = bytes::Bytes, Error: Into<Box<dyn Error + Send + Sync>> + Send> + Send + 'static;
+    type Reply: HttpBody<Data = bytes::Bytes, Error: Into<Box<dyn Error + Send + Sync>> + Send> + Send + Unpin + 'static;
 }
 
 impl<F, B> Front for F
 where
     F: Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
-    B: HttpBody<Data = bytes::Bytes, Error: Into<Box<dyn Error + Send + Sync>> + Send> + Send + 'static,
+    B: HttpBody<Data = bytes::Bytes, Error: Into<Box<dyn Error + Send + Sync>> + Send> + Send + Unpin + 'static,
 {
     type Reply = B;
 }
@@ -49,6 +55,9 @@ where
 struct Door {
     tls: Option<TlsAcceptor>,
     limits: Limits,
+    /// What has begun when a connection's life is over may take so long.
+    grace: Duration,
+    clock: Arc<dyn Clock>,
     open: Arc<AtomicUsize>,
     drain: watch::Receiver<bool>,
 }
@@ -70,12 +79,21 @@ impl Listener {
         limits: &Limits,
         rooms: Vec<Room<impl Front>>,
     ) -> Result<Self> {
+        Self::start_with(bind, tls, (limits, GRACE, Arc::new(SystemClock)), rooms)
+    }
+
+    fn start_with(
+        bind: SocketAddr,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        (limits, grace, clock): (&Limits, Duration, Arc<dyn Clock>),
+        rooms: Vec<Room<impl Front>>,
+    ) -> Result<Self> {
         let socket = TcpListener::bind(bind).with_context(|| format!("cannot listen on {bind}"))?;
         let local = socket.local_addr()?;
         let (drain, draining) = watch::channel(false);
         let (stopping, open) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let door =
-            Door { tls: tls.map(TlsAcceptor::from), limits: limits.clone(), open: Arc::clone(&open), drain: draining };
+        let (tls, limits) = (tls.map(TlsAcceptor::from), limits.clone());
+        let door = Door { tls, limits, grace, clock, open: Arc::clone(&open), drain: draining };
         let stop = Arc::clone(&stopping);
         std::thread::Builder::new().name("accept".into()).spawn(move || accept(&socket, &door, &rooms, &stop))?;
         Ok(Self { local, stopping, drain, open })
@@ -152,14 +170,16 @@ async fn connection(door: Door, front: impl Front, stream: TcpStream, peer: Sock
     stream.set_nodelay(true)?;
     let stream = tokio::net::TcpStream::from_std(stream)?;
     match door.tls.clone() {
-        None => serve(door, front, stream, Peer { addr: peer.to_string(), certificate: None }).await,
+        None => serve(door, front, stream, (peer, Caller::nobody(peer.to_string()))).await,
         Some(acceptor) => {
             let within = Duration::from_secs(door.limits.handshake_secs);
             let stream =
                 tokio::time::timeout(within, acceptor.accept(stream)).await.context("handshake took too long")??;
-            let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-            let certificate = certificate.and_then(|der| PeerCertificate::from_der(der));
-            serve(door, front, stream, Peer { addr: peer.to_string(), certificate }).await
+            let caller = match stream.get_ref().1.peer_certificates() {
+                Some(chain) => Caller::certified(peer.to_string(), chain),
+                None => Caller::nobody(peer.to_string()),
+            };
+            serve(door, front, stream, (peer, caller)).await
         }
     }
 }
@@ -168,41 +188,65 @@ async fn serve(
     door: Door,
     front: impl Front,
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    peer: Peer,
+    (addr, caller): (SocketAddr, Caller),
 ) -> Result<()> {
-    let peer = Arc::new(peer);
+    let requests = Arc::new(Requests::default());
+    let over = life_over(door.clone(), addr, caller.clone(), Arc::clone(&requests));
+    let clock = Arc::clone(&door.clock);
     let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(Arc::clone(&peer));
-        front.clone().call(request.map(Body::new))
+        request.extensions_mut().insert(Arc::clone(caller.now(&*clock)));
+        let open = requests.begin();
+        let reply = front.clone().call(request.map(Body::new));
+        async move { reply.await.map(|reply| reply.map(|body| Tracked::new(body, open))) }
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ).max_buf_size(HEADER_BYTES_MAX);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(door.limits.streams)
-        .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(Some(64))
-        .keep_alive_interval(Some(KEEP_ALIVE))
-        .keep_alive_timeout(KEEP_ALIVE);
-    let mut drain = door.drain;
     let (stream, spoken) = Speaking::watch(stream);
     let spoken = tokio::time::timeout(Duration::from_secs(door.limits.handshake_secs), spoken);
+    let builder = protocols(&door.limits);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection, spoken);
+    tokio::pin!(connection, spoken, over);
     let mut awaited = true;
     loop {
         tokio::select! {
             ended = connection.as_mut() => return ended.map_err(anyhow::Error::from_boxed),
-            _ = drain.wait_for(|drain| *drain) => break,
+            () = over.as_mut() => break,
             spoken = spoken.as_mut(), if awaited => {
                 let _sent_or_gone = spoken.context("the peer does not say which protocol it speaks")?;
                 awaited = false;
             }
         }
     }
+    // RFC 9113 §6.8: GOAWAY, and what has begun goes on
     connection.as_mut().graceful_shutdown();
-    connection.await.map_err(anyhow::Error::from_boxed)
+    let ended = tokio::time::timeout(door.grace, connection).await;
+    ended.context("what had begun took too long, and is cut")?.map_err(anyhow::Error::from_boxed)
+}
+
+fn protocols(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ).max_buf_size(HEADER_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(Some(64))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .keep_alive_timeout(KEEP_ALIVE);
+    builder
+}
+
+/// Until the connection takes no more requests.
+async fn life_over(mut door: Door, addr: SocketAddr, caller: Caller, requests: Arc<Requests>) {
+    let age = Duration::from_secs(door.limits.max_age_secs);
+    // up to a tenth less, so that those who came together do not all come again together
+    let age = age - age / 160 * u32::from(addr.port() % 16);
+    tokio::select! {
+        () = requests.idle(Duration::from_secs(door.limits.idle_secs)) => {}
+        () = tokio::time::sleep(age) => {}
+        () = caller.ended(&*door.clock) => {}
+        // an error means that the listener is gone
+        _ = door.drain.wait_for(|drain| *drain) => {}
+    }
 }
 
 /// A stream that tells when its peer has sent as much as HTTP/2's preface: until then nothing else has an eye on the time.
@@ -267,69 +311,10 @@ const PREFACE_BYTES: usize = 24;
 const HEADER_READ: Duration = Duration::from_secs(5);
 /// A peer that answers no ping within this is gone (HTTP/2).
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// A unary request ends within 30 s; a stream that takes longer is cut.
+const GRACE: Duration = Duration::from_secs(35);
 /// Longest header block.
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cores::Cores;
-    use std::io::{Read as _, Write as _};
-    use std::time::Instant;
-
-    const LIMITS: Limits = Limits { connections: 3, streams: 8, handshake_secs: 1, threads: 1 };
-
-    fn start(cores: &Cores) -> Listener {
-        async fn panics() {
-            panic!("a defect of a handler");
-        }
-        let routes = || {
-            axum::Router::new()
-                .route("/", axum::routing::get(|| async { "ok" }))
-                .route("/defect", axum::routing::get(panics))
-        };
-        let rooms = cores.handles().iter().map(|core| (core.clone(), routes())).collect();
-        Listener::start("127.0.0.1:0".parse().unwrap(), None, &LIMITS, rooms).unwrap()
-    }
-
-    /// What the listener answers on a connection of its own; empty where it cuts it.
-    fn ask(listener: &Listener, path: &str) -> String {
-        let mut stream = TcpStream::connect(listener.local_addr()).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let _ = write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        let mut answer = String::new();
-        let _ = stream.read_to_string(&mut answer);
-        answer
-    }
-
-    #[test]
-    fn whoever_connects_and_says_nothing_does_not_keep_others_out() {
-        let cores = Cores::start(1).unwrap();
-        let listener = start(&cores);
-        // nothing, the beginning of HTTP/2's preface, the beginning of a request
-        let _silent: Vec<_> = ["", "PRI * HT", "GET / HTTP/1.1\r\nho"]
-            .map(|begun| {
-                let mut stream = TcpStream::connect(listener.local_addr()).unwrap();
-                stream.write_all(begun.as_bytes()).unwrap();
-                stream
-            })
-            .into();
-        let began = Instant::now();
-        while !ask(&listener, "/").ends_with("ok") {
-            assert!(began.elapsed() < Duration::from_secs(4), "the silent ones are still there");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        cores.stop();
-    }
-
-    #[test]
-    fn a_handler_that_panics_costs_its_connection_and_no_more() {
-        let cores = Cores::start(1).unwrap();
-        let listener = start(&cores);
-        for _ in 0..5 {
-            assert_eq!(ask(&listener, "/defect"), "");
-        }
-        assert!(ask(&listener, "/").ends_with("ok"), "each panic has kept its place");
-        cores.stop();
-    }
-}
+mod tests;
