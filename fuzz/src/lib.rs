@@ -4,6 +4,7 @@
 //! Never: IO, or state from one input to the next.
 #![forbid(unsafe_code)]
 
+use audit::record::{Entry, PeriodKeys, SealedPeriodKey, finish, is_entry};
 use envelope::ManualClock;
 use envelope::sealed::{Body, Malformed, parse_barrier, parse_blob, parse_system, parse_token};
 use envelope::stream::{CHUNK_BYTES, Decryptor, Encryptor, FileHeader, HEADER_BYTES_MIN, Prefix, SEALED_CHUNK_BYTES};
@@ -261,4 +262,38 @@ pub fn storage_model(data: &[u8]) {
     let store = Memory::with_clock(Arc::new(clock.clone()));
     let compared = storage::model::compare(&store, &clock, &storage::model::operations(data)).now_or_never();
     assert!(compared.is_some(), "memory makes nobody wait");
+}
+
+/// Entries of the audit log: as they come, with a checksum that is right, and as drafts; and sealed period keys.
+pub fn audit_entry(data: &[u8]) {
+    entry(data);
+    // so that the fuzzer need not find a checksum
+    if let Ok(length) = u16::try_from(data.len())
+        && let Ok(entry_of_data) = finish(&[&length.to_be_bytes()[..], data].concat(), None)
+    {
+        assert!(is_entry(&entry_of_data));
+        entry(&entry_of_data);
+    }
+    if let Ok(entry_of_draft) = finish(data, None) {
+        assert!(is_entry(&entry_of_draft));
+        entry(&entry_of_draft);
+    }
+    if let Ok(key) = SealedPeriodKey::parse(data) {
+        assert_eq!(key.to_bytes(), data);
+    }
+}
+
+fn entry(bytes: &[u8]) {
+    let Ok(mut entry) = Entry::decode(bytes) else { return };
+    assert!(is_entry(bytes) && entry.encode() == bytes);
+    let line = entry.to_json(None);
+    assert!(line.ends_with('\n') && line.bytes().filter(|byte| *byte < b' ').count() == 1, "{line:?}");
+    if entry.sealed().is_none() {
+        let draft = entry.record().draft();
+        // what fills an entry leaves no room that a draft needs
+        assert!(draft.is_empty() || finish(&draft, None).as_deref() == Ok(bytes));
+        assert_eq!(line.as_bytes(), entry.record().encode(), "both are the same line");
+        assert_eq!(finish(line.as_bytes(), None).as_deref().ok(), (!draft.is_empty()).then_some(bytes));
+    }
+    assert_eq!(entry.open(&PeriodKeys::default()).is_ok(), entry.sealed().is_none());
 }

@@ -71,7 +71,7 @@ fn full() -> Told {
                 index: 0,
                 key_id: Some("00112233-4455-6677-8899-aabbccddeeff".into()),
                 outcome: Outcome::Asked,
-                context_hmac: None,
+                context_hmac: Some("d7".repeat(32)),
             },
             Item { index: 300, key_id: None, outcome: Outcome::Failed("KEY_DISABLED".into()), context_hmac: None },
         ],
@@ -136,7 +136,12 @@ fn a_record_is_one_line_that_leaves_out_what_is_not_known() {
          \"subject\":{\"type\":\"token\",\"accessor\":\"ac\",\"name\":\"root\"},\
          \"decision\":\"not_reached\",\"outcome\":\"done\"}\n"
     );
-    let items = [Item { index: 3, key_id: None, outcome: Outcome::Failed("KEY_DISABLED".into()), context_hmac: None }];
+    let items = [Item {
+        index: 3,
+        key_id: None,
+        outcome: Outcome::Failed("KEY_DISABLED".into()),
+        context_hmac: Some("dd".into()),
+    }];
     let changes = [("aa".to_owned(), "bb".to_owned())];
     record.path = "kms/keys/k/decrypt";
     record.from = "192.0.2.1:5";
@@ -150,7 +155,7 @@ fn a_record_is_one_line_that_leaves_out_what_is_not_known() {
          \"subject\":{\"type\":\"token\",\"accessor\":\"ac\",\"name\":\"root\"},\
          \"path\":\"kms/keys/k/decrypt\",\"from\":\"192.0.2.1:5\",\"decision\":\"allowed\",\"rule\":\"policy/x\",\
          \"outcome\":\"asked\",\"context_hmac\":\"cc\",\"changes\":[[\"aa\",\"bb\"]],\
-         \"items\":[{\"index\":3,\"outcome\":{\"failed\":\"KEY_DISABLED\"}}]}\n";
+         \"items\":[{\"index\":3,\"outcome\":{\"failed\":\"KEY_DISABLED\"},\"context_hmac\":\"dd\"}]}\n";
     assert_eq!(record.encode(), line);
     assert_eq!(Entry::decode(&entry_of(&record)).unwrap().to_json(None), line);
 }
@@ -289,6 +294,15 @@ fn shown(message: &DynamicMessage) -> serde_json::Value {
     serde_json::Value::Object(fields.collect())
 }
 
+fn note_fields(message: &DynamicMessage, names: &mut BTreeSet<String>) {
+    use prost_reflect::Value;
+    for (field, value) in message.fields() {
+        names.insert(field.full_name().to_owned());
+        let inner = value.as_list().unwrap_or(std::slice::from_ref(value)).iter();
+        inner.filter_map(Value::as_message).for_each(|inner| note_fields(inner, names));
+    }
+}
+
 #[test]
 fn the_schema_reads_every_field_that_the_encoder_writes() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
@@ -300,7 +314,7 @@ fn the_schema_reads_every_field_that_the_encoder_writes() {
         let entry = finish(&record.draft(), key).unwrap();
         let message = DynamicMessage::decode(schema.clone(), &entry[..]).unwrap();
         assert_eq!(message.unknown_fields().count(), 0);
-        told_fields.extend(message.fields().map(|(field, _)| field.name().to_owned()));
+        note_fields(&message, &mut told_fields);
         let encoded = protox::prost::Message::encode_to_vec(&message);
         assert_eq!(encoded, entry, "protobuf's own encoder writes the same");
         shown(&message)
@@ -317,7 +331,10 @@ fn the_schema_reads_every_field_that_the_encoder_writes() {
             { "path_hmac": "5b".repeat(32), "value_sha256": "5c".repeat(32) },
         ],
         "items": [
-            { "key_id": "00112233445566778899aabbccddeeff", "outcome": "OUTCOME_ASKED" },
+            {
+                "key_id": "00112233445566778899aabbccddeeff", "outcome": "OUTCOME_ASKED",
+                "context_hmac": "d7".repeat(32),
+            },
             { "index": 300, "outcome": "OUTCOME_FAILED", "reason": "KEY_DISABLED" },
         ],
         "entity": "e1", "certificate": "c0ffee", "node": "node-1", "latency_micros": 1234,
@@ -326,12 +343,17 @@ fn the_schema_reads_every_field_that_the_encoder_writes() {
     });
     assert_eq!(json, expected);
 
-    let sealed = decoded(&told.record(), Some(&november()));
-    assert!(sealed["sealed"]["key_id"].is_string() && sealed["sealed"]["ciphertext"].is_string(), "{sealed}");
+    let key = november();
+    for counter in 0..2 {
+        let sealed = decoded(&told.record(), Some(&key))["sealed"].clone();
+        assert_eq!(sealed["key_id"], hex::encode(key.id()));
+        assert_eq!(sealed["counter"].as_u64().unwrap_or_default(), counter);
+    }
     told.texts = std::array::from_fn(|i| format!("text {i}"));
     told.context_hmac = Some(String::new());
     told.changes = vec![("a path".into(), String::new())];
-    told.items = vec![Item { index: 1, key_id: Some("a key".into()), outcome: Outcome::Done, context_hmac: None }];
+    told.items =
+        vec![Item { index: 1, key_id: Some("a key".into()), outcome: Outcome::Done, context_hmac: Some("?".into()) }];
     for (subject, expected) in [
         (Subject::Token { accessor: "an accessor".into(), name: String::new() }, "SUBJECT_TOKEN"),
         (Subject::Certificate { thumbprint: "c0ffee".into(), name: "web".into() }, "SUBJECT_CERTIFICATE"),
@@ -344,14 +366,15 @@ fn the_schema_reads_every_field_that_the_encoder_writes() {
         assert_eq!(json["subject"], expected);
         assert_eq!([&json["request_id_text"], &json["context_hmac_text"]], ["text 0", ""]);
         assert_eq!(json["changes"], json!([{ "path_hmac_text": "a path" }]));
-        let item = json!({ "index": 1, "key_id_text": "a key", "outcome": "OUTCOME_DONE" });
+        let item = json!({ "index": 1, "key_id_text": "a key", "outcome": "OUTCOME_DONE", "context_hmac_text": "?" });
         assert_eq!(json["items"], json!([item]));
     }
     for decision in [Decision::Denied, Decision::NotReached] {
         told.decision = decision;
         assert!(decoded(&told.record(), None)["decision"].is_string());
     }
-    let all: BTreeSet<String> = schema.fields().map(|field| field.name().to_owned()).collect();
+    let all = pool.all_messages().flat_map(|message| message.fields().collect::<Vec<_>>());
+    let all: BTreeSet<String> = all.map(|field| field.full_name().to_owned()).collect();
     assert_eq!(told_fields, all, "the schema has no field that nobody writes");
 }
 
@@ -503,7 +526,7 @@ const GOLDEN_FULL: [&str; 22] = [
     "7a20c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7c7",
     "8a012b0a205a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a220764656c65746564",
     "8a01440a205b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b1a205c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c",
-    "920114121000112233445566778899aabbccddeeff2001",
+    "920136121000112233445566778899aabbccddeeff20013220d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7d7",
     "92011308ac0220032a0c4b45595f44495341424c4544",
     "9a0101e1",
     "aa0103c0ffee",
@@ -511,5 +534,5 @@ const GOLDEN_FULL: [&str; 22] = [
     "c001d209",
     "ca0104084d1003",
     "d205140a05616c696365120b3139322e302e322e313a35",
-    "a50642dcea57",
+    "a50699730397",
 ];
