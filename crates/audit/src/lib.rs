@@ -13,6 +13,7 @@ pub mod read;
 pub mod record;
 pub mod tile;
 pub mod verify;
+pub mod witness;
 
 pub use file::FileSink;
 pub use record::{Decision, Item, Outcome, Record, Subject};
