@@ -38,16 +38,26 @@ pub(crate) struct Inner {
     pub(crate) seams: Seams,
     pub(crate) store: Store,
     /// What the boundary said of itself; forgotten when it may have become another.
-    status: Mutex<Option<Arc<ModuleStatus>>>,
+    status: Arc<Mutex<Option<Arc<ModuleStatus>>>>,
     /// Where the sweep of old client request ids goes on.
-    pub(crate) swept_to: Mutex<Option<EntryPath>>,
+    pub(crate) swept_to: Arc<Mutex<Option<EntryPath>>>,
 }
 
 impl Kms {
     pub fn new(seams: Seams) -> Result<Self, KmsError> {
         let store = Store::new(Arc::clone(&seams.barrier), Arc::clone(&seams.caches), seams.tenant)?;
-        let (status, swept_to) = (Mutex::default(), Mutex::default());
+        let (status, swept_to) = (Arc::default(), Arc::default());
         Ok(Self { inner: Arc::new(Inner { seams, store, status, swept_to }) })
+    }
+
+    /// The same keys, with records on another lane of the same log.
+    #[must_use]
+    pub fn on_lane(&self, lane: &Arc<dyn AuditSink>) -> Self {
+        let Inner { seams, store, status, swept_to } = &*self.inner;
+        let changes = seams.changes.on_lane(Arc::clone(lane));
+        let seams = Seams { audit: Arc::clone(lane), changes, ..seams.clone() };
+        let (store, status, swept_to) = (store.clone(), Arc::clone(status), Arc::clone(swept_to));
+        Self { inner: Arc::new(Inner { seams, store, status, swept_to }) }
     }
 
     /// What [`storage::follow`] watches for the caches.

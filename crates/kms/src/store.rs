@@ -61,7 +61,7 @@ pub(crate) struct Found<T> {
     pub(crate) revision: Revision,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Store {
     barrier: Arc<Barrier>,
     caches: Arc<Caches>,
