@@ -6,6 +6,12 @@
 //! (`deleted` where there is none), so that rows can be checked against the log without the barrier's keys.
 //! Never: a change abandoned half way because its caller has gone.
 //!
+//! Where the outcome of a commit is unknown, asking the store whether the row is there, or whether it knows the id, tells only
+//! what is so by now: the batch may still be on its way to a store beyond a network. So its fate is decided before it is told:
+//! a batch without writes is committed under the same id. The store writes no batch whose id it knows, and orders all
+//! commits; either the change was first, then the answer is its revision, or it never will be. What stands at that revision
+//! is what came to be. (Ids are known for an hour; nothing is on its way for so long.)
+//!
 //! A crash between logging a leaf and taking it out of the outbox logs it twice, byte for byte the same.
 
 use audit::{AuditError, AuditSink, Record};
@@ -46,19 +52,35 @@ pub struct Changes {
 struct Outbox {
     barrier: Arc<Barrier>,
     rows: Mutex<Rows>,
+    /// Held by whoever logs what is owed: others wait.
+    settling: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Rows {
     /// Leaves that are in the log: taken out with the next change, or by [`Changes::tidy`].
     logged: VecDeque<EntryPath>,
-    /// Leaves that are not, or of which it is not known.
-    owed: VecDeque<EntryPath>,
+    /// Leaves that are not, or of which it is not known; those that are being logged too.
+    owed: VecDeque<Owed>,
+}
+
+#[derive(Debug, Clone)]
+struct Owed {
+    row: EntryPath,
+    fate: Fate,
+}
+
+/// Whether a change came to be.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Made(Revision),
+    Unknown(CommitId),
 }
 
 impl Changes {
     pub fn new(barrier: Arc<Barrier>, sink: Arc<dyn AuditSink>) -> Self {
-        Self { outbox: Arc::new(Outbox { barrier, rows: Mutex::default() }), sink }
+        let (rows, settling) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { outbox: Arc::new(Outbox { barrier, rows, settling }), sink }
     }
 
     /// The same outbox, on another lane of the same log.
@@ -127,19 +149,17 @@ impl Changes {
         let free = BATCH_OPERATIONS_MAX.saturating_sub(batch.preconditions.len() + batch.writes.len());
         let logged = self.outbox.take_logged(free.min(PIGGYBACK_MAX));
         let batch = logged.iter().fold(batch, |batch, row| batch.delete(row.clone()));
+        let id = batch.id;
         let revision = match self.outbox.barrier.commit(batch).await {
             Ok(revision) => revision,
             Err(error) => {
                 let mut rows = self.outbox.rows();
                 rows.logged.extend(logged);
-                return Err(match error {
-                    CommitError::Conflict(path) => ChangeError::Conflict(path),
-                    CommitError::Storage(error) => ChangeError::Barrier(error.into()),
-                    CommitError::Unknown => {
-                        rows.owed.push_back(row);
-                        ChangeError::Unknown
-                    }
-                });
+                let error = refused(error);
+                if error == ChangeError::Unknown {
+                    rows.owed.push_back(Owed { row, fate: Fate::Unknown(id) });
+                }
+                return Err(error);
             }
         };
         let outcome = self.sink.append(leaf).await;
@@ -147,7 +167,7 @@ impl Changes {
         match outcome {
             Ok(()) => rows.logged.push_back(row),
             Err(error) => {
-                rows.owed.push_back(row);
+                rows.owed.push_back(Owed { row, fate: Fate::Made(revision) });
                 return Err(error.into());
             }
         }
@@ -156,38 +176,33 @@ impl Changes {
 
     /// Logs what is owed, so that no change is made while one before it cannot be told.
     async fn settle(&self) -> Result<(), ChangeError> {
-        loop {
-            let owed = self.outbox.take_owed();
-            if owed.is_empty() {
-                return Ok(());
-            }
-            let outcome = self.log_rows(&owed).await;
+        while !self.outbox.rows().owed.is_empty() {
+            let _turn = self.outbox.settling.lock().await;
+            let owed = self.outbox.first_owed();
+            let logged = join_all(owed.iter().map(|owed| self.log_owed(owed))).await;
+            let logged = logged.into_iter().collect::<Result<Vec<_>, _>>()?;
             let mut rows = self.outbox.rows();
-            match &outcome {
-                Ok(()) => rows.logged.extend(owed),
-                Err(_) => rows.owed.extend(owed),
-            }
-            drop(rows);
-            outcome?;
+            rows.owed.drain(..owed.len());
+            rows.logged.extend(logged.into_iter().flatten());
         }
+        Ok(())
     }
 
-    async fn log_rows(&self, rows: &[EntryPath]) -> Result<(), ChangeError> {
-        let (_, leaves) = self.outbox.barrier.get(rows, AtLeast::Latest).await?;
-        // A row that is not there is one of a change that was not made.
-        let leaves = leaves.iter().flatten().map(|leaf| self.sink.append(Bytes::copy_from_slice(leaf.value.expose())));
-        join_all(leaves).await.into_iter().collect::<Result<Vec<()>, _>>()?;
-        Ok(())
+    /// The row that can be taken out, if there is one: a change that was not made has none.
+    async fn log_owed(&self, owed: &Owed) -> Result<Option<EntryPath>, ChangeError> {
+        let decided = match owed.fate {
+            Fate::Made(revision) => revision,
+            Fate::Unknown(id) => self.outbox.barrier.commit(Batch::new(id)).await.map_err(refused)?,
+        };
+        let (_, found) = self.outbox.barrier.get(std::slice::from_ref(&owed.row), AtLeast::Revision(decided)).await?;
+        let Some(leaf) = found.into_iter().flatten().next() else { return Ok(None) };
+        self.sink.append(Bytes::copy_from_slice(leaf.value.expose())).await?;
+        Ok(Some(owed.row.clone()))
     }
 
     async fn take_out(&self, rows: impl Iterator<Item = EntryPath>) -> Result<(), ChangeError> {
         let batch = rows.fold(self.batch()?, Batch::delete);
-        match self.outbox.barrier.commit(batch).await {
-            Ok(_) => Ok(()),
-            Err(CommitError::Conflict(path)) => Err(ChangeError::Conflict(path)),
-            Err(CommitError::Unknown) => Err(ChangeError::Unknown),
-            Err(CommitError::Storage(error)) => Err(BarrierError::from(error).into()),
-        }
+        self.outbox.barrier.commit(batch).await.map(drop).map_err(refused)
     }
 
     fn told(&self, batch: &Batch) -> Vec<(String, String)> {
@@ -214,10 +229,16 @@ impl Outbox {
         rows.logged.drain(..count).collect()
     }
 
-    fn take_owed(&self) -> Vec<EntryPath> {
-        let mut rows = self.rows();
-        let count = (TAKEN_OUT_MAX as usize).min(rows.owed.len());
-        rows.owed.drain(..count).collect()
+    fn first_owed(&self) -> Vec<Owed> {
+        self.rows().owed.iter().take(TAKEN_OUT_MAX as usize).cloned().collect()
+    }
+}
+
+fn refused(error: CommitError) -> ChangeError {
+    match error {
+        CommitError::Conflict(path) => ChangeError::Conflict(path),
+        CommitError::Unknown => ChangeError::Unknown,
+        CommitError::Storage(error) => ChangeError::Barrier(error.into()),
     }
 }
 

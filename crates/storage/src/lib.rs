@@ -139,7 +139,9 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
 
     async fn commit(&self, batch: Batch) -> Result<Revision, CommitError>;
 
-    /// The revision that a batch got, if it is durable. Ids are remembered for at least an hour.
+    /// The revision that a batch got, if it is durable. Ids are remembered for at least an hour. `None` is what is so now: a
+    /// batch whose outcome is unknown may still come. Whoever must know commits a batch without writes under its id, which
+    /// answers with the revision that the batch got, or takes its place.
     async fn committed(&self, id: CommitId) -> Result<Option<Revision>, StorageError>;
 
     /// What changes at or below `prefix` after `from`, for as long as the store is open.

@@ -3,8 +3,14 @@ use audit::{Record, Subject};
 use envelope::mac;
 use futures_util::future::join_all;
 use identity::{ChangeError, Changes};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use storage::{AtLeast, Batch, EntryPath, outbox};
+use storage::{
+    AtLeast, Barrier, Batch, Change, Claim, CommitError, CommitId, Entry, EntryPath, Keyring, Page, Revision, Storage,
+    StorageError, outbox,
+};
 
 fn path(raw: &str) -> EntryPath {
     EntryPath::parse(raw).unwrap()
@@ -178,4 +184,138 @@ async fn without_a_log_nothing_is_done_and_nothing_is_told_to_the_caller() {
     assert_eq!(read.reason(), "AUDIT_UNAVAILABLE", "not even that there is none");
     // who is known comes in: what is done then is recorded or refused
     assert!(node.authenticate(Some(ROOT), None, &house.call()).await.is_ok());
+}
+
+/// A store beyond a network. Cut off, it answers no commit; the first of each id is on its way until it is delivered.
+#[derive(Debug)]
+struct Far {
+    store: Arc<dyn Storage>,
+    cut_off: AtomicBool,
+    under_way: Mutex<Vec<Batch>>,
+}
+
+impl Far {
+    async fn deliver(&self) {
+        let batches = std::mem::take(&mut *self.under_way.lock().unwrap());
+        assert!(!batches.is_empty());
+        for batch in batches {
+            self.store.commit(batch).await.unwrap();
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Storage for Far {
+    async fn get(&self, paths: &[EntryPath], at: AtLeast) -> Result<(Revision, Vec<Option<Entry>>), StorageError> {
+        self.store.get(paths, at).await
+    }
+
+    async fn scan(
+        &self,
+        prefix: &EntryPath,
+        after: Option<&EntryPath>,
+        limit: u32,
+        at: AtLeast,
+    ) -> Result<Page, StorageError> {
+        self.store.scan(prefix, after, limit, at).await
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Revision, CommitError> {
+        if !self.cut_off.load(Ordering::Relaxed) {
+            return self.store.commit(batch).await;
+        }
+        let mut under_way = self.under_way.lock().unwrap();
+        if !under_way.iter().any(|known| known.id == batch.id) {
+            under_way.push(batch);
+        }
+        Err(CommitError::Unknown)
+    }
+
+    async fn committed(&self, id: CommitId) -> Result<Option<Revision>, StorageError> {
+        if self.cut_off.load(Ordering::Relaxed) {
+            return Err(StorageError::Unavailable);
+        }
+        self.store.committed(id).await
+    }
+
+    fn watch(&self, prefix: &EntryPath, from: Revision) -> futures_util::stream::BoxStream<'static, Change> {
+        self.store.watch(prefix, from)
+    }
+
+    async fn claim(&self, queue: &EntryPath, limit: u32, for_: Duration) -> Result<Vec<Claim>, StorageError> {
+        self.store.claim(queue, limit, for_).await
+    }
+
+    async fn backup(&self, to: &Path) -> Result<Revision, StorageError> {
+        self.store.backup(to).await
+    }
+}
+
+fn far() -> (House, Arc<Far>, Changes) {
+    let mut house = House::new();
+    let (cut_off, under_way) = (AtomicBool::new(true), Mutex::default());
+    let far = Arc::new(Far { store: Arc::clone(&house.store), cut_off, under_way });
+    let store: Arc<dyn Storage> = Arc::clone(&far) as _;
+    house.barrier = Arc::new(Barrier::new(store, [1; 16], Keyring::generate().unwrap()));
+    let changes = house.changes();
+    (house, far, changes)
+}
+
+async fn stands(house: &House, at: &str) -> bool {
+    house.store.get(&[path(at)], AtLeast::Latest).await.unwrap().1[0].is_some()
+}
+
+#[tokio::test]
+async fn a_change_that_may_still_come_is_made_and_told_or_neither() {
+    for arrives_first in [true, false] {
+        let (house, far, changes) = far();
+        let unknown = changes.commit(put(&house, &changes, "t/a"), &record(&house, "one")).await;
+        assert_eq!(unknown, Err(ChangeError::Unknown));
+        // as long as that cannot be known, nothing else is changed
+        let second = changes.commit(put(&house, &changes, "t/b"), &record(&house, "two")).await;
+        assert_eq!((second, far.under_way.lock().unwrap().len()), (Err(ChangeError::Unknown), 1));
+        if arrives_first {
+            far.deliver().await;
+        }
+        far.cut_off.store(false, Ordering::Relaxed);
+        changes.commit(put(&house, &changes, "t/c"), &record(&house, "three")).await.unwrap();
+        if !arrives_first {
+            far.deliver().await;
+        }
+        let told: &[&str] = if arrives_first { &["one", "three"] } else { &["three"] };
+        assert_eq!(requests(&house), told, "in the order of their commits");
+        let found = [stands(&house, "t/a").await, stands(&house, "t/b").await, stands(&house, "t/c").await];
+        assert_eq!(found, [arrives_first, false, true]);
+        changes.tidy().await.unwrap();
+        assert_eq!((pending(&house).await, requests(&house).len()), (0, told.len()));
+    }
+}
+
+#[tokio::test]
+async fn changes_at_one_moment_all_wait_for_what_is_owed() {
+    let (house, far, changes) = far();
+    let unknown = changes.commit(put(&house, &changes, "t/a"), &record(&house, "one")).await;
+    assert_eq!(unknown, Err(ChangeError::Unknown));
+    far.deliver().await;
+    let away = house.log.with_extension("away");
+    std::fs::rename(&house.log, &away).unwrap();
+    far.cut_off.store(false, Ordering::Relaxed);
+    let names: Vec<String> = (0..20).map(|i| i.to_string()).collect();
+    let records: Vec<_> = names.iter().map(|name| record(&house, name)).collect();
+    let all = records.iter().map(|record| {
+        let batch = put(&house, &changes, &format!("t/more/{}", record.request_id));
+        changes.commit(batch, record)
+    });
+    for outcome in join_all(all).await {
+        assert_eq!(outcome.unwrap_err().reason(), "AUDIT_UNAVAILABLE");
+    }
+    for name in &names {
+        assert!(
+            !stands(&house, &format!("t/more/{name}")).await,
+            "{name} was changed while one before it was not told"
+        );
+    }
+    std::fs::rename(&away, &house.log).unwrap();
+    changes.tidy().await.unwrap();
+    assert_eq!((pending(&house).await, requests(&house)), (0, vec!["one".to_owned()]));
 }
