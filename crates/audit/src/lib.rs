@@ -7,6 +7,7 @@
 pub mod checkpoint;
 pub mod export;
 pub mod file;
+pub mod log;
 pub mod note;
 pub mod proof;
 pub mod read;
@@ -16,6 +17,7 @@ pub mod verify;
 pub mod witness;
 
 pub use file::FileSink;
+pub use log::{CheckpointSigner, Log, LogOptions, OpenError, SignError, Standing};
 pub use record::{Decision, Item, Outcome, Record, Subject};
 
 use bytes::Bytes;
@@ -35,4 +37,8 @@ pub enum AuditError {
 pub trait AuditSink: Send + Sync + std::fmt::Debug {
     /// Hands the encoded record ([`Record::encode`]) over at once, when called; answers when it is durable.
     fn append(&self, record: Bytes) -> BoxFuture<'static, Result<(), AuditError>>;
+
+    /// As [`AuditSink::append`], and answers with the record's receipt, once a checkpoint covers it. An error may mean that the
+    /// record is durable and that no checkpoint came in time.
+    fn append_for_receipt(&self, record: Bytes) -> BoxFuture<'static, Result<proof::Receipt, AuditError>>;
 }

@@ -1,0 +1,108 @@
+//! What the writer tells the tree's thread: how many entries are durable, and who wants a receipt.
+
+use super::lane::Lane;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::Notify;
+
+/// Somebody waits for the receipt of a durable entry.
+pub(super) struct Wanted {
+    pub(super) index: u64,
+    pub(super) lane: Arc<Lane>,
+    pub(super) slot: u32,
+    pub(super) since: Instant,
+}
+
+pub(super) struct Inbox {
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    size: u64,
+    wanted: Vec<Wanted>,
+    /// Receipts that nobody answered yet, wherever they wait.
+    out: usize,
+    /// The tree's thread has nothing to do until it is woken.
+    resting: bool,
+    ended: bool,
+    /// Nobody looks any more.
+    gone: bool,
+}
+
+/// What is new.
+pub(super) struct News {
+    pub(super) size: u64,
+    pub(super) ended: bool,
+}
+
+impl Inbox {
+    pub(super) fn of(size: u64) -> Self {
+        Self { state: Mutex::new(State { size, ..State::default() }), wake: Notify::new() }
+    }
+
+    /// From the writer: so many entries are durable. Leaves in `wanted` those that are one too many.
+    pub(super) fn durable(&self, size: u64, wanted: &mut Vec<Wanted>) {
+        let mut state = self.state();
+        let room = if state.gone { 0 } else { RECEIPTS_MAX.saturating_sub(state.out) };
+        let taken = wanted.len().min(room);
+        state.size = size;
+        state.out += taken;
+        state.wanted.extend(wanted.drain(..taken));
+        let wake = std::mem::take(&mut state.resting) || taken > 0;
+        drop(state);
+        if wake {
+            self.wake.notify_one();
+        }
+    }
+
+    /// The writer has ended.
+    pub(super) fn end(&self) {
+        self.state().ended = true;
+        self.wake.notify_one();
+    }
+
+    /// To the tree: what is new, with those who wait.
+    pub(super) fn look(&self, waiting: &mut Vec<Wanted>) -> News {
+        let mut state = self.state();
+        state.resting = false;
+        waiting.append(&mut state.wanted);
+        News { size: state.size, ended: state.ended }
+    }
+
+    /// The tree looks for the last time.
+    pub(super) fn leave(&self, waiting: &mut Vec<Wanted>) {
+        let mut state = self.state();
+        state.gone = true;
+        waiting.append(&mut state.wanted);
+    }
+
+    /// The tree has answered so many.
+    pub(super) fn answered(&self, receipts: usize) {
+        self.state().out -= receipts;
+    }
+
+    /// Waits until something is new, for a tree that last looked at size `seen`, and that is woken for more entries only where
+    /// it has followed those.
+    pub(super) async fn news(&self, seen: u64, followed: bool) {
+        if !self.rest(seen, followed) {
+            self.wake.notified().await;
+        }
+    }
+
+    /// Tells whether something is new already.
+    fn rest(&self, seen: u64, followed: bool) -> bool {
+        let mut state = self.state();
+        let more = followed && state.size != seen;
+        state.resting = followed && !more;
+        more
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Most receipts that wait.
+const RECEIPTS_MAX: usize = 16 << 10;

@@ -1,0 +1,258 @@
+//! What a log finds when it is opened: where its entries end, its tree, and what the boundary signed of it.
+//!
+//! Always: what was acknowledged stays; what is cut off the end is kept beside the log and told.
+//! Never: an entry cut that a checkpoint covers, or that is followed by another segment: that is damage, and named.
+
+use super::rebuild;
+use super::segment::{self, SEGMENTS, Segments, create};
+use super::signing::Signing;
+use super::tree::Found;
+use super::walk::{Step, Walk};
+use super::{OpenError, Place};
+use crate::checkpoint::Checkpoint;
+use crate::note::{Note, VerifierKey};
+use crate::tile::{TileFolder, Tiles};
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::path::Path;
+
+/// A log as it was found, ready to go on.
+pub(super) struct Recovered {
+    /// Held while the log is open.
+    pub(super) lock: File,
+    pub(super) segments: Segments,
+    pub(super) tree: Found,
+}
+
+pub(super) fn recover(place: &Place) -> Result<Recovered, OpenError> {
+    let (dir, folder) = (&place.dir, place.dir.join(SEGMENTS));
+    make_folder(dir)?;
+    let lock = lock(dir)?;
+    make_folder(&folder)?;
+    keep_key(dir, &place.key)?;
+    let checkpoint = read_checkpoint(dir, &place.key)?;
+    let (signing, asked) = Signing::open(dir)?;
+    sync_folder(dir)?;
+    let closed = read_closed(dir)?;
+    let covered = [checkpoint.as_ref().map(|(it, _)| it.size), asked.map(|it| it.signed.max(it.next)), closed];
+    let covered = covered.into_iter().flatten().max().unwrap_or(0);
+
+    let numbers = numbers(&folder, place.entries_max)?;
+    let Some(last) = numbers.last().copied() else {
+        if covered > 0 {
+            return Err(OpenError::Shorter { size: 0, covered });
+        }
+        segment::create(&segment::path(&folder, 0))?;
+        sync_folder(&folder)?;
+        let segments = Segments::resume(folder, place.entries_max, 0, 0, 0)?;
+        let tree = Found { tiles: Tiles::default(), signing, asked, checkpoint, walk: None };
+        return Ok(Recovered { lock, segments, tree });
+    };
+    let (size, end) = settle(place, last, covered, closed.is_some())?;
+    let first = numbers.first().map_or(0, |first| first * place.entries_max);
+    let marked = asked.map_or(0, |asked| asked.tiles);
+    let tiles = rebuild::grow(place, first, size, marked, checkpoint.as_ref().map(|(it, _)| it))?;
+    TileFolder::new(dir).remove_partials_but(checkpoint.as_ref().map_or(0, |(it, _)| it.size))?;
+    match fs::remove_file(dir.join(CLOSED)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        removed => {
+            removed?;
+            sync_folder(dir)?;
+        }
+    }
+    let walk = Some((last, Walk::from(File::open(segment::path(&folder, last))?, end)));
+    let segments = Segments::resume(folder, place.entries_max, size, last, end)?;
+    let tree = Found { tiles, signing, asked, checkpoint, walk };
+    Ok(Recovered { lock, segments, tree })
+}
+
+/// Says that the log ended in peace, with so many entries.
+pub(super) fn write_closed(dir: &Path, size: u64) -> io::Result<()> {
+    replace(dir, CLOSED, format!("{size}\n").as_bytes())?;
+    File::open(dir.join(CLOSED))?.sync_all()?;
+    sync_folder(dir)
+}
+
+/// Puts a file in place of the one that has its name. Not durable.
+pub(super) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = dir.join(format!("{name}.new"));
+    let mut file = create(&temporary)?;
+    file.set_len(0)?;
+    file.write_all(bytes)?;
+    fs::rename(&temporary, dir.join(name))
+}
+
+pub(super) fn make_folder(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => path.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_folder),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let lock = create(&dir.join(LOCK))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Held),
+        Err(TryLockError::Error(error)) => Err(error.into()),
+    }
+}
+
+/// A small file; `None` where it is missing.
+fn read_small(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(SMALL_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+/// The folder says whose log it holds, for whoever verifies it.
+fn keep_key(dir: &Path, key: &VerifierKey) -> Result<(), OpenError> {
+    let ours = format!("{key}\n").into_bytes();
+    match read_small(&dir.join(KEY))? {
+        Some(found) if found == ours => Ok(()),
+        // a file whose name outlived its bytes
+        Some(found) if !found.is_empty() => Err(OpenError::Foreign),
+        Some(_) | None => {
+            replace(dir, KEY, &ours)?;
+            Ok(File::open(dir.join(KEY))?.sync_all()?)
+        }
+    }
+}
+
+/// The newest checkpoint. It is not synced: one that a power cut spoiled is as good as none.
+fn read_checkpoint(dir: &Path, key: &VerifierKey) -> Result<Option<(Checkpoint, Note)>, OpenError> {
+    let Some(bytes) = read_small(&dir.join(CHECKPOINT))? else { return Ok(None) };
+    let Ok(note) = Note::parse(&bytes) else {
+        tracing::warn!("the audit log's checkpoint is no signed note, and is passed over");
+        return Ok(None);
+    };
+    let checkpoint = Checkpoint::open(&note, key).map_err(|_| OpenError::Foreign)?;
+    Ok(Some((checkpoint, note)))
+}
+
+fn read_closed(dir: &Path) -> io::Result<Option<u64>> {
+    let Some(bytes) = read_small(&dir.join(CLOSED))? else { return Ok(None) };
+    let size = std::str::from_utf8(&bytes).ok().and_then(|text| text.strip_suffix('\n')?.parse().ok());
+    Ok(size)
+}
+
+/// The segments that there are, in order, none missing between two.
+fn numbers(folder: &Path, entries_max: u64) -> Result<Vec<u64>, OpenError> {
+    let mut numbers = Vec::new();
+    for found in fs::read_dir(folder)? {
+        let name = found?.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if name.ends_with(NEW) {
+            fs::remove_file(folder.join(name))?;
+        } else if name.len() == NUMBER_DIGITS && name.bytes().all(|byte| byte.is_ascii_digit()) {
+            numbers.extend(name.parse::<u64>());
+        }
+    }
+    numbers.sort_unstable();
+    let gap = numbers.iter().zip(numbers.iter().skip(1)).find(|(one, next)| **one + 1 != **next);
+    match gap {
+        Some((one, _)) => Err(OpenError::Damaged { index: (one + 1) * entries_max }),
+        None => Ok(numbers),
+    }
+}
+
+/// Finds the end of the last segment, and writes the segment anew: an earlier process whose sync failed may have left it in
+/// memory alone, marked as written. Gives the log's size, and where the segment ends.
+fn settle(place: &Place, number: u64, covered: u64, closed: bool) -> Result<(u64, u64), OpenError> {
+    let folder = place.dir.join(SEGMENTS);
+    let path = segment::path(&folder, number);
+    let mut walk = Walk::from(create(&path)?, 0);
+    let mut size = number * place.entries_max;
+    let full = size + place.entries_max;
+    while size < full && matches!(walk.step(&*place.form)?, Step::Entry(_)) {
+        size += 1;
+    }
+    let (end, file) = (walk.offset(), walk.file());
+    let length = file.metadata()?.len();
+    let rest = last_nonzero(file, end, length)?;
+    match rest {
+        Some(_) if size < covered => return Err(OpenError::Damaged { index: size }),
+        None if size < covered => return Err(OpenError::Shorter { size, covered }),
+        Some(last) => keep_cut(&place.dir, file, end, last + 1, size)?,
+        None => {}
+    }
+    if closed && rest.is_none() {
+        file.set_len(end)?;
+        return Ok((size, end));
+    }
+    let temporary = folder.join(format!("{number:010}{NEW}"));
+    let anew = create(&temporary)?;
+    copy(file, 0, end, &anew)?;
+    anew.sync_all()?;
+    fs::rename(&temporary, &path)?;
+    sync_folder(&folder)?;
+    Ok((size, end))
+}
+
+/// What a crash left unfinished was acknowledged to nobody, but is nobody's to throw away.
+fn keep_cut(dir: &Path, from: &File, start: u64, end: u64, size: u64) -> Result<(), OpenError> {
+    let names = (0..CUTS_MAX).map(|again| match again {
+        0 => format!("cut-{size}"),
+        again => format!("cut-{size}.{again}"),
+    });
+    let Some(path) = names.map(|name| dir.join(name)).find(|path| !path.exists()) else {
+        return Err(OpenError::Io(io::Error::other("too many ends were cut off the audit log at this size")));
+    };
+    let kept = create(&path)?;
+    copy(from, start, end, &kept)?;
+    kept.sync_all()?;
+    sync_folder(dir)?;
+    tracing::warn!(size, bytes = end - start, kept = %path.display(), "cut an unfinished end off the audit log");
+    Ok(())
+}
+
+fn copy(from: &File, start: u64, end: u64, to: &File) -> io::Result<()> {
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut at = start;
+    while at < end {
+        let wanted = usize::try_from(end - at).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+        let piece = piece.get_mut(..wanted).unwrap_or_default();
+        from.read_exact_at(piece, at)?;
+        to.write_all_at(piece, at - start)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
+}
+
+fn last_nonzero(file: &File, start: u64, end: u64) -> io::Result<Option<u64>> {
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut end = end;
+    while end > start {
+        let from = end.saturating_sub(PIECE_BYTES as u64).max(start);
+        let piece = piece.get_mut(..usize::try_from(end - from).unwrap_or(0)).unwrap_or_default();
+        file.read_exact_at(piece, from)?;
+        if let Some(at) = piece.iter().rposition(|byte| *byte != 0) {
+            return Ok(Some(from + at as u64));
+        }
+        end = from;
+    }
+    Ok(None)
+}
+
+pub(super) const CHECKPOINT: &str = "checkpoint";
+const CLOSED: &str = "closed";
+const KEY: &str = "log.vkey";
+const LOCK: &str = "lock";
+/// Behind the name of a file that is about to take the place of another.
+const NEW: &str = ".new";
+const NUMBER_DIGITS: usize = 10;
+/// Longer than any checkpoint of ours.
+const SMALL_BYTES_MAX: u64 = 1 << 20;
+const PIECE_BYTES: usize = 256 << 10;
+const CUTS_MAX: usize = 100;

@@ -1,0 +1,208 @@
+//! What a start finds damaged: told by name where entries were signed, made anew where it is derived.
+
+use super::*;
+
+/// A log of so many entries, closed in peace, in segments of 64.
+async fn closed(entries: usize) -> Rig {
+    let rig = Rig::of(64);
+    let log = rig.open().unwrap();
+    append(&log, 0..entries).await;
+    drop(log);
+    assert_eq!(rig.verified().size, entries as u64);
+    rig
+}
+
+/// Where entry `index` begins in its segment, its length first.
+fn offset(index: usize) -> usize {
+    (index % 64) * (entry(0).len() + 2)
+}
+
+fn alter(path: &Path, alter: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut bytes = std::fs::read(path).unwrap();
+    alter(&mut bytes);
+    std::fs::write(path, &bytes).unwrap();
+    bytes
+}
+
+#[tokio::test]
+async fn a_damaged_entry_that_a_checkpoint_covers_is_named_and_never_cut() {
+    // the last segment, whether the log was closed in peace or not; and, where tiles are read anew, every other
+    for (index, peace, signing) in [
+        (190, true, true),
+        (190, false, true),
+        (128, false, true),
+        (199, true, true),
+        (3, true, false),
+        (70, false, false),
+    ] {
+        for at in [0, 1, 2, 9, entry(0).len() + 1] {
+            let rig = closed(200).await;
+            let path = rig.segment(index as u64 / 64);
+            let damaged = alter(&path, |bytes| bytes[offset(index) + at] ^= 0x40);
+            if !peace {
+                std::fs::remove_file(rig.dir.join("closed")).unwrap();
+            }
+            if !signing {
+                std::fs::remove_file(rig.dir.join("signing")).unwrap();
+            }
+            let outcome = rig.open();
+            assert!(
+                matches!(outcome, Err(OpenError::Damaged { index: found }) if found == index as u64),
+                "{index} {at}: {outcome:?}"
+            );
+            assert!(std::fs::read(&path).unwrap() == damaged, "left alone");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_entry_that_was_rewritten_with_its_checksum_is_found_and_no_tile_takes_its_side() {
+    for (index, signing) in [(190, true), (193, true), (3, false), (191, false)] {
+        let rig = closed(200).await;
+        let other = TestForm.finish(b"entry 0000evil").unwrap();
+        alter(&rig.segment(index as u64 / 64), |bytes| {
+            let at = offset(index) + 2;
+            bytes[at..at + other.len()].copy_from_slice(&other);
+        });
+        if !signing {
+            std::fs::remove_file(rig.dir.join("signing")).unwrap();
+        }
+        let tiles = tiles(&rig);
+        for _ in 0..2 {
+            let outcome = rig.open();
+            assert!(
+                matches!(outcome, Err(OpenError::Rewritten { covered: 200, index: Some(found) }) if found == index as u64),
+                "{index}: {outcome:?}"
+            );
+            assert!(self::tiles(&rig) == tiles, "the evidence stays");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_has_lost_entries_is_shorter_and_one_without_a_segment_damaged() {
+    for keep in [0, 128, 199] {
+        let rig = closed(200).await;
+        alter(&rig.segment(3), |bytes| bytes.truncate(offset(keep.max(192))));
+        if keep < 192 {
+            std::fs::remove_file(rig.segment(3)).unwrap();
+        }
+        if keep == 0 {
+            (0..3).for_each(|number| std::fs::remove_file(rig.segment(number)).unwrap());
+        }
+        let found = if keep == 128 { 192 } else { keep as u64 };
+        let outcome = rig.open();
+        assert!(
+            matches!(outcome, Err(OpenError::Shorter { size, covered: 200 }) if size == found),
+            "{keep}: {outcome:?}"
+        );
+    }
+    let rig = closed(200).await;
+    std::fs::remove_file(rig.segment(1)).unwrap();
+    assert!(matches!(rig.open(), Err(OpenError::Damaged { index: 64 })));
+}
+
+#[tokio::test]
+async fn the_log_of_another_origin_or_key_is_left_alone() {
+    let rig = closed(10).await;
+    let other_origin = VerifierKey::ed25519("strongroom.audit/c0ffee/2", rig.boundary.verifier()).unwrap();
+    let other_key = VerifierKey::ed25519(ORIGIN, pair(9).public_key().as_ref().try_into().unwrap()).unwrap();
+    for key in [other_origin, other_key] {
+        for with_vkey in [true, false] {
+            let place = Place { key: key.clone(), ..rig.place() };
+            let vkey = rig.dir.join("log.vkey");
+            let ours = std::fs::read(&vkey).unwrap();
+            if !with_vkey {
+                std::fs::remove_file(&vkey).unwrap();
+            }
+            assert!(matches!(recover(&place), Err(OpenError::Foreign)));
+            std::fs::write(&vkey, ours).unwrap();
+        }
+    }
+    assert!(rig.open().is_ok());
+    let parent = Rig::new();
+    let place = Place { dir: parent.dir.join("no/folder"), ..parent.place() };
+    assert!(matches!(recover(&place), Err(OpenError::Io(_))));
+    std::fs::write(&parent.dir, b"a file").unwrap();
+    assert!(matches!(parent.open(), Err(OpenError::Io(_))));
+}
+
+/// Every tile's path and bytes.
+fn tiles(rig: &Rig) -> std::collections::BTreeMap<PathBuf, Vec<u8>> {
+    fn walk(dir: &Path, out: &mut std::collections::BTreeMap<PathBuf, Vec<u8>>) {
+        for found in std::fs::read_dir(dir).unwrap() {
+            let path = found.unwrap().path();
+            if path.is_dir() {
+                walk(&path, out);
+            } else {
+                out.insert(path.clone(), std::fs::read(&path).unwrap());
+            }
+        }
+    }
+    let mut out = std::collections::BTreeMap::new();
+    walk(&rig.dir.join("tile"), &mut out);
+    out
+}
+
+#[tokio::test]
+async fn tiles_that_are_missing_or_wrong_are_made_anew_from_the_entries() {
+    let rig = Rig::of(512);
+    let log = rig.open().unwrap();
+    append(&log, 0..1500).await;
+    drop(log);
+    let whole = tiles(&rig);
+    assert!(whole.len() >= 7, "five full ones, a partial one a level: {:?}", whole.keys());
+    let spoil: [&dyn Fn(&Path); 4] = [
+        &|path| std::fs::remove_file(path).unwrap(),
+        &|path| drop(alter(path, |bytes| bytes[7] ^= 1)),
+        &|path| drop(alter(path, |bytes| bytes.fill(0))),
+        &|path| drop(alter(path, |bytes| bytes.truncate(20))),
+    ];
+    // where nothing says what is on the disk, all is looked at; with `closed` in peace or without
+    for (peace, spoil) in [true, false].into_iter().flat_map(|peace| spoil.iter().map(move |spoil| (peace, spoil))) {
+        for path in whole.keys() {
+            spoil(path);
+            if !peace {
+                std::fs::remove_file(rig.dir.join("closed")).unwrap();
+            }
+            let log = rig.open().unwrap();
+            until("it is agreed", || log.standing() == Standing::Agreed).await;
+            drop(log);
+            assert!(tiles(&rig) == whole, "{}", path.display());
+            assert_eq!(rig.verified().size, 1500);
+        }
+    }
+    std::fs::remove_dir_all(rig.dir.join("tile")).unwrap();
+    drop(rig.open().unwrap());
+    assert!(tiles(&rig) == whole, "all of them");
+}
+
+#[tokio::test]
+async fn a_start_reads_the_tree_of_segments_whose_tiles_are_on_the_disk_instead_of_making_it_anew() {
+    let rig = Rig::of(256);
+    let log = rig.open().unwrap();
+    append(&log, 0..1100).await;
+    drop(log);
+    // as if a sync of the tiles of the first four segments had been recorded
+    let (mut signing, asked) = signing::Signing::open(&rig.dir).unwrap();
+    signing.put(signing::Asked { tiles: 1024, ..asked.unwrap() }).unwrap();
+    let before = std::fs::read(rig.segment(0)).unwrap();
+    std::fs::write(rig.segment(0), vec![0xff; before.len()]).unwrap();
+    let log = rig.open().unwrap();
+    append(&log, 1100..1200).await;
+    drop(log);
+    // a tree that the tiles do not lead to begins at the beginning, where the damage is found
+    std::fs::write(rig.dir.join("tile/1/000.p/4"), [0; 128]).unwrap();
+    assert!(matches!(rig.open(), Err(OpenError::Damaged { index: 0 })));
+    std::fs::write(rig.segment(0), before).unwrap();
+    let log = rig.open().unwrap();
+    append(&log, 1200..1300).await;
+    drop(log);
+    assert_eq!(rig.verified().size, 1300);
+    // the first two segments were pruned: their tiles serve
+    (0..2).for_each(|number| std::fs::remove_file(rig.segment(number)).unwrap());
+    let log = rig.open().unwrap();
+    append(&log, 1300..1310).await;
+    until("the boundary agrees", || rig.boundary.last() == 1310).await;
+    assert_eq!(rig.boundary.state().forked, 0);
+}

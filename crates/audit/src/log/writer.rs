@@ -1,0 +1,161 @@
+//! The writer's thread: takes what waits, writes it, syncs, answers, and tells the tree.
+
+use super::form::Form;
+use super::inbox::{Inbox, Wanted};
+use super::lane::deliver;
+use super::queue::{Item, Queue, Wants};
+use super::reserve::Reserve;
+use super::segment::{Hindrance, Segments, hindrance};
+use crate::AuditError;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use tokio::sync::watch;
+
+pub(super) struct Writer {
+    segments: Segments,
+    reserve: Reserve,
+    form: Arc<dyn Form>,
+    queue: Arc<Queue>,
+    inbox: Arc<Inbox>,
+    size: Arc<AtomicU64>,
+    failure: watch::Sender<bool>,
+    batch: Vec<Item>,
+    wanted: Vec<Wanted>,
+    /// What was told of last, so that the log of the process is told once.
+    hindered: bool,
+}
+
+impl Writer {
+    pub(super) fn new(
+        segments: Segments,
+        reserve: Reserve,
+        form: Arc<dyn Form>,
+        queue: Arc<Queue>,
+        inbox: Arc<Inbox>,
+        size: Arc<AtomicU64>,
+        failure: watch::Sender<bool>,
+    ) -> Self {
+        let (batch, wanted) = (Vec::new(), Vec::new());
+        Self { segments, reserve, form, queue, inbox, size, failure, batch, wanted, hindered: false }
+    }
+
+    /// Until the queue is closed. Gives the log's size where it ended in peace.
+    pub(super) fn run(&mut self) -> Option<u64> {
+        if let Err(error) = self.reserve.take() {
+            tracing::error!(%error, "there is no space for the audit log's reserve: nothing is accepted until there is");
+        }
+        while self.queue.take(&mut self.batch, self.segments.last_sync()) {
+            if *self.failure.borrow() || self.commit() == Err(Hindrance::Final) {
+                self.fail();
+                return None;
+            }
+            if self.reserve.is_held() {
+                self.segments.grow_ahead();
+            }
+        }
+        let sound = !*self.failure.borrow() && self.segments.close();
+        sound.then(|| self.segments.size())
+    }
+
+    fn commit(&mut self) -> Result<(), Hindrance> {
+        let outcome = self.write_batch();
+        match outcome {
+            Ok(()) if self.hindered => tracing::warn!("the audit log can be written again"),
+            Ok(()) => {}
+            Err(hindrance) if self.hindered && hindrance != Hindrance::Final => {}
+            Err(hindrance) => tracing::error!(?hindrance, "the audit log cannot be written"),
+        }
+        self.hindered = outcome.is_err();
+        match outcome {
+            Ok(()) | Err(Hindrance::Final) => outcome,
+            Err(Hindrance::Passing) => {
+                self.refuse_batch();
+                Ok(())
+            }
+            Err(Hindrance::Full) => {
+                self.refuse_batch();
+                self.record_full()
+            }
+        }
+    }
+
+    /// One write and one sync, and one more for each segment's end within the batch. Whose entries are durable is answered
+    /// `Ok`, though the rest is not.
+    fn write_batch(&mut self) -> Result<(), Hindrance> {
+        self.reserve.take().map_err(|error| hindrance(&error))?;
+        while !self.batch.is_empty() {
+            let count = self.segments.room()?.min(self.batch.len());
+            let first = self.segments.size();
+            self.segments.write(self.batch.iter().take(count).map(|item| item.entry.as_slice()))?;
+            self.answer(count, first);
+        }
+        Ok(())
+    }
+
+    /// The first of the batch are durable, from entry `first` on.
+    fn answer(&mut self, count: usize, first: u64) {
+        self.size.store(self.segments.size(), Ordering::Release);
+        let (since, wanted) = (Instant::now(), &mut self.wanted);
+        deliver(self.batch.drain(..count).zip(first..).filter_map(|(Item { lane, slot, wants, entry: _ }, index)| {
+            match wants {
+                Wants::Durable => Some((lane, slot, Ok(None))),
+                Wants::Receipt => {
+                    wanted.push(Wanted { index, lane, slot, since });
+                    None
+                }
+            }
+        }));
+        self.tell_tree();
+    }
+
+    fn tell_tree(&mut self) {
+        self.size.store(self.segments.size(), Ordering::Release);
+        self.inbox.durable(self.segments.size(), &mut self.wanted);
+        deliver(self.wanted.drain(..).map(|wanted| (wanted.lane, wanted.slot, Err(AuditError::Unavailable))));
+    }
+
+    fn refuse_batch(&mut self) {
+        deliver(self.batch.drain(..).map(|item| (item.lane, item.slot, Err(AuditError::Unavailable))));
+    }
+
+    /// Gives the reserve back, and records in its space that the disk is full. What else hinders is met again by the next
+    /// batch.
+    fn record_full(&mut self) -> Result<(), Hindrance> {
+        if !self.reserve.give_back() {
+            return Ok(());
+        }
+        let Some(entry) = self.form.finish(&self.form.hindered(FULL)) else { return Ok(()) };
+        let recorded = self.segments.room().and_then(|_| self.segments.write(std::iter::once(entry.as_slice())));
+        match recorded {
+            Ok(()) => self.tell_tree(),
+            Err(Hindrance::Final) => return Err(Hindrance::Final),
+            Err(Hindrance::Full | Hindrance::Passing) => tracing::error!("the full disk could not be recorded"),
+        }
+        Ok(())
+    }
+
+    /// Says so, and leaves nobody waiting.
+    fn fail(&mut self) {
+        self.failure.send_replace(true);
+        self.queue.close();
+        self.inbox.end();
+        loop {
+            self.refuse_batch();
+            if !self.queue.take(&mut self.batch, None) {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.fail();
+        }
+    }
+}
+
+/// The reason in the record of a full disk.
+const FULL: &str = "AUDIT_STORAGE_FULL";
