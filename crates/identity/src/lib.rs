@@ -28,7 +28,7 @@ pub use op::{CertificateRolePage, PageRequest, PolicyPage, PolicyText, principal
 pub use policy::{Capability, MalformedPolicy, Policy, PolicyFault};
 pub use principal::Principal;
 pub use service::{Identities, Seams};
-pub use store::Caches;
+pub use store::{CacheSizes, Caches};
 pub use token::{CreateToken, CreatedToken, TokenMetadata};
 
 use envelope::Timestamp;

@@ -33,6 +33,15 @@ pub struct Caches {
     pub(crate) acls: Cache<AclKey, Acl>,
 }
 
+/// How many entries each cache holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheSizes {
+    pub tokens: usize,
+    pub certificates: usize,
+    /// Sets of policies.
+    pub acls: usize,
+}
+
 impl Caches {
     /// At most `principals` tokens, as many certificates, and a fourth of that of sets of policies.
     pub fn new(principals: usize) -> Self {
@@ -41,6 +50,10 @@ impl Caches {
             certificates: Cache::new(principals),
             acls: Cache::new(principals.div_ceil(4)),
         }
+    }
+
+    pub fn sizes(&self) -> CacheSizes {
+        CacheSizes { tokens: self.tokens.len(), certificates: self.certificates.len(), acls: self.acls.len() }
     }
 }
 
@@ -146,4 +159,23 @@ pub(crate) fn digest_in(path: &EntryPath) -> Option<Digest> {
     let mut digest = [0; 32];
     hex::decode_to_slice(path.segments().last()?, &mut digest).ok()?;
     Some(Digest(digest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caches_tell_their_sizes_up_to_their_limits() {
+        let caches = Caches::new(8);
+        let none = CacheSizes { tokens: 0, certificates: 0, acls: 0 };
+        assert_eq!(caches.sizes(), none);
+        // nothing is kept before changes are followed
+        caches.apply(&Change::Gap { revision: Revision(0) });
+        for (revision, acls) in [(1, 1), (2, 2), (3, 2)] {
+            let key: AclKey = [(PolicyName::root(), Some(Revision(revision)))].into();
+            caches.acls.insert(key, Arc::new(Acl::root()), &[], Revision(revision));
+            assert_eq!(caches.sizes(), CacheSizes { acls, ..none });
+        }
+    }
 }

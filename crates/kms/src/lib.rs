@@ -42,7 +42,7 @@ pub use op::rotate::KeyRotated;
 pub use op::sign::{MessageType, PublicKey, Sign, Signed, Verified, Verify};
 pub use op::{Page, PageRequest};
 pub use service::{Kms, Seams};
-pub use store::Caches;
+pub use store::{CacheSizes, Caches};
 
 /// Most items in a batch.
 pub const BATCH_ITEMS_MAX: usize = hsm_api::message::BATCH_ITEMS_MAX;

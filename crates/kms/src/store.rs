@@ -29,10 +29,23 @@ pub struct Caches {
     pub(crate) grants: Cache<KeyId, Grants>,
 }
 
+/// How many entries each cache holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheSizes {
+    pub keys: usize,
+    pub aliases: usize,
+    /// Keys whose grants are kept.
+    pub grants: usize,
+}
+
 impl Caches {
     /// At most `keys` keys, as many aliases, and as many keys' grants.
     pub fn new(keys: usize) -> Self {
         Self { keys: Cache::new(keys), aliases: Cache::new(keys), grants: Cache::new(keys) }
+    }
+
+    pub fn sizes(&self) -> CacheSizes {
+        CacheSizes { keys: self.keys.len(), aliases: self.aliases.len(), grants: self.grants.len() }
     }
 }
 

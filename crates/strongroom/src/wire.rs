@@ -59,6 +59,8 @@ impl Wired {
         })?;
         let health = Health::new();
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), &health);
+        let kms_caches = Arc::new(kms::Caches::new(KEYS_MAX));
+        cache_gauges(&metrics, &identity_caches, &kms_caches);
         let log = Arc::downgrade(sink);
         metrics.gauge("audit_syncs", "Syncs of the audit log since the start", move || {
             log.upgrade().map_or(0, |log| i64::try_from(log.syncs()).unwrap_or(i64::MAX))
@@ -72,7 +74,7 @@ impl Wired {
             changes,
             identities,
             identity_caches,
-            kms_caches: Arc::new(kms::Caches::new(KEYS_MAX)),
+            kms_caches,
             boundary: options,
             watched_boundary,
             operator: Arc::new(operator),
@@ -156,6 +158,31 @@ impl Drop for Workers {
     }
 }
 
+/// Name, help, and where it is read.
+type Gauge<T> = (&'static str, &'static str, fn(T) -> usize);
+
+fn cache_gauges(metrics: &Metrics, identity: &Arc<identity::Caches>, kms: &Arc<kms::Caches>) {
+    let told = |size: usize| i64::try_from(size).unwrap_or(i64::MAX);
+    let of_identity: [Gauge<identity::CacheSizes>; 3] = [
+        ("cached_tokens", "Tokens kept in memory", |sizes| sizes.tokens),
+        ("cached_certificates", "Client certificates kept in memory", |sizes| sizes.certificates),
+        ("cached_policy_sets", "Sets of policies kept in memory", |sizes| sizes.acls),
+    ];
+    for (name, help, size) in of_identity {
+        let caches = Arc::clone(identity);
+        metrics.gauge(name, help, move || told(size(caches.sizes())));
+    }
+    let of_kms: [Gauge<kms::CacheSizes>; 3] = [
+        ("cached_keys", "Keys kept in memory", |sizes| sizes.keys),
+        ("cached_aliases", "Aliases kept in memory", |sizes| sizes.aliases),
+        ("cached_grants", "Keys whose grants are kept in memory", |sizes| sizes.grants),
+    ];
+    for (name, help, size) in of_kms {
+        let caches = Arc::clone(kms);
+        metrics.gauge(name, help, move || told(size(caches.sizes())));
+    }
+}
+
 /// Asks the boundary for its status once a second; a change of its answer is told to who balances load.
 async fn watch_boundary(boundary: Arc<SocketBoundary>, health: Health) {
     loop {
@@ -182,3 +209,19 @@ const CONNECT: Duration = Duration::from_secs(2);
 const PRINCIPALS_MAX: usize = 4096;
 /// Keys kept in memory, with their aliases and grants.
 const KEYS_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_caches_are_told_at_every_scrape() {
+        let metrics = Metrics::new("0", &Health::new());
+        let (identity, kms) = (Arc::new(identity::Caches::new(8)), Arc::new(kms::Caches::new(8)));
+        cache_gauges(&metrics, &identity, &kms);
+        let text = metrics.render();
+        for name in ["tokens", "certificates", "policy_sets", "keys", "aliases", "grants"] {
+            assert!(text.contains(&format!("\nstrongroom_cached_{name} 0\n")), "{name}: {text}");
+        }
+    }
+}

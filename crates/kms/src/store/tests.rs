@@ -146,3 +146,19 @@ fn anything_else_is_not_decoded() {
         }
     }
 }
+
+#[test]
+fn caches_tell_their_sizes_up_to_their_limits() {
+    let caches = Caches::new(2);
+    let none = CacheSizes { keys: 0, aliases: 0, grants: 0 };
+    assert_eq!(caches.sizes(), none);
+    // nothing is kept before changes are followed
+    caches.apply(&Change::Gap { revision: Revision(0) });
+    for (number, aliases) in [(1, 1), (2, 2), (3, 2)] {
+        let name = AliasName::parse(&format!("alias/{number}")).unwrap();
+        caches.aliases.insert(name, Arc::new(id()), &[], Revision(number));
+        assert_eq!(caches.sizes(), CacheSizes { aliases, ..none });
+    }
+    caches.keys.insert(id(), Arc::new(key(KeyState::Enabled)), &[], Revision(4));
+    assert_eq!(caches.sizes(), CacheSizes { keys: 1, aliases: 2, grants: 0 });
+}
