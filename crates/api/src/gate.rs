@@ -10,12 +10,15 @@ use crate::kms_grpc::error::Refusal;
 use crate::metrics::Lane;
 use crate::operation::Operation;
 use crate::peer::Peer;
+use crate::receipt::{self, ReceiptLane};
 use audit::{AuditError, AuditSink, Decision, Outcome, Record, Subject};
 use envelope::Clock;
 use futures_util::future::BoxFuture;
 use http::Request;
 use http::header::AUTHORIZATION;
 use identity::{Identities, Principal, RequestInfo};
+use kms::Kms;
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -58,6 +61,8 @@ pub(crate) struct Ticket {
     call: Arc<RequestInfo>,
     operation: Operation,
     audit: Arc<dyn AuditSink>,
+    /// What is asked of keys is recorded on `audit` too, which gives a receipt.
+    for_receipt: bool,
     /// How it went; unset until a handler was reached and has decided.
     outcome: OnceLock<&'static str>,
 }
@@ -100,11 +105,14 @@ impl Post {
         let peer = request.extensions_mut().remove::<Arc<Peer>>();
         let head = self.head(&request, peer.as_deref());
         let recognised = OnceLock::new();
-        let (within, malformed) = within(&request, head.speaks);
+        let (within, fit) = within(&request, head.speaks);
         let served = async {
-            match malformed {
-                Some(refusal) => Err(self.refused(&head, None, refusal).await),
-                None => self.served(request, inner, peer, &head, &recognised).await,
+            match fit.and_then(|()| receipt::is_asked(&request)) {
+                Ok(for_receipt) => {
+                    let lane = for_receipt.then(|| Arc::new(ReceiptLane::new(&self.audit)));
+                    self.served(request, inner, (peer, lane), &head, &recognised).await
+                }
+                Err(refusal) => Err(self.refused(&head, None, refusal).await),
             }
         };
         let (mut reply, outcome) = match tokio::time::timeout_at(began + within, served).await {
@@ -143,7 +151,7 @@ impl Post {
         &self,
         mut request: Request<B>,
         mut inner: S,
-        peer: Option<Arc<Peer>>,
+        (peer, lane): (Option<Arc<Peer>>, Option<Arc<ReceiptLane>>),
         head: &Head,
         recognised: &OnceLock<Arc<Principal>>,
     ) -> Result<(Reply, &'static str), Refusal>
@@ -167,13 +175,17 @@ impl Post {
             by,
             call: Arc::clone(&head.call),
             operation: head.operation,
-            audit: Arc::clone(&self.audit),
+            audit: lane.as_ref().map_or_else(|| Arc::clone(&self.audit), |lane| Arc::clone(lane) as _),
+            for_receipt: lane.is_some(),
             outcome: OnceLock::new(),
         });
         request.extensions_mut().insert(Arc::clone(&ticket));
         let Ok(reply) = inner.call(request).await;
         match ticket.outcome.get() {
-            Some(outcome) => Ok((reply, outcome)),
+            Some(outcome) => {
+                let reply = if let Some(lane) = lane { lane.attach(reply) } else { reply };
+                Ok((reply, outcome))
+            }
             None => {
                 let refusal = before_the_handler(Status::from_header_map(reply.headers()).as_ref());
                 Err(self.refused(head, Some(ticket.by.subject()), refusal).await)
@@ -212,6 +224,11 @@ impl Ticket {
 
     pub(crate) fn call(&self) -> &RequestInfo {
         &self.call
+    }
+
+    /// The key domain, its records on this request's lane.
+    pub(crate) fn on_lane<'a>(&self, kms: &'a Kms) -> Cow<'a, Kms> {
+        if self.for_receipt { Cow::Owned(kms.on_lane(&self.audit)) } else { Cow::Borrowed(kms) }
     }
 
     /// The handler's answer. Domains have recorded it already.
@@ -296,11 +313,11 @@ pub(crate) fn enter<M>(request: tonic::Request<M>) -> Result<(Arc<Ticket>, M), S
 }
 
 /// How long the request may take; or why it is refused at once.
-fn within<B>(request: &Request<B>, speaks: Speaks) -> (Duration, Option<Refusal>) {
+fn within<B>(request: &Request<B>, speaks: Speaks) -> (Duration, Result<(), Refusal>) {
     match (speaks, deadline(request.headers())) {
-        (Speaks::Http, _) => (DEADLINE_DEFAULT, Some(Refusal::NOT_GRPC)),
-        (Speaks::Grpc, Ok(within)) => (within, None),
-        (Speaks::Grpc, Err(malformed)) => (DEADLINE_DEFAULT, Some(malformed)),
+        (Speaks::Http, _) => (DEADLINE_DEFAULT, Err(Refusal::NOT_GRPC)),
+        (Speaks::Grpc, Ok(within)) => (within, Ok(())),
+        (Speaks::Grpc, Err(malformed)) => (DEADLINE_DEFAULT, Err(malformed)),
     }
 }
 

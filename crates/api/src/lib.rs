@@ -35,6 +35,7 @@ mod operation;
 pub mod operator_grpc;
 pub mod peer;
 mod public;
+mod receipt;
 
 pub use health::{BoundaryState, Health};
 pub use metrics::Metrics;

@@ -4,5 +4,6 @@
 mod answered;
 mod leaves;
 mod public;
+mod receipts;
 mod refused;
 mod rig;

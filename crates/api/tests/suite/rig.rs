@@ -3,7 +3,10 @@
 use api::{
     BackupPiece, BoundaryState, Health, Metrics, Operator, OperatorError, Peer, PeerCertificate, ServerStatus, Services,
 };
+use audit::proof::Receipt;
 use audit::{AuditError, AuditSink, FileSink};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Buf, BufMut, Bytes};
 use envelope::{Clock, ManualClock, SecretKey, Timestamp};
 use futures_util::StreamExt;
@@ -93,7 +96,20 @@ impl Willing {
     }
 }
 
+/// The receipt of a tree that has this record alone; its signature is nobody's.
+fn receipt_of(record: &[u8]) -> Receipt {
+    let leaf = BASE64.encode(envelope::merkle::leaf_hash(record));
+    let signature = BASE64.encode([0; 68]);
+    let checkpoint = format!("log.of/the-tests\n1\n{leaf}\n\n\u{2014} log.of/the-tests {signature}\n");
+    Receipt::parse(format!("c2sp.org/tlog-proof@v1\nextra {leaf}\nindex 0\n\n{checkpoint}").as_bytes()).unwrap()
+}
+
 impl AuditSink for Willing {
+    fn append_for_receipt(&self, record: Bytes) -> BoxFuture<'static, Result<Receipt, AuditError>> {
+        let (receipt, appended) = (receipt_of(&record), self.append(record));
+        Box::pin(async move { appended.await.map(|()| receipt) })
+    }
+
     fn append(&self, record: Bytes) -> BoxFuture<'static, Result<(), AuditError>> {
         let (log, mut state) = (Arc::clone(&self.log), self.state.subscribe());
         Box::pin(async move {
@@ -213,6 +229,14 @@ impl Rig {
         let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
         let lines = std::str::from_utf8(&text[..end]).unwrap().lines();
         lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The leaf hash of the record that was written last.
+    pub(crate) fn last_leaf(&self) -> [u8; 32] {
+        let text = std::fs::read(&self.log).unwrap();
+        let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+        let last = text[..end].split_inclusive(|byte| *byte == b'\n').next_back().unwrap();
+        envelope::merkle::leaf_hash(last)
     }
 
     /// How many leaves the log has.

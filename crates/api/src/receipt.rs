@@ -1,0 +1,87 @@
+//! Receipts: whoever asks for one in a call of `strongroom.kms.v1` gets the proof that its record is in the log.
+//!
+//! The call runs on a lane of its own, on which each record waits for its receipt; the last one's is handed out.
+//!
+//! Always: with the answer it belongs to, in trailing metadata. No receipt, no answer: it may be that the record is durable
+//! and the boundary signs nothing, and then the caller is told AUDIT_UNAVAILABLE.
+
+use crate::head::Reply;
+use crate::kms_grpc::error::Refusal;
+use audit::proof::Receipt;
+use audit::{AuditError, AuditSink};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, HeaderName, Request};
+use http_body_util::BodyExt as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use tonic::metadata::{MetadataMap, MetadataValue};
+
+/// Whether a receipt is asked for. Only 1 asks; anything else would be half understood.
+pub(crate) fn is_asked<B>(request: &Request<B>) -> Result<bool, Refusal> {
+    match request.headers().get(ASKS) {
+        None => Ok(false),
+        Some(value) if value.as_bytes() == b"1" => Ok(request.uri().path().starts_with(ANSWERS)),
+        Some(_) => Err(Refusal::field("strongroom-receipt")),
+    }
+}
+
+/// The log, for one call that asks for a receipt.
+#[derive(Debug)]
+pub(crate) struct ReceiptLane {
+    log: Arc<dyn AuditSink>,
+    last: Arc<Mutex<Option<Receipt>>>,
+}
+
+impl ReceiptLane {
+    pub(crate) fn new(log: &Arc<dyn AuditSink>) -> Self {
+        Self { log: Arc::clone(log), last: Arc::default() }
+    }
+
+    /// The reply with the receipt of what was recorded last.
+    pub(crate) fn attach(&self, reply: Reply) -> Reply {
+        let Some(receipt) = self.last.lock().unwrap_or_else(PoisonError::into_inner).take() else { return reply };
+        let mut trailing = MetadataMap::new();
+        trailing.insert_bin(CARRIES, MetadataValue::from_bytes(receipt.encode().as_bytes()));
+        let trailing = trailing.into_headers();
+        let (mut head, body) = reply.into_parts();
+        // PROTOCOL-HTTP2, "Responses": Trailers-Only are headers, with the status among them
+        if head.headers.contains_key(STATUS) {
+            head.headers.extend(trailing);
+            return Reply::from_parts(head, body);
+        }
+        let body = body.map_frame(move |mut frame| {
+            if let Some(trailers) = frame.trailers_mut() {
+                add(trailers, &trailing);
+            }
+            frame
+        });
+        Reply::from_parts(head, tonic::body::Body::new(body))
+    }
+}
+
+impl AuditSink for ReceiptLane {
+    fn append(&self, record: Bytes) -> BoxFuture<'static, Result<(), AuditError>> {
+        let (appended, last) = (self.log.append_for_receipt(record), Arc::clone(&self.last));
+        Box::pin(async move {
+            let receipt = appended.await?;
+            *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(receipt);
+            Ok(())
+        })
+    }
+
+    fn append_for_receipt(&self, record: Bytes) -> BoxFuture<'static, Result<Receipt, AuditError>> {
+        self.log.append_for_receipt(record)
+    }
+}
+
+fn add(trailers: &mut HeaderMap, more: &HeaderMap) {
+    trailers.extend(more.iter().map(|(name, value)| (name.clone(), value.clone())));
+}
+
+/// What asks, with the value 1.
+const ASKS: HeaderName = HeaderName::from_static("strongroom-receipt");
+/// Who answers: Keys and Crypto.
+const ANSWERS: &str = "/strongroom.kms.v1.";
+/// Where the receipt stands (c2sp.org/tlog-proof).
+const CARRIES: &str = "strongroom-receipt-bin";
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");

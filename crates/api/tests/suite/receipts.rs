@@ -1,0 +1,73 @@
+//! Who asks for a receipt gets that of its own record, and nobody else any.
+
+use crate::rig::{ROOT, Rig};
+use audit::AuditError;
+use audit::proof::Receipt;
+use http_body_util::BodyExt as _;
+use prost::Message as _;
+use proto::kms::{BatchEncryptRequest, CreateKeyRequest, EncryptRequest, GenerateRandomRequest};
+
+/// The reply's status code and the receipt in its trailing metadata, if there is one.
+async fn asked(rig: &Rig, path: &str, message: &[u8], asks: &[&str]) -> (String, Option<Receipt>) {
+    let root = format!("Bearer {ROOT}");
+    let mut headers = vec![("authorization", root.as_str())];
+    headers.extend(asks.iter().map(|value| ("strongroom-receipt", *value)));
+    let reply = crate::rig::begun(rig.addr, path, message, &headers).await;
+    let trailers_only = reply.headers().contains_key("grpc-status");
+    let head = reply.headers().clone();
+    let body = reply.into_body().collect().await.unwrap();
+    let trailers = if trailers_only { head.clone() } else { body.trailers().unwrap().clone() };
+    assert!(trailers_only || !head.contains_key("strongroom-receipt-bin"), "it is trailing metadata");
+    let metadata = tonic::metadata::MetadataMap::from_headers(trailers.clone());
+    let receipt =
+        metadata.get_bin("strongroom-receipt-bin").map(|value| Receipt::parse(&value.to_bytes().unwrap()).unwrap());
+    (trailers["grpc-status"].to_str().unwrap().to_owned(), receipt)
+}
+
+#[tokio::test]
+async fn the_receipt_is_that_of_the_record_that_tells_of_the_answer() {
+    let rig = Rig::start().await;
+    let dice = GenerateRandomRequest { number_of_bytes: 4 }.encode_to_vec();
+    let nobodys = EncryptRequest { key_id: "alias/nobodys".into(), plaintext: vec![1].into(), ..Default::default() };
+    let batch = BatchEncryptRequest { items: vec![nobodys.clone()] };
+    for (path, message, status) in [
+        ("/strongroom.kms.v1.Crypto/GenerateRandom", dice.clone(), "0"),
+        ("/strongroom.kms.v1.Keys/ListKeys", vec![], "0"),
+        // a change: the record that went with it, not its announcement
+        ("/strongroom.kms.v1.Keys/CreateKey", CreateKeyRequest::default().encode_to_vec(), "0"),
+        ("/strongroom.kms.v1.Crypto/BatchEncrypt", batch.encode_to_vec(), "0"),
+        // refused by the domain, and by the codec
+        ("/strongroom.kms.v1.Crypto/Encrypt", nobodys.encode_to_vec(), "5"),
+        ("/strongroom.kms.v1.Crypto/GenerateDataKey", vec![], "3"),
+    ] {
+        let (told, receipt) = asked(&rig, path, &message, &["1"]).await;
+        assert_eq!(told, status, "{path}");
+        let receipt = receipt.unwrap_or_else(|| panic!("{path} has no receipt"));
+        assert_eq!(*receipt.leaf(), rig.last_leaf(), "{path}");
+        let (told, receipt) = asked(&rig, path, &message, &[]).await;
+        assert!(told == status && receipt.is_none(), "{path}: nobody asked");
+    }
+    // asked, and failed: the second record's
+    rig.boundary.is_away();
+    let (told, receipt) = asked(&rig, "/strongroom.kms.v1.Crypto/GenerateRandom", &dice, &["1"]).await;
+    assert_eq!((told.as_str(), receipt.map(|receipt| *receipt.leaf())), ("14", Some(rig.last_leaf())));
+}
+
+#[tokio::test]
+async fn what_asks_otherwise_is_refused_and_other_services_give_none() {
+    let rig = Rig::start().await;
+    let dice = GenerateRandomRequest { number_of_bytes: 4 }.encode_to_vec();
+    for value in ["", "0", "true", "11"] {
+        let before = rig.leaves();
+        let (told, receipt) = asked(&rig, "/strongroom.kms.v1.Crypto/GenerateRandom", &dice, &[value]).await;
+        assert!(told == "3" && receipt.is_none(), "{value:?}");
+        assert_eq!(rig.leaves() - before, 1);
+    }
+    for path in ["/strongroom.identity.v1.Identity/LookupToken", "/strongroom.operator.v1.Operator/Status"] {
+        let (told, receipt) = asked(&rig, path, &[], &["1"]).await;
+        assert!(told == "0" && receipt.is_none(), "{path}");
+    }
+    rig.audit.refuses(AuditError::Unavailable);
+    let (told, receipt) = asked(&rig, "/strongroom.kms.v1.Crypto/GenerateRandom", &dice, &["1"]).await;
+    assert!(told == "14" && receipt.is_none());
+}
