@@ -4,6 +4,10 @@
 //! Never: IO, or state from one input to the next.
 #![forbid(unsafe_code)]
 
+mod audit_log;
+
+pub use audit_log::audit_log;
+
 use audit::record::{Entry, PeriodKeys, SealedPeriodKey, finish, is_entry};
 use envelope::ManualClock;
 use envelope::sealed::{Body, Malformed, parse_barrier, parse_blob, parse_system, parse_token};

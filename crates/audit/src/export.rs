@@ -29,7 +29,11 @@ pub enum ExportError {
 
 impl From<ReadError> for ExportError {
     fn from(error: ReadError) -> Self {
-        Self::Fault(error.into())
+        match error {
+            ReadError::Io { .. } => Self::Fault(error.into()),
+            // signed entries are not there
+            ReadError::Cut { .. } | ReadError::Missing { .. } | ReadError::Surplus { .. } => Self::NotSigned,
+        }
     }
 }
 
@@ -141,6 +145,9 @@ mod tests {
             assert!(matches!(outcome, Err(ExportError::NotSigned)));
             assert!(!files.contains_key("checkpoint"));
         }
+        let mut cut = signer.log(&all, 300);
+        cut.segments.insert(0, cut.segments[&0].slice(..2000));
+        assert!(matches!(exported(cut).0, Err(ExportError::NotSigned)));
         let mut unsigned = signer.log(&all, 300);
         unsigned.checkpoint = None;
         assert!(matches!(exported(unsigned).0, Err(ExportError::Fault(Fault::NoCheckpoint { .. }))));
