@@ -3,12 +3,14 @@
 //! Always: exit 0 done, 1 refused or failed, 2 usage. A secret stands on standard output only where it was asked for.
 //! Never: a secret as an argument, where everybody on the machine reads it.
 
+pub mod audit;
 pub mod auth;
 pub mod connection;
 pub mod demo;
 pub mod dev;
 pub mod kms;
 pub mod new_file;
+pub mod new_folder;
 pub mod operator;
 pub mod output;
 pub mod policy;
@@ -18,8 +20,8 @@ pub mod token;
 pub mod values;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use connection::{Connection, Remote};
-use output::Answer;
+use connection::Remote;
+use output::{Answer, Format};
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -46,6 +48,8 @@ enum Command {
     Policy(Remote<policy::Command>),
     /// Say which client certificate stands for whom
     Auth(Remote<auth::Command>),
+    /// Verify, read and export the audit log; offline
+    Audit(audit::Arguments),
     /// Look after server, storage and boundary
     Operator(Remote<operator::Command>),
 }
@@ -100,13 +104,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap:
 }
 
 impl Command {
-    fn format(&self) -> output::Format {
+    fn format(&self) -> Format {
         match self {
-            Self::Dev(_) | Self::Server(_) | Self::Demo(_) => output::Format::Table,
+            Self::Dev(_) | Self::Server(_) | Self::Demo(_) => Format::Table,
             Self::Kms(remote) => remote.connection.output,
             Self::Token(remote) => remote.connection.output,
             Self::Policy(remote) => remote.connection.output,
             Self::Auth(remote) => remote.connection.output,
+            Self::Audit(arguments) => arguments.output,
             Self::Operator(remote) => remote.connection.output,
         }
     }
@@ -116,20 +121,18 @@ impl Command {
             Self::Dev(arguments) => dev::run(arguments),
             Self::Server(arguments) => server::run(arguments),
             Self::Demo(arguments) => demo::run(arguments),
-            Self::Kms(Remote { connection, command }) => answered(&connection, command.run(&connection)),
-            Self::Token(Remote { connection, command }) => answered(&connection, command.run(&connection)),
-            Self::Policy(Remote { connection, command }) => answered(&connection, command.run(&connection)),
-            Self::Auth(Remote { connection, command }) => answered(&connection, command.run(&connection)),
-            Self::Operator(Remote { connection, command }) => answered(&connection, command.run(&connection)),
+            Self::Kms(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
+            Self::Token(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
+            Self::Policy(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
+            Self::Auth(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
+            Self::Audit(audit::Arguments { output, command }) => answered(output, command.run()),
+            Self::Operator(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
         }
     }
 }
 
 /// Runs one command on a runtime of its own and prints its answer. A signal drops the command, and with it what it made.
-fn answered(
-    connection: &Connection,
-    command: impl Future<Output = anyhow::Result<Answer>>,
-) -> anyhow::Result<ExitCode> {
+fn answered(format: Format, command: impl Future<Output = anyhow::Result<Answer>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -146,7 +149,7 @@ fn answered(
     runtime.shutdown_background();
     let answer = outcome?;
     let terminal = std::io::stdout().is_terminal();
-    output::print(&answer, connection.output, terminal)?;
+    output::print(&answer, format, terminal)?;
     Ok(if answer.is_no() { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 

@@ -68,6 +68,11 @@ impl NewFile {
         Ok(tokio::fs::File::from_std(self.file.try_clone()?))
     }
 
+    /// As [`Self::writer`], for who waits where it stands.
+    pub fn std_writer(&self) -> Result<File> {
+        Ok(self.file.try_clone()?)
+    }
+
     /// The file is whole: makes it durable and gives it its name. `mode` counts from here on.
     pub fn finish(mut self, mode: u32) -> Result<()> {
         let context = || format!("cannot write {}", self.target.display());

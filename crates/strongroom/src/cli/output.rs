@@ -55,6 +55,11 @@ pub enum Value {
 }
 
 impl Answer {
+    /// Nothing more: it stands on standard output already.
+    pub fn printed() -> Self {
+        Self::Line(SecretBytes::copy_from(b""))
+    }
+
     pub fn is_no(&self) -> bool {
         matches!(self, Self::No(_))
     }

@@ -265,15 +265,29 @@ impl AsyncWrite for Held {
     }
 }
 
-/// A progress bar where somebody watches.
+/// A progress bar of bytes, where somebody watches.
 pub(crate) fn bar(length: Option<u64>) -> ProgressBar {
+    drawn(
+        length,
+        match length {
+            Some(_) => "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+            None => "{spinner} {bytes} {bytes_per_sec}",
+        },
+    )
+}
+
+/// As [`bar`], of whatever is counted.
+pub(crate) fn counting_bar(length: Option<u64>, what: &str) -> ProgressBar {
+    match length {
+        Some(_) => drawn(length, &format!("{{wide_bar}} {{human_pos}}/{{human_len}} {what} {{per_sec}} {{eta}}")),
+        None => drawn(length, &format!("{{spinner}} {{human_pos}} {what} {{per_sec}}")),
+    }
+}
+
+fn drawn(length: Option<u64>, template: &str) -> ProgressBar {
     let watched = std::io::stderr().is_terminal();
     let target = if watched { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(length, target);
-    let template = match length {
-        Some(_) => "{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
-        None => "{spinner} {bytes} {bytes_per_sec}",
-    };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }

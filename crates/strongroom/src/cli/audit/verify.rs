@@ -1,0 +1,195 @@
+//! `strongroom audit verify`.
+
+use super::{Key, Place, blocking, open, read_small};
+use crate::cli::Usage;
+use crate::cli::kms::file::counting_bar;
+use crate::cli::new_file::{NewFile, Replace};
+use crate::cli::output::{Answer, Record};
+use crate::cli::values::date_text;
+use anyhow::{Context as _, Result};
+use audit::checkpoint::Checkpoint;
+use audit::note::VerifierKey;
+use audit::proof::Receipt;
+use audit::read::{LogFolder, LogReader};
+use audit::verify::{Fault, Options, Report, open_checkpoint, verify};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use clap::Args;
+use envelope::merkle::leaf_hash;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Find out whether the log holds what was signed, and where not
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  strongroom audit verify --data-dir /var/lib/strongroom --key log.vkey --save-checkpoint seen
+  strongroom audit verify --data-dir /var/lib/strongroom --key log.vkey --checkpoint seen --save-checkpoint seen
+  strongroom audit verify --key log.vkey --receipt receipt --dir audit
+
+Every entry is read and the Merkle tree made anew; its root must be the one that the log's key signed. A log that somebody set
+back to an old copy is valid up to there: only a checkpoint that you kept elsewhere finds it. Exit status: 0 valid, 1 not valid.")]
+pub struct Verify {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    key: Key,
+    /// Checkpoint of this log from elsewhere: saved by an earlier run, or a witness's; may be older or newer
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Vec<PathBuf>,
+    /// Write the newest valid checkpoint to this file, to compare with next time; replaces a file that --checkpoint names
+    #[arg(long, value_name = "FILE")]
+    save_checkpoint: Option<PathBuf>,
+    /// Replace any file with --save-checkpoint
+    #[arg(long, requires = "save_checkpoint")]
+    force: bool,
+    /// Receipt that a caller got: check it, and with --dir or --data-dir whether the log kept its entry
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
+}
+
+/// A checkpoint that the key signed, and its bytes.
+struct Known {
+    checkpoint: Checkpoint,
+    note: Vec<u8>,
+}
+
+impl Verify {
+    pub async fn run(self) -> Result<Answer> {
+        let dir = self.place.dir()?;
+        let key = self.key.read(dir.as_deref())?;
+        let mut known = self.known(&key)?;
+        let receipt = match &self.receipt {
+            None => None,
+            Some(path) => {
+                let opened = Receipt::parse(&read_small(path)?)
+                    .and_then(|receipt| receipt.verify(&key, receipt.leaf()).map(|checkpoint| (receipt, checkpoint)));
+                match opened {
+                    Ok((receipt, checkpoint)) => Some((receipt, checkpoint)),
+                    Err(error) => {
+                        return Ok(not_valid(&anyhow::Error::from(error).context("the receipt proves nothing"), None));
+                    }
+                }
+            }
+        };
+        let Some(dir) = dir else {
+            let (receipt, checkpoint) =
+                receipt.ok_or_else(|| Usage("which log? name --dir or --data-dir".to_owned()))?;
+            if self.save_checkpoint.is_some() {
+                return Err(Usage("--save-checkpoint wants a log: name --dir or --data-dir".to_owned()).into());
+            }
+            return Ok(Answer::Record(signed_receipt(&receipt, &checkpoint)));
+        };
+        if let Some((receipt, checkpoint)) = &receipt {
+            known.push(Known { checkpoint: checkpoint.clone(), note: receipt.checkpoint().encode().into_bytes() });
+        }
+        let log = open(&dir)?;
+        let elsewhere = known.iter().map(|known| known.checkpoint.clone()).collect();
+        let wanted = receipt.as_ref().map(|(receipt, _)| receipt.clone());
+        let outcome = blocking(move || whole(&log, &key, elsewhere, wanted.as_ref())).await?;
+        match outcome {
+            Ok(report) => self.valid(report, known, receipt.map(|(receipt, _)| receipt)),
+            Err(fault) if fault.is_io() => Err(fault.into()),
+            Err(fault) => {
+                let index = fault.index();
+                Ok(not_valid(&fault.into(), index))
+            }
+        }
+    }
+
+    fn known(&self, key: &VerifierKey) -> Result<Vec<Known>> {
+        let read = |path: &PathBuf| {
+            let note = read_small(path)?;
+            let checkpoint = open_checkpoint(&note, key).with_context(|| format!("{} is of no use", path.display()))?;
+            Ok(Known { checkpoint, note })
+        };
+        self.checkpoint.iter().map(read).collect()
+    }
+
+    fn valid(&self, report: Report, known: Vec<Known>, receipt: Option<Receipt>) -> Result<Answer> {
+        let up_to = report.checkpoint.size.max(report.seen_elsewhere.unwrap_or(0));
+        let result = match report.seen_elsewhere {
+            None => format!("valid up to {up_to}, freshness unknown"),
+            Some(seen) => format!("valid up to {up_to}, which holds all of the {seen} of a checkpoint from elsewhere"),
+        };
+        let mut record = Record::new()
+            .with("valid", true)
+            .with("result", result)
+            .with("origin", report.checkpoint.origin.clone())
+            .with("entries", report.entries)
+            .with("signed", report.checkpoint.size)
+            .with("not_yet_signed", report.unsigned())
+            .with_some("torn", report.torn.then_some(true))
+            .with_some("signed_until", report.signed_until.map(millis_text))
+            .with("root", STANDARD.encode(report.checkpoint.root))
+            .with("tiles", report.tiles)
+            .with_some("tiles_missing", Some(report.tiles_missing).filter(|missing| *missing > 0));
+        if let Some(receipt) = receipt {
+            record = record.with("receipt_index", receipt.index()).with("receipt_kept", true);
+        }
+        if let Some(path) = &self.save_checkpoint {
+            let own = Known { checkpoint: report.checkpoint, note: report.note };
+            // the log's own where it is as new as any
+            let newest = known
+                .into_iter()
+                .fold(own, |newest, known| if known.checkpoint.size > newest.checkpoint.size { known } else { newest });
+            let file = NewFile::create(path, Replace::when(self.force || self.checkpoint.contains(path)))?;
+            file.std_writer()?.write_all(&newest.note).with_context(|| format!("cannot write {}", path.display()))?;
+            file.finish(0o644)?;
+            record = record.with("saved", path.display().to_string());
+        }
+        Ok(Answer::Record(record))
+    }
+}
+
+/// The log itself, and what a receipt says of it.
+fn whole(
+    log: &LogReader<LogFolder>,
+    key: &VerifierKey,
+    elsewhere: Vec<Checkpoint>,
+    receipt: Option<&Receipt>,
+) -> Result<Result<Report, Fault>> {
+    let bar = counting_bar(log.size().ok(), "entries");
+    let options = Options { elsewhere, patience: PATIENCE };
+    let verified = verify(log, key, &options, &mut |done| bar.set_position(done));
+    bar.finish_and_clear();
+    if let (Ok(_), Some(receipt)) = (&verified, receipt) {
+        // its checkpoint was one of those from elsewhere, so the entry can only be another if the log changed since
+        let entry = log.entry(receipt.index())?;
+        anyhow::ensure!(
+            entry.is_some_and(|entry| leaf_hash(&entry) == *receipt.leaf()),
+            "the log was altered while it was verified"
+        );
+    }
+    Ok(verified)
+}
+
+fn signed_receipt(receipt: &Receipt, checkpoint: &Checkpoint) -> Record {
+    Record::new()
+        .with("valid", true)
+        .with("result", "the log signed a tree with this entry; --dir or --data-dir tells whether it kept it")
+        .with("origin", checkpoint.origin.clone())
+        .with("receipt_index", receipt.index())
+        .with("leaf", STANDARD.encode(receipt.leaf()))
+        .with("signed", checkpoint.size)
+        .with("root", STANDARD.encode(checkpoint.root))
+}
+
+fn not_valid(why: &anyhow::Error, index: Option<u64>) -> Answer {
+    let causes: Vec<String> = why.chain().map(ToString::to_string).collect();
+    let record = Record::new().with("valid", false).with("result", causes.join(": "));
+    Answer::No(record.with_some("index", index))
+}
+
+fn millis_text(millis: u64) -> String {
+    let seconds = i64::try_from(millis / 1000).unwrap_or(i64::MAX);
+    // no date is that late
+    let nanos = i32::try_from(millis % 1000 * 1_000_000).unwrap_or(0);
+    date_text(&prost_types::Timestamp { seconds: seconds.min(SECONDS_MAX), nanos })
+}
+
+/// 9999-12-31T23:59:59Z: RFC 3339 has no later year.
+const SECONDS_MAX: i64 = 253_402_300_799;
+/// How long a writer may take for one entry.
+const PATIENCE: Duration = Duration::from_secs(1);
