@@ -30,10 +30,6 @@ impl Reserve {
         Ok(Self { file, bytes, held })
     }
 
-    pub(super) fn is_held(&self) -> bool {
-        self.held
-    }
-
     /// Takes the space, unless it is held.
     pub(super) fn take(&mut self) -> io::Result<()> {
         if self.held {

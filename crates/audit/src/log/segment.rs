@@ -198,6 +198,15 @@ impl Segments {
         }
     }
 
+    /// After a full disk: whether there is room for more than a batch.
+    pub(super) fn make_room(&mut self) -> Result<(), Hindrance> {
+        self.room()?;
+        self.current.stands()?;
+        self.clear_remains()?;
+        self.grow_ahead();
+        if self.current.length - self.current.end >= AHEAD_BYTES_MIN { Ok(()) } else { Err(Hindrance::Full) }
+    }
+
     /// In peace: the segment ends with its last entry. Tells whether that is durable.
     pub(super) fn close(&mut self) -> bool {
         let closed = self.current.file.set_len(self.current.end).and_then(|()| self.current.file.sync_all());

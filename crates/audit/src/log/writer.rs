@@ -24,6 +24,8 @@ pub(super) struct Writer {
     wanted: Vec<Wanted>,
     /// What was told of last, so that the log of the process is told once.
     hindered: bool,
+    /// No space was left, until there is room for the reserve and for more than a batch.
+    full: bool,
 }
 
 impl Writer {
@@ -37,20 +39,21 @@ impl Writer {
         failure: watch::Sender<bool>,
     ) -> Self {
         let (batch, wanted) = (Vec::new(), Vec::new());
-        Self { segments, reserve, form, queue, inbox, size, failure, batch, wanted, hindered: false }
+        Self { segments, reserve, form, queue, inbox, size, failure, batch, wanted, hindered: false, full: false }
     }
 
     /// Until the queue is closed. Gives the log's size where it ended in peace.
     pub(super) fn run(&mut self) -> Option<u64> {
         if let Err(error) = self.reserve.take() {
             tracing::error!(%error, "there is no space for the audit log's reserve: nothing is accepted until there is");
+            self.full = true;
         }
         while self.queue.take(&mut self.batch, self.segments.last_sync()) {
             if *self.failure.borrow() || self.commit() == Err(Hindrance::Final) {
                 self.fail();
                 return None;
             }
-            if self.reserve.is_held() {
+            if !self.full {
                 self.segments.grow_ahead();
             }
         }
@@ -83,7 +86,11 @@ impl Writer {
     /// One write and one sync, and one more for each segment's end within the batch. Whose entries are durable is answered
     /// `Ok`, though the rest is not.
     fn write_batch(&mut self) -> Result<(), Hindrance> {
-        self.reserve.take().map_err(|error| hindrance(&error))?;
+        if self.full {
+            self.reserve.take().map_err(|error| hindrance(&error))?;
+            self.segments.make_room()?;
+            self.full = false;
+        }
         while !self.batch.is_empty() {
             let count = self.segments.room()?.min(self.batch.len());
             let first = self.segments.size();
@@ -122,7 +129,7 @@ impl Writer {
     /// Gives the reserve back, and records in its space that the disk is full. What else hinders is met again by the next
     /// batch.
     fn record_full(&mut self) -> Result<(), Hindrance> {
-        if !self.reserve.give_back() {
+        if std::mem::replace(&mut self.full, true) || !self.reserve.give_back() {
             return Ok(());
         }
         let Some(entry) = self.form.finish(&self.form.hindered(FULL)) else { return Ok(()) };
