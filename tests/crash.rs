@@ -243,14 +243,9 @@ impl Scene {
         }
         let missing: Vec<_> = self.checked.keys.iter().filter(|key| !listed.contains(*key)).collect();
         assert!(missing.is_empty(), "{} of {} keys are gone: {missing:?}", missing.len(), self.checked.keys.len());
-        let log = std::fs::read(self.dev.audit_file()).unwrap();
-        let text = String::from_utf8_lossy(&log);
-        let recorded: HashSet<&str> = text
-            .lines()
-            .filter_map(|line| line.split_once("\"request_id\":\"")?.1.split_once('"'))
-            .map(|(id, _)| id)
-            .collect();
-        let missing: Vec<_> = self.checked.request_ids.iter().filter(|id| !recorded.contains(id.as_str())).collect();
+        let mut recorded = HashSet::new();
+        self.dev.audit_records(|record| recorded.extend([record.request_id.to_owned()]));
+        let missing: Vec<_> = self.checked.request_ids.iter().filter(|id| !recorded.contains(*id)).collect();
         assert!(
             missing.is_empty(),
             "{} of {} records are gone: {missing:?}",

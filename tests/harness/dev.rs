@@ -1,6 +1,8 @@
 //! `strongroom dev` in a folder of its own.
 
 use crate::{Clients, Pid, Token, binary, until};
+use audit::read::{LogFolder, LogReader};
+use audit::record::Entry;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -101,8 +103,18 @@ impl Dev {
         std::fs::read_to_string(self.data().join("root-token")).unwrap().trim().to_owned()
     }
 
-    pub fn audit_file(&self) -> PathBuf {
-        self.data().join("server/audit.jsonl")
+    /// The audit log's folder.
+    pub fn audit_dir(&self) -> PathBuf {
+        self.data().join("server/audit")
+    }
+
+    /// Calls `each` with every record of the audit log.
+    pub fn audit_records(&self, mut each: impl FnMut(&audit::Record<'_>)) {
+        let log = LogReader::over(LogFolder::open(&self.audit_dir()).unwrap());
+        let mut entries = log.iter_from(0).unwrap();
+        while let Some((_, entry)) = entries.read().unwrap() {
+            each(&Entry::decode(entry).unwrap().record());
+        }
     }
 
     fn log_file(&self) -> PathBuf {

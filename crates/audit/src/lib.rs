@@ -6,7 +6,6 @@
 
 pub mod checkpoint;
 pub mod export;
-pub mod file;
 pub mod log;
 pub mod note;
 pub mod proof;
@@ -16,7 +15,6 @@ pub mod tile;
 pub mod verify;
 pub mod witness;
 
-pub use file::FileSink;
 pub use log::{CheckpointSigner, Log, LogOptions, OpenError, SignError, Standing};
 pub use record::{Decision, Item, Outcome, Record, Subject};
 

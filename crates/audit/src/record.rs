@@ -158,8 +158,8 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// One line, newline included.
-    pub fn encode(&self) -> Bytes {
+    /// One line of JSON, newline included: for readers. What a sink takes is [`Record::encode`].
+    pub fn json(&self) -> Bytes {
         let mut line = Vec::with_capacity(384);
         // writing to memory fails for no value of these types
         if serde_json::to_writer(&mut line, self).is_ok() {
@@ -171,7 +171,7 @@ impl<'a> Record<'a> {
     /// What a sink takes: length of the public part (u16, big-endian), the public part, the personal part. [`finish`] makes
     /// the entry of it. A record that fits no entry has an empty draft, which no sink takes: it is not logged, so what it
     /// tells is not done.
-    pub fn draft(&self) -> Bytes {
+    pub fn encode(&self) -> Bytes {
         let mut draft = Vec::with_capacity(DRAFT_BYTES_USUAL);
         draft.extend_from_slice(&[0; 2]);
         entry::write_public(&mut draft, self);

@@ -110,7 +110,7 @@ fn context() -> BTreeMap<String, String> {
     BTreeMap::from([("purpose".to_owned(), "bench".to_owned())])
 }
 
-const SYNCS: &str = "strongroom_audit_syncs_total ";
+const SYNCS: &str = "strongroom_audit_syncs ";
 
 const POLICY: &str = r#"
 path "kms/keys/+/generate-data-key" { capabilities = ["update"] }

@@ -1,6 +1,7 @@
 //! `server --config FILE`: TOML into types. Unknown fields are errors; every field tells its unit.
 
 use anyhow::{Context as _, Result, bail};
+use audit::record::AuditorPublic;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -48,11 +49,45 @@ pub struct Boundary {
     pub pin: String,
 }
 
-#[derive(Debug, Clone, Deserialize, Default)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Audit {
-    /// Default: `audit.jsonl` in the data folder. Set here and nowhere else.
-    pub file: Option<PathBuf>,
+    /// Folder of the audit log. Default: `audit` in the data folder; better on another disk. Set here and nowhere else.
+    pub dir: Option<PathBuf>,
+    /// This server among those of its cluster: 1 to 32 of `a-z 0-9 -`. Its log is called by it.
+    pub node: String,
+    /// The auditor's public key (`strongroom audit keygen`), 64 hexadecimal digits: personal fields are sealed to it. Without
+    /// it they stand in the log in the clear.
+    pub auditor_key: Option<String>,
+    /// MiB held so that a full disk can still be recorded.
+    pub reserve_mib: u64,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { dir: None, node: "1".to_owned(), auditor_key: None, reserve_mib: 4 }
+    }
+}
+
+impl Audit {
+    /// To whom personal fields are sealed.
+    pub fn personal_to(&self) -> Result<Option<AuditorPublic>> {
+        let Some(text) = &self.auditor_key else { return Ok(None) };
+        let mut key = [0; 32];
+        hex::decode_to_slice(text, &mut key).context("`audit.auditor_key` has 64 hexadecimal digits")?;
+        AuditorPublic::from_bytes(key).map(Some).context("`audit.auditor_key` is no public key")
+    }
+
+    fn check(&self) -> Result<()> {
+        let legal = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+        if !(1..=32).contains(&self.node.len()) || !self.node.bytes().all(legal) {
+            bail!("`audit.node` is 1 to 32 of a-z, 0-9 and -");
+        }
+        if !(1..=1024).contains(&self.reserve_mib) {
+            bail!("`audit.reserve_mib` is 1 to 1024");
+        }
+        self.personal_to().map(drop)
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -100,11 +135,15 @@ impl Config {
                 bail!("`limits.{name}` is 1 to {LIFE_SECS_MAX}");
             }
         }
-        Ok(())
+        self.audit.check()
     }
 
-    pub fn audit_file(&self) -> PathBuf {
-        self.audit.file.clone().unwrap_or_else(|| self.data_dir.join("audit.jsonl"))
+    pub fn audit_dir(&self) -> PathBuf {
+        self.audit.dir.clone().unwrap_or_else(|| self.data_dir.join("audit"))
+    }
+
+    pub fn node(&self) -> &str {
+        &self.audit.node
     }
 
     pub fn store_file(&self) -> PathBuf {
@@ -138,6 +177,9 @@ mod tests {
             ("data_dir", "datadir"),
             ("[boundary]", "[boundry]"),
             ("pin = ", "pins = "),
+            ("[boundary]", "[audit]\nnode = \"a/b\"\n[boundary]"),
+            ("[boundary]", "[audit]\nauditor_key = \"00\"\n[boundary]"),
+            ("[boundary]", "[audit]\nreserve_mib = 0\n[boundary]"),
             ("[boundary]", "[limits]\nidle_secs = 0\n[boundary]"),
             ("[boundary]", "[limits]\nmax_age_secs = 604801\n[boundary]"),
         ] {

@@ -4,6 +4,8 @@
 
 use crate::dev::{Ask, Dev, Hsm};
 use anyhow::{Context as _, Result, bail, ensure};
+use audit::read::{LogFolder, LogReader};
+use audit::record::Entry;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use tokio::process::Command;
@@ -114,14 +116,14 @@ impl Stage {
     }
 
     fn tell_audit(&self, dev: &Dev, key_id: &str) -> Result<()> {
-        let log = std::fs::read(dev.folders.audit_log())?;
-        let lines: Vec<serde_json::Value> = log
-            .split(|byte| *byte == b'\n' || *byte == 0)
-            .filter_map(|line| serde_json::from_slice(line).ok())
-            .filter(|record: &serde_json::Value| {
-                record.get("path").and_then(|path| path.as_str()).is_some_and(|path| path.contains(key_id))
-            })
-            .collect();
+        let log = LogReader::over(LogFolder::open(&dev.folders.audit_log())?);
+        let (mut entries, mut lines) = (log.iter_from(0)?, Vec::new());
+        while let Some((_, entry)) = entries.read()? {
+            let entry = Entry::decode(entry)?;
+            if entry.record().path.contains(key_id) {
+                lines.push(serde_json::to_value(entry.record())?);
+            }
+        }
         ensure!(!lines.is_empty(), "the audit log tells nothing of the key");
         for record in lines.iter().rev().take(4).rev() {
             let field = |name| record.get(name).map(ToString::to_string).unwrap_or_default();

@@ -216,7 +216,7 @@ impl Folders {
     }
 
     pub fn audit_log(&self) -> PathBuf {
-        self.server().join("audit.jsonl")
+        self.server().join("audit")
     }
 
     fn boundary(&self) -> PathBuf {

@@ -4,6 +4,7 @@
 //! Never: a decision about a request.
 #![forbid(unsafe_code)]
 
+pub mod audit_log;
 pub mod boundary_backup;
 pub mod cli;
 pub mod clock;
@@ -15,6 +16,7 @@ pub mod dev_ca;
 pub mod files;
 pub mod listen;
 pub mod operator;
+pub mod sealed;
 pub mod server;
 pub mod supervise;
 pub mod telemetry;

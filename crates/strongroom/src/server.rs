@@ -3,21 +3,22 @@
 //! Always: the store's sentinel opened, and every leaf of the outbox in the log, before the first request.
 //! Never: service beside a store or a log whose sync failed.
 
+use crate::audit_log::{self, Disagreement};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::cores::Cores;
 use crate::files;
 use crate::listen::Listener;
+use crate::sealed;
 use crate::tls::Certificate;
 use crate::wire::Wired;
 use anyhow::{Context as _, Result, bail};
-use audit::FileSink;
+use audit::Log;
 use envelope::{Clock as _, SecretBytes};
 use futures_util::future::join_all;
 use hsm::SocketBoundary;
 use hsm_channel::{Identity, Pin};
 use kms::boot::{self, BootError, Cluster};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +38,6 @@ pub fn run(config: &Config) -> Result<ExitCode> {
 async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
     files::private_folder(&config.data_dir)?;
     let storage = Arc::new(Sqlite::open(&config.data_dir).context("cannot open the store")?);
-    let sink = FileSink::open(&config.audit_file()).context("cannot open the audit log")?;
     let options = boundary_options(config)?;
     let boundary = Arc::new(SocketBoundary::start(options.clone())?);
     let orphaned = parent_gone(config.end_with_parent)?;
@@ -47,12 +47,16 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
         // the boundary may have ended with the parent: nobody waits for it for ever
         () = &mut orphaned => return Ok(ExitCode::SUCCESS),
     };
-    if restored(&config.data_dir) {
-        cluster.raise_generation().await?;
+    let restored = config.data_dir.join(RESTORED).exists();
+    let log = tokio::select! {
+        log = audit_log(config, cores, &mut cluster, (&boundary, restored)) => log?,
+        () = &mut orphaned => return Ok(ExitCode::SUCCESS),
+        end = asked(None) => return end.map(|_| ExitCode::SUCCESS),
+    };
+    if restored {
         files::remove(&config.data_dir.join(RESTORED))?;
-        tracing::warn!(generation = cluster.core().generation, "this store was restored: every older token is void");
     }
-    let wired = Wired::new(&cluster, &storage, &sink, (options, boundary), &config.data_dir)?;
+    let wired = Wired::new(&cluster, &storage, &log, (options, boundary), config)?;
     let replayed = wired.changes().replay().await.context("cannot replay the outbox")?;
     tracing::info!(replayed, "the audit log holds every change");
     let mut workers = wired.start_workers()?;
@@ -73,12 +77,17 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
         end = asked(certificate.as_deref()) => end?,
         () = &mut orphaned => End::Asked,
         () = storage.failed() => End::Failed("the store failed"),
-        () = sink.failed() => End::Failed("the audit log failed"),
+        () = log.failed() => End::Failed("the audit log failed"),
         () = workers.ended() => End::Failed("a worker ended"),
     };
     wired.health().stop();
     listener.drain(DRAIN).await;
     drop(workers);
+    if matches!(end, End::Asked)
+        && let Err(error) = audit_log::tell(&*log.lane(), "Stop", config.node(), None).await
+    {
+        tracing::warn!(%error, "the stop was not recorded");
+    }
     if let Err(error) = wired.changes().tidy().await {
         tracing::warn!(%error, "the outbox was not tidied; the next start does it");
     }
@@ -89,6 +98,32 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// Opens the audit log. Where it and the store disagree, waits sealed until an operator has acknowledged that; whoever has
+/// restored the store has.
+async fn audit_log(
+    config: &Config,
+    cores: &Cores,
+    cluster: &mut Cluster,
+    (boundary, restored): (&Arc<SocketBoundary>, bool),
+) -> Result<Arc<Log>> {
+    let mut opened = audit_log::open(config, cluster, boundary).await?;
+    if restored {
+        let why = "the store was restored from a backup".to_owned();
+        let found = opened.disagreement.take();
+        opened.disagreement = Some(found.unwrap_or(Disagreement::Store(why)));
+    } else if let Some(disagreement) = &opened.disagreement {
+        sealed::until_acknowledged(config, cores, disagreement.why()).await?;
+    }
+    let disagreed = opened.disagreement.is_some();
+    let log = audit_log::settle(config, cluster, opened, boundary).await?;
+    if disagreed {
+        sealed::forget(&config.data_dir)?;
+        tracing::warn!(generation = cluster.core().generation, "every older token is void");
+    }
+    audit_log::tell(&*log.lane(), "Start", config.node(), None).await?;
+    Ok(log)
 }
 
 /// Opens the store, waiting for a boundary that is away.
@@ -193,10 +228,6 @@ fn no_core_dumps() -> Result<()> {
         bail!("the kernel did not switch core dumps off");
     }
     Ok(())
-}
-
-fn restored(data_dir: &Path) -> bool {
-    data_dir.join(RESTORED).exists()
 }
 
 /// Written by `operator restore` into the data folder, removed when the generation was raised.

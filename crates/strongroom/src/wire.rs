@@ -4,10 +4,11 @@
 //! and the outbox are one for all.
 
 use crate::clock::SystemClock;
+use crate::config::Config;
 use crate::operator::LocalOperator;
 use anyhow::{Context as _, Result};
 use api::{BoundaryState, Health, Metrics, Services};
-use audit::FileSink;
+use audit::{Log, Standing};
 use envelope::{Clock as _, SecretBytes};
 use futures_util::future::select_all;
 use hsm::SocketBoundary;
@@ -15,7 +16,6 @@ use hsm_api::{Boundary, HsmError, Reply, Request, TenantId};
 use identity::{Changes, Identities, RequestInfo};
 use kms::Kms;
 use kms::boot::Cluster;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::{Barrier, EntryPath, Invalidate, Sqlite, Storage};
@@ -25,7 +25,9 @@ use storage::{Barrier, EntryPath, Invalidate, Sqlite, Storage};
 pub struct Wired {
     barrier: Arc<Barrier>,
     tenant: TenantId,
-    sink: Arc<FileSink>,
+    log: Arc<Log>,
+    node: String,
+    generation: u64,
     changes: Changes,
     identities: Identities,
     identity_caches: Arc<identity::Caches>,
@@ -43,12 +45,12 @@ impl Wired {
     pub fn new(
         cluster: &Cluster,
         storage: &Arc<Sqlite>,
-        sink: &Arc<FileSink>,
+        log: &Arc<Log>,
         boundary: (hsm::Options, Arc<SocketBoundary>),
-        data_dir: &Path,
+        config: &Config,
     ) -> Result<Self> {
         let (barrier, tenant) = (Arc::clone(&cluster.barrier), cluster.tenant);
-        let changes = Changes::new(Arc::clone(&barrier), sink.lane());
+        let changes = Changes::new(Arc::clone(&barrier), log.lane());
         let identity_caches = Arc::new(identity::Caches::new(PRINCIPALS_MAX));
         let identities = Identities::new(identity::Seams {
             barrier: Arc::clone(&barrier),
@@ -61,16 +63,16 @@ impl Wired {
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), &health);
         let kms_caches = Arc::new(kms::Caches::new(KEYS_MAX));
         cache_gauges(&metrics, &identity_caches, &kms_caches);
-        let log = Arc::downgrade(sink);
-        metrics.gauge("audit_syncs", "Syncs of the audit log since the start", move || {
-            log.upgrade().map_or(0, |log| i64::try_from(log.syncs()).unwrap_or(i64::MAX))
-        });
+        log_gauges(&metrics, log);
         let (options, watched_boundary) = boundary;
-        let operator = LocalOperator::new(cluster, storage, Arc::clone(&watched_boundary), data_dir, SystemClock.now());
+        let operator =
+            LocalOperator::new(cluster, storage, Arc::clone(&watched_boundary), &config.data_dir, SystemClock.now());
         Ok(Self {
             barrier,
             tenant,
-            sink: Arc::clone(sink),
+            log: Arc::clone(log),
+            node: config.node().to_owned(),
+            generation: cluster.core().generation,
             changes,
             identities,
             identity_caches,
@@ -104,7 +106,7 @@ impl Wired {
         let boundary = Arc::new(SocketBoundary::start(self.boundary.clone())?);
         let _away = tokio::time::timeout(CONNECT, boundary.connected()).await;
         let boundary: Arc<dyn Boundary> = boundary;
-        let lane = self.sink.lane();
+        let lane = self.log.lane();
         Ok(api::front(Services {
             kms: self.kms(boundary, &lane)?,
             identities: self.identities.on_lane(Arc::clone(&lane)),
@@ -134,10 +136,13 @@ impl Wired {
             vec![Arc::clone(&self.identity_caches) as _, Arc::clone(&self.kms_caches) as _];
         let store = Arc::clone(self.barrier.storage()) as Arc<dyn Storage>;
         let follow = tokio::spawn(storage::follow(store, tenant, caches));
-        let kms = self.kms(Arc::clone(&self.watched_boundary) as _, &self.sink.lane())?;
+        let kms = self.kms(Arc::clone(&self.watched_boundary) as _, &self.log.lane())?;
         let sweep = tokio::spawn(crate::worker::sweep(self.identities.clone(), kms, self.changes.clone()));
         let watch = tokio::spawn(watch_boundary(Arc::clone(&self.watched_boundary), self.health.clone()));
-        Ok(Workers(vec![follow, sweep, watch]))
+        let (barrier, log) = (Arc::clone(&self.barrier), Arc::clone(&self.log));
+        let anchor = tokio::spawn(crate::audit_log::anchor(barrier, log, self.node.clone(), self.generation));
+        let stands = tokio::spawn(still_agrees(Arc::clone(&self.log)));
+        Ok(Workers(vec![follow, sweep, watch, anchor, stands]))
     }
 }
 
@@ -156,6 +161,28 @@ impl Drop for Workers {
     fn drop(&mut self) {
         self.0.iter().for_each(tokio::task::JoinHandle::abort);
     }
+}
+
+fn log_gauges(metrics: &Metrics, log: &Arc<Log>) {
+    let gauge = |name, help, read: fn(&Log) -> u64| {
+        let log = Arc::downgrade(log);
+        metrics.gauge(name, help, move || log.upgrade().map_or(0, |log| i64::try_from(read(&log)).unwrap_or(i64::MAX)));
+    };
+    gauge("audit_syncs", "Syncs of the audit log since the start", Log::syncs);
+    gauge("audit_entries", "Entries of the audit log", Log::size);
+    gauge("audit_signed_entries", "Entries of the audit log that the newest checkpoint covers", |log| {
+        log.checkpoint().map_or(0, |signed| signed.0.size)
+    });
+}
+
+/// Ends where the boundary, away at the start, says that the log is not what it has signed: the next start is sealed.
+async fn still_agrees(log: Arc<Log>) {
+    let mut standings = log.standings();
+    let behind = standings.wait_for(|standing| *standing == Standing::Behind).await.is_ok();
+    if !behind {
+        std::future::pending::<()>().await;
+    }
+    tracing::error!("the audit log is not the one that the boundary has signed");
 }
 
 /// Name, help, and where it is read.

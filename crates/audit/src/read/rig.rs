@@ -59,7 +59,7 @@ pub(crate) fn entry(number: u64) -> Vec<u8> {
     record.decision = Decision::Allowed;
     record.outcome =
         if number.is_multiple_of(5) { Outcome::Failed("INVALID_CIPHERTEXT".into()) } else { Outcome::Done };
-    finish(&record.draft(), None).unwrap()
+    finish(&record.encode(), None).unwrap()
 }
 
 pub(crate) fn entries(count: u64) -> Vec<Vec<u8>> {

@@ -39,7 +39,7 @@ pub(super) fn is_line(draft: &[u8]) -> bool {
 /// The draft of a line.
 pub(super) fn draft(line: &[u8]) -> Result<Bytes, Malformed> {
     let entry: Entry = serde_json::from_slice(line).map_err(|_| Malformed::Field)?;
-    Ok(entry.record().draft())
+    Ok(entry.record().encode())
 }
 
 #[derive(Serialize)]

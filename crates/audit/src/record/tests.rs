@@ -104,7 +104,7 @@ fn usual() -> Told {
 }
 
 fn entry_of(record: &Record<'_>) -> Vec<u8> {
-    finish(&record.draft(), None).unwrap()
+    finish(&record.encode(), None).unwrap()
 }
 
 /// As an encoder of bad faith would: its own body, a right checksum.
@@ -131,7 +131,7 @@ fn a_record_is_one_line_that_leaves_out_what_is_not_known() {
     let subject = Subject::Token { accessor: "ac".into(), name: "root".into() };
     let mut record = Record::new(Timestamp::from_unix_millis(7), "r-1", "Decrypt", &subject);
     assert_eq!(
-        record.encode(),
+        record.json(),
         "{\"time\":7,\"request_id\":\"r-1\",\"operation\":\"Decrypt\",\
          \"subject\":{\"type\":\"token\",\"accessor\":\"ac\",\"name\":\"root\"},\
          \"decision\":\"not_reached\",\"outcome\":\"done\"}\n"
@@ -156,7 +156,7 @@ fn a_record_is_one_line_that_leaves_out_what_is_not_known() {
          \"path\":\"kms/keys/k/decrypt\",\"from\":\"192.0.2.1:5\",\"decision\":\"allowed\",\"rule\":\"policy/x\",\
          \"outcome\":\"asked\",\"context_hmac\":\"cc\",\"changes\":[[\"aa\",\"bb\"]],\
          \"items\":[{\"index\":3,\"outcome\":{\"failed\":\"KEY_DISABLED\"},\"context_hmac\":\"dd\"}]}\n";
-    assert_eq!(record.encode(), line);
+    assert_eq!(record.json(), line);
     assert_eq!(Entry::decode(&entry_of(&record)).unwrap().to_json(None), line);
 }
 
@@ -164,7 +164,7 @@ fn a_record_is_one_line_that_leaves_out_what_is_not_known() {
 fn no_text_breaks_out_of_its_line() {
     let subject = Subject::Certificate { thumbprint: "t\n".into(), name: "\"}\n{\"\0\u{2028}\u{7f}".into() };
     let record = Record::new(Timestamp::default(), "a\r\nb", "\u{1b}[2J", &subject);
-    for line in [record.encode().to_vec(), Entry::decode(&entry_of(&record)).unwrap().to_json(None).into()] {
+    for line in [record.json().to_vec(), Entry::decode(&entry_of(&record)).unwrap().to_json(None).into()] {
         let breaks = line.iter().filter(|byte| **byte < b' ').count();
         assert_eq!((breaks, line.last()), (1, Some(&b'\n')));
         assert!(serde_json::from_slice::<serde_json::Value>(&line).is_ok());
@@ -176,7 +176,7 @@ fn every_flipped_bit_and_every_cut_is_refused() {
     let told = full();
     let key = november();
     for key in [None, Some(&key)] {
-        let entry = finish(&told.record().draft(), key).unwrap();
+        let entry = finish(&told.record().encode(), key).unwrap();
         assert!(is_entry(&entry) && Entry::decode(&entry).is_ok());
         for bit in 0..entry.len() * 8 {
             let mut altered = entry.clone();
@@ -250,29 +250,29 @@ fn what_is_no_draft_makes_no_entry() {
 fn a_line_that_an_outbox_still_holds_becomes_the_same_entry() {
     for told in [full(), usual()] {
         let record = told.record();
-        assert_eq!(finish(&record.encode(), None), finish(&record.draft(), None));
+        assert_eq!(finish(&record.json(), None), finish(&record.encode(), None));
     }
     // no draft is taken for a line
     let path = "x".repeat(usize::from(u16::from_be_bytes(*b"{\"")) - 10);
     let draft = Record { path: &path, ..Record::new(Timestamp::default(), "", "", &Subject::System) };
-    let draft = draft.draft();
+    let draft = draft.encode();
     assert!(draft.starts_with(b"{\"") && finish(&draft, None).is_ok(), "{:?}", &draft[..4]);
 }
 
 #[test]
 fn a_record_fits_its_entry_or_has_no_draft() {
     let mut told = full();
-    let spare = DRAFT_BYTES_MAX - told.record().draft().len();
+    let spare = DRAFT_BYTES_MAX - told.record().encode().len();
     told.texts[2].push_str(&"x".repeat(spare - 2));
-    assert_eq!(told.record().draft().len(), DRAFT_BYTES_MAX, "two bytes more for the path's length");
+    assert_eq!(told.record().encode().len(), DRAFT_BYTES_MAX, "two bytes more for the path's length");
     for key in [None, Some(&november())] {
-        let entry = finish(&told.record().draft(), key).unwrap();
+        let entry = finish(&told.record().encode(), key).unwrap();
         assert!(entry.len() <= ENTRY_BYTES_MAX && Entry::decode(&entry).is_ok());
     }
     told.texts[2].push('x');
-    assert_eq!(told.record().draft(), "");
+    assert_eq!(told.record().encode(), "");
     told.texts[2] = "x".repeat(1 << 20);
-    assert_eq!(finish(&told.record().draft(), None), Err(Malformed::Length));
+    assert_eq!(finish(&told.record().encode(), None), Err(Malformed::Length));
 }
 
 /// By the schema's names; bytes in hexadecimal.
@@ -311,7 +311,7 @@ fn the_schema_reads_every_field_that_the_encoder_writes() {
     let schema = pool.get_message_by_name("strongroom.audit.v1.Record").unwrap();
     let mut told_fields = BTreeSet::new();
     let mut decoded = |record: &Record<'_>, key: Option<&PeriodKey>| {
-        let entry = finish(&record.draft(), key).unwrap();
+        let entry = finish(&record.encode(), key).unwrap();
         let message = DynamicMessage::decode(schema.clone(), &entry[..]).unwrap();
         assert_eq!(message.unknown_fields().count(), 0);
         note_fields(&message, &mut told_fields);
@@ -383,11 +383,11 @@ fn personal_fields_are_read_with_their_key_alone_and_the_leaf_does_not_need_it()
     let (auditor, stranger) = (AuditorSecret::generate().unwrap(), AuditorSecret::generate().unwrap());
     let (told, key) = (full(), november());
     let copy = key.sealed_to(&auditor.public().unwrap()).unwrap();
-    let bytes = finish(&told.record().draft(), Some(&key)).unwrap();
+    let bytes = finish(&told.record().encode(), Some(&key)).unwrap();
     let leaf = envelope::merkle::leaf_hash(&bytes);
     for personal in [&b"alice"[..], b"192.0.2.1"] {
         assert!(!bytes.windows(personal.len()).any(|part| part == personal));
-        assert!(told.record().draft().windows(personal.len()).any(|part| part == personal));
+        assert!(told.record().encode().windows(personal.len()).any(|part| part == personal));
     }
 
     let mut keys = PeriodKeys::default();
@@ -405,7 +405,7 @@ fn personal_fields_are_read_with_their_key_alone_and_the_leaf_does_not_need_it()
     let mut open = closed.clone();
     assert_eq!(open.open(&keys), Ok(()));
     assert_eq!(open.record(), told.record());
-    assert_eq!(closed.to_json(Some(&keys)).as_bytes(), told.record().encode());
+    assert_eq!(closed.to_json(Some(&keys)).as_bytes(), told.record().json());
     for entry in [&closed, &open] {
         assert_eq!(envelope::merkle::leaf_hash(&entry.encode()), leaf);
     }
@@ -417,7 +417,7 @@ fn a_sealed_part_belongs_to_its_public_part() {
     let (told, key) = (full(), november());
     let mut keys = PeriodKeys::default();
     keys.insert(auditor.open(&key.sealed_to(&auditor.public().unwrap()).unwrap()).unwrap());
-    let bytes = finish(&told.record().draft(), Some(&key)).unwrap();
+    let bytes = finish(&told.record().encode(), Some(&key)).unwrap();
     for (from, to) in [(&b"policy/x"[..], &b"policy/y"[..]), (b"node-1", b"node-2")] {
         let at = bytes.windows(from.len()).position(|part| part == from).unwrap();
         let mut body = bytes[..bytes.len() - 6].to_vec();
@@ -428,13 +428,13 @@ fn a_sealed_part_belongs_to_its_public_part() {
         assert_eq!([&json["sealed"]["rejected"], &json["subject"]["name"]], [&true.into(), &json!("")]);
     }
     let own = Entry::decode(&bytes).unwrap().to_json(Some(&keys));
-    assert_eq!(own.as_bytes(), told.record().encode());
+    assert_eq!(own.as_bytes(), told.record().json());
 }
 
 #[test]
 fn an_entry_without_personal_fields_has_nothing_sealed() {
     let record = Record::new(Timestamp::from_unix_millis(1), "", "Seal", &Subject::System);
-    assert_eq!(finish(&record.draft(), Some(&november())), finish(&record.draft(), None));
+    assert_eq!(finish(&record.encode(), Some(&november())), finish(&record.encode(), None));
 }
 
 fn an_outcome() -> impl Strategy<Value = Outcome> {
@@ -490,8 +490,8 @@ proptest! {
         let entry = Entry::decode(&bytes).unwrap();
         prop_assert_eq!(entry.record(), record.clone());
         prop_assert_eq!(entry.encode(), bytes.clone());
-        prop_assert_eq!(entry.to_json(None).into_bytes(), record.encode());
-        prop_assert_eq!(finish(&record.encode(), None).unwrap(), bytes);
+        prop_assert_eq!(entry.to_json(None).into_bytes(), record.json());
+        prop_assert_eq!(finish(&record.json(), None).unwrap(), bytes);
     }
 
     #[test]

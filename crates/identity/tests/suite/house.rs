@@ -1,7 +1,12 @@
 //! A store, a log and a clock; any number of nodes over them.
 
-use audit::{AuditSink, FileSink};
+use audit::read::{LogFolder, LogReader};
+use audit::record::Entry;
+use audit::{AuditSink, CheckpointSigner, Log, LogOptions, SignError};
+use envelope::merkle::Hash;
 use envelope::{Clock, ManualClock, SecretBytes, Timestamp};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use identity::{
     Caches, Changes, CreateToken, Identities, IdentityError, PeerCertificate, Principal, RequestInfo, Seams,
 };
@@ -20,7 +25,7 @@ pub(crate) struct House {
     pub(crate) barrier: Arc<Barrier>,
     pub(crate) clock: ManualClock,
     pub(crate) log: PathBuf,
-    pub(crate) file: Arc<FileSink>,
+    pub(crate) file: Arc<Log>,
     requests: AtomicU64,
     dir: tempfile::TempDir,
 }
@@ -53,8 +58,8 @@ impl House {
 
     fn over(store: Arc<dyn Storage>, clock: ManualClock, dir: tempfile::TempDir, keyring: Keyring) -> Self {
         let barrier = Arc::new(Barrier::new(Arc::clone(&store), [1; 16], keyring));
-        let log = dir.path().join("audit.log");
-        let file = FileSink::open(&log).unwrap();
+        let log = dir.path().join("audit");
+        let file = open_log(log.clone());
         Self { store, barrier, clock, log, file, requests: AtomicU64::new(0), dir }
     }
 
@@ -108,11 +113,15 @@ impl House {
         }
     }
 
-    /// The log's lines so far.
+    /// The log's records so far, as lines of JSON; but what it tells of itself.
     pub(crate) fn lines(&self) -> Vec<String> {
-        let text = std::fs::read(&self.log).unwrap();
-        let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
-        String::from_utf8(text[..end].to_vec()).unwrap().lines().map(str::to_owned).collect()
+        let log = LogReader::over(LogFolder::open(&self.log).unwrap());
+        let (mut entries, mut out) = (log.iter_from(0).unwrap(), Vec::new());
+        while let Some((_, entry)) = entries.read().unwrap() {
+            out.push(Entry::decode(entry).unwrap().to_json(None));
+        }
+        out.retain(|line| !line.contains(r#""operation":"AuditLog""#));
+        out
     }
 
     pub(crate) fn records(&self) -> Vec<serde_json::Value> {
@@ -192,4 +201,35 @@ pub(crate) async fn within_two_seconds<F: AsyncFnMut() -> bool>(mut holds: F) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("not within two seconds");
+}
+
+/// A boundary that is away: the log goes on, unsigned.
+#[derive(Debug)]
+struct Away;
+
+impl CheckpointSigner for Away {
+    /// RFC 8032 §7.1, test 1.
+    fn verifier(&self) -> [u8; 32] {
+        let mut key = [0; 32];
+        hex::decode_to_slice("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", &mut key).unwrap();
+        key
+    }
+
+    fn sign(&self, _: String, _: u64, _: Hash, _: Vec<Hash>) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
+        std::future::ready(Err(SignError::Unavailable)).boxed()
+    }
+}
+
+fn open_log(dir: PathBuf) -> Arc<Log> {
+    let options = LogOptions {
+        dir,
+        origin: "strongroom.audit/test".to_owned(),
+        node: "1".to_owned(),
+        signer: Arc::new(Away),
+        clock: Arc::new(ManualClock::at(Timestamp::from_unix_millis(START))),
+        checkpoint_every: Duration::from_millis(100),
+        personal: None,
+        reserve_bytes: 1 << 16,
+    };
+    Log::open(options).unwrap()
 }

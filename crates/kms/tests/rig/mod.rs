@@ -2,11 +2,15 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::wildcard_enum_match_arm, reason = "a test ends where it fails")]
 #![allow(dead_code, reason = "each test file takes what it needs")]
 
-use audit::FileSink;
+use audit::read::{LogFolder, LogReader};
+use audit::record::Entry;
+use audit::{CheckpointSigner, Log, LogOptions, SignError};
 use bytes::Bytes;
+use envelope::merkle::Hash;
 use envelope::time::Clock;
 use envelope::{EncryptionContext, ManualClock, SecretBytes, SecretKey, Timestamp};
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use hsm_api::{Boundary, HsmError, KeyId, KeySpec, Pending, Reply, Request, Role};
 use hsm_sim::jail::SecretPage;
 use hsm_sim::{KeyStore, Module, Options, Unlock};
@@ -51,7 +55,7 @@ pub(crate) struct Rig {
     pub(crate) boundary: Arc<InProcess>,
     pub(crate) store: Arc<dyn Storage>,
     pub(crate) barrier: Arc<Barrier>,
-    pub(crate) sink: Arc<FileSink>,
+    pub(crate) sink: Arc<Log>,
     pub(crate) changes: Changes,
     pub(crate) identities: Identities,
     pub(crate) kms: Kms,
@@ -69,7 +73,7 @@ impl Rig {
         *boundary.module.lock().unwrap() = Some(Arc::new(module));
         let store: Arc<dyn Storage> = Arc::new(Memory::with_clock(Arc::new(clock.clone())));
         let barrier = Arc::new(Barrier::new(Arc::clone(&store), [0xc1; 16], Keyring::generate().unwrap()));
-        let sink = FileSink::open(&dir.path().join("audit.log")).unwrap();
+        let sink = open_log(dir.path().join("audit"));
         let changes = Changes::new(Arc::clone(&barrier), sink.lane());
         let caches = Arc::new(identity::Caches::new(100));
         let identities = Identities::new(identity::Seams {
@@ -147,15 +151,17 @@ impl Rig {
     }
 
     pub(crate) fn log_path(&self) -> PathBuf {
-        self.dir.path().join("audit.log")
+        self.dir.path().join("audit")
     }
 
-    /// The log, as far as it is written.
+    /// The log, as far as it is written: lines of JSON.
     pub(crate) fn log(&self) -> Vec<u8> {
-        let mut bytes = std::fs::read(self.log_path()).unwrap();
-        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-        bytes.truncate(end);
-        bytes
+        let log = LogReader::over(LogFolder::open(&self.log_path()).unwrap());
+        let (mut entries, mut out) = (log.iter_from(0).unwrap(), Vec::new());
+        while let Some((_, entry)) = entries.read().unwrap() {
+            out.push(Entry::decode(entry).unwrap().to_json(None));
+        }
+        out.concat().into_bytes()
     }
 
     pub(crate) fn records(&self) -> Vec<serde_json::Value> {
@@ -175,11 +181,42 @@ impl Rig {
     }
 }
 
+/// A boundary that is away: the log goes on, unsigned.
+#[derive(Debug)]
+struct Away;
+
+impl CheckpointSigner for Away {
+    /// RFC 8032 §7.1, test 1.
+    fn verifier(&self) -> [u8; 32] {
+        let mut key = [0; 32];
+        hex::decode_to_slice("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", &mut key).unwrap();
+        key
+    }
+
+    fn sign(&self, _: String, _: u64, _: Hash, _: Vec<Hash>) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
+        std::future::ready(Err(SignError::Unavailable)).boxed()
+    }
+}
+
+fn open_log(dir: PathBuf) -> Arc<Log> {
+    let options = LogOptions {
+        dir,
+        origin: "strongroom.audit/test".to_owned(),
+        node: "1".to_owned(),
+        signer: Arc::new(Away),
+        clock: Arc::new(ManualClock::at(START)),
+        checkpoint_every: Duration::from_millis(100),
+        personal: None,
+        reserve_bytes: 1 << 16,
+    };
+    Log::open(options).unwrap()
+}
+
 fn make_kms(
     boundary: &Arc<InProcess>,
     store: &Arc<dyn Storage>,
     barrier: &Arc<Barrier>,
-    sink: &Arc<FileSink>,
+    sink: &Arc<Log>,
     changes: &Changes,
 ) -> Kms {
     let caches = Arc::new(kms::Caches::new(1000));

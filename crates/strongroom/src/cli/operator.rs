@@ -8,6 +8,7 @@ use super::new_file::{NewFile, Replace};
 use super::output::{Answer, Record};
 use super::values;
 use crate::files;
+use crate::sealed;
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use client::Error;
@@ -21,6 +22,7 @@ pub enum Command {
     Status,
     Backup(Backup),
     Restore(Restore),
+    Acknowledge(Acknowledge),
     /// Look after the boundary itself, as its officer
     Boundary {
         #[command(subcommand)]
@@ -65,11 +67,27 @@ pub struct Restore {
     data_dir: PathBuf,
 }
 
+/// Let a sealed server go on whose store or audit log is an old copy; offline, on the server's machine
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  strongroom operator acknowledge --data-dir /var/lib/strongroom
+
+A server comes up sealed where store and audit log disagree about which of them is older. First find out why, and bring the newer
+copy back if you have it. After the acknowledgement every token and lease of before is void: begin with the root token. It is
+recorded in the audit log.")]
+pub struct Acknowledge {
+    /// `data_dir` of the server's configuration
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+}
+
 impl Command {
     pub async fn run(self, connection: &Connection) -> Result<Answer> {
         match self {
             Self::Status => status(connection).await,
             Self::Backup(command) => command.run(connection).await,
+            Self::Acknowledge(command) => command.run(),
             Self::Restore(command) => tokio::task::spawn_blocking(move || command.run()).await?,
             Self::Boundary { command } => command.run().await,
         }
@@ -127,6 +145,15 @@ impl Backup {
                 .with("sha256", hex::encode(summary.sha256))
                 .with("revision", summary.revision),
         ))
+    }
+}
+
+impl Acknowledge {
+    fn run(self) -> Result<Answer> {
+        let waits = sealed::waiting_for(&self.data_dir)?;
+        let why = waits.with_context(|| format!("no server in {} waits for it", self.data_dir.display()))?;
+        sealed::acknowledge(&self.data_dir)?;
+        Ok(Answer::Record(Record::new().with("acknowledged", why)))
     }
 }
 

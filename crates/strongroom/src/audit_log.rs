@@ -1,0 +1,311 @@
+//! The node's audit log: under which origin and key it goes on, and whether it and the store agree.
+//!
+//! Log, store and boundary remember each other: the store a tree that the log has had, the log a revision that the store has
+//! had, the boundary the last checkpoint that it signed. Whichever was put back to an old copy is found at the next start.
+//!
+//! Always: a log that was put back, lost or changed for another begins anew, under another origin and key, beside the old one.
+//! Never: service where they disagree and no operator has acknowledged it.
+
+use crate::clock::SystemClock;
+use crate::config::Config;
+use anyhow::{Context as _, Result, bail, ensure};
+use audit::read::{LogFolder, LogReader, VERIFIER_KEY};
+use audit::record::{Entry, StoreState};
+use audit::{
+    AuditSink, CheckpointSigner, Decision, Log, LogOptions, OpenError, Outcome, Record, SignError, Standing, Subject,
+    tile,
+};
+use envelope::Clock as _;
+use envelope::merkle::Hash;
+use futures_util::future::BoxFuture;
+use hsm::SocketBoundary;
+use hsm_api::{Boundary as _, HsmError, Reply, Request};
+use kms::boot::Cluster;
+use kms::log_anchor::{self, LogAnchor};
+use kms::log_key::LogKey;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use storage::{Barrier, Revision};
+
+/// Which of them is an old copy, or another one.
+#[derive(Debug)]
+pub enum Disagreement {
+    /// It cannot go on.
+    Log(String),
+    /// The log goes on.
+    Store(String),
+}
+
+/// The log and what the store says to it.
+#[derive(Debug)]
+pub struct Opened {
+    /// `None` where it cannot be opened because it is not what it was.
+    pub log: Option<Arc<Log>>,
+    pub disagreement: Option<Disagreement>,
+}
+
+impl Disagreement {
+    pub fn why(&self) -> &str {
+        match self {
+            Self::Log(why) | Self::Store(why) => why,
+        }
+    }
+}
+
+/// Opens the node's log, made where it is missing, and compares it with the store.
+pub async fn open(config: &Config, cluster: &Cluster, boundary: &Arc<SocketBoundary>) -> Result<Opened> {
+    let options = options(config, cluster, boundary).await?;
+    let dir = options.dir.clone();
+    let opened = tokio::task::spawn_blocking(move || Log::open(options)).await?;
+    let log = match opened {
+        Ok(log) => log,
+        Err(error @ (OpenError::Damaged { .. } | OpenError::Shorter { .. } | OpenError::Rewritten { .. })) => {
+            return Ok(Opened { log: None, disagreement: Some(Disagreement::Log(error.to_string())) });
+        }
+        Err(error) => return Err(error).with_context(|| format!("the audit log in {}", dir.display())),
+    };
+    let disagreement = compare(config, cluster, &log, &dir).await?;
+    Ok(Opened { log: Some(log), disagreement })
+}
+
+/// After the operator has acknowledged: every older token is void, and a log that cannot go on stands aside.
+pub async fn settle(
+    config: &Config,
+    cluster: &mut Cluster,
+    found: Opened,
+    boundary: &Arc<SocketBoundary>,
+) -> Result<Arc<Log>> {
+    let Opened { log, disagreement } = found;
+    let Some(disagreement) = disagreement else { return log.context("an audit log that agrees is open") };
+    cluster.raise_generation().await?;
+    let log = match (&disagreement, log) {
+        (Disagreement::Store(_), Some(log)) => log,
+        (Disagreement::Store(_) | Disagreement::Log(_), log) => {
+            drop(log);
+            put_aside(&config.audit_dir())?;
+            log_anchor::remove(&cluster.barrier, config.node()).await?;
+            let options = options(config, cluster, boundary).await?;
+            tokio::task::spawn_blocking(move || Log::open(options)).await?.context("the new audit log")?
+        }
+    };
+    tell(&*log.lane(), "RollbackAcknowledged", config.node(), Some(disagreement.why())).await?;
+    Ok(log)
+}
+
+/// Records something that the server itself does.
+pub async fn tell(sink: &dyn AuditSink, operation: &str, node: &str, path: Option<&str>) -> Result<()> {
+    let record = Record {
+        node,
+        path: path.unwrap_or_default(),
+        decision: Decision::Allowed,
+        outcome: Outcome::Done,
+        ..Record::new(SystemClock.now(), "", operation, &Subject::System)
+    };
+    sink.append(record.encode()).await.with_context(|| format!("{operation} cannot be recorded"))
+}
+
+/// Keeps store and log in each other's memory, for ever.
+pub async fn anchor(barrier: Arc<Barrier>, log: Arc<Log>, node: String, generation: u64) {
+    let sink = log.lane();
+    let mut told = Told::default();
+    loop {
+        tokio::time::sleep(ANCHORS_EVERY).await;
+        if let Err(error) = told.again(&barrier, &log, &*sink, (&node, generation)).await {
+            tracing::warn!(%error, "store and audit log could not note each other; tried again in a second");
+        }
+    }
+}
+
+/// What each has told the other last.
+#[derive(Debug, Default)]
+struct Told {
+    revision: Option<Revision>,
+    size: u64,
+}
+
+impl Told {
+    async fn again(&mut self, barrier: &Barrier, log: &Log, sink: &dyn AuditSink, who: (&str, u64)) -> Result<()> {
+        let (node, generation) = who;
+        let (revision, known) = log_anchor::read(barrier, node).await?;
+        if self.revision == Some(revision) && log.size() < self.size + ENTRIES_BETWEEN {
+            return Ok(());
+        }
+        let record = Record {
+            node,
+            decision: Decision::Allowed,
+            store: Some(StoreState { revision: revision.0, generation }),
+            ..Record::new(SystemClock.now(), "", STORE_STATE, &Subject::System)
+        };
+        sink.append(record.encode()).await?;
+        self.size = log.size();
+        self.revision = Some(revision);
+        if let Some(signed) = log.checkpoint()
+            && known.is_none_or(|known| known.size < signed.0.size)
+        {
+            let anchor = LogAnchor { size: signed.0.size, root: signed.0.root };
+            self.revision = Some(log_anchor::write(barrier, node, &anchor).await?);
+        }
+        Ok(())
+    }
+}
+
+async fn compare(config: &Config, cluster: &Cluster, log: &Arc<Log>, dir: &Path) -> Result<Option<Disagreement>> {
+    let (revision, anchor) = log_anchor::read(&cluster.barrier, config.node()).await?;
+    let state = StoreState { revision: revision.0, generation: cluster.core().generation };
+    let (size, dir) = (log.size(), dir.to_owned());
+    let found = tokio::task::spawn_blocking(move || read(&dir, size, anchor, state)).await??;
+    if found.is_some() {
+        return Ok(found);
+    }
+    let mut standings = log.standings();
+    let known =
+        tokio::time::timeout(STANDING_WAIT, standings.wait_for(|standing| *standing != Standing::Unknown)).await;
+    match known {
+        Ok(Ok(standing)) if *standing == Standing::Behind => Ok(Some(Disagreement::Log(
+            "the boundary has signed checkpoints that are not of this audit log: it is an old copy, or another one"
+                .into(),
+        ))),
+        // a boundary that is away says so later
+        Ok(_) | Err(_) => Ok(None),
+    }
+}
+
+/// The log on the disk beside what the store says.
+fn read(dir: &Path, size: u64, anchor: Option<LogAnchor>, store: StoreState) -> Result<Option<Disagreement>> {
+    let folder = LogFolder::open(dir)?;
+    if let Some(LogAnchor { size: known, root }) = anchor {
+        if size < known {
+            let why = format!(
+                "the store knows {known} entries of the audit log, which has {size}: it is an old copy, or was lost"
+            );
+            return Ok(Some(Disagreement::Log(why)));
+        }
+        if tile::root(&folder, known)? != root {
+            let why = format!(
+                "the first {known} entries of the audit log are not those that the store knows: it is another one"
+            );
+            return Ok(Some(Disagreement::Log(why)));
+        }
+    }
+    let told = last_store_state(&LogReader::over(folder), size)?;
+    let Some(told) = told.filter(|told| told.revision > store.revision || told.generation > store.generation) else {
+        return Ok(None);
+    };
+    let why = format!(
+        "the audit log knows revision {} of the store in generation {}, the store is at revision {} in generation {}: it is an old copy",
+        told.revision, told.generation, store.revision, store.generation
+    );
+    Ok(Some(Disagreement::Store(why)))
+}
+
+/// One stands in any [`WINDOW`] entries of a log that was kept by this program; where not, all are read.
+fn last_store_state(reader: &LogReader<LogFolder>, size: u64) -> Result<Option<StoreState>> {
+    for from in [size.saturating_sub(WINDOW), 0] {
+        let mut last = None;
+        let mut entries = reader.iter_from(from)?;
+        while let Some((_, entry)) = entries.read()? {
+            let may_be = entry.windows(STORE_STATE.len()).any(|window| window == STORE_STATE.as_bytes());
+            if may_be && let Some(state) = Entry::decode(entry).ok().and_then(|entry| entry.record().store) {
+                last = Some(state);
+            }
+        }
+        if last.is_some() || from == 0 {
+            return Ok(last);
+        }
+    }
+    Ok(None)
+}
+
+async fn options(config: &Config, cluster: &Cluster, boundary: &Arc<SocketBoundary>) -> Result<LogOptions> {
+    let dir = config.audit_dir();
+    let base = cluster.log_origin(config.node());
+    let incarnation = match written_origin(&dir)? {
+        Some(origin) => match origin.strip_prefix(&base) {
+            Some(rest) => rest.to_owned(),
+            None => bail!("{} holds the log {origin}, this node's is {base}", dir.display()),
+        },
+        None if cluster.core().generation == 1 => String::new(),
+        // a log that begins after others, which the boundary may know by their origins
+        None => format!("/g{}", cluster.core().generation),
+    };
+    let name = format!("{}{}", config.node(), incarnation.replace('/', "-"));
+    let key = cluster.log_key(&name, &**boundary).await.context("the audit log's key")?;
+    Ok(LogOptions {
+        dir,
+        origin: base + &incarnation,
+        node: config.node().to_owned(),
+        signer: Arc::new(Signer { boundary: Arc::clone(boundary), key }),
+        clock: Arc::new(SystemClock),
+        checkpoint_every: CHECKPOINT_EVERY,
+        personal: config.audit.personal_to()?,
+        reserve_bytes: config.audit.reserve_mib << 20,
+    })
+}
+
+fn written_origin(dir: &Path) -> Result<Option<String>> {
+    let file = dir.join(VERIFIER_KEY);
+    let text = match std::fs::read_to_string(&file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", file.display())),
+    };
+    // c2sp.org/signed-note, "Verifier keys": name+hash+key
+    let name = text.trim().split('+').next().unwrap_or_default();
+    ensure!(!name.is_empty(), "{} holds no verifier key", file.display());
+    Ok(Some(name.to_owned()))
+}
+
+fn put_aside(dir: &Path) -> Result<()> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    let aside: PathBuf = dir.with_added_extension(format!("aside-{}", SystemClock.now().unix_millis()));
+    std::fs::rename(dir, &aside).with_context(|| format!("cannot move {} aside", dir.display()))?;
+    tracing::warn!(aside = %aside.display(), "the audit log that cannot go on stands aside; keep it for the auditor");
+    Ok(())
+}
+
+/// The boundary, as the log knows it.
+#[derive(Debug)]
+struct Signer {
+    boundary: Arc<SocketBoundary>,
+    key: LogKey,
+}
+
+impl CheckpointSigner for Signer {
+    fn verifier(&self) -> [u8; 32] {
+        self.key.public_key
+    }
+
+    fn sign(
+        &self,
+        origin: String,
+        size: u64,
+        root: Hash,
+        proof: Vec<Hash>,
+    ) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
+        let ask = Request::SignCheckpoint { key: self.key.token.clone(), origin, size, root, proof };
+        let pending = self.boundary.submit(ask);
+        Box::pin(async move {
+            match pending.await {
+                Ok(Reply::Signature(signature)) => signature.as_ref().try_into().map_err(|_| SignError::Unavailable),
+                Err(HsmError::CheckpointForked) => Err(SignError::Forked),
+                Ok(_) => Err(SignError::Unavailable),
+                Err(error) => {
+                    tracing::debug!(%error, "a checkpoint was not signed");
+                    Err(SignError::Unavailable)
+                }
+            }
+        })
+    }
+}
+
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(100);
+const ANCHORS_EVERY: Duration = Duration::from_secs(1);
+/// How long the start waits to hear from the boundary how the log stands.
+const STANDING_WAIT: Duration = Duration::from_secs(2);
+const STORE_STATE: &str = "StoreState";
+/// The store's state is told once in so many entries, though it stays the same.
+const ENTRIES_BETWEEN: u64 = 1 << 15;
+const WINDOW: u64 = 1 << 18;
