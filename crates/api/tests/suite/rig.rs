@@ -3,11 +3,15 @@
 use api::{
     BackupPiece, BoundaryState, Health, Metrics, Operator, OperatorError, Peer, PeerCertificate, ServerStatus, Services,
 };
+use audit::checkpoint::Checkpoint;
+use audit::note::VerifierKey;
 use audit::proof::Receipt;
-use audit::{AuditError, AuditSink, FileSink};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use audit::read::{LogFolder, LogReader};
+use audit::record::Entry;
+use audit::{AuditError, AuditSink, CheckpointSigner, Log, LogOptions, SignError};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use bytes::{Buf, BufMut, Bytes};
+use envelope::merkle::{Hash, leaf_hash};
 use envelope::{Clock, ManualClock, SecretKey, Timestamp};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -96,30 +100,65 @@ impl Willing {
     }
 }
 
-/// The receipt of a tree that has this record alone; its signature is nobody's.
-fn receipt_of(record: &[u8]) -> Receipt {
-    let leaf = BASE64.encode(envelope::merkle::leaf_hash(record));
-    let signature = BASE64.encode([0; 68]);
-    let checkpoint = format!("log.of/the-tests\n1\n{leaf}\n\n\u{2014} log.of/the-tests {signature}\n");
-    Receipt::parse(format!("c2sp.org/tlog-proof@v1\nextra {leaf}\nindex 0\n\n{checkpoint}").as_bytes()).unwrap()
+impl Willing {
+    /// The log, as soon as it does not hang.
+    fn taking(&self) -> impl Future<Output = Result<Arc<dyn AuditSink>, AuditError>> + use<> {
+        let (log, mut state) = (Arc::clone(&self.log), self.state.subscribe());
+        async move {
+            let state = *state.wait_for(|state| *state != State::Hangs).await.expect("the rig lives");
+            match state {
+                State::Takes | State::Hangs => Ok(log),
+                State::Refuses(error) => Err(error),
+            }
+        }
+    }
 }
 
 impl AuditSink for Willing {
-    fn append_for_receipt(&self, record: Bytes) -> BoxFuture<'static, Result<Receipt, AuditError>> {
-        let (receipt, appended) = (receipt_of(&record), self.append(record));
-        Box::pin(async move { appended.await.map(|()| receipt) })
+    fn append(&self, record: Bytes) -> BoxFuture<'static, Result<(), AuditError>> {
+        let taking = self.taking();
+        Box::pin(async move { taking.await?.append(record).await })
     }
 
-    fn append(&self, record: Bytes) -> BoxFuture<'static, Result<(), AuditError>> {
-        let (log, mut state) = (Arc::clone(&self.log), self.state.subscribe());
-        Box::pin(async move {
-            let state = *state.wait_for(|state| *state != State::Hangs).await.expect("the rig lives");
-            match state {
-                State::Takes | State::Hangs => log.append(record).await,
-                State::Refuses(error) => Err(error),
-            }
-        })
+    fn append_for_receipt(&self, record: Bytes) -> BoxFuture<'static, Result<Receipt, AuditError>> {
+        let taking = self.taking();
+        Box::pin(async move { taking.await?.append_for_receipt(record).await })
     }
+}
+
+/// Signs whatever it is asked to: a boundary that remembers nothing.
+#[derive(Debug)]
+struct Signer(Ed25519KeyPair);
+
+impl CheckpointSigner for Signer {
+    fn verifier(&self) -> [u8; 32] {
+        self.0.public_key().as_ref().try_into().unwrap()
+    }
+
+    fn sign(
+        &self,
+        origin: String,
+        size: u64,
+        root: Hash,
+        _: Vec<Hash>,
+    ) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
+        let signature = self.0.sign(Checkpoint { origin, size, root }.body().as_bytes());
+        Box::pin(std::future::ready(signature.as_ref().try_into().map_err(|_| SignError::Unavailable)))
+    }
+}
+
+fn open_log(dir: PathBuf, clock: &ManualClock) -> Arc<Log> {
+    let options = LogOptions {
+        dir,
+        origin: "strongroom.audit/tests".into(),
+        node: "1".into(),
+        signer: Arc::new(Signer(Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap())),
+        clock: Arc::new(clock.clone()),
+        checkpoint_every: Duration::from_millis(100),
+        personal: None,
+        reserve_bytes: 1 << 16,
+    };
+    Log::open(options).unwrap()
 }
 
 /// The server as its operators see it.
@@ -161,7 +200,7 @@ pub(crate) struct Rig {
     pub(crate) channel: Channel,
     log: PathBuf,
     routes: api::Front,
-    _file: Arc<FileSink>,
+    file: Arc<Log>,
     _dir: tempfile::TempDir,
 }
 
@@ -172,8 +211,8 @@ impl Rig {
         let boundary = InReach { module: Arc::new(module(&dir, &clock)), state: Arc::default() };
         let store: Arc<dyn Storage> = Arc::new(Memory::with_clock(Arc::new(clock.clone())));
         let cluster = kms::boot::open(Arc::clone(&store), &boundary, clock.now()).await.unwrap();
-        let log = dir.path().join("audit.jsonl");
-        let file = FileSink::open(&log).unwrap();
+        let log = dir.path().join("audit");
+        let file = open_log(log.clone(), &clock);
         let willing = Willing { log: file.lane(), state: watch::Sender::new(State::Takes) };
         let audit: Arc<dyn AuditSink> = Arc::new(willing.clone());
         let changes = Changes::new(Arc::clone(&cluster.barrier), Arc::clone(&audit));
@@ -216,7 +255,7 @@ impl Rig {
         let routes = api::front(services);
         let addr = listen(routes.clone(), None).await;
         let channel = connect(addr).await;
-        Self { boundary, audit: willing, clock, health, metrics, addr, channel, log, routes, _file: file, _dir: dir }
+        Self { boundary, audit: willing, clock, health, metrics, addr, channel, log, routes, file, _dir: dir }
     }
 
     /// Another door, at which everybody shows this certificate.
@@ -224,19 +263,29 @@ impl Rig {
         connect(listen(self.routes.clone(), Some(certificate)).await).await
     }
 
-    pub(crate) fn records(&self) -> Vec<serde_json::Value> {
-        let text = std::fs::read(&self.log).unwrap();
-        let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
-        let lines = std::str::from_utf8(&text[..end]).unwrap().lines();
-        lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+    /// The log's entries, but what it tells of itself: hash of the leaf, and the record.
+    fn entries(&self) -> Vec<(Hash, serde_json::Value)> {
+        let log = LogReader::over(LogFolder::open(&self.log).unwrap());
+        let (mut entries, mut out) = (log.iter_from(0).unwrap(), Vec::new());
+        while let Some((_, entry)) = entries.read().unwrap() {
+            let record = Entry::decode(entry).unwrap().to_json(None);
+            out.push((leaf_hash(entry), serde_json::from_str::<serde_json::Value>(&record).unwrap()));
+        }
+        out.retain(|(_, record)| record["operation"] != "AuditLog");
+        out
     }
 
-    /// The leaf hash of the record that was written last.
-    pub(crate) fn last_leaf(&self) -> [u8; 32] {
-        let text = std::fs::read(&self.log).unwrap();
-        let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
-        let last = text[..end].split_inclusive(|byte| *byte == b'\n').next_back().unwrap();
-        envelope::merkle::leaf_hash(last)
+    pub(crate) fn records(&self) -> Vec<serde_json::Value> {
+        self.entries().into_iter().map(|(_, record)| record).collect()
+    }
+
+    /// Of the record that was written last.
+    pub(crate) fn last_leaf(&self) -> Hash {
+        self.entries().pop().unwrap().0
+    }
+
+    pub(crate) fn log_key(&self) -> &VerifierKey {
+        self.file.key()
     }
 
     /// How many leaves the log has.
