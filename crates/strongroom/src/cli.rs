@@ -125,7 +125,7 @@ impl Command {
             Self::Token(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
             Self::Policy(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
             Self::Auth(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
-            Self::Audit(audit::Arguments { output, command }) => answered(output, command.run()),
+            Self::Audit(arguments) => arguments.run(),
             Self::Operator(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
         }
     }

@@ -1,6 +1,6 @@
 //! `strongroom audit`: the audit log, from its files and its public key alone. No server is asked, and none need run.
 //!
-//! Always: what is read is a log's folder, also beside its writer.
+//! Always: what is read is a log's folder, also beside its writer. A witness reads none: logs come to it.
 //! Never: anything written into it.
 
 pub mod export;
@@ -8,15 +8,17 @@ pub mod keygen;
 pub mod prove;
 pub mod read;
 pub mod verify;
+pub mod witness;
 
-use super::Usage;
-use super::output::{Answer, Format};
+use super::output::Format;
+use super::{Usage, answered};
 use anyhow::{Context as _, Result};
 use audit::note::{KeyKind, VerifierKey};
 use audit::read::{LogFolder, LogReader, VERIFIER_KEY};
 use clap::{Args, Subcommand};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 #[derive(Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
@@ -36,17 +38,19 @@ pub enum Command {
     Prove(prove::Prove),
     Export(export::Export),
     Keygen(keygen::Keygen),
+    Witness(witness::Arguments),
 }
 
-impl Command {
-    pub async fn run(self) -> Result<Answer> {
-        match self {
-            Self::Verify(command) => command.run().await,
-            Self::Tail(command) => blocking(move || command.run()).await,
-            Self::Search(command) => blocking(move || command.run()).await,
-            Self::Prove(command) => blocking(move || command.run()).await,
-            Self::Export(command) => command.run().await,
-            Self::Keygen(command) => command.run(),
+impl Arguments {
+    pub fn run(self) -> Result<ExitCode> {
+        match self.command {
+            Command::Verify(command) => answered(self.output, command.run()),
+            Command::Tail(command) => answered(self.output, blocking(move || command.run())),
+            Command::Search(command) => answered(self.output, blocking(move || command.run())),
+            Command::Prove(command) => answered(self.output, blocking(move || command.run())),
+            Command::Export(command) => answered(self.output, command.run()),
+            Command::Keygen(command) => answered(self.output, async { command.run() }),
+            Command::Witness(arguments) => witness::run(&arguments),
         }
     }
 }
