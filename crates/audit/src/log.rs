@@ -20,6 +20,7 @@ mod asking;
 mod form;
 mod inbox;
 mod lane;
+mod proofs;
 mod queue;
 mod rebuild;
 mod recover;

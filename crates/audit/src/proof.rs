@@ -38,6 +38,11 @@ impl Receipt {
         Ok(Self { index, leaf, path, checkpoint })
     }
 
+    /// Of what was proven already.
+    pub(crate) fn of(index: u64, leaf: Hash, path: Vec<Hash>, checkpoint: Note) -> Self {
+        Self { index, leaf, path, checkpoint }
+    }
+
     /// "Format". Refuses what has no `extra` line with a hash: it is of somebody else's making.
     pub fn parse(bytes: &[u8]) -> Result<Self, ReceiptError> {
         Self::read(bytes).ok_or(ReceiptError::Malformed)

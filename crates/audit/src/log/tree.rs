@@ -8,6 +8,7 @@
 use super::asking::{Asking, Next};
 use super::inbox::{Inbox, Wanted};
 use super::lane::deliver;
+use super::proofs::Nodes;
 use super::queue::Queue;
 use super::recover::{CHECKPOINT, replace};
 use super::segment::{self, Hindrance, SEGMENTS};
@@ -21,8 +22,6 @@ use crate::proof::Receipt;
 use crate::tile::{self, TileError, TileFolder, TileId, TileReader, Tiles};
 use envelope::merkle::{Hash, leaf_hash};
 use futures_util::future::BoxFuture;
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -47,7 +46,9 @@ pub(super) struct Tree {
     follow_at: Instant,
     signing: Signing,
     asking: Asking,
+    /// In the order of their entries.
     waiting: Vec<Wanted>,
+    nodes: Nodes,
     /// The newest checkpoint with its partial tiles, until it stands in the folder.
     unpublished: Option<(Checkpoint, Note, Partials)>,
     publish_at: Instant,
@@ -106,6 +107,7 @@ impl Tree {
             signing,
             asking,
             waiting,
+            nodes: Nodes::default(),
             unpublished: None,
             publish_at: now,
             partials: known.unwrap_or(0),
@@ -231,7 +233,7 @@ impl Tree {
 
     /// Asks the boundary where something is due. `signing` tells of it first.
     fn ask(&mut self, ended: bool) -> Result<Option<Request>, Hindrance> {
-        let wanted = ended || self.waiting.iter().any(|wanted| wanted.index < self.tiles.size());
+        let wanted = ended || self.waiting.first().is_some_and(|wanted| wanted.index < self.tiles.size());
         let Some(next) = self.asking.next(Instant::now(), self.tiles.size(), wanted) else { return Ok(None) };
         let mut request = None;
         self.passing(|tree| {
@@ -248,7 +250,7 @@ impl Tree {
         let Next { from, size } = next;
         let reader = self.tiles.over(&self.folder);
         let root = if size == self.tiles.size() { self.tiles.root() } else { tile::root(&reader, size)? };
-        let proof = tile::consistency_proof(&reader, from, size)?;
+        let proof = self.nodes.proofs(&reader, size).consistency(from)?;
         if let Some(asked) = self.asking.unrecorded(self.syncing.mark) {
             self.signing.put(asked).map_err(Trouble::Hindered)?;
             self.asking.recorded(asked);
@@ -300,13 +302,13 @@ impl Tree {
     }
 
     fn give_receipts(&mut self, size: u64, note: &Note) {
-        let waiting = std::mem::take(&mut self.waiting);
-        let (covered, later): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|wanted| wanted.index < size);
-        self.waiting = later;
+        let covered = self.waiting.iter().position(|wanted| wanted.index >= size).unwrap_or(self.waiting.len());
+        let covered: Vec<_> = self.waiting.drain(..covered).collect();
         self.inbox.answered(covered.len());
-        let remembered = Remembered::over(self.tiles.over(&self.folder));
+        let reader = self.tiles.over(&self.folder);
+        let mut proofs = self.nodes.proofs(&reader, size);
         deliver(covered.into_iter().map(|Wanted { index, lane, slot, since: _ }| {
-            let receipt = Receipt::prove(&remembered, index, size, note.clone());
+            let receipt = proofs.inclusion(index).map(|(leaf, path)| Receipt::of(index, leaf, path, note.clone()));
             (lane, slot, receipt.map(|receipt| Some(Box::new(receipt))).map_err(|_| AuditError::Unavailable))
         }));
     }
@@ -314,13 +316,15 @@ impl Tree {
     /// Nobody waits for ever.
     fn expire(&mut self) {
         let wait = self.place.receipt_wait;
-        let late = |wanted: &Wanted| wanted.since.elapsed() >= wait;
-        let (late, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting).into_iter().partition(late);
-        self.waiting = waiting;
+        let in_time = self.waiting.iter().position(|wanted| wanted.since.elapsed() < wait);
+        let late = self.waiting.drain(..in_time.unwrap_or(self.waiting.len())).collect();
         self.refuse(late);
     }
 
     fn refuse(&self, wanted: Vec<Wanted>) {
+        if wanted.is_empty() {
+            return;
+        }
         self.inbox.answered(wanted.len());
         deliver(wanted.into_iter().map(|wanted| (wanted.lane, wanted.slot, Err(AuditError::Unavailable))));
     }
@@ -359,7 +363,7 @@ impl Tree {
         let follow = (self.tiles.size() < durable).then(|| self.follow_at.max(self.retry_at));
         let ask = if asked { None } else { self.asking.due(self.tiles.size()) };
         let publish = self.unpublished.as_ref().map(|_| self.publish_at.max(self.retry_at));
-        let expire = self.waiting.iter().map(|wanted| wanted.since + self.place.receipt_wait).min();
+        let expire = self.waiting.first().map(|wanted| wanted.since + self.place.receipt_wait);
         [follow, ask, publish, expire].into_iter().flatten().min()
     }
 }
@@ -416,30 +420,6 @@ enum Trouble {
     /// Somebody writes in our files, or cut them.
     #[error("entry {0} was durable, and is not there")]
     Gone(u64),
-}
-
-/// Tiles that many proofs share are read once.
-struct Remembered<R> {
-    reader: R,
-    read: RefCell<BTreeMap<(u8, u64, u16), Vec<Hash>>>,
-}
-
-impl<R: TileReader> Remembered<R> {
-    fn over(reader: R) -> Self {
-        Self { reader, read: RefCell::default() }
-    }
-}
-
-impl<R: TileReader> TileReader for Remembered<R> {
-    fn tile(&self, level: u8, index: u64, width: u16) -> Result<Vec<Hash>, TileError> {
-        let mut read = self.read.borrow_mut();
-        match read.entry((level, index, width)) {
-            std::collections::btree_map::Entry::Occupied(known) => Ok(known.get().clone()),
-            std::collections::btree_map::Entry::Vacant(place) => {
-                Ok(place.insert(self.reader.tile(level, index, width)?).clone())
-            }
-        }
-    }
 }
 
 /// Full tiles are made durable behind everybody's back, many at once: it bounds what the next start makes anew.

@@ -1,0 +1,183 @@
+//! Proofs for many at once: nodes near the tree's right edge are hashed once, and remembered while the tree grows.
+//!
+//! Always: what [`crate::tile::inclusion_proof`] and [`crate::tile::consistency_proof`] give.
+
+use crate::tile::{self, TILE_WIDTH, TileError, TileReader};
+use envelope::merkle::{Hash, node_hash};
+use std::collections::{BTreeMap, HashMap};
+
+/// Nodes by their tile. A tile only ever grows.
+#[derive(Debug, Default)]
+pub(super) struct Nodes {
+    tiles: BTreeMap<(u8, u64), Layers>,
+}
+
+/// A tile's hashes, above them the nodes over two of them each, and so on.
+type Layers = Vec<Vec<Hash>>;
+
+/// Proofs in the tree of one size.
+pub(super) struct Proofs<'a> {
+    nodes: &'a mut Nodes,
+    reader: &'a dyn TileReader,
+    size: u64,
+    /// Roots over ranges that end within a subtree.
+    ranges: HashMap<(u64, u64), Hash>,
+}
+
+impl Nodes {
+    pub(super) fn proofs<'a>(&'a mut self, reader: &'a dyn TileReader, size: u64) -> Proofs<'a> {
+        if self.tiles.len() > TILES_MAX {
+            self.tiles.clear();
+        }
+        Proofs { nodes: self, reader, size, ranges: HashMap::new() }
+    }
+}
+
+impl Proofs<'_> {
+    /// A leaf and its audit path (RFC 6962 §2.1.1).
+    pub(super) fn inclusion(&mut self, index: u64) -> Result<(Hash, Vec<Hash>), TileError> {
+        let leaf = self.node(0, index)?;
+        let (mut start, mut end, mut proof) = (0, self.size, Vec::with_capacity(64));
+        while end - start > 1 {
+            let middle = start + split_point(end - start);
+            if index < middle {
+                proof.push(self.root_of(middle, end)?);
+                end = middle;
+            } else {
+                proof.push(self.root_of(start, middle)?);
+                start = middle;
+            }
+        }
+        proof.reverse();
+        Ok((leaf, proof))
+    }
+
+    /// From the tree of `old` leaves to this one (RFC 6962 §2.1.2).
+    pub(super) fn consistency(&mut self, old: u64) -> Result<Vec<Hash>, TileError> {
+        if old > self.size {
+            return Err(TileError::Range);
+        }
+        let (mut start, mut end, mut proof) = (0, self.size, Vec::new());
+        if old == 0 || old == end {
+            return Ok(proof);
+        }
+        while old != end {
+            let middle = start + split_point(end - start);
+            if old <= middle {
+                proof.push(self.root_of(middle, end)?);
+                end = middle;
+            } else {
+                proof.push(self.root_of(start, middle)?);
+                start = middle;
+            }
+        }
+        if start != 0 {
+            proof.push(self.root_of(start, end)?);
+        }
+        proof.reverse();
+        Ok(proof)
+    }
+
+    /// MTH(D[start : end]), one of the ranges that RFC 6962's recursion meets.
+    fn root_of(&mut self, start: u64, end: u64) -> Result<Hash, TileError> {
+        let length = end - start;
+        if length.is_power_of_two() {
+            return self.node(length.ilog2(), start >> length.ilog2());
+        }
+        if let Some(known) = self.ranges.get(&(start, end)) {
+            return Ok(*known);
+        }
+        let middle = start + split_point(length);
+        let hash = node_hash(&self.root_of(start, middle)?, &self.root_of(middle, end)?);
+        self.ranges.insert((start, end), hash);
+        Ok(hash)
+    }
+
+    /// A complete subtree's root.
+    fn node(&mut self, height: u32, index: u64) -> Result<Hash, TileError> {
+        let level = u8::try_from(height / TILE_BITS).map_err(|_| TileError::Range)?;
+        let inner = height % TILE_BITS;
+        let first = index.checked_shl(inner).ok_or(TileError::Range)?;
+        let (tile, at) = (first >> TILE_BITS, (first % u64::from(TILE_WIDTH)) >> inner);
+        let layers = self.nodes.tiles.entry((level, tile)).or_default();
+        let (inner, at) = (inner as usize, usize::try_from(at).map_err(|_| TileError::Range)?);
+        if layers.get(inner).is_none_or(|layer| layer.len() <= at) {
+            let width = tile::width_at(self.size, level, tile);
+            if width == 0 {
+                return Err(TileError::Range);
+            }
+            extend(layers, &self.reader.tile(level, tile, width)?);
+        }
+        layers.get(inner).and_then(|layer| layer.get(at)).copied().ok_or(TileError::Range)
+    }
+}
+
+/// Adds what a tile has become longer by.
+fn extend(layers: &mut Layers, hashes: &[Hash]) {
+    if layers.is_empty() {
+        layers.resize(TILE_BITS as usize, Vec::new());
+    }
+    let known = layers.first().map_or(0, Vec::len);
+    for hash in hashes.iter().skip(known) {
+        let mut hash = *hash;
+        for layer in layers.iter_mut() {
+            layer.push(hash);
+            // the second of two has a node above both
+            let [.., left, right] = layer.as_slice() else { break };
+            if layer.len() % 2 == 1 {
+                break;
+            }
+            hash = node_hash(left, right);
+        }
+    }
+}
+
+/// The largest power of two below `length`, which is at least 2.
+fn split_point(length: u64) -> u64 {
+    1 << (length - 1).ilog2()
+}
+
+/// A tile is a subtree of this height.
+const TILE_BITS: u32 = 8;
+/// Some 16 KiB each.
+const TILES_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tile::{TileFolder, Tiles, consistency_proof, inclusion_proof};
+    use envelope::merkle::leaf_hash;
+
+    #[test]
+    fn they_are_those_of_the_tiles_whatever_was_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = TileFolder::new(dir.path());
+        let (mut tiles, mut nodes) = (Tiles::default(), Nodes::default());
+        let mut checked = 0;
+        for size in 1..70_000_u64 {
+            tiles.push(leaf_hash(&size.to_be_bytes()));
+            for (id, hashes) in tiles.take_full() {
+                folder.write(id, &hashes).unwrap();
+            }
+            // now and then, and at the ends of tiles of every level
+            let edge = [0, 1, 255].contains(&(size % 256)) && (size < 1000 || size > 65_000);
+            if !edge && size % 1777 != 3 && size > 40 {
+                continue;
+            }
+            let reader = tiles.over(&folder);
+            let mut proofs = nodes.proofs(&reader, size);
+            for index in [0, 1, size / 3, size / 2, size.saturating_sub(300), size - 1].map(|at| at.min(size - 1)) {
+                let (leaf, path) = proofs.inclusion(index).unwrap();
+                assert_eq!(path, inclusion_proof(&reader, index, size).unwrap(), "{index} of {size}");
+                assert_eq!(leaf, leaf_hash(&(index + 1).to_be_bytes()));
+                let consistency = proofs.consistency(index).unwrap();
+                assert_eq!(consistency, consistency_proof(&reader, index, size).unwrap(), "{index} to {size}");
+                checked += 1;
+            }
+            assert!(proofs.inclusion(size).is_err() && proofs.consistency(size + 1).is_err());
+            assert_eq!(proofs.consistency(size).unwrap().len(), 0);
+        }
+        assert!(checked > 500, "{checked}");
+        assert!(nodes.tiles.len() <= 2 * TILES_MAX);
+    }
+}
