@@ -26,6 +26,7 @@ fn every_kept_input_passes_through_its_target() {
             "storage_model" => strongroom_fuzz::storage_model,
             "acl_policy" => strongroom_fuzz::acl_policy,
             "audit_log" => strongroom_fuzz::audit_log,
+            "audit_note" => strongroom_fuzz::audit_note,
             "audit_entry" => strongroom_fuzz::audit_entry,
             other => unreachable!("{other} has no body here: add it"),
         };

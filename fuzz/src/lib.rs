@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 mod audit_log;
+mod audit_note;
 
 pub use audit_log::audit_log;
+pub use audit_note::audit_note;
 
 use audit::record::{Entry, PeriodKeys, SealedPeriodKey, finish, is_entry};
 use envelope::ManualClock;
