@@ -8,6 +8,7 @@ mod raw;
 mod report;
 mod rig;
 mod serve;
+mod sink;
 mod softhsm;
 mod stand;
 mod verdict;

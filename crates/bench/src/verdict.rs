@@ -2,7 +2,7 @@
 
 use crate::load::Shape;
 use crate::report::{Figures, Report, Row};
-use crate::windows::{BARE, MULTIPLEXED, OWN, RAW, WIDE, batch_row};
+use crate::windows::{BARE, CROWD, MULTIPLEXED, OWN, RAW, SINK, WIDE, batch_row};
 
 /// Lines for one boundary.
 pub(crate) fn lines(report: &Report, boundary: &str) -> Vec<String> {
@@ -24,6 +24,20 @@ pub(crate) fn lines(report: &Report, boundary: &str) -> Vec<String> {
             let what = format!("{shape}: keys/s in batches of 32 ÷ keys/s one by one");
             out.push(judged(&what, batch.rate / data_key.rate, 5.0));
         }
+    }
+    out
+}
+
+/// The audit log alone, beside the raw commit.
+pub(crate) fn sink(report: &Report) -> Vec<String> {
+    let mut out = vec!["Figures of the audit log alone:".to_owned()];
+    for shape in [WIDE, CROWD] {
+        let at = |subject: &str| report.median(&Row::new(subject, shape));
+        let (Some(raw), Some(sink)) = (at(RAW), at(SINK)) else { continue };
+        out.push(judged(&format!("{shape}: audit log ÷ raw group commit"), sink.rate / raw.rate, 0.5));
+        let times = (sink.p50_us as f64 - raw.p50_us as f64) / raw.p50_us as f64;
+        let mark = if times <= 1.5 { "reached" } else { "NOT reached" };
+        out.push(format!("  {shape}: it adds {times:.2} of raw's p50; at most 1.5: {mark}"));
     }
     out
 }

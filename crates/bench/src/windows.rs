@@ -4,7 +4,7 @@ use crate::load::{Load, Shape};
 use crate::report::{Figures, Report, Row};
 use crate::rig::{self, Server};
 use crate::stand::{self, Stand};
-use crate::{Arguments, empty, load, raw, softhsm, verdict};
+use crate::{Arguments, empty, load, raw, sink, softhsm, verdict};
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use std::path::Path;
@@ -16,12 +16,15 @@ use std::time::Duration;
 pub(crate) const BARE: &str = "empty RPC, bare tonic + TLS";
 pub(crate) const OWN: &str = "empty RPC, our listener";
 pub(crate) const RAW: &str = "raw group commit";
+pub(crate) const SINK: &str = "audit log alone";
 pub(crate) const SIM: &str = "hsm-sim";
 pub(crate) const SOFTHSM: &str = "SoftHSM2";
 pub(crate) const BATCH: u32 = 32;
 
 pub(crate) const ONE: Shape = Shape { connections: 1, streams: 1 };
 pub(crate) const WIDE: Shape = Shape { connections: 64, streams: 1 };
+/// Callers of the log alone, and of the raw commit, without connections.
+pub(crate) const CROWD: Shape = Shape { connections: 512, streams: 1 };
 pub(crate) const MULTIPLEXED: Shape = Shape { connections: 4, streams: 16 };
 const SHAPES: [Shape; 5] =
     [ONE, Shape { connections: 8, streams: 1 }, WIDE, Shape { connections: 256, streams: 1 }, MULTIPLEXED];
@@ -36,6 +39,8 @@ struct Kind {
 enum Work {
     /// On the disk alone.
     Raw,
+    /// The audit log, and nothing in front of it.
+    Sink,
     /// A call on a stand's connections of a shape; it counts as `items`.
     Call { stand: usize, load: usize, call: load::Call, items: u32 },
 }
@@ -70,6 +75,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     print(&report, &driven, &kinds)?;
+    verdict::sink(&report).iter().for_each(|line| say(line));
+    if let Some((entries, rate)) = sink::verified(&folder)? {
+        say(&format!("  verify: {rate:.0} entries a second on one core, of {entries}; at least 500000"));
+    }
     say(&format!("load average at the end {}", rig::load_average()));
     if arguments.smoke {
         say("a smoke run: that it runs is shown, the figures mean nothing");
@@ -101,7 +110,11 @@ fn prepare(arguments: &Arguments, folder: &Path) -> Result<Prepared> {
         started.push((server, Some((name, data))));
     }
     let tls = Arc::new(rig::client_tls(&trusted)?);
-    let (mut driven, mut kinds) = (Vec::new(), vec![Kind { row: Row::new(RAW, WIDE), work: Work::Raw }]);
+    let (mut driven, mut kinds) = (Vec::new(), Vec::new());
+    for shape in [WIDE, CROWD] {
+        kinds.push(Kind { row: Row::new(RAW, shape), work: Work::Raw });
+        kinds.push(Kind { row: Row::new(SINK, shape), work: Work::Sink });
+    }
     for (stand, (server, product)) in started.into_iter().enumerate() {
         let loads: Vec<Load> =
             SHAPES.iter().map(|shape| Load::open(server.addr, *shape, &tls)).collect::<Result<_>>()?;
@@ -151,7 +164,11 @@ fn measure(
 ) -> Result<Figures> {
     let (stand, load, call, items) = match &kind.work {
         Work::Raw => {
-            let (seen, syncs) = raw::window(folder, WIDE.connections, RECORD_BYTES, length)?;
+            let (seen, syncs) = raw::window(folder, kind.row.connections, RECORD_BYTES, length)?;
+            return Ok(Figures::of(&seen, 1, (0.0, 0.0), Some(syncs)));
+        }
+        Work::Sink => {
+            let (seen, syncs) = sink::window(folder, kind.row.connections, length)?;
             return Ok(Figures::of(&seen, 1, (0.0, 0.0), Some(syncs)));
         }
         Work::Call { stand, load, call, items } => (stand, load, call, *items),
@@ -218,7 +235,7 @@ pub(crate) fn say(line: &str) {
     println!("{line}");
 }
 
-/// About what an audit record of a call takes.
-const RECORD_BYTES: usize = 300;
+/// What an entry of a GenerateDataKey takes.
+const RECORD_BYTES: usize = 210;
 const WARM_UP: Duration = Duration::from_millis(100);
 const SMOKE_WINDOW: Duration = Duration::from_millis(30);
