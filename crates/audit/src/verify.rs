@@ -9,6 +9,7 @@
 
 mod compare;
 mod place;
+pub mod store;
 
 pub use place::Change;
 
@@ -19,6 +20,8 @@ use crate::record::{Entry, Malformed};
 use crate::tile::{TileError, TileId, Tiles};
 use compare::Compared;
 use envelope::merkle::{Hash, leaf_hash};
+use std::convert::Infallible;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 /// What is verified beside the log's own checkpoint, and how.
@@ -28,6 +31,17 @@ pub struct Options {
     pub elsewhere: Vec<Checkpoint>,
     /// How long to wait for the writer of a live log who is in the middle of an entry.
     pub patience: Duration,
+    pub reach: Reach,
+}
+
+/// How far a log is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reach {
+    /// To its end: also what is not signed yet.
+    #[default]
+    All,
+    /// To the log's own checkpoint: a writer who adds faster than is read makes it no longer.
+    Signed,
 }
 
 /// A log that is what was signed.
@@ -140,13 +154,32 @@ pub fn verify<S: LogSource>(
     options: &Options,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report, Fault> {
+    let mut each = |index: u64, _: &Entry| {
+        if (index + 1).is_multiple_of(PROGRESS_EVERY) {
+            progress(index + 1);
+        }
+        ControlFlow::<Infallible>::Continue(())
+    };
+    let ControlFlow::Continue(report) = verify_each(log, key, options, &mut each)?;
+    Ok(report)
+}
+
+/// As [`verify`]; `each` hears every entry, in order, and may end it: then nothing is said of the log.
+pub fn verify_each<S: LogSource, B>(
+    log: &LogReader<S>,
+    key: &VerifierKey,
+    options: &Options,
+    each: &mut dyn FnMut(u64, &Entry) -> ControlFlow<B>,
+) -> Result<ControlFlow<B, Report>, Fault> {
     // before the entries: what a writer adds meanwhile lies behind it
     let note = log.source().checkpoint().map_err(Fault::CheckpointIo)?;
     let Some(note) = note else { return Err(Fault::NoCheckpoint { entries: log.size()? }) };
     let signed = open_checkpoint(&note, key)?;
     let mut walk = Walk::new(log, &signed, options);
-    let stop = walk.run(progress)?;
-    walk.conclude(stop, note)
+    match walk.run(each)? {
+        ControlFlow::Continue(stop) => walk.conclude(stop, note).map(ControlFlow::Continue),
+        ControlFlow::Break(ended) => Ok(ControlFlow::Break(ended)),
+    }
 }
 
 /// One pass over the entries.
@@ -201,32 +234,35 @@ impl<'a, S: LogSource> Walk<'a, S> {
         }
     }
 
-    fn run(&mut self, progress: &mut dyn FnMut(u64)) -> Result<Stop, Fault> {
+    fn run<B>(&mut self, each: &mut dyn FnMut(u64, &Entry) -> ControlFlow<B>) -> Result<ControlFlow<B, Stop>, Fault> {
         let mut entries = self.log.iter_from(0)?;
         if !self.pass_marks()? {
-            return Ok(Stop::Root);
+            return Ok(ControlFlow::Continue(Stop::Root));
         }
         loop {
-            let (index, leaf) = match self.next(&mut entries) {
+            if self.options.reach == Reach::Signed && self.tiles.size() >= self.signed.size {
+                return Ok(ControlFlow::Continue(Stop::End));
+            }
+            let (index, entry, leaf) = match self.next(&mut entries) {
                 Ok(Some(next)) => next,
-                Ok(None) => return Ok(Stop::End),
-                Err(stop) => return Ok(stop),
+                Ok(None) => return Ok(ControlFlow::Continue(Stop::End)),
+                Err(stop) => return Ok(ControlFlow::Continue(stop)),
             };
+            if let ControlFlow::Break(ended) = each(index, &entry) {
+                return Ok(ControlFlow::Break(ended));
+            }
             self.tiles.push(leaf);
             for (id, hashes) in self.tiles.take_full() {
                 self.compared.tile(self.log.source(), self.signed.size, id, &hashes)?;
             }
             if !self.pass_marks()? {
-                return Ok(Stop::Root);
-            }
-            if (index + 1) % PROGRESS_EVERY == 0 {
-                progress(index + 1);
+                return Ok(ControlFlow::Continue(Stop::Root));
             }
         }
     }
 
-    /// The next entry's leaf hash. A writer is waited for behind the checkpoint, where one may be at work.
-    fn next(&mut self, entries: &mut Entries<'_, S>) -> Result<Option<(u64, Hash)>, Stop> {
+    /// The next entry and its leaf hash. A writer is waited for behind the checkpoint, where one may be at work.
+    fn next(&mut self, entries: &mut Entries<'_, S>) -> Result<Option<(u64, Entry, Hash)>, Stop> {
         let mut patience = self.options.patience;
         loop {
             let wait = entries.index() >= self.signed.size && !patience.is_zero();
@@ -237,7 +273,7 @@ impl<'a, S: LogSource> Walk<'a, S> {
                         if index + 1 == self.signed.size {
                             self.signed_until = Some(entry.record().time);
                         }
-                        return Ok(Some((index, leaf_hash(bytes))));
+                        return Ok(Some((index, entry, leaf_hash(bytes))));
                     }
                     Err(cause) => Stop::Malformed { index, cause, leaf: leaf_hash(bytes), last: false },
                 },

@@ -9,6 +9,7 @@
 
 mod backup;
 mod checkpoint;
+mod examine;
 mod ids;
 mod reader;
 mod schema;
@@ -16,6 +17,7 @@ mod writer;
 
 pub(crate) use backup::export;
 pub use backup::{remove_partial, restore};
+pub use examine::{Examined, StoredRow};
 
 use crate::clock::{MachineClock, SteadyClock};
 use crate::feed::Feed;

@@ -11,7 +11,7 @@ impl Signer {
     }
 
     fn verify_with(&self, log: LogMemory, elsewhere: Vec<Checkpoint>) -> Result<Report, Fault> {
-        let options = Options { elsewhere, patience: Duration::ZERO };
+        let options = Options { elsewhere, ..Options::default() };
         verify(&LogReader::over(log), &self.key, &options, &mut |_| {})
     }
 }

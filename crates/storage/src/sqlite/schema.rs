@@ -78,14 +78,20 @@ pub(super) fn connect(file: &Path) -> Result<Connection, StorageError> {
         let connection = Connection::open_with_flags(file, flags)?;
         connection.busy_timeout(std::time::Duration::from_secs(5))?;
         connection.set_prepared_statement_cache_capacity(32);
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-        for (name, value) in [("cell_size_check", 1), ("mmap_size", 0), ("cache_size", -2048), ("temp_store", 2)] {
-            connection.pragma_update(None, name, value)?;
-        }
+        guard(&connection)?;
         Ok(connection)
     };
-    open().map_err(|error| storage_error(&error))
+    open().map_err(|error: rusqlite::Error| storage_error(&error))
+}
+
+/// A file that others may have written harms nobody who reads it.
+pub(super) fn guard(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    for (name, value) in [("cell_size_check", 1), ("mmap_size", 0), ("cache_size", -2048), ("temp_store", 2)] {
+        connection.pragma_update(None, name, value)?;
+    }
+    Ok(())
 }
 
 /// Whether the file is empty. A file of others, or of a later format, is refused before anything is written.

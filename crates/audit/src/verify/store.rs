@@ -1,0 +1,367 @@
+//! Whether a store's rows are those that the log told last.
+//!
+//! A change's leaf tells each write by the keyed hash of the row's path and SHA-256 of the sealed value (`deleted` where there
+//! is none). The path's key is the store's own, and is not needed: a value is sealed under a fresh nonce, so that its hash
+//! occurs once, and tells the path.
+//!
+//! Always: 128 bits of each hash are kept, and no value: finding another value of the same hash is a second preimage.
+//! Always: a leaf that a crash made the log tell twice counts once, where it stood first.
+//! Never: storage known. Rows come as hashes, with the revision of the batch that wrote them.
+
+use crate::record::{Record, StoreState};
+use envelope::mac;
+use envelope::merkle::Hash;
+use std::collections::hash_map::Entry as Place;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// The record after which a store that went back counts: what it lost stays lost.
+pub const ROLLBACK_ACKNOWLEDGED: &str = "RollbackAcknowledged";
+/// Findings that are told one by one; more are counted.
+pub const FINDINGS_MAX: usize = 1000;
+
+/// A keyed path hash, a value's hash, or what stands for a deletion; the first half of it.
+type Id = [u8; 16];
+
+/// What one log tells of the rows.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// By path: every row that there ever was.
+    rows: HashMap<Id, Last>,
+    /// By value: every one that was ever stored, and every deletion.
+    values: HashMap<Id, Teller>,
+    newest: Option<StoreState>,
+    /// Of the last acknowledged rollback.
+    rollback: Option<u64>,
+    as_of: Option<AsOf>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    /// `None`: deleted.
+    value: Option<Id>,
+    index: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Teller {
+    path: Id,
+    index: u64,
+}
+
+/// A store that is older than the log. Leaves do not tell their revision; the store's state, which the log tells now and then,
+/// does: whatever was told around it may be in the store or not.
+#[derive(Debug)]
+struct AsOf {
+    revision: u64,
+    /// What rows had before the changes since the last state, and since the one before it, that the store has reached.
+    around: [HashMap<Id, Vec<Option<Id>>>; 2],
+    /// States told that are newer.
+    beyond: u32,
+}
+
+/// A leaf that waits in the store to be logged.
+#[derive(Debug, Clone, Copy)]
+pub struct Waiting {
+    /// Of its batch.
+    pub revision: u64,
+    /// It tells no more changes than this ([`changes_max`]).
+    pub changes_max: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// An older value of a row that has a newer one.
+    Replayed,
+    /// A value of a row that was deleted.
+    Revived,
+    /// The log tells a value that no row has.
+    Missing,
+    /// No leaf tells this value.
+    Unknown,
+    /// The value is that of a row told before: it stands in two places.
+    Copied,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub kind: Kind,
+    /// The row's path; `None` where there is no row.
+    pub path: Option<String>,
+    /// The entry that told the value.
+    pub told: Option<u64>,
+    /// The entry that told the row last, where that is another one.
+    pub last: Option<u64>,
+}
+
+/// What the comparison found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Compared {
+    pub rows: u64,
+    /// Rows, there or gone, of changes whose leaf waits in the store.
+    pub not_yet_told: u64,
+    /// Rows that are not as the last leaf tells, and were not changed since a rollback that an operator acknowledged.
+    pub before_rollback: u64,
+    /// At most [`FINDINGS_MAX`].
+    pub findings: Vec<Finding>,
+    pub found: u64,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Replayed => "replayed",
+            Self::Revived => "revived",
+            Self::Missing => "missing",
+            Self::Unknown => "unknown",
+            Self::Copied => "copied",
+        }
+    }
+}
+
+/// How many changes a leaf of so many bytes can tell: one is at least a path's hash and `deleted`, each with its field's head.
+pub fn changes_max(leaf_bytes: usize) -> u64 {
+    (leaf_bytes / CHANGE_BYTES_MIN) as u64
+}
+
+impl Told {
+    /// For a store of this moment.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// For a store of an earlier one: the log is read until it tells newer states of the store.
+    pub fn as_of(revision: u64) -> Self {
+        Self { as_of: Some(AsOf { revision, around: Default::default(), beyond: 0 }), ..Self::default() }
+    }
+
+    /// The store as the log told it last.
+    pub fn newest(&self) -> Option<StoreState> {
+        self.newest
+    }
+
+    /// The next entry's record.
+    pub fn entry(&mut self, index: u64, record: &Record<'_>) {
+        if let Some(state) = record.store {
+            self.newest = Some(state);
+            if let Some(as_of) = &mut self.as_of {
+                as_of.state(state.revision);
+            }
+        }
+        if self.as_of.as_ref().is_some_and(|as_of| as_of.beyond >= BEYOND_MAX) {
+            return;
+        }
+        if record.operation == ROLLBACK_ACKNOWLEDGED {
+            self.rollback = Some(index);
+        }
+        for (path, value) in record.changes {
+            // what no writer of ours tells, tells nothing: its row will be unknown
+            let Some(path) = id(path) else { continue };
+            let value = id(value);
+            let unique = value.unwrap_or_else(|| deletion(&path, record));
+            if let Place::Vacant(place) = self.values.entry(unique) {
+                place.insert(Teller { path, index });
+                let before = self.rows.insert(path, Last { value, index });
+                if let Some(as_of) = &mut self.as_of {
+                    as_of.changed(path, before.and_then(|before| before.value));
+                }
+            }
+        }
+    }
+
+    /// `value` is what the row has, or may have.
+    fn accepts(&self, path: &Id, value: Option<Id>) -> bool {
+        let Some(last) = self.rows.get(path) else { return value.is_none() };
+        last.value == value || self.as_of.as_ref().is_some_and(|as_of| as_of.may_have(path, value))
+    }
+
+    fn is_of_before_rollback(&self, last: &Last) -> bool {
+        self.rollback.is_some_and(|rollback| last.index < rollback)
+    }
+}
+
+impl AsOf {
+    fn state(&mut self, revision: u64) {
+        if revision > self.revision {
+            self.beyond += 1;
+        } else if self.beyond == 0 {
+            // a change may be logged a little after the state that has it
+            self.around.swap(0, 1);
+            self.around[1].clear();
+        }
+    }
+
+    fn changed(&mut self, path: Id, before: Option<Id>) {
+        self.around[1].entry(path).or_default().push(before);
+    }
+
+    fn may_have(&self, path: &Id, value: Option<Id>) -> bool {
+        self.around.iter().filter_map(|around| around.get(path)).flatten().any(|before| *before == value)
+    }
+}
+
+/// Rows beside what logs tell of them.
+#[derive(Debug)]
+pub struct Comparison {
+    logs: Vec<Told>,
+    /// Rows that have what they should.
+    sound: HashSet<Id>,
+    /// Rows that have an older value.
+    displaced: HashSet<Id>,
+    waiting: BTreeMap<u64, Outstanding>,
+    /// Unknown rows of a batch whose leaf waits.
+    deferred: Vec<(u64, Finding)>,
+    compared: Compared,
+}
+
+/// Leaves of one batch that wait.
+#[derive(Debug, Default)]
+struct Outstanding {
+    changes_max: u64,
+    deferred: u64,
+    /// A row of its batch is as the log tells: the leaf is in the log, and was not taken out.
+    told: bool,
+}
+
+impl Comparison {
+    /// Of a store whose rows several logs may tell: each row is right where one of them says so.
+    pub fn new(logs: Vec<Told>, waiting: impl IntoIterator<Item = Waiting>) -> Self {
+        let mut by_revision = BTreeMap::<u64, Outstanding>::new();
+        for Waiting { revision, changes_max } in waiting {
+            by_revision.entry(revision).or_default().changes_max += changes_max;
+        }
+        Self {
+            logs,
+            sound: HashSet::new(),
+            displaced: HashSet::new(),
+            waiting: by_revision,
+            deferred: Vec::new(),
+            compared: Compared::default(),
+        }
+    }
+
+    /// The next row: its path, SHA-256 of the value stored, and the revision of the batch that wrote it.
+    pub fn row(&mut self, path: &str, value: &Hash, revision: u64) {
+        self.compared.rows += 1;
+        let value = half(value);
+        let tellers: Vec<(usize, Teller)> =
+            self.logs.iter().enumerate().filter_map(|(log, told)| Some((log, *told.values.get(&value)?))).collect();
+        let Some((log, teller)) = tellers.first().copied() else { return self.unknown(path, revision) };
+        let accepts = |(log, teller): &(usize, Teller)| {
+            self.logs.get(*log).is_some_and(|told| told.accepts(&teller.path, Some(value)))
+        };
+        if tellers.iter().any(accepts) {
+            if let Some(waiting) = self.waiting.get_mut(&revision) {
+                waiting.told = true;
+            }
+            if !self.sound.insert(teller.path) {
+                self.find(Finding {
+                    kind: Kind::Copied,
+                    path: Some(path.to_owned()),
+                    told: Some(teller.index),
+                    last: None,
+                });
+            }
+            return;
+        }
+        let last = self.logs.get(log).and_then(|told| told.rows.get(&teller.path)).copied();
+        self.displaced.insert(teller.path);
+        if last.is_some_and(|last| self.logs.get(log).is_some_and(|told| told.is_of_before_rollback(&last))) {
+            self.compared.before_rollback += 1;
+            return;
+        }
+        let live = self.logs.iter().filter_map(|told| told.rows.get(&teller.path)).any(|last| last.value.is_some());
+        let kind = if live { Kind::Replayed } else { Kind::Revived };
+        let last = last.map(|last| last.index);
+        self.find(Finding { kind, path: Some(path.to_owned()), told: Some(teller.index), last });
+    }
+
+    /// After the last row.
+    pub fn finish(mut self) -> Compared {
+        for (revision, finding) in std::mem::take(&mut self.deferred) {
+            if self.waiting.get(&revision).is_some_and(|waiting| !waiting.told) {
+                self.compared.not_yet_told += 1;
+            } else {
+                self.find(finding);
+            }
+        }
+        let (mut missing, mut count) = (Vec::new(), 0);
+        for (log, told) in self.logs.iter().enumerate() {
+            for (path, last) in &told.rows {
+                if last.value.is_none() || self.is_accounted_for(log, path) {
+                    continue;
+                }
+                if told.is_of_before_rollback(last) {
+                    self.compared.before_rollback += 1;
+                    continue;
+                }
+                count += 1;
+                missing.push(last.index);
+            }
+        }
+        // a write explains at most one row that is gone
+        let waiting = self.waiting.values().filter(|waiting| !waiting.told).map(|waiting| waiting.changes_max);
+        if count <= waiting.sum() {
+            self.compared.not_yet_told += count;
+        } else {
+            missing.sort_unstable();
+            for index in missing {
+                self.find(Finding { kind: Kind::Missing, path: None, told: Some(index), last: None });
+            }
+        }
+        self.compared
+    }
+
+    /// A row of `log` that is there, replaced by an older one, or rightly gone. One that two logs tell is told once.
+    fn is_accounted_for(&self, log: usize, path: &Id) -> bool {
+        self.sound.contains(path)
+            || self.displaced.contains(path)
+            || self.logs.iter().enumerate().any(|(other, told)| {
+                told.rows.contains_key(path)
+                    && (told.accepts(path, None) || (other < log && told.rows[path].value.is_some()))
+            })
+    }
+
+    fn unknown(&mut self, path: &str, revision: u64) {
+        let finding = Finding { kind: Kind::Unknown, path: Some(path.to_owned()), told: None, last: None };
+        match self.waiting.get_mut(&revision) {
+            Some(waiting) if waiting.deferred < waiting.changes_max => {
+                waiting.deferred += 1;
+                self.deferred.push((revision, finding));
+            }
+            Some(_) | None => self.find(finding),
+        }
+    }
+
+    fn find(&mut self, finding: Finding) {
+        self.compared.found += 1;
+        if self.compared.findings.len() < FINDINGS_MAX {
+            self.compared.findings.push(finding);
+        }
+    }
+}
+
+/// Of hexadecimal; `None` where it is none, as `deleted` is not.
+fn id(text: &str) -> Option<Id> {
+    let mut hash = [0; 32];
+    hex::decode_to_slice(text, &mut hash).ok()?;
+    Some(half(&hash))
+}
+
+/// What stands for the deletion that a record tells: the same where it is told again.
+fn deletion(path: &Id, record: &Record<'_>) -> Id {
+    half(&mac::sha256(&[path.as_slice(), &record.time.to_be_bytes(), record.request_id.as_bytes()].concat()))
+}
+
+fn half(hash: &Hash) -> Id {
+    let mut id = Id::default();
+    id.iter_mut().zip(hash).for_each(|(to, from)| *to = *from);
+    id
+}
+
+/// Field heads, a hash and `deleted` (proto/strongroom/audit/v1/record.proto, `Change`).
+const CHANGE_BYTES_MIN: usize = 2 + 2 + 32 + 2 + 7;
+/// Behind the second newer state, nothing told is in the store.
+const BEYOND_MAX: u32 = 2;
+
+#[cfg(test)]
+mod tests;
