@@ -9,7 +9,7 @@ use crate::kms_grpc::auth;
 use crate::kms_grpc::error::Refusal;
 use crate::metrics::Lane;
 use crate::operation::Operation;
-use crate::peer::Peer;
+use crate::peer::{Peer, PeerCertificate};
 use crate::receipt::{self, ReceiptLane};
 use audit::{AuditError, AuditSink, Decision, Outcome, Record, Subject};
 use envelope::Clock;
@@ -103,7 +103,7 @@ impl Post {
     {
         let began = Instant::now();
         let peer = request.extensions_mut().remove::<Arc<Peer>>();
-        let head = self.head(&request, peer.as_deref());
+        let head = self.head(&request, peer.as_deref(), began);
         let recognised = OnceLock::new();
         let (within, fit) = within(&request, head.speaks);
         let served = async {
@@ -129,12 +129,14 @@ impl Post {
     }
 
     /// `peer` is out of the request's extensions already.
-    pub(crate) fn head<B>(&self, request: &Request<B>, peer: Option<&Peer>) -> Head {
+    pub(crate) fn head<B>(&self, request: &Request<B>, peer: Option<&Peer>, began: Instant) -> Head {
         let (operation, speaks) = (Operation::of(request.uri().path()), Speaks::of(request));
         let call = RequestInfo {
             request_id: self.ids.taken_or_made(request.headers()),
             from: peer.map(|peer| peer.addr.clone()).unwrap_or_default(),
             now: self.clock.now(),
+            began: began.into_std(),
+            certificate: peer.and_then(|peer| peer.certificate.as_ref()).map(PeerCertificate::hexadecimal),
         };
         let asked_for = if tells_path(operation, speaks) { asked_for(request) } else { String::new() };
         Head { call: Arc::new(call), operation, speaks, asked_for }
@@ -207,12 +209,7 @@ impl Post {
 
     async fn record(&self, head: &Head, by: &Subject, reason: &'static str) -> Result<(), Refusal> {
         let Head { call, operation, asked_for, .. } = head;
-        let record = Record {
-            path: asked_for,
-            from: &call.from,
-            outcome: Outcome::Failed(reason.into()),
-            ..Record::new(call.now, &call.request_id, operation.name(), by)
-        };
+        let record = Record { path: asked_for, ..call.record(operation.name(), by, Outcome::Failed(reason.into())) };
         append(&*self.audit, &record).await
     }
 }
@@ -275,14 +272,8 @@ impl Ticket {
         rule: &str,
         outcome: Outcome,
     ) -> Result<(), Refusal> {
-        let record = Record {
-            path,
-            decision,
-            rule,
-            outcome,
-            from: &self.call.from,
-            ..Record::new(self.call.now, &self.call.request_id, self.operation.name(), self.by.subject())
-        };
+        let record =
+            Record { path, decision, rule, ..self.call.record(self.operation.name(), self.by.subject(), outcome) };
         append(&*self.audit, &record).await
     }
 

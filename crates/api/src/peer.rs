@@ -1,6 +1,7 @@
 //! Who is at the other end of a connection.
 
 use std::ops::Deref;
+use std::sync::Arc;
 use x509_parser::extensions::GeneralName;
 
 /// Known of a connection before its first request. `strongroom::listen` puts it into each request's extensions, as an `Arc`.
@@ -14,7 +15,11 @@ pub struct Peer {
 
 /// What identity needs to know of a client certificate, read from its DER.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerCertificate(identity::PeerCertificate);
+pub struct PeerCertificate {
+    read: identity::PeerCertificate,
+    /// The thumbprint as records tell it: written once a connection.
+    hexadecimal: Arc<str>,
+}
 
 impl PeerCertificate {
     /// `None` where it is no certificate, or where more than one common name or alternative-name extension leaves open who
@@ -29,7 +34,13 @@ impl PeerCertificate {
         let names = certificate.subject_alternative_name().ok()?;
         let names = names.iter().flat_map(|extension| &extension.value.general_names);
         let sans = names.filter_map(name_of).take(identity::certificate::SANS_MAX).collect();
-        Some(Self(identity::PeerCertificate { thumbprint: envelope::mac::sha256(der), common_name, sans }))
+        let thumbprint = envelope::mac::sha256(der);
+        let read = identity::PeerCertificate { thumbprint, common_name, sans };
+        Some(Self { read, hexadecimal: hex::encode(thumbprint).into() })
+    }
+
+    pub(crate) fn hexadecimal(&self) -> Arc<str> {
+        Arc::clone(&self.hexadecimal)
     }
 }
 
@@ -37,7 +48,7 @@ impl Deref for PeerCertificate {
     type Target = identity::PeerCertificate;
 
     fn deref(&self) -> &Self::Target {
-        &self.0
+        &self.read
     }
 }
 

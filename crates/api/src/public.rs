@@ -65,7 +65,7 @@ impl Post {
     async fn show(&self, mut request: Request<Body>, pages: axum::Router) -> Reply {
         let began = Instant::now();
         let peer = request.extensions_mut().remove::<Arc<Peer>>();
-        let head = Head { asked_for: asked_for(&request), ..self.head(&request, peer.as_deref()) };
+        let head = Head { asked_for: asked_for(&request), ..self.head(&request, peer.as_deref(), began) };
         let (within, served) = match deadline(request.headers()) {
             Err(malformed) if head.speaks == Speaks::Grpc => (DEADLINE_DEFAULT, Err(malformed)),
             within => {
@@ -88,12 +88,11 @@ impl Post {
 
     async fn record_public(&self, head: &Head, outcome: &'static str, within: Duration) -> Result<(), Refusal> {
         let Head { call, operation, asked_for, speaks: _ } = head;
+        let outcome = if outcome == OK { Outcome::Done } else { Outcome::Failed(outcome.into()) };
         let record = Record {
             path: asked_for,
-            from: &call.from,
             decision: if *operation == Operation::Unknown { Decision::NotReached } else { Decision::Allowed },
-            outcome: if outcome == OK { Outcome::Done } else { Outcome::Failed(outcome.into()) },
-            ..Record::new(call.now, &call.request_id, operation.name(), &Subject::Unauthenticated)
+            ..call.record(operation.name(), &Subject::Unauthenticated, outcome)
         };
         let recorded = tokio::time::timeout(within, append(&*self.audit, &record)).await;
         recorded.unwrap_or(Err(Refusal::AUDIT_UNAVAILABLE))

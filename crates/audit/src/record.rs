@@ -110,7 +110,8 @@ pub struct Record<'a> {
     /// The server node, or empty.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub node: &'a str,
-    /// From `time` until the outcome was known.
+    /// From `time` until the outcome was known; nothing where it was not yet: the boundary was asked, or the record is stored
+    /// together with the change that it tells of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_micros: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -98,7 +98,8 @@ impl Changes {
     /// where the caller does not wait for it.
     pub async fn commit(&self, batch: Batch, record: &Record<'_>) -> Result<Revision, ChangeError> {
         let changes = self.told(&batch);
-        let leaf = Record { changes: &changes, ..record.clone() }.encode();
+        // the leaf stands before it is known how long the commit takes
+        let leaf = Record { changes: &changes, latency_micros: None, ..record.clone() }.encode();
         let (batch, row) = outbox::attach(&self.outbox.barrier, batch, &leaf)?;
         let this = self.clone();
         let carried_out = tokio::spawn(async move { this.carry_out(batch, row, leaf).await });

@@ -31,7 +31,10 @@ pub use service::{Identities, Seams};
 pub use store::{CacheSizes, Caches};
 pub use token::{CreateToken, CreatedToken, TokenMetadata};
 
+use audit::{Outcome, Record, Subject};
 use envelope::Timestamp;
+use std::sync::Arc;
+use std::time::Instant;
 
 /// What is known of a request before anything is decided. Made once by the façade, which reads the clock for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,4 +43,31 @@ pub struct RequestInfo {
     /// The peer's address, or empty.
     pub from: String,
     pub now: Timestamp,
+    /// `now`, by a clock that is never set.
+    pub began: Instant,
+    /// The client certificate that was shown: SHA-256 of its DER, hexadecimal.
+    pub certificate: Option<Arc<str>>,
+}
+
+impl RequestInfo {
+    /// Of a request that begins here, without a certificate.
+    pub fn new(request_id: String, from: String, now: Timestamp) -> Self {
+        Self { request_id, from, now, began: Instant::now(), certificate: None }
+    }
+
+    /// A record of it: all that is known of every request.
+    pub fn record<'a>(&'a self, operation: &'a str, subject: &'a Subject, outcome: Outcome) -> Record<'a> {
+        let latency_micros = match &outcome {
+            Outcome::Asked => None,
+            Outcome::Done | Outcome::Failed(_) => u64::try_from(self.began.elapsed().as_micros()).ok(),
+        };
+        let certificate = match subject {
+            Subject::Token { .. } => self.certificate.as_deref().unwrap_or_default(),
+            // the subject itself, or beside nothing that was recognised
+            Subject::Certificate { .. } | Subject::Unauthenticated | Subject::System => "",
+        };
+        let from = &self.from;
+        let known = Record::new(self.now, &self.request_id, operation, subject);
+        Record { from, outcome, latency_micros, certificate, ..known }
+    }
 }

@@ -90,11 +90,9 @@ impl Act<'_> {
     fn record(&self, decision: Decision, outcome: Outcome) -> Record<'_> {
         Record {
             path: &self.path,
-            from: &self.call.from,
             rule: &self.rule,
             decision,
-            outcome,
-            ..Record::new(self.call.now, &self.call.request_id, self.operation, self.subject)
+            ..self.call.record(self.operation, self.subject, outcome)
         }
     }
 

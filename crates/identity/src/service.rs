@@ -15,7 +15,7 @@ use crate::policy::Policy;
 use crate::principal::{Principal, Proof};
 use crate::store::{self, AclKey, Caches, Layout, StoredRole};
 use crate::token::{self, Digest, TokenRecord};
-use audit::{AuditSink, Decision, Record};
+use audit::{AuditSink, Decision, Outcome, Record};
 use envelope::{Timestamp, mac};
 use std::sync::Arc;
 use storage::{AtLeast, Barrier, Batch, Change, Entry, EntryPath, Invalidate, Revision};
@@ -158,10 +158,9 @@ impl Identities {
             let batch = batch.revision_is(self.layout.token(&digest)?, loaded.revision);
             let principal = Principal::of_token(digest, loaded.record, Some(left), loaded.acl);
             let record = Record {
-                from: &call.from,
                 path: "auth/token/use",
                 decision: Decision::Allowed,
-                ..Record::new(call.now, &call.request_id, "UseToken", principal.subject())
+                ..call.record("UseToken", principal.subject(), Outcome::Done)
             };
             match self.commit(batch, &record).await {
                 Ok(_) => return Ok(Arc::new(principal)),

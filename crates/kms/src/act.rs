@@ -87,13 +87,11 @@ impl<'a> Act<'a> {
     pub(crate) fn record(&self, outcome: Outcome) -> Record<'_> {
         Record {
             path: &self.path,
-            from: &self.call.from,
             decision: self.decision,
             rule: &self.rule,
-            outcome,
             context_hmac: self.context_text(),
             items: &self.items,
-            ..Record::new(self.call.now, &self.call.request_id, self.operation, self.by.subject())
+            ..self.call.record(self.operation, self.by.subject(), outcome)
         }
     }
 

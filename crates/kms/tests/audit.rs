@@ -5,7 +5,9 @@ mod rig;
 
 use bytes::Bytes;
 use envelope::SecretBytes;
+use identity::RequestInfo;
 use kms::{BATCH_ITEMS_MAX, DataKeyBytes, Decrypt, Encrypt, GenerateDataKey, KeyRef, KeySpec, KmsError, ReEncrypt};
+use std::time::{Duration, Instant};
 
 use rig::{Rig, context, create, data_key, id, told, unknown_id};
 
@@ -21,7 +23,8 @@ async fn a_record_says_who_did_what_to_which_key_from_where_by_which_rule() {
     let policy = format!(r#"path "kms/keys/{key_id}/generate-data-key" {{ capabilities = ["update"] }}"#);
     let by = rig.principal("writers", &policy).await;
     let command = GenerateDataKey { context: context(&[("tenant", "blue")]), ..data_key(&key) };
-    let call = rig.call();
+    let thumbprint = "c5".repeat(32);
+    let call = RequestInfo { certificate: Some(thumbprint.as_str().into()), ..rig.call() };
     let (made, records) = rig.recorded(rig.kms.generate_data_key(&by, &call, command.clone())).await;
     made.unwrap();
     let [record] = &records[..] else { panic!("{records:?}") };
@@ -32,6 +35,7 @@ async fn a_record_says_who_did_what_to_which_key_from_where_by_which_rule() {
         ("from", "192.0.2.7:4711".into()),
         ("decision", "allowed".into()),
         ("rule", "writers".into()),
+        ("certificate", thumbprint),
         ("outcome", "asked".into()),
     ] {
         assert_eq!(record[field], value, "{field}");
@@ -146,9 +150,14 @@ async fn a_boundary_that_fails_adds_a_second_record() {
     assert_eq!(told(&made), "BOUNDARY_UNAVAILABLE");
     assert_eq!(outcomes(&records), ["\"asked\"", r#"{"failed":"BOUNDARY_UNAVAILABLE"}"#]);
     assert_eq!(records[0]["request_id"], records[1]["request_id"]);
-    // what never reached the boundary has one
-    let (made, records) = rig.recorded(rig.data_key(&rig.root, &KeyRef::Id(unknown_id()))).await;
+    // what never reached the boundary has one, which tells how long it took
+    let began = Instant::now().checked_sub(Duration::from_secs(2)).unwrap();
+    let (call, command) = (RequestInfo { began, ..rig.call() }, data_key(&KeyRef::Id(unknown_id())));
+    let (made, records) = rig.recorded(rig.kms.generate_data_key(&rig.root, &call, command)).await;
     assert_eq!(told(&made), "KEY_NOT_FOUND");
+    let took = records[0]["latency_micros"].as_u64().unwrap();
+    assert!((2_000_000..60_000_000).contains(&took), "{took}");
+    assert!(records[0].get("certificate").is_none());
     assert_eq!(outcomes(&records), [r#"{"failed":"KEY_NOT_FOUND"}"#]);
 }
 

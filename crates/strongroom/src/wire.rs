@@ -95,7 +95,7 @@ impl Wired {
 
     /// Makes the root token, if it is not there.
     pub async fn create_root(&self, token: &SecretBytes) -> Result<()> {
-        let call = RequestInfo { request_id: "start".to_owned(), from: String::new(), now: SystemClock.now() };
+        let call = RequestInfo::new("start".to_owned(), String::new(), SystemClock.now());
         self.identities.create_root(token.expose(), &call).await.context("cannot make the root token")?;
         Ok(())
     }

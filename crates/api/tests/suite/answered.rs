@@ -366,7 +366,7 @@ async fn a_certificate_stands_for_its_role_and_binds_its_token() {
     let role = CertificateRole { name: "app".into(), r#match: Some(matched), policies: vec!["dice".into()] };
     root.identity.put_certificate_role(PutCertificateRoleRequest { role: Some(role) }).await.unwrap();
     let (app, other) = (shown("app"), shown("other"));
-    let thumbprint = Bytes::copy_from_slice(&app.thumbprint);
+    let (thumbprint, written) = (Bytes::copy_from_slice(&app.thumbprint), hex::encode(app.thumbprint));
     let request =
         CreateTokenRequest { policies: vec!["dice".into()], certificate_thumbprint: thumbprint, ..Default::default() };
     let bound = root.identity.create_token(request).await.unwrap().into_inner().token;
@@ -388,5 +388,8 @@ async fn a_certificate_stands_for_its_role_and_binds_its_token() {
             crate::rig::raw(channel, "/strongroom.kms.v1.Crypto/GenerateRandom", dice.clone(), &metadata).await;
         assert_eq!(answer.result.is_ok(), recognised, "{what}: {answer:?}");
         assert!(recognised || answer.refusal() == "Unauthenticated", "{what}");
+        let beside = (what == "the bound token beside its certificate").then_some(written.as_str());
+        let record = rig.records().pop().unwrap();
+        assert_eq!(record.get("certificate").and_then(|told| told.as_str()), beside, "{what}");
     }
 }

@@ -236,7 +236,7 @@ impl Rig {
         let kms = kms.unwrap();
         tokio::spawn(storage::follow(Arc::clone(&store), identities.watched(), vec![names]));
         tokio::spawn(storage::follow(Arc::clone(&store), kms.watched(), vec![keys]));
-        let call = RequestInfo { request_id: "start".into(), from: String::new(), now: clock.now() };
+        let call = RequestInfo::new("start".into(), String::new(), clock.now());
         identities.create_root(ROOT.as_bytes(), &call).await.unwrap();
         let health = Health::new();
         health.serve();
@@ -272,6 +272,11 @@ impl Rig {
             out.push((leaf_hash(entry), serde_json::from_str::<serde_json::Value>(&record).unwrap()));
         }
         out.retain(|(_, record)| record["operation"] != "AuditLog");
+        for (_, record) in &out {
+            // what is under way has taken no time yet, and a change's record is part of it
+            let ended = record["outcome"] != "asked" && record.get("changes").is_none();
+            assert_eq!(record.get("latency_micros").is_some(), ended, "{record}");
+        }
         out
     }
 

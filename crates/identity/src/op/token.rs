@@ -15,7 +15,7 @@ use crate::token::{
     self, ANCESTORS_MAX, CreateToken, CreatedToken, Digest, Parent, TTL_DEFAULT, TTL_MAX, TokenMetadata, TokenRecord,
 };
 use crate::{ChangeError, RequestInfo};
-use audit::{Decision, Record, Subject};
+use audit::{Decision, Outcome, Record, Subject};
 use envelope::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,9 +80,8 @@ impl Identities {
         };
         let leaf = Record {
             path: CREATE,
-            from: &call.from,
             decision: Decision::Allowed,
-            ..Record::new(call.now, &call.request_id, "CreateRootToken", &Subject::System)
+            ..call.record("CreateRootToken", &Subject::System, Outcome::Done)
         };
         self.commit(self.put_token(batch, &digest, &record, None)?, &leaf).await?;
         Ok(record.metadata(None))

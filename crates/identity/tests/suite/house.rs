@@ -101,7 +101,7 @@ impl House {
     /// A new request, now.
     pub(crate) fn call(&self) -> RequestInfo {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        RequestInfo { request_id: format!("request-{number}"), from: "192.0.2.1:5".into(), now: self.clock.now() }
+        RequestInfo::new(format!("request-{number}"), "192.0.2.1:5".into(), self.clock.now())
     }
 
     pub(crate) fn entries_below(&self, folder: &str) -> impl Future<Output = Vec<String>> + use<> {

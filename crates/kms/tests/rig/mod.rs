@@ -85,7 +85,7 @@ impl Rig {
         })
         .unwrap();
         watch(&store, identities.watched(), caches);
-        let call = RequestInfo { request_id: "boot".into(), from: String::new(), now: START };
+        let call = RequestInfo::new("boot".into(), String::new(), START);
         identities.create_root(ROOT, &call).await.unwrap();
         let root = identities.authenticate(Some(ROOT), None, &call).await.unwrap();
         let kms = make_kms(&boundary, &store, &barrier, &sink, &changes);
@@ -100,7 +100,7 @@ impl Rig {
 
     pub(crate) fn call(&self) -> RequestInfo {
         let number = self.calls.fetch_add(1, Ordering::Relaxed);
-        RequestInfo { request_id: format!("call-{number}"), from: "192.0.2.7:4711".into(), now: self.clock.now() }
+        RequestInfo::new(format!("call-{number}"), "192.0.2.7:4711".into(), self.clock.now())
     }
 
     /// A token whose only policy this is.
@@ -166,7 +166,11 @@ impl Rig {
 
     pub(crate) fn records(&self) -> Vec<serde_json::Value> {
         let log = String::from_utf8(self.log()).unwrap();
-        log.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let records: Vec<_> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        for record in &records {
+            check_latency(record);
+        }
+        records
     }
 
     /// What `act` adds to the log.
@@ -231,6 +235,12 @@ fn make_kms(
     .unwrap();
     watch(store, kms.watched(), caches);
     kms
+}
+
+/// What is under way has taken no time yet, and a change's record is part of it.
+fn check_latency(record: &serde_json::Value) {
+    let ended = record["outcome"] != "asked" && record.get("changes").is_none();
+    assert_eq!(record.get("latency_micros").is_some(), ended && record["operation"] != "AuditLog", "{record}");
 }
 
 fn watch(store: &Arc<dyn Storage>, prefix: EntryPath, cache: Arc<dyn Invalidate>) {
