@@ -106,21 +106,27 @@ pub(crate) fn fuzz(seconds: u32, target: Option<&str>) -> Result<()> {
         Some(target) => vec![target.to_owned()],
         None => fuzz_targets()?,
     };
+    let mut found = Vec::new();
     for target in targets {
         say(&format!("fuzzing {target} for {seconds} s"));
+        // what it finds interesting grows outside the repository; what is kept there is where it begins
+        let (grown, kept) = (root().join("target/fuzz/corpus").join(&target), root().join("fuzz/corpus").join(&target));
+        std::fs::create_dir_all(&grown).with_context(|| format!("cannot make {}", grown.display()))?;
         // sanitizers are behind an unstable flag; the bootstrap switch opens it on the stable compiler
-        run(cargo().env("RUSTC_BOOTSTRAP", "1").env("CARGO_TARGET_DIR", root().join("target/fuzz")).args([
-            "fuzz",
-            "run",
-            "--fuzz-dir",
-            "fuzz",
-            &target,
+        let mut fuzz = cargo();
+        fuzz.env("RUSTC_BOOTSTRAP", "1").env("CARGO_TARGET_DIR", root().join("target/fuzz"));
+        fuzz.args(["fuzz", "run", "--fuzz-dir", "fuzz", &target]).args([&grown, &kept]).args([
             "--",
             &format!("-max_total_time={seconds}"),
             "-rss_limit_mb=2048",
-        ]))?;
+            "-print_final_stats=1",
+        ]);
+        // the others are fuzzed all the same
+        if run(&mut fuzz).is_err() {
+            found.push(target);
+        }
     }
-    Ok(())
+    if found.is_empty() { Ok(()) } else { bail!("{}: see fuzz/artifacts", found.join(", ")) }
 }
 
 fn fuzz_targets() -> Result<Vec<String>> {
