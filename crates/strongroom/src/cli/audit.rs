@@ -7,6 +7,7 @@ pub mod export;
 pub mod keygen;
 pub mod prove;
 pub mod read;
+pub mod store;
 pub mod verify;
 pub mod witness;
 

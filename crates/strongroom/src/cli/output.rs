@@ -215,6 +215,9 @@ fn flatten(prefix: &str, record: &Record, out: &mut Vec<(String, String)>) {
                     pairs.iter().map(|(key, value)| (format!("{name}.{}", shown(key, false)), shown(value, false))),
                 );
             }
+            Value::List(values) if values.iter().any(|value| matches!(value, Value::Record(_))) => {
+                out.extend((0..).zip(values).map(|(number, value): (u64, _)| (format!("{name}.{number}"), row(value))));
+            }
             Value::Absent
             | Value::Text(_)
             | Value::Number(_)
@@ -224,6 +227,24 @@ fn flatten(prefix: &str, record: &Record, out: &mut Vec<(String, String)>) {
             | Value::List(_)
             | Value::Pairs(_) => out.push((name, cell(value))),
         }
+    }
+}
+
+/// One of many in a record, on one line, with its names.
+fn row(value: &Value) -> String {
+    match value {
+        Value::Record(record) => {
+            let named = record.0.iter().map(|(name, value)| format!("{name}={}", cell(value)));
+            named.collect::<Vec<_>>().join(" ")
+        }
+        Value::Absent
+        | Value::Text(_)
+        | Value::Number(_)
+        | Value::Bool(_)
+        | Value::Bytes(_)
+        | Value::Secret(_)
+        | Value::List(_)
+        | Value::Pairs(_) => cell(value),
     }
 }
 
@@ -335,19 +356,22 @@ mod tests {
             .with("empty", Vec::<String>::new())
             .with("report", std::collections::BTreeMap::from([("seccomp".to_owned(), "on".to_owned())]))
             .with("inner", Record::new().with("state", "OK").with("at", None::<prost_types::Timestamp>))
+            .with("found", vec![Record::new().with("kind", "x").with("path", "a\n"), Record::new().with("kind", "y")])
     }
 
     #[test]
     fn a_record_is_a_line_a_field_or_json() {
         let table = render(&Answer::Record(record()), Format::Table).unwrap();
         let expected = "key_id          k-1\nkey_version     2\ndescription     a\\u{1b}[31mb\\u{202e}\nplaintext       YWJj\n\
-                        empty           -\nreport.seccomp  on\ninner.state     OK\ninner.at        -\n";
+                        empty           -\nreport.seccomp  on\ninner.state     OK\ninner.at        -\n\
+                        found.0         kind=x path=a\\n\nfound.1         kind=y\n";
         assert_eq!(table, expected);
         let json: serde_json::Value =
             serde_json::from_str(&render(&Answer::Record(record()), Format::Json).unwrap()).unwrap();
         let expected = serde_json::json!({
             "key_id": "k-1", "key_version": 2, "description": "a\u{1b}[31mb\u{202e}", "plaintext": "YWJj", "empty": [],
             "report": {"seccomp": "on"}, "inner": {"state": "OK", "at": null},
+            "found": [{"kind": "x", "path": "a\n"}, {"kind": "y"}],
         });
         assert_eq!(json, expected);
     }

@@ -1,5 +1,6 @@
 //! `strongroom audit verify`.
 
+use super::store::{Opened, Outcome, StoreFile};
 use super::{Key, Place, blocking, open, read_small};
 use crate::cli::Usage;
 use crate::cli::kms::file::counting_bar;
@@ -11,13 +12,16 @@ use audit::checkpoint::Checkpoint;
 use audit::note::VerifierKey;
 use audit::proof::Receipt;
 use audit::read::{LogFolder, LogReader};
-use audit::verify::{Fault, Options, Report, open_checkpoint, verify};
+use audit::verify::store::Told;
+use audit::verify::{Fault, Options, Report, open_checkpoint, verify_each};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use envelope::merkle::leaf_hash;
+use std::convert::Infallible;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Find out whether the log holds what was signed, and where not
@@ -27,14 +31,24 @@ Examples:
   strongroom audit verify --data-dir /var/lib/strongroom --key log.vkey --save-checkpoint seen
   strongroom audit verify --data-dir /var/lib/strongroom --key log.vkey --checkpoint seen --save-checkpoint seen
   strongroom audit verify --key log.vkey --receipt receipt --dir audit
+  strongroom audit verify --dir audit --key log.vkey --store store.db
 
 Every entry is read and the Merkle tree made anew; its root must be the one that the log's key signed. A log that somebody set
-back to an old copy is valid up to there: only a checkpoint that you kept elsewhere finds it. Exit status: 0 valid, 1 not valid.")]
+back to an old copy is valid up to there: only a checkpoint that you kept elsewhere finds it. Exit status: 0 valid, 1 not valid.
+
+--store compares every row of a store with the leaf that told it last, without any key, and finds rows that are replayed (an older
+value), revived (a deleted row), missing, unknown (told by no leaf) or copied (one value twice). Memory: some 100 bytes for each
+row that there ever was, and as many for each change. A store that several logs tell, of more nodes than one or of one that began
+anew, needs all of them: --dir and --key several times, in the same order.")]
 pub struct Verify {
     #[command(flatten)]
-    place: Place,
+    place: Places,
+    /// The log's verifier key, or a file with it; default: `log.vkey` in the log's folder, which proves nothing about who wrote
+    /// the log
+    #[arg(long, value_name = "VKEY|FILE")]
+    key: Vec<String>,
     #[command(flatten)]
-    key: Key,
+    store: StoreFile,
     /// Checkpoint of this log from elsewhere: saved by an earlier run, or a witness's; may be older or newer
     #[arg(long, value_name = "FILE")]
     checkpoint: Vec<PathBuf>,
@@ -49,16 +63,36 @@ pub struct Verify {
     receipt: Option<PathBuf>,
 }
 
+/// Which logs.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct Places {
+    /// Folder of the log
+    #[arg(long, value_name = "DIR")]
+    dir: Vec<PathBuf>,
+    /// `data_dir` of the server's configuration, or of `strongroom dev`
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
 /// A checkpoint that the key signed, and its bytes.
 struct Known {
     checkpoint: Checkpoint,
     note: Vec<u8>,
 }
 
+/// What is known of a log before it is read.
+#[derive(Default)]
+struct Before {
+    elsewhere: Vec<Checkpoint>,
+    receipt: Option<Receipt>,
+    listener: Option<Told>,
+}
+
 impl Verify {
     pub async fn run(self) -> Result<Answer> {
-        let dir = self.place.dir()?;
-        let key = self.key.read(dir.as_deref())?;
+        let (dir, others) = self.dirs()?;
+        let key = self.key(0, dir.as_deref())?;
         let mut known = self.known(&key)?;
         let receipt = match &self.receipt {
             None => None,
@@ -84,18 +118,61 @@ impl Verify {
         if let Some((receipt, checkpoint)) = &receipt {
             known.push(Known { checkpoint: checkpoint.clone(), note: receipt.checkpoint().encode().into_bytes() });
         }
-        let log = open(&dir)?;
+        let receipt = receipt.map(|(receipt, _)| receipt);
+        let store = self.store.open()?;
+        let listener = store.as_ref().map(Opened::listener);
         let elsewhere = known.iter().map(|known| known.checkpoint.clone()).collect();
-        let wanted = receipt.as_ref().map(|(receipt, _)| receipt.clone());
-        let outcome = blocking(move || whole(&log, &key, elsewhere, wanted.as_ref())).await?;
-        match outcome {
-            Ok(report) => self.valid(report, known, receipt.map(|(receipt, _)| receipt)),
-            Err(fault) if fault.is_io() => Err(fault.into()),
-            Err(fault) => {
-                let index = fault.index();
-                Ok(not_valid(&fault.into(), index))
+        let before = Before { elsewhere, receipt: receipt.clone(), listener };
+        let (report, told) = match read(dir, key, before).await? {
+            Ok(read) => read,
+            Err(fault) => return no(fault),
+        };
+        let outcome = match (store, told) {
+            (Some(store), Some(told)) => {
+                let mut logs = vec![(report.clone(), told)];
+                for (position, dir) in others.into_iter().enumerate() {
+                    let key = self.key(position + 1, Some(&dir))?;
+                    let before = Before { listener: Some(store.listener()), ..Before::default() };
+                    match read(dir, key, before).await? {
+                        Ok((report, told)) => logs.push((report, told.unwrap_or_default())),
+                        Err(fault) => return no(fault),
+                    }
+                }
+                Some(blocking(move || store.compare(logs)).await?)
             }
+            (Some(_), None) | (None, _) => None,
+        };
+        self.valid(report, known, receipt.as_ref(), outcome.as_ref())
+    }
+
+    /// The log's folder, and those of other logs of the same store.
+    fn dirs(&self) -> Result<(Option<PathBuf>, Vec<PathBuf>)> {
+        if self.place.dir.len() <= 1 {
+            let place = Place { dir: self.place.dir.first().cloned(), data_dir: self.place.data_dir.clone() };
+            if self.key.len() > 1 {
+                return Err(Usage("more than one --key, and one log".to_owned()).into());
+            }
+            let dir = place.dir()?;
+            if dir.is_none() && self.store.is_named() {
+                return Err(Usage("which log? name --dir or --data-dir".to_owned()).into());
+            }
+            return Ok((dir, Vec::new()));
         }
+        if !self.store.is_named() {
+            return Err(Usage("more than one --dir is for --store".to_owned()).into());
+        }
+        if !self.checkpoint.is_empty() || self.save_checkpoint.is_some() || self.receipt.is_some() {
+            return Err(Usage("--checkpoint, --save-checkpoint and --receipt are for one log".to_owned()).into());
+        }
+        if !self.key.is_empty() && self.key.len() != self.place.dir.len() {
+            return Err(Usage("a --key for each --dir, in the same order".to_owned()).into());
+        }
+        let mut dirs = self.place.dir.iter().cloned();
+        Ok((dirs.next(), dirs.collect()))
+    }
+
+    fn key(&self, position: usize, dir: Option<&Path>) -> Result<VerifierKey> {
+        Key { key: self.key.get(position).cloned() }.read(dir)
     }
 
     fn known(&self, key: &VerifierKey) -> Result<Vec<Known>> {
@@ -107,15 +184,22 @@ impl Verify {
         self.checkpoint.iter().map(read).collect()
     }
 
-    fn valid(&self, report: Report, known: Vec<Known>, receipt: Option<Receipt>) -> Result<Answer> {
+    fn valid(
+        &self,
+        report: Report,
+        known: Vec<Known>,
+        receipt: Option<&Receipt>,
+        store: Option<&Outcome>,
+    ) -> Result<Answer> {
         let up_to = report.checkpoint.size.max(report.seen_elsewhere.unwrap_or(0));
         let result = match report.seen_elsewhere {
             None => format!("valid up to {up_to}, freshness unknown"),
             Some(seen) => format!("valid up to {up_to}, which holds all of the {seen} of a checkpoint from elsewhere"),
         };
+        let wrong = store.and_then(Outcome::wrong);
         let mut record = Record::new()
-            .with("valid", true)
-            .with("result", result)
+            .with("valid", wrong.is_none())
+            .with("result", wrong.as_ref().map_or(result.clone(), |wrong| format!("{wrong}; the log is {result}")))
             .with("origin", report.checkpoint.origin.clone())
             .with("entries", report.entries)
             .with("signed", report.checkpoint.size)
@@ -139,22 +223,40 @@ impl Verify {
             file.finish(0o644)?;
             record = record.with("saved", path.display().to_string());
         }
-        Ok(Answer::Record(record))
+        record = record.with_some("store", store.map(Outcome::record));
+        Ok(if wrong.is_none() { Answer::Record(record) } else { Answer::No(record) })
     }
+}
+
+/// The log in `dir`: its report, and what it told whoever listened.
+async fn read(dir: PathBuf, key: VerifierKey, before: Before) -> Result<Result<(Report, Option<Told>), Fault>> {
+    blocking(move || whole(&open(&dir)?, &key, before)).await
 }
 
 /// The log itself, and what a receipt says of it.
 fn whole(
     log: &LogReader<LogFolder>,
     key: &VerifierKey,
-    elsewhere: Vec<Checkpoint>,
-    receipt: Option<&Receipt>,
-) -> Result<Result<Report, Fault>> {
+    before: Before,
+) -> Result<Result<(Report, Option<Told>), Fault>> {
+    let Before { elsewhere, receipt, mut listener } = before;
     let bar = counting_bar(log.size().ok(), "entries");
-    let options = Options { elsewhere, patience: PATIENCE };
-    let verified = verify(log, key, &options, &mut |done| bar.set_position(done));
+    let options = Options { elsewhere, patience: PATIENCE, ..Options::default() };
+    let verified = verify_each(log, key, &options, &mut |index, entry| {
+        if let Some(told) = &mut listener {
+            told.entry(index, &entry.record());
+        }
+        if index.is_multiple_of(PROGRESS_EVERY) {
+            bar.set_position(index);
+        }
+        ControlFlow::<Infallible>::Continue(())
+    });
     bar.finish_and_clear();
-    if let (Ok(_), Some(receipt)) = (&verified, receipt) {
+    let report = match verified {
+        Ok(ControlFlow::Continue(report)) => report,
+        Err(fault) => return Ok(Err(fault)),
+    };
+    if let Some(receipt) = receipt {
         // its checkpoint was one of those from elsewhere, so the entry can only be another if the log changed since
         let entry = log.entry(receipt.index())?;
         anyhow::ensure!(
@@ -162,7 +264,15 @@ fn whole(
             "the log was altered while it was verified"
         );
     }
-    Ok(verified)
+    Ok(Ok((report, listener)))
+}
+
+fn no(fault: Fault) -> Result<Answer> {
+    if fault.is_io() {
+        return Err(fault.into());
+    }
+    let index = fault.index();
+    Ok(not_valid(&fault.into(), index))
 }
 
 fn signed_receipt(receipt: &Receipt, checkpoint: &Checkpoint) -> Record {
@@ -191,5 +301,6 @@ fn millis_text(millis: u64) -> String {
 
 /// 9999-12-31T23:59:59Z: RFC 3339 has no later year.
 const SECONDS_MAX: i64 = 253_402_300_799;
+const PROGRESS_EVERY: u64 = 1 << 12;
 /// How long a writer may take for one entry.
 const PATIENCE: Duration = Duration::from_secs(1);
