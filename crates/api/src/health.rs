@@ -11,6 +11,8 @@
 //! A server whose boundary is away answers, names what is missing, and recovers by itself: nobody should start it anew for
 //! that. But whoever has another server had better take that one for Crypto.
 //!
+//! Where the audit log was found damaged, `GET /health` says so, and service goes on: an operator looks after it.
+//!
 //! Always: one state for all cores.
 //! Never: a watcher that keeps a connection open after it was told that we stop.
 
@@ -30,6 +32,7 @@ pub struct Health(Arc<watch::Sender<State>>);
 pub struct State {
     pub serving: Serving,
     pub boundary: BoundaryState,
+    pub audit_log: AuditLogState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,10 +48,20 @@ pub enum BoundaryState {
     Away,
 }
 
+/// What the scrubber says of the audit log's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditLogState {
+    /// Or not looked at yet.
+    Sound,
+    Damaged,
+}
+
 impl Health {
     /// Starting, the boundary not heard of.
     pub fn new() -> Self {
-        Self(Arc::new(watch::Sender::new(State { serving: Serving::Starting, boundary: BoundaryState::Away })))
+        let state =
+            State { serving: Serving::Starting, boundary: BoundaryState::Away, audit_log: AuditLogState::Sound };
+        Self(Arc::new(watch::Sender::new(state)))
     }
 
     pub fn serve(&self) {
@@ -64,13 +77,17 @@ impl Health {
         self.0.send_if_modified(|state| std::mem::replace(&mut state.boundary, boundary) != boundary);
     }
 
+    pub fn audit_log(&self, audit_log: AuditLogState) {
+        self.0.send_if_modified(|state| std::mem::replace(&mut state.audit_log, audit_log) != audit_log);
+    }
+
     pub fn state(&self) -> State {
         *self.0.borrow()
     }
 
     /// Status line and body of `GET /health`.
     pub(crate) fn page(&self) -> (http::StatusCode, String) {
-        let State { serving, boundary } = self.state();
+        let State { serving, boundary, audit_log } = self.state();
         let (code, serving) = match serving {
             Serving::Starting => (http::StatusCode::SERVICE_UNAVAILABLE, "starting"),
             Serving::Serving => (http::StatusCode::OK, "serving"),
@@ -80,7 +97,11 @@ impl Health {
             BoundaryState::Available => "available",
             BoundaryState::Away => "away",
         };
-        (code, format!("{{\"status\":\"{serving}\",\"boundary\":\"{boundary}\"}}\n"))
+        let audit_log = match audit_log {
+            AuditLogState::Sound => "",
+            AuditLogState::Damaged => ",\"audit_log\":\"damaged\"",
+        };
+        (code, format!("{{\"status\":\"{serving}\",\"boundary\":\"{boundary}\"{audit_log}}}\n"))
     }
 }
 
@@ -174,7 +195,7 @@ mod tests {
             (Serving::Serving, Away, yes, no),
             (Stopping, Available, no, no),
         ] {
-            let state = State { serving, boundary };
+            let state = State { serving, boundary, audit_log: AuditLogState::Damaged };
             for (service, expected) in
                 [("", overall), ("strongroom.kms.v1.Keys", overall), ("strongroom.kms.v1.Crypto", crypto)]
             {
@@ -182,6 +203,19 @@ mod tests {
             }
         }
         assert_eq!(Needs::of("strongroom.kms.v2.Keys"), None);
+    }
+
+    #[test]
+    fn a_damaged_audit_log_is_told_and_serving_goes_on() {
+        let health = Health::new();
+        health.serve();
+        for (state, told) in [
+            (AuditLogState::Damaged, "{\"status\":\"serving\",\"boundary\":\"away\",\"audit_log\":\"damaged\"}\n"),
+            (AuditLogState::Sound, "{\"status\":\"serving\",\"boundary\":\"away\"}\n"),
+        ] {
+            health.audit_log(state);
+            assert_eq!(health.page(), (http::StatusCode::OK, told.to_owned()));
+        }
     }
 
     #[tokio::test]

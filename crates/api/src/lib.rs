@@ -37,7 +37,7 @@ pub mod peer;
 mod public;
 mod receipt;
 
-pub use health::{BoundaryState, Health};
+pub use health::{AuditLogState, BoundaryState, Health};
 pub use metrics::Metrics;
 pub use operation::Operation;
 pub use operator_grpc::{BackupPiece, Operator, OperatorError, ServerStatus};

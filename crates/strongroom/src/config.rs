@@ -61,11 +61,13 @@ pub struct Audit {
     pub auditor_key: Option<String>,
     /// MiB held so that a full disk can still be recorded.
     pub reserve_mib: u64,
+    /// Entries a second that the scrubber verifies again, in a round an hour; 0: none.
+    pub scrub_entries_per_sec: u32,
 }
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { dir: None, node: "1".to_owned(), auditor_key: None, reserve_mib: 4 }
+        Self { dir: None, node: "1".to_owned(), auditor_key: None, reserve_mib: 4, scrub_entries_per_sec: 20_000 }
     }
 }
 
@@ -85,6 +87,9 @@ impl Audit {
         }
         if !(1..=1024).contains(&self.reserve_mib) {
             bail!("`audit.reserve_mib` is 1 to 1024");
+        }
+        if self.scrub_entries_per_sec > SCRUB_ENTRIES_PER_SEC_MAX {
+            bail!("`audit.scrub_entries_per_sec` is 0 to {SCRUB_ENTRIES_PER_SEC_MAX}");
         }
         self.personal_to().map(drop)
     }
@@ -151,6 +156,7 @@ impl Config {
     }
 }
 
+const SCRUB_ENTRIES_PER_SEC_MAX: u32 = 1_000_000;
 /// A week.
 const LIFE_SECS_MAX: u64 = 7 * 24 * 3600;
 
@@ -180,6 +186,7 @@ mod tests {
             ("[boundary]", "[audit]\nnode = \"a/b\"\n[boundary]"),
             ("[boundary]", "[audit]\nauditor_key = \"00\"\n[boundary]"),
             ("[boundary]", "[audit]\nreserve_mib = 0\n[boundary]"),
+            ("[boundary]", "[audit]\nscrub_entries_per_sec = 1000001\n[boundary]"),
             ("[boundary]", "[limits]\nidle_secs = 0\n[boundary]"),
             ("[boundary]", "[limits]\nmax_age_secs = 604801\n[boundary]"),
         ] {

@@ -6,6 +6,7 @@
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::operator::LocalOperator;
+use crate::scrub::Scrubber;
 use anyhow::{Context as _, Result};
 use api::{BoundaryState, Health, Metrics, Services};
 use audit::{Log, Standing};
@@ -38,6 +39,7 @@ pub struct Wired {
     operator: Arc<LocalOperator>,
     metrics: Metrics,
     health: Health,
+    scrubber: Scrubber,
 }
 
 impl Wired {
@@ -64,6 +66,13 @@ impl Wired {
         let kms_caches = Arc::new(kms::Caches::new(KEYS_MAX));
         cache_gauges(&metrics, &identity_caches, &kms_caches);
         log_gauges(&metrics, log);
+        let scrubber = Scrubber {
+            dir: config.audit_dir(),
+            node: config.node().to_owned(),
+            entries_per_sec: config.audit.scrub_entries_per_sec,
+            counts: Arc::default(),
+        };
+        scrubber.counts.gauges(&metrics);
         let (options, watched_boundary) = boundary;
         let operator =
             LocalOperator::new(cluster, storage, Arc::clone(&watched_boundary), &config.data_dir, SystemClock.now());
@@ -82,6 +91,7 @@ impl Wired {
             operator: Arc::new(operator),
             metrics,
             health,
+            scrubber,
         })
     }
 
@@ -142,7 +152,9 @@ impl Wired {
         let (barrier, log) = (Arc::clone(&self.barrier), Arc::clone(&self.log));
         let anchor = tokio::spawn(crate::audit_log::anchor(barrier, log, self.node.clone(), self.generation));
         let stands = tokio::spawn(still_agrees(Arc::clone(&self.log)));
-        Ok(Workers(vec![follow, sweep, watch, anchor, stands]))
+        let scrub =
+            tokio::spawn(crate::scrub::scrub(self.scrubber.clone(), Arc::clone(&self.log), self.health.clone()));
+        Ok(Workers(vec![follow, sweep, watch, anchor, stands, scrub]))
     }
 }
 
