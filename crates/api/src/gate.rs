@@ -185,7 +185,7 @@ impl Post {
         let Ok(reply) = inner.call(request).await;
         match ticket.outcome.get() {
             Some(outcome) => {
-                let reply = if let Some(lane) = lane { lane.attach(reply) } else { reply };
+                let reply = if let Some(lane) = lane { lane.attach(reply, outcome)? } else { reply };
                 Ok((reply, outcome))
             }
             None => {
@@ -316,6 +316,7 @@ pub(crate) async fn append(audit: &dyn AuditSink, record: &Record<'_>) -> Result
     audit.append(record.encode()).await.map_err(|error| match error {
         AuditError::Unavailable => Refusal::AUDIT_UNAVAILABLE,
         AuditError::Busy => Refusal::BUSY,
+        AuditError::Unsigned => Refusal::RECEIPT_UNAVAILABLE,
     })
 }
 

@@ -2,9 +2,10 @@
 //!
 //! The call runs on a lane of its own, on which each record waits for its receipt; the last one's is handed out.
 //!
-//! Always: with the answer it belongs to, in trailing metadata. No receipt, no answer: it may be that the record is durable
-//! and the boundary signs nothing, and then the caller is told AUDIT_UNAVAILABLE.
+//! Always: with the answer it belongs to, in trailing metadata. No receipt, no result: where the record is durable and the
+//! boundary signs nothing, the call goes its way and the caller is told RECEIPT_UNAVAILABLE. A refusal is told all the same.
 
+use crate::gate::OK;
 use crate::head::Reply;
 use crate::kms_grpc::error::Refusal;
 use audit::proof::Receipt;
@@ -29,7 +30,18 @@ pub(crate) fn is_asked<B>(request: &Request<B>) -> Result<bool, Refusal> {
 #[derive(Debug)]
 pub(crate) struct ReceiptLane {
     log: Arc<dyn AuditSink>,
-    last: Arc<Mutex<Option<Receipt>>>,
+    last: Arc<Mutex<Last>>,
+}
+
+/// What came of the records so far.
+#[derive(Debug, Default)]
+enum Last {
+    #[default]
+    Nothing,
+    /// Of the last one.
+    Receipt(Receipt),
+    /// The boundary did not sign in time.
+    Unsigned,
 }
 
 impl ReceiptLane {
@@ -38,33 +50,30 @@ impl ReceiptLane {
     }
 
     /// The reply with the receipt of what was recorded last.
-    pub(crate) fn attach(&self, reply: Reply) -> Reply {
-        let Some(receipt) = self.last.lock().unwrap_or_else(PoisonError::into_inner).take() else { return reply };
-        let mut trailing = MetadataMap::new();
-        trailing.insert_bin(CARRIES, MetadataValue::from_bytes(receipt.encode().as_bytes()));
-        let trailing = trailing.into_headers();
-        let (mut head, body) = reply.into_parts();
-        // PROTOCOL-HTTP2, "Responses": Trailers-Only are headers, with the status among them
-        if head.headers.contains_key(STATUS) {
-            head.headers.extend(trailing);
-            return Reply::from_parts(head, body);
+    pub(crate) fn attach(&self, reply: Reply, outcome: &str) -> Result<Reply, Refusal> {
+        match std::mem::take(&mut *self.last.lock().unwrap_or_else(PoisonError::into_inner)) {
+            Last::Receipt(receipt) => Ok(with(reply, &receipt)),
+            Last::Unsigned if outcome == OK => Err(Refusal::RECEIPT_UNAVAILABLE),
+            Last::Unsigned | Last::Nothing => Ok(reply),
         }
-        let body = body.map_frame(move |mut frame| {
-            if let Some(trailers) = frame.trailers_mut() {
-                add(trailers, &trailing);
-            }
-            frame
-        });
-        Reply::from_parts(head, tonic::body::Body::new(body))
     }
 }
 
 impl AuditSink for ReceiptLane {
+    /// A record that is durable is one: whoever appends goes on, and [`Self::attach`] knows that the receipt is missing. A
+    /// boundary that did not sign is not waited for again, so that the call has time left for what it is to do.
     fn append(&self, record: Bytes) -> BoxFuture<'static, Result<(), AuditError>> {
+        if matches!(*self.last.lock().unwrap_or_else(PoisonError::into_inner), Last::Unsigned) {
+            return self.log.append(record);
+        }
         let (appended, last) = (self.log.append_for_receipt(record), Arc::clone(&self.last));
         Box::pin(async move {
-            let receipt = appended.await?;
-            *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(receipt);
+            let now = match appended.await {
+                Ok(receipt) => Last::Receipt(receipt),
+                Err(AuditError::Unsigned) => Last::Unsigned,
+                Err(error @ (AuditError::Unavailable | AuditError::Busy)) => return Err(error),
+            };
+            *last.lock().unwrap_or_else(PoisonError::into_inner) = now;
             Ok(())
         })
     }
@@ -72,6 +81,25 @@ impl AuditSink for ReceiptLane {
     fn append_for_receipt(&self, record: Bytes) -> BoxFuture<'static, Result<Receipt, AuditError>> {
         self.log.append_for_receipt(record)
     }
+}
+
+fn with(reply: Reply, receipt: &Receipt) -> Reply {
+    let mut trailing = MetadataMap::new();
+    trailing.insert_bin(CARRIES, MetadataValue::from_bytes(receipt.encode().as_bytes()));
+    let trailing = trailing.into_headers();
+    let (mut head, body) = reply.into_parts();
+    // PROTOCOL-HTTP2, "Responses": Trailers-Only are headers, with the status among them
+    if head.headers.contains_key(STATUS) {
+        head.headers.extend(trailing);
+        return Reply::from_parts(head, body);
+    }
+    let body = body.map_frame(move |mut frame| {
+        if let Some(trailers) = frame.trailers_mut() {
+            add(trailers, &trailing);
+        }
+        frame
+    });
+    Reply::from_parts(head, tonic::body::Body::new(body))
 }
 
 fn add(trailers: &mut HeaderMap, more: &HeaderMap) {

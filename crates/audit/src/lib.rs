@@ -29,6 +29,9 @@ pub enum AuditError {
     /// More records wait than the queue may hold.
     #[error("the audit log is at capacity")]
     Busy,
+    /// The record is durable, and no signed checkpoint came in time for its receipt. To who needs no receipt it is success.
+    #[error("the record is in the audit log, and no signed checkpoint came in time for its receipt")]
+    Unsigned,
 }
 
 /// Where records become durable.
@@ -36,7 +39,7 @@ pub trait AuditSink: Send + Sync + std::fmt::Debug {
     /// Hands the encoded record ([`Record::encode`]) over at once, when called; answers when it is durable.
     fn append(&self, record: Bytes) -> BoxFuture<'static, Result<(), AuditError>>;
 
-    /// As [`AuditSink::append`], and answers with the record's receipt, once a checkpoint covers it. An error may mean that the
-    /// record is durable and that no checkpoint came in time.
+    /// As [`AuditSink::append`], and answers with the record's receipt, once a checkpoint covers it; or
+    /// [`AuditError::Unsigned`].
     fn append_for_receipt(&self, record: Bytes) -> BoxFuture<'static, Result<proof::Receipt, AuditError>>;
 }

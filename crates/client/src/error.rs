@@ -86,10 +86,11 @@ impl Error {
         match self {
             Self::Unreachable { .. } | Self::BackupNotWhole => true,
             Self::Refused(refusal) => {
-                matches!(
+                let waiting = matches!(
                     refusal.code,
                     Code::Unavailable | Code::ResourceExhausted | Code::Aborted | Code::DeadlineExceeded
-                )
+                );
+                waiting && refusal.reason != RECEIPT_UNAVAILABLE
             }
             Self::Address { .. }
             | Self::PlaintextElsewhere { .. }
@@ -159,7 +160,10 @@ fn failure<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Failu
     std::iter::successors(Some(error), |error| error.source()).find_map(<dyn std::error::Error>::downcast_ref)
 }
 
-const REASONS: [(&str, &str); 28] = [
+/// The call was carried out: it may not be made again.
+const RECEIPT_UNAVAILABLE: &str = "RECEIPT_UNAVAILABLE";
+
+const REASONS: [(&str, &str); 29] = [
     ("INVALID_FIELD", "correct the field that is named"),
     ("INVALID_CIPHERTEXT", "the blob was altered, or the encryption context is not the one that it was made with"),
     ("INCORRECT_KEY", "leave the key id out: the blob names its key itself"),
@@ -190,6 +194,10 @@ const REASONS: [(&str, &str); 28] = [
     ),
     ("STORAGE_UNAVAILABLE", "the server's storage is away or full: try again, or tell the operator"),
     ("AUDIT_UNAVAILABLE", "the audit log cannot be written, so nothing is served: tell the operator"),
+    (
+        RECEIPT_UNAVAILABLE,
+        "do not repeat it: it was carried out and recorded; `strongroom audit prove` gives the receipt when the boundary is back",
+    ),
     ("DATA_ALTERED", "stored data was altered: tell the operator, with the request id"),
 ];
 
@@ -284,12 +292,15 @@ mod tests {
 
     #[test]
     fn waiting_helps_against_some_failures_only() {
+        let details = ErrorDetails::with_error_info("RECEIPT_UNAVAILABLE", "strongroom", HashMap::new());
+        let carried_out = Status::with_error_details(Code::Unavailable, "", details);
         for (status, transient) in [
             (Status::unavailable(""), true),
             (Status::resource_exhausted(""), true),
             (Status::aborted(""), true),
             (Status::invalid_argument(""), false),
             (Status::permission_denied(""), false),
+            (carried_out, false),
         ] {
             assert_eq!(Error::from(status.clone()).is_transient(), transient, "{status:?}");
         }

@@ -120,7 +120,7 @@ impl Changes {
                 return Ok(replayed);
             }
             let logged = join_all(pending.iter().map(|(_, leaf)| self.sink.append(leaf.clone()))).await;
-            logged.into_iter().collect::<Result<Vec<()>, _>>()?;
+            logged.into_iter().map(durable).collect::<Result<Vec<()>, _>>()?;
             replayed += pending.len();
             self.take_out(pending.into_iter().map(|(row, _)| row)).await?;
         }
@@ -163,7 +163,7 @@ impl Changes {
                 return Err(error);
             }
         };
-        let outcome = self.sink.append(leaf).await;
+        let outcome = durable(self.sink.append(leaf).await);
         let mut rows = self.outbox.rows();
         match outcome {
             Ok(()) => rows.logged.push_back(row),
@@ -197,7 +197,7 @@ impl Changes {
         };
         let (_, found) = self.outbox.barrier.get(std::slice::from_ref(&owed.row), AtLeast::Revision(decided)).await?;
         let Some(leaf) = found.into_iter().flatten().next() else { return Ok(None) };
-        self.sink.append(Bytes::copy_from_slice(leaf.value.expose())).await?;
+        durable(self.sink.append(Bytes::copy_from_slice(leaf.value.expose())).await)?;
         Ok(Some(owed.row.clone()))
     }
 
@@ -235,6 +235,14 @@ impl Outbox {
     }
 }
 
+/// A leaf that is durable is logged: a receipt that did not come concerns who asked for it alone.
+fn durable(answer: Result<(), AuditError>) -> Result<(), AuditError> {
+    match answer {
+        Ok(()) | Err(AuditError::Unsigned) => Ok(()),
+        Err(error @ (AuditError::Unavailable | AuditError::Busy)) => Err(error),
+    }
+}
+
 fn refused(error: CommitError) -> ChangeError {
     match error {
         CommitError::Conflict(path) => ChangeError::Conflict(path),
@@ -255,6 +263,7 @@ impl ChangeError {
             Self::Barrier(BarrierError::MalformedKeyring | BarrierError::Randomness) => "INTERNAL",
             Self::Audit(AuditError::Unavailable) => "AUDIT_UNAVAILABLE",
             Self::Audit(AuditError::Busy) => "BUSY",
+            Self::Audit(AuditError::Unsigned) => "RECEIPT_UNAVAILABLE",
         }
     }
 }

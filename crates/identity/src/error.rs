@@ -102,7 +102,7 @@ impl IdentityError {
             Self::PolicyNotFound | Self::RoleNotFound | Self::TokenNotFound => Face::NotFound,
             Self::LimitExceeded | Self::Audit(AuditError::Busy) => Face::ResourceExhausted,
             Self::Conflict => Face::Aborted,
-            Self::Storage(_) | Self::Audit(AuditError::Unavailable) => Face::Unavailable,
+            Self::Storage(_) | Self::Audit(AuditError::Unavailable | AuditError::Unsigned) => Face::Unavailable,
             Self::Altered(_) | Self::Internal(_) => Face::Internal,
         }
     }
@@ -122,6 +122,7 @@ impl IdentityError {
             Self::Conflict => "CONFLICT",
             Self::Storage(_) => "STORAGE_UNAVAILABLE",
             Self::Audit(AuditError::Unavailable) => "AUDIT_UNAVAILABLE",
+            Self::Audit(AuditError::Unsigned) => "RECEIPT_UNAVAILABLE",
             Self::Altered(_) => "DATA_ALTERED",
             Self::Internal(_) => "INTERNAL",
         }

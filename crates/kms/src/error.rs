@@ -64,6 +64,9 @@ pub enum KmsError {
     StorageUnavailable(StorageError),
     #[error("the audit log cannot be written")]
     AuditUnavailable,
+    /// All was done, and is recorded.
+    #[error("carried out and recorded, but there is no receipt")]
+    ReceiptUnavailable,
     /// A stored value was altered, moved, or cannot be understood.
     #[error("stored data was altered: {0}")]
     DataAltered(String),
@@ -114,6 +117,7 @@ impl KmsError {
             Self::BoundaryUnavailable(_) => (Face::Unavailable, "BOUNDARY_UNAVAILABLE"),
             Self::StorageUnavailable(_) => (Face::Unavailable, "STORAGE_UNAVAILABLE"),
             Self::AuditUnavailable => (Face::Unavailable, "AUDIT_UNAVAILABLE"),
+            Self::ReceiptUnavailable => (Face::Unavailable, "RECEIPT_UNAVAILABLE"),
             Self::DataAltered(_) => (Face::Internal, "DATA_ALTERED"),
             Self::Internal(_) => (Face::Internal, "INTERNAL"),
         }
@@ -139,6 +143,7 @@ impl KmsError {
     /// When the same request may succeed without a change: RetryInfo's delay.
     pub fn retry_after(&self) -> Option<Duration> {
         match self.face() {
+            Face::Unavailable if *self == Self::ReceiptUnavailable => None,
             Face::Unavailable => Some(Duration::from_secs(1)),
             Face::Aborted => Some(Duration::from_millis(50)),
             Face::ResourceExhausted if *self == Self::Busy => Some(Duration::from_millis(100)),
@@ -195,6 +200,7 @@ impl From<AuditError> for KmsError {
         match error {
             AuditError::Unavailable => Self::AuditUnavailable,
             AuditError::Busy => Self::Busy,
+            AuditError::Unsigned => Self::ReceiptUnavailable,
         }
     }
 }

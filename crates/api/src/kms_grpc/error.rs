@@ -67,6 +67,16 @@ impl Refusal {
     pub(crate) const INTERNAL: Self = Self::new(Code::Internal, "INTERNAL", "an internal error; the log tells more");
     pub(crate) const AUDIT_UNAVAILABLE: Self =
         Self::new(Code::Unavailable, "AUDIT_UNAVAILABLE", "the audit log cannot be written");
+    /// Without RetryInfo: the same call again would be carried out again.
+    pub(crate) const RECEIPT_UNAVAILABLE: Self = Self {
+        code: Code::Unavailable,
+        reason: "RECEIPT_UNAVAILABLE",
+        field: None,
+        message: Cow::Borrowed(
+            "the call was carried out and recorded, but there is no receipt: its signature did not come",
+        ),
+        retry_after: None,
+    };
     pub(crate) const BUSY: Self = Self {
         code: Code::ResourceExhausted,
         reason: "BUSY",
@@ -108,6 +118,8 @@ impl Refusal {
             Self::DENIED
         } else if code == Code::Internal {
             Self { reason, ..Self::INTERNAL }
+        } else if reason == Self::RECEIPT_UNAVAILABLE.reason {
+            Self::RECEIPT_UNAVAILABLE
         } else if code == Code::Unavailable {
             Self::new(code, reason, "something that this needs is away, retry later")
         } else if reason == Self::BUSY.reason {
@@ -168,6 +180,8 @@ mod tests {
         for (refusal, reason, field, retry) in [
             (Refusal::field("key_id"), Some("INVALID_FIELD"), Some("key_id"), false),
             (Refusal::AUDIT_UNAVAILABLE, Some("AUDIT_UNAVAILABLE"), None, true),
+            (Refusal::RECEIPT_UNAVAILABLE, Some("RECEIPT_UNAVAILABLE"), None, false),
+            (Refusal::from(KmsError::ReceiptUnavailable), Some("RECEIPT_UNAVAILABLE"), None, false),
             (Refusal::BUSY, Some("BUSY"), None, true),
             (Refusal::INTERNAL, Some("INTERNAL"), None, false),
             (Refusal::UNAUTHENTICATED, None, None, false),

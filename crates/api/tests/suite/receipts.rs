@@ -5,7 +5,9 @@ use audit::AuditError;
 use audit::proof::Receipt;
 use http_body_util::BodyExt as _;
 use prost::Message as _;
-use proto::kms::{BatchEncryptRequest, CreateKeyRequest, EncryptRequest, GenerateRandomRequest};
+use proto::kms::{
+    BatchEncryptRequest, CreateKeyRequest, EncryptRequest, GenerateRandomRequest, ListKeysRequest, ListKeysResponse,
+};
 
 /// The reply's status code and the receipt in its trailing metadata, if there is one.
 async fn asked(rig: &Rig, path: &str, message: &[u8], asks: &[&str]) -> (String, Option<Receipt>) {
@@ -52,6 +54,41 @@ async fn the_receipt_is_that_of_the_record_that_tells_of_the_answer() {
     rig.boundary.is_away();
     let (told, receipt) = asked(&rig, "/strongroom.kms.v1.Crypto/GenerateRandom", &dice, &["1"]).await;
     assert_eq!((told.as_str(), receipt.map(|receipt| *receipt.leaf())), ("14", Some(rig.last_leaf())));
+}
+
+#[tokio::test]
+async fn what_was_carried_out_and_has_no_receipt_is_told_as_that() {
+    let rig = Rig::start().await;
+    let dice = GenerateRandomRequest { number_of_bytes: 4 }.encode_to_vec();
+    let nobodys = EncryptRequest { key_id: "alias/nobodys".into(), plaintext: vec![1].into(), ..Default::default() };
+    let nobodys = nobodys.encode_to_vec();
+    let (make, root) = (CreateKeyRequest::default().encode_to_vec(), format!("Bearer {ROOT}"));
+    let headers = [("authorization", root.as_str()), ("strongroom-receipt", "1")];
+    let before = rig.leaves();
+    rig.signer.is_away(true);
+    let (random, made, (refused, none)) = tokio::join!(
+        crate::rig::refused_by(rig.addr, "/strongroom.kms.v1.Crypto/GenerateRandom", &dice, &headers),
+        crate::rig::refused_by(rig.addr, "/strongroom.kms.v1.Keys/CreateKey", &make, &headers),
+        asked(&rig, "/strongroom.kms.v1.Crypto/Encrypt", &nobodys, &["1"]),
+    );
+    for answer in [random, made] {
+        assert_eq!(answer.refusal(), "Unavailable RECEIPT_UNAVAILABLE");
+        let status = answer.result.unwrap_err();
+        assert!(status.message().contains("carried out and recorded"), "{status:?}");
+    }
+    assert!(refused == "5" && none.is_none(), "a refusal is told as it is: {refused}");
+    let list = "/strongroom.kms.v1.Keys/ListKeys";
+    let keys: ListKeysResponse = rig.root(list, &ListKeysRequest::default()).await.decoded();
+    assert_eq!(keys.keys.len(), 1, "the key was made");
+    let outcomes: Vec<_> = rig.records()[before..].iter().map(|record| record["outcome"].clone()).collect();
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_object()).count(), 1, "{outcomes:?}");
+    assert_eq!(outcomes.len(), 5, "announced and made, random, refused, listed: {outcomes:?}");
+    // a change is not held up by one whose leaf is in the log, and does not tell it again
+    assert!(rig.root("/strongroom.kms.v1.Keys/CreateKey", &CreateKeyRequest::default()).await.result.is_ok());
+    assert_eq!(rig.leaves() - before, 7);
+    rig.signer.is_away(false);
+    let (told, receipt) = asked(&rig, "/strongroom.kms.v1.Crypto/GenerateRandom", &dice, &["1"]).await;
+    assert!(told == "0" && receipt.is_some());
 }
 
 #[tokio::test]

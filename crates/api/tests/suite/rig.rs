@@ -26,7 +26,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 use storage::{Memory, Storage};
 use tokio::sync::watch;
@@ -128,11 +128,20 @@ impl AuditSink for Willing {
 
 /// Signs whatever it is asked to: a boundary that remembers nothing.
 #[derive(Debug)]
-struct Signer(Ed25519KeyPair);
+pub(crate) struct Signer {
+    key: Ed25519KeyPair,
+    away: AtomicBool,
+}
+
+impl Signer {
+    pub(crate) fn is_away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+    }
+}
 
 impl CheckpointSigner for Signer {
     fn verifier(&self) -> [u8; 32] {
-        self.0.public_key().as_ref().try_into().unwrap()
+        self.key.public_key().as_ref().try_into().unwrap()
     }
 
     fn sign(
@@ -142,17 +151,20 @@ impl CheckpointSigner for Signer {
         root: Hash,
         _: Vec<Hash>,
     ) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
-        let signature = self.0.sign(Checkpoint { origin, size, root }.body().as_bytes());
+        if self.away.load(Ordering::SeqCst) {
+            return Box::pin(std::future::ready(Err(SignError::Unavailable)));
+        }
+        let signature = self.key.sign(Checkpoint { origin, size, root }.body().as_bytes());
         Box::pin(std::future::ready(signature.as_ref().try_into().map_err(|_| SignError::Unavailable)))
     }
 }
 
-fn open_log(dir: PathBuf, clock: &ManualClock) -> Arc<Log> {
+fn open_log(dir: PathBuf, clock: &ManualClock, signer: Arc<Signer>) -> Arc<Log> {
     let options = LogOptions {
         dir,
         origin: "strongroom.audit/tests".into(),
         node: "1".into(),
-        signer: Arc::new(Signer(Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap())),
+        signer,
         clock: Arc::new(clock.clone()),
         checkpoint_every: Duration::from_millis(100),
         personal: None,
@@ -193,6 +205,7 @@ impl Operator for Server {
 pub(crate) struct Rig {
     pub(crate) boundary: InReach,
     pub(crate) audit: Willing,
+    pub(crate) signer: Arc<Signer>,
     pub(crate) clock: ManualClock,
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
@@ -212,7 +225,9 @@ impl Rig {
         let store: Arc<dyn Storage> = Arc::new(Memory::with_clock(Arc::new(clock.clone())));
         let cluster = kms::boot::open(Arc::clone(&store), &boundary, clock.now()).await.unwrap();
         let log = dir.path().join("audit");
-        let file = open_log(log.clone(), &clock);
+        let key = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+        let signer = Arc::new(Signer { key, away: AtomicBool::new(false) });
+        let file = open_log(log.clone(), &clock, Arc::clone(&signer));
         let willing = Willing { log: file.lane(), state: watch::Sender::new(State::Takes) };
         let audit: Arc<dyn AuditSink> = Arc::new(willing.clone());
         let changes = Changes::new(Arc::clone(&cluster.barrier), Arc::clone(&audit));
@@ -255,7 +270,7 @@ impl Rig {
         let routes = api::front(services);
         let addr = listen(routes.clone(), None).await;
         let channel = connect(addr).await;
-        Self { boundary, audit: willing, clock, health, metrics, addr, channel, log, routes, file, _dir: dir }
+        Self { boundary, audit: willing, signer, clock, health, metrics, addr, channel, log, routes, file, _dir: dir }
     }
 
     /// Another door, at which everybody shows this certificate.
@@ -393,7 +408,8 @@ pub(crate) fn shown(status: &tonic::Status) -> String {
     let field = info.and_then(|info| info.metadata.get("field").cloned()).unwrap_or_default();
     assert!(info.is_none_or(|info| info.domain == "strongroom"));
     assert_eq!(details.bad_request().map(|bad| bad.field_violations[0].field.clone()).unwrap_or_default(), field);
-    assert_eq!(details.retry_info().is_some(), status.code() == tonic::Code::Unavailable, "{status:?}");
+    let helps = status.code() == tonic::Code::Unavailable && reason != "RECEIPT_UNAVAILABLE";
+    assert_eq!(details.retry_info().is_some(), helps, "{status:?}");
     format!("{:?} {reason} {field}", status.code()).trim_end().to_owned()
 }
 

@@ -194,8 +194,7 @@ impl AuditSink for Handle {
 
     fn append_for_receipt(&self, draft: Bytes) -> BoxFuture<'static, Result<Receipt, AuditError>> {
         match self.hand_over(&draft, Wants::Receipt) {
-            // durable without a receipt: the log says so by an error alone
-            Ok(ack) => ack.map(|answer| answer?.map(|receipt| *receipt).ok_or(AuditError::Unavailable)).boxed(),
+            Ok(ack) => ack.map(|answer| answer?.map(|receipt| *receipt).ok_or(AuditError::Unsigned)).boxed(),
             Err(error) => std::future::ready(Err(error)).boxed(),
         }
     }

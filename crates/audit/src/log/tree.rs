@@ -273,7 +273,7 @@ impl Tree {
                         "the boundary has signed what this audit log does not hold: the log is older, or another one"
                     );
                     self.published.standing.send_replace(Standing::Behind);
-                    self.refuse_all();
+                    self.refuse_all(AuditError::Unsigned);
                 }
             }
         }
@@ -309,7 +309,7 @@ impl Tree {
         let mut proofs = self.nodes.proofs(&reader, size);
         deliver(covered.into_iter().map(|Wanted { index, lane, slot, since: _ }| {
             let receipt = proofs.inclusion(index).map(|(leaf, path)| Receipt::of(index, leaf, path, note.clone()));
-            (lane, slot, receipt.map(|receipt| Some(Box::new(receipt))).map_err(|_| AuditError::Unavailable))
+            (lane, slot, receipt.map(|receipt| Some(Box::new(receipt))).map_err(|_| AuditError::Unsigned))
         }));
     }
 
@@ -318,26 +318,26 @@ impl Tree {
         let wait = self.place.receipt_wait;
         let in_time = self.waiting.iter().position(|wanted| wanted.since.elapsed() < wait);
         let late = self.waiting.drain(..in_time.unwrap_or(self.waiting.len())).collect();
-        self.refuse(late);
+        self.refuse(late, AuditError::Unsigned);
     }
 
-    fn refuse(&self, wanted: Vec<Wanted>) {
+    fn refuse(&self, wanted: Vec<Wanted>, error: AuditError) {
         if wanted.is_empty() {
             return;
         }
         self.inbox.answered(wanted.len());
-        deliver(wanted.into_iter().map(|wanted| (wanted.lane, wanted.slot, Err(AuditError::Unavailable))));
+        deliver(wanted.into_iter().map(|wanted| (wanted.lane, wanted.slot, Err(error))));
     }
 
     /// Leaves nobody waiting.
-    fn leave(&mut self) {
+    fn leave(&mut self, error: AuditError) {
         self.inbox.leave(&mut self.waiting);
-        self.refuse_all();
+        self.refuse_all(error);
     }
 
-    fn refuse_all(&mut self) {
+    fn refuse_all(&mut self, error: AuditError) {
         let waiting = std::mem::take(&mut self.waiting);
-        self.refuse(waiting);
+        self.refuse(waiting, error);
     }
 
     /// Puts the newest checkpoint into the folder, now and then, or at once. Its tiles go before it.
@@ -397,7 +397,9 @@ impl Drop for TreeThread {
         if std::thread::panicking() {
             self.fail();
         }
-        self.tree.leave();
+        // a log that has failed vouches for nothing more, though it may stand on the disk
+        let error = if *self.failure.borrow() { AuditError::Unavailable } else { AuditError::Unsigned };
+        self.tree.leave(error);
     }
 }
 

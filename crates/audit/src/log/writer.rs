@@ -119,7 +119,7 @@ impl Writer {
     fn tell_tree(&mut self) {
         self.size.store(self.segments.size(), Ordering::Release);
         self.inbox.durable(self.segments.size(), &mut self.wanted);
-        deliver(self.wanted.drain(..).map(|wanted| (wanted.lane, wanted.slot, Err(AuditError::Unavailable))));
+        deliver(self.wanted.drain(..).map(|wanted| (wanted.lane, wanted.slot, Err(AuditError::Unsigned))));
     }
 
     fn refuse_batch(&mut self) {

@@ -1,7 +1,9 @@
 use crate::house::{House, ROOT};
-use audit::{Record, Subject};
+use audit::proof::Receipt;
+use audit::{AuditError, AuditSink, Record, Subject};
+use bytes::Bytes;
 use envelope::mac;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use identity::{ChangeError, Changes};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -85,6 +87,40 @@ async fn a_crash_between_commit_and_log_loses_no_leaf() {
         assert_eq!(after.replay().await.unwrap(), 0, "once is enough");
     }
     assert_eq!(house.lines().len(), 1);
+}
+
+/// Everything on it asks for a receipt.
+#[derive(Debug)]
+struct ForReceipts(Arc<dyn AuditSink>);
+
+impl AuditSink for ForReceipts {
+    fn append(&self, record: Bytes) -> BoxFuture<'static, Result<(), AuditError>> {
+        let appended = self.0.append_for_receipt(record);
+        Box::pin(async move { appended.await.map(drop) })
+    }
+
+    fn append_for_receipt(&self, record: Bytes) -> BoxFuture<'static, Result<Receipt, AuditError>> {
+        self.0.append_for_receipt(record)
+    }
+}
+
+#[tokio::test]
+async fn a_leaf_without_a_receipt_is_logged_and_not_told_again() {
+    // the house's boundary is away
+    let house = House::new();
+    let unsigned = ForReceipts(house.sink());
+    assert_eq!(unsigned.append(record(&house, "zero").encode()).await, Err(AuditError::Unsigned));
+    let changes = house.changes().on_lane(Arc::new(unsigned));
+    changes.commit(put(&house, &changes, "t/a"), &record(&house, "one")).await.unwrap();
+    assert_eq!(pending(&house).await, 1);
+    changes.tidy().await.unwrap();
+    assert_eq!((pending(&house).await, changes.replay().await), (0, Ok(0)));
+    // nor does one that a former process left behind come twice
+    let leaf = record(&house, "left behind").encode();
+    let (batch, _) = outbox::attach(&house.barrier, Batch::new(storage::CommitId([7; 16])), &leaf).unwrap();
+    house.barrier.commit(batch).await.unwrap();
+    assert_eq!((changes.replay().await, pending(&house).await), (Ok(1), 0));
+    assert_eq!(requests(&house), ["zero", "one", "left behind"]);
 }
 
 #[tokio::test]

@@ -109,7 +109,8 @@ async fn a_boundary_that_is_away_delays_checkpoints_and_no_entry() {
         let lane = log.lane();
         let receipt = lane.append_for_receipt(draft(10));
         append(&log, 11..300).await;
-        assert_eq!(receipt.await.err(), Some(AuditError::Unavailable), "{mode:?}: nobody waits for ever");
+        assert_eq!(receipt.await.err(), Some(AuditError::Unsigned), "{mode:?}: nobody waits for ever");
+        assert!(rig.entries().contains(&entry(10)), "{mode:?}: and it is durable");
         append(&log, 300..400).await;
         assert_eq!((log.size(), covered(&log), log.standing()), (400, Some(10), Standing::Agreed), "{mode:?}");
         rig.boundary.set(Mode::Answers);
@@ -120,6 +121,18 @@ async fn a_boundary_that_is_away_delays_checkpoints_and_no_entry() {
         drop(log);
         assert_eq!((rig.verified().size, rig.boundary.state().forked), (401, 0), "{mode:?}");
     }
+}
+
+#[tokio::test]
+async fn a_log_that_is_closed_unsigned_says_that_the_entry_is_durable() {
+    let rig = Rig::new();
+    let log = rig.open().unwrap();
+    agreed(&log).await;
+    rig.boundary.set(Mode::Away);
+    let receipt = log.lane().append_for_receipt(draft(0));
+    drop(log);
+    assert_eq!(receipt.await.err(), Some(AuditError::Unsigned));
+    assert_eq!(rig.entries(), entries(0..1));
 }
 
 #[tokio::test]
