@@ -183,10 +183,10 @@ struct Published {
 impl Log {
     /// Opens the log. What a crash left unfinished at its end is cut, and kept beside it.
     pub fn open(options: LogOptions) -> Result<Arc<Self>, OpenError> {
-        recover::make_folder(&options.dir)?;
+        let lock = recover::lock(&options.dir)?;
         let records = Records::new(&options.dir, Arc::clone(&options.clock), options.node.clone(), options.personal)?;
         let place = Place::of(&options, Arc::new(records))?;
-        let found = recover(&place)?;
+        let found = recover(&place, lock)?;
         Self::go_on(place, options.signer, options.reserve_bytes, found)
     }
 

@@ -154,3 +154,110 @@ impl Asking {
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PACE: Duration = Duration::from_millis(75);
+
+    fn asked(signed: u64, next: u64) -> Option<Asked> {
+        Some(Asked { signed, next, tiles: 0 })
+    }
+
+    /// Asks, as the tree does.
+    fn ask(asking: &mut Asking, now: Instant, size: u64, wanted: bool) -> Option<Next> {
+        let next = asking.next(now, size, wanted)?;
+        if let Some(asked) = asking.unrecorded(0) {
+            asking.recorded(asked);
+        }
+        asking.asked([7; 32], now);
+        Some(next)
+    }
+
+    #[test]
+    fn a_start_asks_for_what_was_asked_last_from_wherever_the_boundary_may_stand() {
+        let now = Instant::now();
+        for (recorded, checkpoint, size, expected) in [
+            (None, None, 0, vec![(0, 0)]),
+            (None, None, 50, vec![(0, 50)]),
+            (None, Some(40), 50, vec![(40, 50)]),
+            (asked(30, 40), Some(30), 50, vec![(30, 40)]),
+            (asked(30, 40), Some(40), 50, vec![(30, 40), (40, 40)]),
+            (asked(30, 40), Some(20), 50, vec![(30, 40), (20, 40)]),
+            (asked(30, 40), None, 50, vec![(30, 40), (0, 40)]),
+            // an older copy of what was asked
+            (asked(30, 40), Some(45), 50, vec![(30, 45), (45, 45)]),
+        ] {
+            let mut asking = Asking::at_start(recorded, checkpoint, size, PACE, now);
+            for (at, (from, to)) in expected.iter().enumerate() {
+                assert!(asking.hopes(size));
+                let next = ask(&mut asking, now, size, false);
+                assert_eq!(next, Some(Next { from: *from, size: *to }), "{recorded:?} {checkpoint:?}");
+                assert_eq!(asking.forked(now), at + 1 == expected.len(), "{recorded:?} {checkpoint:?}");
+            }
+            assert!(!asking.hopes(size) && ask(&mut asking, now, size, true).is_none(), "it stands elsewhere");
+            // and may be mended
+            let later = now + BACKOFF_MAX;
+            let (from, to) = expected[0];
+            assert_eq!(ask(&mut asking, later, size, false), Some(Next { from, size: to }));
+            asking.signed();
+            let more = ask(&mut asking, later, size + 1, true);
+            assert_eq!(more, Some(Next { from: to, size: size + 1 }));
+        }
+    }
+
+    #[test]
+    fn one_size_is_asked_for_until_it_is_answered_ever_more_seldom() {
+        let mut now = Instant::now();
+        let mut asking = Asking::at_start(asked(10, 10), Some(10), 10, PACE, now);
+        ask(&mut asking, now, 10, false);
+        asking.signed();
+        now += PACE;
+        let question = Some(Next { from: 10, size: 12 });
+        let mut waits = Vec::new();
+        for more in 0..12 {
+            assert_eq!(ask(&mut asking, now, 12 + more, true), question, "though the tree grows");
+            assert_eq!(asking.recorded, asked(10, 12));
+            asking.unavailable(now);
+            assert_eq!(ask(&mut asking, now, 20, true), None);
+            let due = asking.due(20).unwrap();
+            waits.push(due - now);
+            now = due;
+        }
+        assert!(waits.is_sorted() && waits[0] == BACKOFF_MIN && waits[11] == BACKOFF_MAX, "{waits:?}");
+        assert_eq!(ask(&mut asking, now, 30, true), question);
+        assert_eq!(asking.in_question(), (12, [7; 32]));
+        asking.signed();
+        assert_eq!(ask(&mut asking, now, 30, true), Some(Next { from: 12, size: 30 }));
+        assert_eq!(asking.recorded, asked(12, 30), "durable before the question");
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_asked_for_once_a_pace() {
+        let now = Instant::now();
+        let mut asking = Asking::at_start(None, None, 0, PACE, now);
+        ask(&mut asking, now, 0, false);
+        asking.signed();
+        assert_eq!((ask(&mut asking, now, 0, true), asking.due(0)), (None, None), "there is nothing new");
+        assert_eq!(ask(&mut asking, now, 5, false), None);
+        assert_eq!(asking.due(5), Some(now + PACE));
+        assert_eq!(ask(&mut asking, now + PACE, 5, false), Some(Next { from: 0, size: 5 }));
+        asking.signed();
+        assert_eq!(ask(&mut asking, now + PACE, 6, true), Some(Next { from: 5, size: 6 }), "somebody waits");
+    }
+
+    #[test]
+    fn a_boundary_that_is_away_is_tried_once_more_at_the_end() {
+        let now = Instant::now();
+        let mut asking = Asking::at_start(None, None, 3, PACE, now);
+        ask(&mut asking, now, 3, false);
+        asking.unavailable(now);
+        assert_eq!(ask(&mut asking, now, 3, true), None);
+        asking.hurry(now);
+        assert!(asking.hopes(3));
+        assert!(ask(&mut asking, now, 3, true).is_some());
+        asking.unavailable(now);
+        assert!(!asking.hopes(3));
+    }
+}

@@ -25,10 +25,9 @@ pub(super) struct Recovered {
     pub(super) tree: Found,
 }
 
-pub(super) fn recover(place: &Place) -> Result<Recovered, OpenError> {
+/// Under the lock that [`lock`] gives.
+pub(super) fn recover(place: &Place, lock: File) -> Result<Recovered, OpenError> {
     let (dir, folder) = (&place.dir, place.dir.join(SEGMENTS));
-    make_folder(dir)?;
-    let lock = lock(dir)?;
     make_folder(&folder)?;
     keep_key(dir, &place.key)?;
     let checkpoint = read_checkpoint(dir, &place.key)?;
@@ -95,7 +94,9 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn lock(dir: &Path) -> Result<File, OpenError> {
+/// Makes the folder where it is missing, and keeps everybody else out.
+pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
+    make_folder(dir)?;
     let lock = create(&dir.join(LOCK))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),

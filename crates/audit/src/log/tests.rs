@@ -198,7 +198,7 @@ impl Rig {
 
     fn open(&self) -> Result<Arc<Log>, OpenError> {
         let place = self.place();
-        let found = recover(&place)?;
+        let found = found(&place)?;
         let signer = Arc::clone(&self.boundary);
         Log::go_on(place, signer, 64 << 10, found)
     }
@@ -239,6 +239,10 @@ impl Rig {
         }
         checkpoint
     }
+}
+
+fn found(place: &Place) -> Result<Recovered, OpenError> {
+    recover(place, recover::lock(&place.dir)?)
 }
 
 fn copy_tree(from: &Path, to: &Path) {

@@ -115,14 +115,14 @@ async fn the_log_of_another_origin_or_key_is_left_alone() {
             if !with_vkey {
                 std::fs::remove_file(&vkey).unwrap();
             }
-            assert!(matches!(recover(&place), Err(OpenError::Foreign)));
+            assert!(matches!(found(&place), Err(OpenError::Foreign)));
             std::fs::write(&vkey, ours).unwrap();
         }
     }
     assert!(rig.open().is_ok());
     let parent = Rig::new();
     let place = Place { dir: parent.dir.join("no/folder"), ..parent.place() };
-    assert!(matches!(recover(&place), Err(OpenError::Io(_))));
+    assert!(matches!(found(&place), Err(OpenError::Io(_))));
     std::fs::write(&parent.dir, b"a file").unwrap();
     assert!(matches!(parent.open(), Err(OpenError::Io(_))));
 }

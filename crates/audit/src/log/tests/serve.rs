@@ -102,7 +102,7 @@ async fn a_batch_that_crosses_segments_costs_a_sync_a_segment_and_the_next_start
         let (queue, place) = (Arc::new(Queue::default()), rig.place());
         let lane = lane::Lane::start(Arc::clone(&queue), Arc::new(TestForm));
         let waiting: Vec<_> = (first..first + second).map(|number| lane.append(draft(number))).collect();
-        let found = recover(&place).unwrap();
+        let found = found(&place).unwrap();
         let (syncs, before) = (found.segments.syncs(), found.segments.size());
         let mut writer = writer_over(found.segments, &queue, &rig);
         let thread = std::thread::spawn(move || writer.run());
@@ -162,8 +162,20 @@ async fn one_log_has_one_writer() {
     let rig = Rig::new();
     let log = rig.open().unwrap();
     assert!(matches!(rig.open(), Err(OpenError::Held)));
+    let options = LogOptions {
+        dir: rig.dir.clone(),
+        origin: ORIGIN.into(),
+        node: "1".into(),
+        signer: Arc::clone(&rig.boundary) as _,
+        clock: Arc::new(envelope::ManualClock::default()),
+        checkpoint_every: Duration::from_millis(100),
+        personal: Some(crate::record::AuditorSecret::generate().unwrap().public().unwrap()),
+        reserve_bytes: 0,
+    };
+    assert!(matches!(Log::open(options.clone()), Err(OpenError::Held)));
+    assert!(!rig.dir.join("personal").exists(), "who may not write leaves nothing");
     drop(log);
-    assert!(rig.open().is_ok());
+    assert!(Log::open(options).is_ok());
 }
 
 #[tokio::test]
@@ -208,7 +220,7 @@ async fn a_segment_or_folder_that_was_moved_away_refuses_until_it_is_back() {
 async fn a_log_that_fails_for_good_says_so_and_accepts_nothing_more() {
     let rig = Rig::new();
     let place = rig.place();
-    let mut found = recover(&place).unwrap();
+    let mut found = found(&place).unwrap();
     // a handle that may not write: an error that no passing cause has
     let (path, folder) = (rig.segment(0), rig.dir.join("segment"));
     found.segments = Segments::over(File::open(&path).unwrap(), path, folder, rig.entries_max, (0, 0)).unwrap();
@@ -243,7 +255,7 @@ async fn what_waits_is_bounded_in_number_and_bytes() {
         let lane = lane::Lane::start(Arc::clone(&queue), Arc::new(TestForm));
         let waiting: Vec<_> = (0..fits).map(|_| lane.append(record.clone())).collect();
         assert_eq!(lane.append(record.clone()).await, Err(AuditError::Busy));
-        let mut writer = writer_over(recover(&place).unwrap().segments, &queue, &rig);
+        let mut writer = writer_over(found(&place).unwrap().segments, &queue, &rig);
         let thread = std::thread::spawn(move || writer.run());
         for answer in waiting {
             assert_eq!(answer.await, Ok(()));
@@ -305,7 +317,7 @@ async fn a_writer_that_panics_is_a_log_that_has_failed_for_good() {
     let place = rig.place();
     let queue = Arc::new(Queue::default());
     let lane = lane::Lane::start(Arc::clone(&queue), Arc::new(TestForm));
-    let writer = writer_over(recover(&place).unwrap().segments, &queue, &rig);
+    let writer = writer_over(found(&place).unwrap().segments, &queue, &rig);
     let waits = lane.append(draft(1));
     let panics = move || {
         let _writer = writer;
