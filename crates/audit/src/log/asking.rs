@@ -33,6 +33,15 @@ struct Goal {
     at: usize,
 }
 
+/// Who waits for a checkpoint over the newest entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    ByNobody,
+    /// So few that more may come to share the signature.
+    ByFew,
+    AtOnce,
+}
+
 /// A question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Next {
@@ -68,23 +77,30 @@ impl Asking {
         }
     }
 
-    /// What to ask now. `wanted`: somebody waits for the newest.
-    pub(super) fn next(&mut self, now: Instant, size: u64, wanted: bool) -> Option<Next> {
-        if now < self.not_before {
+    /// What to ask now, of a tree of `size`.
+    pub(super) fn next(&mut self, now: Instant, size: u64, wanted: Wanted) -> Option<Next> {
+        if self.due(size, wanted).is_none_or(|due| now < due) {
             return None;
         }
-        let paced = self.asked_at.is_none_or(|at| now >= at + self.pace);
-        if self.goal.is_none() && size > self.signed && (wanted || paced) {
+        if self.goal.is_none() {
             self.goal = Some(Goal { size, root: empty_root(), from: vec![self.signed], at: 0 });
         }
         let goal = self.goal.as_ref()?;
         Some(Next { from: goal.from.get(goal.at).copied().unwrap_or(0), size: goal.size })
     }
 
-    /// When there is something to ask in a tree of `size`, though nobody waits.
-    pub(super) fn due(&self, size: u64) -> Option<Instant> {
-        let paced = self.asked_at.map(|at| at + self.pace).filter(|_| self.goal.is_none());
-        (self.goal.is_some() || size > self.signed).then(|| paced.map_or(self.not_before, |at| at.max(self.not_before)))
+    /// When there is something to ask.
+    pub(super) fn due(&self, size: u64, wanted: Wanted) -> Option<Instant> {
+        let gap = match wanted {
+            Wanted::ByNobody => self.pace,
+            Wanted::ByFew => FEW_GAP,
+            Wanted::AtOnce => Duration::ZERO,
+        };
+        match (&self.goal, self.asked_at) {
+            (None, _) if size <= self.signed => None,
+            (None, Some(asked_at)) => Some(self.not_before.max(asked_at + gap)),
+            (Some(_), _) | (None, None) => Some(self.not_before),
+        }
     }
 
     /// What must be durable before the question is asked; `None` where it is.
@@ -152,6 +168,8 @@ impl Asking {
     }
 }
 
+/// Least time from one question to the next while few wait: none after idle.
+const FEW_GAP: Duration = Duration::from_millis(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -166,7 +184,7 @@ mod tests {
     }
 
     /// Asks, as the tree does.
-    fn ask(asking: &mut Asking, now: Instant, size: u64, wanted: bool) -> Option<Next> {
+    fn ask(asking: &mut Asking, now: Instant, size: u64, wanted: Wanted) -> Option<Next> {
         let next = asking.next(now, size, wanted)?;
         if let Some(asked) = asking.unrecorded(0) {
             asking.recorded(asked);
@@ -192,17 +210,20 @@ mod tests {
             let mut asking = Asking::at_start(recorded, checkpoint, size, PACE, now);
             for (at, (from, to)) in expected.iter().enumerate() {
                 assert!(asking.hopes(size));
-                let next = ask(&mut asking, now, size, false);
+                let next = ask(&mut asking, now, size, Wanted::ByNobody);
                 assert_eq!(next, Some(Next { from: *from, size: *to }), "{recorded:?} {checkpoint:?}");
                 assert_eq!(asking.forked(now), at + 1 == expected.len(), "{recorded:?} {checkpoint:?}");
             }
-            assert!(!asking.hopes(size) && ask(&mut asking, now, size, true).is_none(), "it stands elsewhere");
+            assert!(
+                !asking.hopes(size) && ask(&mut asking, now, size, Wanted::AtOnce).is_none(),
+                "it stands elsewhere"
+            );
             // and may be mended
             let later = now + BACKOFF_MAX;
             let (from, to) = expected[0];
-            assert_eq!(ask(&mut asking, later, size, false), Some(Next { from, size: to }));
+            assert_eq!(ask(&mut asking, later, size, Wanted::ByNobody), Some(Next { from, size: to }));
             asking.signed();
-            let more = ask(&mut asking, later, size + 1, true);
+            let more = ask(&mut asking, later, size + 1, Wanted::AtOnce);
             assert_eq!(more, Some(Next { from: to, size: size + 1 }));
         }
     }
@@ -211,25 +232,25 @@ mod tests {
     fn one_size_is_asked_for_until_it_is_answered_ever_more_seldom() {
         let mut now = Instant::now();
         let mut asking = Asking::at_start(asked(10, 10), Some(10), 10, PACE, now);
-        ask(&mut asking, now, 10, false);
+        ask(&mut asking, now, 10, Wanted::ByNobody);
         asking.signed();
         now += PACE;
         let question = Some(Next { from: 10, size: 12 });
         let mut waits = Vec::new();
         for more in 0..12 {
-            assert_eq!(ask(&mut asking, now, 12 + more, true), question, "though the tree grows");
+            assert_eq!(ask(&mut asking, now, 12 + more, Wanted::AtOnce), question, "though the tree grows");
             assert_eq!(asking.recorded, asked(10, 12));
             asking.unavailable(now);
-            assert_eq!(ask(&mut asking, now, 20, true), None);
-            let due = asking.due(20).unwrap();
+            assert_eq!(ask(&mut asking, now, 20, Wanted::AtOnce), None);
+            let due = asking.due(20, Wanted::AtOnce).unwrap();
             waits.push(due - now);
             now = due;
         }
         assert!(waits.is_sorted() && waits[0] == BACKOFF_MIN && waits[11] == BACKOFF_MAX, "{waits:?}");
-        assert_eq!(ask(&mut asking, now, 30, true), question);
+        assert_eq!(ask(&mut asking, now, 30, Wanted::AtOnce), question);
         assert_eq!(asking.in_question(), (12, [7; 32]));
         asking.signed();
-        assert_eq!(ask(&mut asking, now, 30, true), Some(Next { from: 12, size: 30 }));
+        assert_eq!(ask(&mut asking, now, 30, Wanted::AtOnce), Some(Next { from: 12, size: 30 }));
         assert_eq!(asking.recorded, asked(12, 30), "durable before the question");
     }
 
@@ -237,26 +258,32 @@ mod tests {
     fn what_nobody_waits_for_is_asked_for_once_a_pace() {
         let now = Instant::now();
         let mut asking = Asking::at_start(None, None, 0, PACE, now);
-        ask(&mut asking, now, 0, false);
+        ask(&mut asking, now, 0, Wanted::ByNobody);
         asking.signed();
-        assert_eq!((ask(&mut asking, now, 0, true), asking.due(0)), (None, None), "there is nothing new");
-        assert_eq!(ask(&mut asking, now, 5, false), None);
-        assert_eq!(asking.due(5), Some(now + PACE));
-        assert_eq!(ask(&mut asking, now + PACE, 5, false), Some(Next { from: 0, size: 5 }));
+        assert_eq!(
+            (ask(&mut asking, now, 0, Wanted::AtOnce), asking.due(0, Wanted::AtOnce)),
+            (None, None),
+            "there is nothing new"
+        );
+        assert_eq!(ask(&mut asking, now, 5, Wanted::ByNobody), None);
+        assert_eq!(asking.due(5, Wanted::ByNobody), Some(now + PACE));
+        assert_eq!(asking.due(5, Wanted::ByFew), Some(now + FEW_GAP));
+        assert_eq!(asking.due(5, Wanted::AtOnce), Some(now));
+        assert_eq!(ask(&mut asking, now + PACE, 5, Wanted::ByNobody), Some(Next { from: 0, size: 5 }));
         asking.signed();
-        assert_eq!(ask(&mut asking, now + PACE, 6, true), Some(Next { from: 5, size: 6 }), "somebody waits");
+        assert_eq!(ask(&mut asking, now + PACE, 6, Wanted::AtOnce), Some(Next { from: 5, size: 6 }), "somebody waits");
     }
 
     #[test]
     fn a_boundary_that_is_away_is_tried_once_more_at_the_end() {
         let now = Instant::now();
         let mut asking = Asking::at_start(None, None, 3, PACE, now);
-        ask(&mut asking, now, 3, false);
+        ask(&mut asking, now, 3, Wanted::ByNobody);
         asking.unavailable(now);
-        assert_eq!(ask(&mut asking, now, 3, true), None);
+        assert_eq!(ask(&mut asking, now, 3, Wanted::AtOnce), None);
         asking.hurry(now);
         assert!(asking.hopes(3));
-        assert!(ask(&mut asking, now, 3, true).is_some());
+        assert!(ask(&mut asking, now, 3, Wanted::AtOnce).is_some());
         asking.unavailable(now);
         assert!(!asking.hopes(3));
     }

@@ -5,7 +5,7 @@
 //! Always: what is signed is durable; the boundary's last is one of the two sizes in `signing`.
 //! Never: a reason not to serve. A boundary or a tile that fails delays checkpoints; only a sync that fails ends the log.
 
-use super::asking::{Asking, Next};
+use super::asking::{self, Asking, Next};
 use super::inbox::{Inbox, Wanted};
 use super::lane::deliver;
 use super::proofs::Nodes;
@@ -233,7 +233,7 @@ impl Tree {
 
     /// Asks the boundary where something is due. `signing` tells of it first.
     fn ask(&mut self, ended: bool) -> Result<Option<Request>, Hindrance> {
-        let wanted = ended || self.waiting.first().is_some_and(|wanted| wanted.index < self.tiles.size());
+        let wanted = if ended { asking::Wanted::AtOnce } else { self.wanted() };
         let Some(next) = self.asking.next(Instant::now(), self.tiles.size(), wanted) else { return Ok(None) };
         let mut request = None;
         self.passing(|tree| {
@@ -244,6 +244,14 @@ impl Tree {
             self.asking.unavailable(Instant::now());
         }
         Ok(request)
+    }
+
+    fn wanted(&self) -> asking::Wanted {
+        match self.waiting.iter().take(ENOUGH_RECEIPTS).filter(|wanted| wanted.index < self.tiles.size()).count() {
+            0 => asking::Wanted::ByNobody,
+            ENOUGH_RECEIPTS => asking::Wanted::AtOnce,
+            _ => asking::Wanted::ByFew,
+        }
     }
 
     fn begin(&mut self, next: Next) -> Result<Request, Trouble> {
@@ -361,7 +369,7 @@ impl Tree {
 
     fn next_event(&self, durable: u64, asked: bool) -> Option<Instant> {
         let follow = (self.tiles.size() < durable).then(|| self.follow_at.max(self.retry_at));
-        let ask = if asked { None } else { self.asking.due(self.tiles.size()) };
+        let ask = if asked { None } else { self.asking.due(self.tiles.size(), self.wanted()) };
         let publish = self.unpublished.as_ref().map(|_| self.publish_at.max(self.retry_at));
         let expire = self.waiting.first().map(|wanted| wanted.since + self.place.receipt_wait);
         [follow, ask, publish, expire].into_iter().flatten().min()
@@ -459,6 +467,8 @@ impl Syncing {
 const FOLLOW_EVERY: Duration = Duration::from_millis(10);
 /// Most entries that are followed before the boundary's answer is looked at.
 const FOLLOWED_AT_ONCE: u64 = 4096;
+/// So many receipts do not wait for more to share their signature.
+const ENOUGH_RECEIPTS: usize = 40;
 const RETRY: Duration = Duration::from_millis(200);
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Longest that a log that is being closed waits for its last checkpoint.
