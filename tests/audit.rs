@@ -70,6 +70,12 @@ async fn a_live_log_is_verified_and_one_that_was_touched_is_not() {
         }
         std::fs::write(&segment, &sound).unwrap();
         verified(&dir, &[]);
+
+        let server = dev.server().unwrap();
+        server.terminate();
+        until("it has ended in peace", Duration::from_secs(20), || !server.is_alive());
+        let closed = verified(&dev.audit_dir(), &[]);
+        assert_eq!(closed["not_yet_signed"], 0, "closed in peace, it is signed to its end: {closed}");
     }
 }
 

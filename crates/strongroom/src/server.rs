@@ -91,6 +91,10 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
     if let Err(error) = wired.changes().tidy().await {
         tracing::warn!(%error, "the outbox was not tidied; the next start does it");
     }
+    drop(wired);
+    // elsewhere than on this thread: the boundary signs the last checkpoint through it
+    tokio::task::yield_now().await;
+    tokio::task::spawn_blocking(move || drop(log)).await?;
     match end {
         End::Asked => Ok(ExitCode::SUCCESS),
         End::Failed(what) => {
