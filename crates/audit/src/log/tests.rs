@@ -225,6 +225,12 @@ impl Rig {
         entries
     }
 
+    /// The size of the checkpoint in the folder, which is there a moment after its signature.
+    fn published(&self) -> Option<u64> {
+        let note = Note::parse(&std::fs::read(self.dir.join("checkpoint")).ok()?).ok()?;
+        Some(Checkpoint::open(&note, &self.key()).ok()?.size)
+    }
+
     /// The checkpoint in the folder, which must be signed and lead from the entries, as must every tile.
     fn verified(&self) -> Checkpoint {
         let note = Note::parse(&std::fs::read(self.dir.join("checkpoint")).unwrap()).unwrap();
