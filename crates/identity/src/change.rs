@@ -4,6 +4,8 @@
 //! could not be logged stays in the outbox: it is logged before the next change, or by [`Changes::replay`] at the next start.
 //! Always: a leaf tells every write by the keyed hash of its path and SHA-256 of the sealed value that was stored
 //! (`deleted` where there is none), so that rows can be checked against the log without the barrier's keys.
+//! Always: changes of one path are logged in the order of their commits (on this node): the last that the log tells of a row
+//! is what stands there.
 //! Never: a change abandoned half way because its caller has gone.
 //!
 //! Where the outcome of a commit is unknown, asking the store whether the row is there, or whether it knows the id, tells only
@@ -18,12 +20,13 @@ use audit::{AuditError, AuditSink, Record};
 use bytes::Bytes;
 use envelope::mac;
 use futures_util::future::join_all;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use storage::batch::BATCH_OPERATIONS_MAX;
 use storage::{
     AtLeast, Barrier, BarrierError, Batch, CommitError, CommitId, EntryPath, Revision, StorageError, Write, outbox,
 };
+use tokio::sync::Notify;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
@@ -54,6 +57,15 @@ struct Outbox {
     rows: Mutex<Rows>,
     /// Held by whoever logs what is owed: others wait.
     settling: tokio::sync::Mutex<()>,
+    /// Paths of changes under way, until their leaves are logged: another change of one waits.
+    claimed: Mutex<HashSet<EntryPath>>,
+    freed: Notify,
+}
+
+/// The paths that one change writes.
+struct Claim<'a> {
+    outbox: &'a Outbox,
+    paths: Vec<EntryPath>,
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +92,8 @@ enum Fate {
 impl Changes {
     pub fn new(barrier: Arc<Barrier>, sink: Arc<dyn AuditSink>) -> Self {
         let (rows, settling) = (Mutex::default(), tokio::sync::Mutex::default());
-        Self { outbox: Arc::new(Outbox { barrier, rows, settling }), sink }
+        let (claimed, freed) = (Mutex::default(), Notify::new());
+        Self { outbox: Arc::new(Outbox { barrier, rows, settling, claimed, freed }), sink }
     }
 
     /// The same outbox, on another lane of the same log.
@@ -146,6 +159,8 @@ impl Changes {
     }
 
     async fn carry_out(&self, batch: Batch, row: EntryPath, leaf: Bytes) -> Result<Revision, ChangeError> {
+        // before what is owed is logged: what a change of the same path has left behind comes first
+        let _claim = self.outbox.claim(batch.writes.iter().map(Write::path).cloned().collect()).await;
         self.settle().await?;
         let free = BATCH_OPERATIONS_MAX.saturating_sub(batch.preconditions.len() + batch.writes.len());
         let logged = self.outbox.take_logged(free.min(PIGGYBACK_MAX));
@@ -230,8 +245,40 @@ impl Outbox {
         rows.logged.drain(..count).collect()
     }
 
+    /// Waits until no other change writes any of `paths`.
+    async fn claim(&self, paths: Vec<EntryPath>) -> Claim<'_> {
+        loop {
+            // from here on, what is freed wakes it
+            let freed = self.freed.notified();
+            if self.claim_all(&paths) {
+                return Claim { outbox: self, paths };
+            }
+            freed.await;
+        }
+    }
+
+    fn claim_all(&self, paths: &[EntryPath]) -> bool {
+        let mut claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = !paths.iter().any(|path| claimed.contains(path));
+        if free {
+            claimed.extend(paths.iter().cloned());
+        }
+        free
+    }
+
     fn first_owed(&self) -> Vec<Owed> {
         self.rows().owed.iter().take(TAKEN_OUT_MAX as usize).cloned().collect()
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut claimed = self.outbox.claimed.lock().unwrap_or_else(PoisonError::into_inner);
+        for path in &self.paths {
+            claimed.remove(path);
+        }
+        drop(claimed);
+        self.outbox.freed.notify_waiters();
     }
 }
 

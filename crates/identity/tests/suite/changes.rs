@@ -163,6 +163,29 @@ async fn while_a_leaf_is_owed_nothing_is_changed_and_it_is_told_first() {
     assert_eq!(pending(&house).await, 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn changes_of_one_path_are_told_in_the_order_of_their_commits() {
+    let house = House::new();
+    let here = house.changes();
+    let there = here.on_lane(house.sink());
+    let made = join_all((0..200).map(|number| {
+        let changes = if number % 2 == 0 { here.clone() } else { there.clone() };
+        let batch = put(&house, &changes, "t/a");
+        let Some(storage::Write::Put(_, value)) = batch.writes.first() else { panic!("it puts") };
+        let hash = hex::encode(mac::sha256(value));
+        let call = house.call();
+        tokio::spawn(async move {
+            let record = Record::new(call.now, &call.request_id, "Test", &Subject::System);
+            (hash, changes.commit(batch, &record).await.unwrap())
+        })
+    }))
+    .await;
+    let revisions: std::collections::HashMap<String, Revision> = made.into_iter().map(Result::unwrap).collect();
+    let told = house.records();
+    let told: Vec<Revision> = told.iter().map(|record| revisions[record["changes"][0][1].as_str().unwrap()]).collect();
+    assert!(told.len() == 200 && told.is_sorted(), "{told:?}");
+}
+
 #[tokio::test]
 async fn a_change_whose_caller_has_gone_is_told_all_the_same() {
     let house = House::new();
