@@ -437,6 +437,13 @@ fn operator(session: &mut Session<'_>) {
     assert_eq!(restored.get("revision"), made.get("revision"));
     let again = session.run(&format!("operator restore --from {f}.backup --data-dir {f}.restored"), b"");
     assert!(again.code == 1 && again.stderr.contains("holds a store already"), "{}", again.stderr);
+
+    // a server that is sealed leaves this; how it goes on is tests/audit.rs's
+    let acknowledge = format!("operator acknowledge --data-dir {f}.restored");
+    let early = session.run(&acknowledge, b"");
+    assert!(early.code == 1 && early.stderr.contains("waits for it"), "{}", early.stderr);
+    std::fs::write(session.rig.file(&format!("{f}.restored/sealed")), "it is an old copy").unwrap();
+    assert_eq!(session.ok(&acknowledge).get("acknowledged"), "it is an old copy");
 }
 
 fn boundary(session: &mut Session<'_>) {
