@@ -117,7 +117,7 @@ fn put(store: &Connection, path: &[u8], value: &[u8]) {
     store.execute(put, params![path, value]).unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_untouched_store_passes_and_each_row_that_was_touched_is_found() {
     let mut dev = Dev::sim();
     let keys = [create_key(&dev).await, create_key(&dev).await];
@@ -174,7 +174,7 @@ async fn an_untouched_store_passes_and_each_row_that_was_touched_is_found() {
     assert!(told["result"].as_str().unwrap().contains("the store is"), "{told:#}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_kill_9_at_any_moment_nothing_is_found_that_nobody_did() {
     let mut dev = Dev::sim();
     let key = create_key(&dev).await;
@@ -210,7 +210,7 @@ async fn after_kill_9_at_any_moment_nothing_is_found_that_nobody_did() {
     passes(&dev, &store(&dev), &[]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_in_use_is_refused_and_its_backup_passes_though_the_log_goes_on() {
     let dev = Dev::sim();
     let key = create_key(&dev).await;
@@ -239,7 +239,7 @@ async fn a_store_in_use_is_refused_and_its_backup_passes_though_the_log_goes_on(
     passes(&dev, &backup, &["--backup"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_running_server_finds_a_byte_of_its_log_that_was_altered() {
     for what in ["segment/0000000000", "tile/0/000"] {
         let mut dev = Dev::sim();

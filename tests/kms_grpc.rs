@@ -67,7 +67,7 @@ fn everywhere() -> [Root; 2] {
 
 const CONTEXT: &[(&str, &str)] = &[("file", "a")];
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_main_job_works_and_what_was_altered_is_refused() {
     for root in everywhere() {
         let key = root.key(KeySpec::SymmetricDefault).await;
@@ -111,7 +111,7 @@ async fn the_main_job_works_and_what_was_altered_is_refused() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_answer_item_by_item() {
     for root in everywhere() {
         let (key, other) = (root.key(KeySpec::SymmetricDefault).await, root.key(KeySpec::SymmetricDefault).await);
@@ -169,7 +169,7 @@ async fn batches_answer_item_by_item() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_boundary_is_unavailable_and_serves_when_it_goes_on() {
     for root in everywhere() {
         let key = root.key(KeySpec::SymmetricDefault).await;
@@ -197,7 +197,7 @@ async fn a_stopped_boundary_is_unavailable_and_serves_when_it_goes_on() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_finds_the_same_keys_and_another_root_token_is_an_error() {
     for mut root in everywhere() {
         let key = root.key(KeySpec::SymmetricDefault).await;
@@ -217,7 +217,7 @@ async fn a_restart_finds_the_same_keys_and_another_root_token_is_an_error() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_root_token_given_by_hand_is_the_root_token() {
     let arguments = vec!["--root-token".into(), "root-token-of-a-script".into()];
     let root = Root::of(Dev::start(DevOptions { arguments, ..DevOptions::default() }));
@@ -227,7 +227,7 @@ async fn a_root_token_given_by_hand_is_the_root_token() {
     assert_eq!(told, 1, "told once, to who started it: {}", root.dev.log());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_may_not_learns_nothing_more() {
     let root = Root::of(Dev::sim());
     let (mine, other) = (root.key(KeySpec::SymmetricDefault).await, root.key(KeySpec::SymmetricDefault).await);
@@ -268,7 +268,7 @@ async fn who_may_not_learns_nothing_more() {
     assert_eq!(code, Code::Unauthenticated);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_requests_are_refused_by_name() {
     let root = Root::of(Dev::sim());
     let key = root.key(KeySpec::SymmetricDefault).await;
@@ -316,7 +316,7 @@ fn nonsense(addr: std::net::SocketAddr, seed: u8, read: bool) {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn noise_on_the_port_disturbs_nobody() {
     let root = Root::of(Dev::sim());
     let key = root.key(KeySpec::SymmetricDefault).await;
@@ -392,7 +392,7 @@ fn openssl_verifies(algorithm: SigningAlgorithmSpec, public_key: &[u8], message:
     command.output().unwrap().status.success()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn openssl_verifies_signatures_by_the_exported_public_keys() {
     for root in everywhere() {
         let mut verified = 0;

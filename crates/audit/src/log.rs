@@ -105,6 +105,23 @@ pub struct LogOptions {
     pub personal: Option<AuditorPublic>,
     /// Held so that a full disk can be recorded.
     pub reserve_bytes: u64,
+    /// A tree that the log has had, remembered elsewhere: its size and root. The log must extend it.
+    pub remembered: Option<(u64, Hash)>,
+}
+
+impl LogOptions {
+    /// With checkpoints 100 ms behind, personal fields in the clear, and nothing remembered.
+    pub fn new(
+        dir: PathBuf,
+        origin: String,
+        node: &str,
+        signer: Arc<dyn CheckpointSigner>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let (node, checkpoint_every) = (node.to_owned(), Duration::from_millis(100));
+        let (personal, reserve_bytes, remembered) = (None, 4 << 20, None);
+        Self { dir, origin, node, signer, clock, checkpoint_every, personal, reserve_bytes, remembered }
+    }
 }
 
 /// How the log stands to what the boundary has signed.
@@ -132,8 +149,8 @@ pub enum OpenError {
     /// Entries were lost that were told to be durable.
     #[error("the audit log has {size} entries, and had {covered}")]
     Shorter { size: u64, covered: u64 },
-    /// Whole entries, but not those whose checkpoint was signed. `index`: the first that contradicts the tiles.
-    #[error("the first {covered} entries of the audit log are not those that were signed (the first is {index:?})")]
+    /// Whole entries, but not those whose root was signed or is remembered. `index`: the first that contradicts the tiles.
+    #[error("the first {covered} entries of the audit log are not those that it had{}", first(*index))]
     Rewritten { covered: u64, index: Option<u64> },
     #[error("the tiles of the audit log cannot be read or written")]
     Tiles(#[from] TileError),
@@ -187,6 +204,9 @@ impl Log {
         let records = Records::new(&options.dir, Arc::clone(&options.clock), options.node.clone(), options.personal)?;
         let place = Place::of(&options, Arc::new(records))?;
         let found = recover(&place, lock)?;
+        if let Some(remembered) = options.remembered {
+            found.tree.extends(&place.dir, remembered)?;
+        }
         Self::go_on(place, options.signer, options.reserve_bytes, found)
     }
 
@@ -305,6 +325,10 @@ impl Default for Published {
     fn default() -> Self {
         Self { checkpoint: watch::Sender::new(None), standing: watch::Sender::new(Standing::Unknown) }
     }
+}
+
+fn first(index: Option<u64>) -> String {
+    index.map(|index| format!(": the first that differs is {index}")).unwrap_or_default()
 }
 
 const SIGN_WAIT: Duration = Duration::from_secs(5);

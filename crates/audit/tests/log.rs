@@ -85,6 +85,7 @@ fn open(folder: &Path, dir: &Path) -> Result<Arc<Log>, OpenError> {
         checkpoint_every: Duration::from_millis(20),
         personal: Some(AuditorSecret::generate().unwrap().public().unwrap()),
         reserve_bytes: 256 << 10,
+        remembered: None,
     })
 }
 

@@ -83,16 +83,9 @@ async fn append(lane: Arc<dyn AuditSink>, stop: &AtomicBool) -> Result<Histogram
 
 fn open(dir: &Path) -> Result<Arc<Log>> {
     let key = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).map_err(|_| anyhow::anyhow!("no key"))?;
-    Ok(Log::open(LogOptions {
-        dir: dir.to_owned(),
-        origin: "strongroom.audit/bench/1".to_owned(),
-        node: "1".to_owned(),
-        signer: Arc::new(Signer(key)),
-        clock: Arc::new(ManualClock::at(Timestamp::from_unix_millis(1))),
-        checkpoint_every: Duration::from_millis(100),
-        personal: None,
-        reserve_bytes: 1 << 20,
-    })?)
+    let clock = Arc::new(ManualClock::at(Timestamp::from_unix_millis(1)));
+    let origin = "strongroom.audit/bench/1".to_owned();
+    Ok(Log::open(LogOptions::new(dir.to_owned(), origin, "1", Arc::new(Signer(key)), clock))?)
 }
 
 /// A new log each time.

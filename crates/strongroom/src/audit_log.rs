@@ -13,7 +13,6 @@ use audit::read::{LogFolder, LogReader, VERIFIER_KEY};
 use audit::record::{Entry, StoreState};
 use audit::{
     AuditSink, CheckpointSigner, Decision, Log, LogOptions, OpenError, Outcome, Record, SignError, Standing, Subject,
-    tile,
 };
 use envelope::Clock as _;
 use envelope::merkle::Hash;
@@ -23,7 +22,7 @@ use hsm_api::{Boundary as _, HsmError, Reply, Request};
 use kms::boot::Cluster;
 use kms::log_anchor::{self, LogAnchor};
 use kms::log_key::LogKey;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::{Barrier, Revision};
@@ -55,7 +54,9 @@ impl Disagreement {
 
 /// Opens the node's log, made where it is missing, and compares it with the store.
 pub async fn open(config: &Config, cluster: &Cluster, boundary: &Arc<SocketBoundary>) -> Result<Opened> {
-    let options = options(config, cluster, boundary).await?;
+    let (revision, anchor) = log_anchor::read(&cluster.barrier, config.node()).await?;
+    let remembered = anchor.map(|anchor| (anchor.size, anchor.root));
+    let options = LogOptions { remembered, ..options(config, cluster, boundary).await? };
     let dir = options.dir.clone();
     let opened = tokio::task::spawn_blocking(move || Log::open(options)).await?;
     let log = match opened {
@@ -65,7 +66,7 @@ pub async fn open(config: &Config, cluster: &Cluster, boundary: &Arc<SocketBound
         }
         Err(error) => return Err(error).with_context(|| format!("the audit log in {}", dir.display())),
     };
-    let disagreement = compare(config, cluster, &log, &dir).await?;
+    let disagreement = compare(cluster, &log, &dir, revision).await?;
     Ok(Opened { log: Some(log), disagreement })
 }
 
@@ -82,8 +83,13 @@ pub async fn settle(
     let log = match (&disagreement, log) {
         (Disagreement::Store(_), Some(log)) => log,
         (Disagreement::Store(_) | Disagreement::Log(_), log) => {
-            drop(log);
-            put_aside(&config.audit_dir())?;
+            let dir = config.audit_dir();
+            // elsewhere than on this thread, on which the boundary answers
+            tokio::task::spawn_blocking(move || {
+                drop(log);
+                put_aside(&dir)
+            })
+            .await??;
             log_anchor::remove(&cluster.barrier, config.node()).await?;
             let options = options(config, cluster, boundary).await?;
             tokio::task::spawn_blocking(move || Log::open(options)).await?.context("the new audit log")?
@@ -150,20 +156,20 @@ impl Told {
     }
 }
 
-async fn compare(config: &Config, cluster: &Cluster, log: &Arc<Log>, dir: &Path) -> Result<Option<Disagreement>> {
-    let (revision, anchor) = log_anchor::read(&cluster.barrier, config.node()).await?;
+async fn compare(cluster: &Cluster, log: &Arc<Log>, dir: &Path, revision: Revision) -> Result<Option<Disagreement>> {
     let state = StoreState { revision: revision.0, generation: cluster.core().generation };
     let (size, dir) = (log.size(), dir.to_owned());
-    let found = tokio::task::spawn_blocking(move || read(&dir, size, anchor, state)).await??;
-    if found.is_some() {
-        return Ok(found);
+    let older = tokio::task::spawn_blocking(move || older_store(&dir, size, state)).await??;
+    if older.is_some() {
+        return Ok(older);
     }
     let mut standings = log.standings();
     let known =
         tokio::time::timeout(STANDING_WAIT, standings.wait_for(|standing| *standing != Standing::Unknown)).await;
     match known {
         Ok(Ok(standing)) if *standing == Standing::Behind => Ok(Some(Disagreement::Log(
-            "the boundary has signed checkpoints that are not of this audit log: it is an old copy, or another one"
+            "the boundary has signed checkpoints that are not of this audit log: the log is an old copy or another one, or the \
+             boundary was put back"
                 .into(),
         ))),
         // a boundary that is away says so later
@@ -171,24 +177,9 @@ async fn compare(config: &Config, cluster: &Cluster, log: &Arc<Log>, dir: &Path)
     }
 }
 
-/// The log on the disk beside what the store says.
-fn read(dir: &Path, size: u64, anchor: Option<LogAnchor>, store: StoreState) -> Result<Option<Disagreement>> {
-    let folder = LogFolder::open(dir)?;
-    if let Some(LogAnchor { size: known, root }) = anchor {
-        if size < known {
-            let why = format!(
-                "the store knows {known} entries of the audit log, which has {size}: it is an old copy, or was lost"
-            );
-            return Ok(Some(Disagreement::Log(why)));
-        }
-        if tile::root(&folder, known)? != root {
-            let why = format!(
-                "the first {known} entries of the audit log are not those that the store knows: it is another one"
-            );
-            return Ok(Some(Disagreement::Log(why)));
-        }
-    }
-    let told = last_store_state(&LogReader::over(folder), size)?;
+/// What the log on the disk tells of the store, beside the store as it is.
+fn older_store(dir: &Path, size: u64, store: StoreState) -> Result<Option<Disagreement>> {
+    let told = last_store_state(&LogReader::over(LogFolder::open(dir)?), size)?;
     let Some(told) = told.filter(|told| told.revision > store.revision || told.generation > store.generation) else {
         return Ok(None);
     };
@@ -231,15 +222,11 @@ async fn options(config: &Config, cluster: &Cluster, boundary: &Arc<SocketBounda
     };
     let name = format!("{}{}", config.node(), incarnation.replace('/', "-"));
     let key = cluster.log_key(&name, &**boundary).await.context("the audit log's key")?;
+    let signer = Arc::new(Signer { boundary: Arc::clone(boundary), key });
     Ok(LogOptions {
-        dir,
-        origin: base + &incarnation,
-        node: config.node().to_owned(),
-        signer: Arc::new(Signer { boundary: Arc::clone(boundary), key }),
-        clock: Arc::new(SystemClock),
-        checkpoint_every: CHECKPOINT_EVERY,
         personal: config.audit.personal_to()?,
         reserve_bytes: config.audit.reserve_mib << 20,
+        ..LogOptions::new(dir, base + &incarnation, config.node(), signer, Arc::new(SystemClock))
     })
 }
 
@@ -256,12 +243,21 @@ fn written_origin(dir: &Path) -> Result<Option<String>> {
     Ok(Some(name.to_owned()))
 }
 
+/// Into a folder within the log's own, which may be a disk of its own. What says whose log it is goes last: until then
+/// this log is the one that is found.
 fn put_aside(dir: &Path) -> Result<()> {
-    if !dir.exists() {
-        return Ok(());
+    let aside = dir.join(format!("{ASIDE}{}", SystemClock.now().unix_millis()));
+    crate::files::private_folder(&aside)?;
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        names.push(entry?.file_name());
     }
-    let aside: PathBuf = dir.with_added_extension(format!("aside-{}", SystemClock.now().unix_millis()));
-    std::fs::rename(dir, &aside).with_context(|| format!("cannot move {} aside", dir.display()))?;
+    names.retain(|name| !name.to_string_lossy().starts_with(ASIDE));
+    names.sort_by_key(|name| name == VERIFIER_KEY);
+    for name in names {
+        std::fs::rename(dir.join(&name), aside.join(&name)).with_context(|| format!("cannot move {name:?} aside"))?;
+        std::fs::File::open(dir)?.sync_all()?;
+    }
     tracing::warn!(aside = %aside.display(), "the audit log that cannot go on stands aside; keep it for the auditor");
     Ok(())
 }
@@ -301,10 +297,11 @@ impl CheckpointSigner for Signer {
     }
 }
 
-const CHECKPOINT_EVERY: Duration = Duration::from_millis(100);
 const ANCHORS_EVERY: Duration = Duration::from_secs(1);
 /// How long the start waits to hear from the boundary how the log stands.
 const STANDING_WAIT: Duration = Duration::from_secs(2);
+/// Before the time at which a log was put aside, in milliseconds.
+const ASIDE: &str = "aside-";
 const STORE_STATE: &str = "StoreState";
 /// The store's state is told once in so many entries, though it stays the same.
 const ENTRIES_BETWEEN: u64 = 1 << 15;

@@ -122,8 +122,9 @@ async fn audit_log(
     }
     let disagreed = opened.disagreement.is_some();
     let log = audit_log::settle(config, cluster, opened, boundary).await?;
+    // also where the newer copy was brought back instead
+    sealed::forget(&config.data_dir)?;
     if disagreed {
-        sealed::forget(&config.data_dir)?;
         tracing::warn!(generation = cluster.core().generation, "every older token is void");
     }
     audit_log::tell(&*log.lane(), "Start", config.node(), None).await?;

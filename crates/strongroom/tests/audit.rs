@@ -71,6 +71,7 @@ impl Rig {
             personal: self.auditor,
             clock: Arc::new(ManualClock::at(Timestamp::from_unix_millis(START))),
             reserve_bytes: 64 << 10,
+            remembered: None,
         };
         // a child that another test is about to start holds our files until it is
         let began = Instant::now();

@@ -160,17 +160,8 @@ impl CheckpointSigner for Signer {
 }
 
 fn open_log(dir: PathBuf, clock: &ManualClock, signer: Arc<Signer>) -> Arc<Log> {
-    let options = LogOptions {
-        dir,
-        origin: "strongroom.audit/tests".into(),
-        node: "1".into(),
-        signer,
-        clock: Arc::new(clock.clone()),
-        checkpoint_every: Duration::from_millis(100),
-        personal: None,
-        reserve_bytes: 1 << 16,
-    };
-    Log::open(options).unwrap()
+    let options = LogOptions::new(dir, "strongroom.audit/tests".into(), "1", signer, Arc::new(clock.clone()));
+    Log::open(LogOptions { reserve_bytes: 1 << 16, ..options }).unwrap()
 }
 
 /// The server as its operators see it.

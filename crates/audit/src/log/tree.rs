@@ -14,7 +14,7 @@ use super::recover::{CHECKPOINT, replace};
 use super::segment::{self, Hindrance, SEGMENTS};
 use super::signing::{Asked, Signing};
 use super::walk::{Step, Walk};
-use super::{CheckpointSigner, Place, Published, SignError, Standing};
+use super::{CheckpointSigner, OpenError, Place, Published, SignError, Standing};
 use crate::AuditError;
 use crate::checkpoint::Checkpoint;
 use crate::note::Note;
@@ -24,6 +24,7 @@ use envelope::merkle::{Hash, leaf_hash};
 use futures_util::future::BoxFuture;
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -69,6 +70,18 @@ pub(super) struct Found {
     pub(super) checkpoint: Option<(Checkpoint, Note)>,
     /// Behind the last entry.
     pub(super) walk: Option<(u64, Walk)>,
+}
+
+impl Found {
+    /// Whether the tree extends the one of `size` leaves under `root`. The right edge is not on the disk: it is held here.
+    pub(super) fn extends(&self, dir: &Path, (size, root): (u64, Hash)) -> Result<(), OpenError> {
+        if self.tiles.size() < size {
+            return Err(OpenError::Shorter { size: self.tiles.size(), covered: size });
+        }
+        let folder = TileFolder::new(dir);
+        let found = tile::root(&self.tiles.over(&folder), size)?;
+        if found == root { Ok(()) } else { Err(OpenError::Rewritten { covered: size, index: None }) }
+    }
 }
 
 type Partials = Vec<(TileId, Vec<Hash>)>;

@@ -221,15 +221,8 @@ impl CheckpointSigner for Away {
 }
 
 fn open_log(dir: PathBuf) -> Arc<Log> {
-    let options = LogOptions {
-        dir,
-        origin: "strongroom.audit/test".to_owned(),
-        node: "1".to_owned(),
-        signer: Arc::new(Away),
-        clock: Arc::new(ManualClock::at(Timestamp::from_unix_millis(START))),
-        checkpoint_every: Duration::from_millis(100),
-        personal: None,
-        reserve_bytes: 1 << 16,
-    };
-    Log::open(options).unwrap()
+    let (origin, clock) =
+        ("strongroom.audit/test".to_owned(), Arc::new(ManualClock::at(Timestamp::from_unix_millis(START))));
+    let options = LogOptions::new(dir, origin, "1", Arc::new(Away), clock);
+    Log::open(LogOptions { reserve_bytes: 1 << 16, ..options }).unwrap()
 }

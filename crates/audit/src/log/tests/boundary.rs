@@ -256,6 +256,7 @@ async fn the_records_of_an_auditors_log_are_sealed_under_a_months_key_whose_copy
         checkpoint_every: Duration::from_millis(100),
         personal: Some(auditor.public().unwrap()),
         reserve_bytes: 64 << 10,
+        remembered: None,
     };
     let subject = Subject::Token { accessor: "accessor".into(), name: "mallory".into() };
     let mut record = Record::new(clock.now(), "r-1", "Decrypt", &subject);

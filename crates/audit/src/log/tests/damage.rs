@@ -206,3 +206,24 @@ async fn a_start_reads_the_tree_of_segments_whose_tiles_are_on_the_disk_instead_
     until("the boundary agrees", || rig.boundary.last() == 1310).await;
     assert_eq!(rig.boundary.state().forked, 0);
 }
+
+#[tokio::test]
+async fn what_is_remembered_elsewhere_is_found_though_no_checkpoint_or_tile_of_it_is_left() {
+    for lost in [&["closed"][..], &["closed", "checkpoint"], &["closed", "checkpoint", "tile"]] {
+        let rig = closed(200).await;
+        for name in lost {
+            let path = rig.dir.join(name);
+            if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.unwrap();
+        }
+        let tree = found(&rig.place()).unwrap().tree;
+        let leaves: Vec<Hash> = entries(0..200).iter().map(|entry| leaf_hash(entry)).collect();
+        for size in [0, 1, 63, 64, 65, 128, 199, 200] {
+            let root = merkle::root(&leaves[..size]);
+            assert!(tree.extends(&rig.dir, (size as u64, root)).is_ok(), "{lost:?} {size}");
+            let other = tree.extends(&rig.dir, (size as u64, [7; 32]));
+            assert!(matches!(other, Err(OpenError::Rewritten { covered, .. }) if covered == size as u64), "{other:?}");
+        }
+        let more = tree.extends(&rig.dir, (201, [7; 32]));
+        assert!(matches!(more, Err(OpenError::Shorter { size: 200, covered: 201 })), "{more:?}");
+    }
+}

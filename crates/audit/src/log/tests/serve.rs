@@ -171,6 +171,7 @@ async fn one_log_has_one_writer() {
         checkpoint_every: Duration::from_millis(100),
         personal: Some(crate::record::AuditorSecret::generate().unwrap().public().unwrap()),
         reserve_bytes: 0,
+        remembered: None,
     };
     assert!(matches!(Log::open(options.clone()), Err(OpenError::Held)));
     assert!(!rig.dir.join("personal").exists(), "who may not write leaves nothing");
