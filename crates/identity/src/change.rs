@@ -20,13 +20,13 @@ use audit::{AuditError, AuditSink, Record};
 use bytes::Bytes;
 use envelope::mac;
 use futures_util::future::join_all;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use storage::batch::BATCH_OPERATIONS_MAX;
 use storage::{
     AtLeast, Barrier, BarrierError, Batch, CommitError, CommitId, EntryPath, Revision, StorageError, Write, outbox,
 };
-use tokio::sync::Notify;
+use tokio::sync::OwnedMutexGuard;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
@@ -57,15 +57,18 @@ struct Outbox {
     rows: Mutex<Rows>,
     /// Held by whoever logs what is owed: others wait.
     settling: tokio::sync::Mutex<()>,
-    /// Paths of changes under way, until their leaves are logged: another change of one waits.
-    claimed: Mutex<HashSet<EntryPath>>,
-    freed: Notify,
+    /// Of paths that changes under way write, until their leaves are logged: another change of one waits its turn.
+    turns: Mutex<HashMap<EntryPath, Turn>>,
+    /// For what is logged for others than who calls.
+    sink: Arc<dyn AuditSink>,
 }
 
-/// The paths that one change writes.
-struct Claim<'a> {
-    outbox: &'a Outbox,
-    paths: Vec<EntryPath>,
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
+/// The paths that one change writes. Waiting for one, its place is empty.
+struct Claim {
+    outbox: Arc<Outbox>,
+    held: Vec<(EntryPath, Option<OwnedMutexGuard<()>>)>,
 }
 
 #[derive(Debug, Default)]
@@ -92,8 +95,8 @@ enum Fate {
 impl Changes {
     pub fn new(barrier: Arc<Barrier>, sink: Arc<dyn AuditSink>) -> Self {
         let (rows, settling) = (Mutex::default(), tokio::sync::Mutex::default());
-        let (claimed, freed) = (Mutex::default(), Notify::new());
-        Self { outbox: Arc::new(Outbox { barrier, rows, settling, claimed, freed }), sink }
+        let turns = Mutex::default();
+        Self { outbox: Arc::new(Outbox { barrier, rows, settling, turns, sink: Arc::clone(&sink) }), sink }
     }
 
     /// The same outbox, on another lane of the same log.
@@ -107,15 +110,25 @@ impl Changes {
         Ok(Batch::new(CommitId(self.outbox.barrier.random()?)))
     }
 
-    /// Commits `batch` together with `record`, whose `changes` are filled in from the batch; then logs the record. It goes on
-    /// where the caller does not wait for it.
+    /// Commits `batch` together with `record`, whose `changes` are filled in from the batch; then logs the record. Once it is
+    /// this change's turn, it goes on where the caller does not wait for it.
     pub async fn commit(&self, batch: Batch, record: &Record<'_>) -> Result<Revision, ChangeError> {
         let changes = self.told(&batch);
         // the leaf stands before it is known how long the commit takes
         let leaf = Record { changes: &changes, latency_micros: None, ..record.clone() }.encode();
+        if leaf.is_empty() {
+            // what cannot be told is not done
+            return Err(ChangeError::Barrier(StorageError::TooLarge.into()));
+        }
+        // before what is owed is logged: what a change of the same path has left behind comes first
+        let paths = batch.writes.iter().map(Write::path).cloned().collect();
+        let claim = Arc::clone(&self.outbox).claim(paths).await;
         let (batch, row) = outbox::attach(&self.outbox.barrier, batch, &leaf)?;
         let this = self.clone();
-        let carried_out = tokio::spawn(async move { this.carry_out(batch, row, leaf).await });
+        let carried_out = tokio::spawn(async move {
+            let _claim = claim;
+            this.carry_out(batch, row, leaf).await
+        });
         carried_out.await.unwrap_or(Err(ChangeError::Unknown))
     }
 
@@ -126,17 +139,13 @@ impl Changes {
 
     /// At the start, before anything is served: logs every leaf that a former process left in the outbox. How many.
     pub async fn replay(&self) -> Result<usize, ChangeError> {
-        let mut replayed = 0;
-        loop {
-            let pending = outbox::pending(&self.outbox.barrier, TAKEN_OUT_MAX).await?;
-            if pending.is_empty() {
-                return Ok(replayed);
-            }
-            let logged = join_all(pending.iter().map(|(_, leaf)| self.sink.append(leaf.clone()))).await;
+        let pending = outbox::pending(&self.outbox.barrier).await?;
+        for some in pending.chunks(TAKEN_OUT_MAX) {
+            let logged = join_all(some.iter().map(|(_, leaf)| self.outbox.sink.append(leaf.clone()))).await;
             logged.into_iter().map(durable).collect::<Result<Vec<()>, _>>()?;
-            replayed += pending.len();
-            self.take_out(pending.into_iter().map(|(row, _)| row)).await?;
+            self.take_out(some.iter().map(|(row, _)| row.clone())).await?;
         }
+        Ok(pending.len())
     }
 
     /// Logs what is owed and takes out what is logged. For a worker, once a second or so, and at the end.
@@ -145,7 +154,7 @@ impl Changes {
         let tidied = tokio::spawn(async move {
             this.settle().await?;
             loop {
-                let rows = this.outbox.take_logged(TAKEN_OUT_MAX as usize);
+                let rows = this.outbox.take_logged(TAKEN_OUT_MAX);
                 if rows.is_empty() {
                     return Ok(());
                 }
@@ -159,8 +168,6 @@ impl Changes {
     }
 
     async fn carry_out(&self, batch: Batch, row: EntryPath, leaf: Bytes) -> Result<Revision, ChangeError> {
-        // before what is owed is logged: what a change of the same path has left behind comes first
-        let _claim = self.outbox.claim(batch.writes.iter().map(Write::path).cloned().collect()).await;
         self.settle().await?;
         let free = BATCH_OPERATIONS_MAX.saturating_sub(batch.preconditions.len() + batch.writes.len());
         let logged = self.outbox.take_logged(free.min(PIGGYBACK_MAX));
@@ -212,7 +219,7 @@ impl Changes {
         };
         let (_, found) = self.outbox.barrier.get(std::slice::from_ref(&owed.row), AtLeast::Revision(decided)).await?;
         let Some(leaf) = found.into_iter().flatten().next() else { return Ok(None) };
-        durable(self.sink.append(Bytes::copy_from_slice(leaf.value.expose())).await)?;
+        durable(self.outbox.sink.append(Bytes::copy_from_slice(leaf.value.expose())).await)?;
         Ok(Some(owed.row.clone()))
     }
 
@@ -245,40 +252,42 @@ impl Outbox {
         rows.logged.drain(..count).collect()
     }
 
-    /// Waits until no other change writes any of `paths`.
-    async fn claim(&self, paths: Vec<EntryPath>) -> Claim<'_> {
-        loop {
-            // from here on, what is freed wakes it
-            let freed = self.freed.notified();
-            if self.claim_all(&paths) {
-                return Claim { outbox: self, paths };
+    /// Waits, in turn, until no other change writes any of `paths`.
+    async fn claim(self: Arc<Self>, mut paths: Vec<EntryPath>) -> Claim {
+        // always in this order, so that no two changes wait for each other
+        paths.sort_unstable();
+        paths.dedup();
+        let mut claim = Claim { outbox: self, held: Vec::with_capacity(paths.len()) };
+        for path in paths {
+            let turn = Arc::clone(claim.outbox.turns().entry(path.clone()).or_default());
+            claim.held.push((path, None));
+            let held = turn.lock_owned().await;
+            if let Some((_, place)) = claim.held.last_mut() {
+                *place = Some(held);
             }
-            freed.await;
         }
+        claim
     }
 
-    fn claim_all(&self, paths: &[EntryPath]) -> bool {
-        let mut claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = !paths.iter().any(|path| claimed.contains(path));
-        if free {
-            claimed.extend(paths.iter().cloned());
-        }
-        free
+    fn turns(&self) -> MutexGuard<'_, HashMap<EntryPath, Turn>> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn first_owed(&self) -> Vec<Owed> {
-        self.rows().owed.iter().take(TAKEN_OUT_MAX as usize).cloned().collect()
+        self.rows().owed.iter().take(TAKEN_OUT_MAX).cloned().collect()
     }
 }
 
-impl Drop for Claim<'_> {
+impl Drop for Claim {
     fn drop(&mut self) {
-        let mut claimed = self.outbox.claimed.lock().unwrap_or_else(PoisonError::into_inner);
-        for path in &self.paths {
-            claimed.remove(path);
+        for (path, held) in self.held.drain(..) {
+            drop(held);
+            let mut turns = self.outbox.turns();
+            // whoever waits holds it too
+            if turns.get(&path).is_some_and(|turn| Arc::strong_count(turn) == 1) {
+                turns.remove(&path);
+            }
         }
-        drop(claimed);
-        self.outbox.freed.notify_waiters();
     }
 }
 
@@ -320,4 +329,4 @@ const DELETED: &str = "deleted";
 const PATH_LABEL: &[u8] = b"audit/path";
 /// Rows taken out of the outbox beside a change.
 const PIGGYBACK_MAX: usize = 16;
-const TAKEN_OUT_MAX: u32 = 100;
+const TAKEN_OUT_MAX: usize = 100;

@@ -97,7 +97,7 @@ async fn reads(store: Arc<Sqlite>, clock: &ManualClock) {
     let page = barrier.scan(&below("kms"), None, 10, AtLeast::Latest).await.unwrap();
     let names: Vec<_> = page.entries.iter().map(|(path, _)| path.clone()).collect();
     assert_eq!(names, [below("kms/keys/a"), below("kms/keys/b")]);
-    let leaves = outbox::pending(&barrier, 10).await.unwrap();
+    let leaves = outbox::pending(&barrier).await.unwrap();
     let leaf = path(&format!("{}/outbox/{}", "c1".repeat(16), "02".repeat(16)));
     assert_eq!(leaves, [(leaf, bytes::Bytes::from_static(b"{\"leaf\":2}\n"))]);
     for number in 1..=4 {

@@ -29,7 +29,7 @@ fn put(house: &House, changes: &Changes, at: &str) -> Batch {
 }
 
 async fn pending(house: &House) -> usize {
-    outbox::pending(&house.barrier, 1000).await.unwrap().len()
+    outbox::pending(&house.barrier).await.unwrap().len()
 }
 
 fn requests(house: &House) -> Vec<String> {
@@ -187,12 +187,45 @@ async fn changes_of_one_path_are_told_in_the_order_of_their_commits() {
 }
 
 #[tokio::test]
+async fn leaves_that_were_left_behind_are_told_in_the_order_of_their_commits() {
+    let house = House::new();
+    let mut expected = Vec::new();
+    // more than are taken out at once, under ids in no order
+    for number in 0..250 {
+        let changes = house.changes();
+        expected.push(format!("left-{number}"));
+        let leaf = record(&house, &expected[number]).encode();
+        let (batch, _) = outbox::attach(&house.barrier, put(&house, &changes, "t/a"), &leaf).unwrap();
+        house.barrier.commit(batch).await.unwrap();
+    }
+    assert_eq!(house.changes().replay().await.unwrap(), 250);
+    assert_eq!((requests(&house), pending(&house).await), (expected, 0));
+}
+
+#[tokio::test]
+async fn who_waits_for_a_path_and_goes_leaves_nothing_behind() {
+    let house = House::new();
+    let changes = house.changes();
+    for round in 0..3 {
+        let (a, b) = (record(&house, "a"), record(&house, "b"));
+        let mut first = Box::pin(changes.commit(put(&house, &changes, "t/a").delete(path("t/b")), &a));
+        let mut waits = Box::pin(changes.commit(put(&house, &changes, "t/b"), &b));
+        assert!(futures_util::poll!(&mut first).is_pending() && futures_util::poll!(&mut waits).is_pending());
+        drop(waits);
+        first.await.unwrap();
+        changes.commit(put(&house, &changes, "t/b"), &b).await.unwrap();
+        assert_eq!(requests(&house).len(), 2 * (round + 1), "the one that waited was not made");
+    }
+    assert!(format!("{changes:?}").contains("turns: Mutex { data: {}"), "{changes:?}");
+}
+
+#[tokio::test]
 async fn a_change_whose_caller_has_gone_is_told_all_the_same() {
     let house = House::new();
     let changes = house.changes();
-    for _ in 0..20 {
+    for number in 0..20 {
         let task = {
-            let (changes, batch, call) = (changes.clone(), put(&house, &changes, "t/a"), house.call());
+            let (changes, batch, call) = (changes.clone(), put(&house, &changes, &format!("t/{number}")), house.call());
             tokio::spawn(async move {
                 let record = Record::new(call.now, &call.request_id, "Test", &Subject::System);
                 changes.commit(batch, &record).await
