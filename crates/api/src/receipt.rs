@@ -17,12 +17,13 @@ use http_body_util::BodyExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use tonic::metadata::{MetadataMap, MetadataValue};
 
-/// Whether a receipt is asked for. Only 1 asks; anything else would be half understood.
+/// Whether a receipt is asked for. Only a single 1 asks; anything else would be half understood.
 pub(crate) fn is_asked<B>(request: &Request<B>) -> Result<bool, Refusal> {
-    match request.headers().get(ASKS) {
-        None => Ok(false),
-        Some(value) if value.as_bytes() == b"1" => Ok(request.uri().path().starts_with(ANSWERS)),
-        Some(_) => Err(Refusal::field("strongroom-receipt")),
+    let mut values = request.headers().get_all(ASKS).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(false),
+        (Some(value), None) if value.as_bytes() == b"1" => Ok(request.uri().path().starts_with(ANSWERS)),
+        (Some(_), _) => Err(Refusal::field("strongroom-receipt")),
     }
 }
 
@@ -33,12 +34,12 @@ pub(crate) struct ReceiptLane {
     last: Arc<Mutex<Last>>,
 }
 
-/// What came of the records so far.
+/// What came of the last record.
 #[derive(Debug, Default)]
 enum Last {
+    /// There is none, or it is not known to be durable.
     #[default]
     Nothing,
-    /// Of the last one.
     Receipt(Receipt),
     /// The boundary did not sign in time.
     Unsigned,
@@ -63,9 +64,13 @@ impl AuditSink for ReceiptLane {
     /// A record that is durable is one: whoever appends goes on, and [`Self::attach`] knows that the receipt is missing. A
     /// boundary that did not sign is not waited for again, so that the call has time left for what it is to do.
     fn append(&self, record: Bytes) -> BoxFuture<'static, Result<(), AuditError>> {
-        if matches!(*self.last.lock().unwrap_or_else(PoisonError::into_inner), Last::Unsigned) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*last, Last::Unsigned) {
             return self.log.append(record);
         }
+        // an earlier record's receipt says nothing of this one
+        *last = Last::Nothing;
+        drop(last);
         let (appended, last) = (self.log.append_for_receipt(record), Arc::clone(&self.last));
         Box::pin(async move {
             let now = match appended.await {

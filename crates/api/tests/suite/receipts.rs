@@ -92,13 +92,25 @@ async fn what_was_carried_out_and_has_no_receipt_is_told_as_that() {
 }
 
 #[tokio::test]
+async fn the_receipt_of_what_was_asked_is_not_told_as_that_of_what_came_of_it() {
+    let rig = Rig::start().await;
+    let dice = GenerateRandomRequest { number_of_bytes: 4 }.encode_to_vec();
+    rig.boundary.is_away();
+    rig.audit.takes_one();
+    let before = rig.leaves();
+    let (told, receipt) = asked(&rig, "/strongroom.kms.v1.Crypto/GenerateRandom", &dice, &["1"]).await;
+    assert!(told == "14" && receipt.is_none(), "{told}");
+    assert_eq!(rig.leaves() - before, 1);
+}
+
+#[tokio::test]
 async fn what_asks_otherwise_is_refused_and_other_services_give_none() {
     let rig = Rig::start().await;
     let dice = GenerateRandomRequest { number_of_bytes: 4 }.encode_to_vec();
-    for value in ["", "0", "true", "11"] {
+    for values in [&[""][..], &["0"], &["true"], &["11"], &["1", "0"], &["0", "1"], &["1", "1"]] {
         let before = rig.leaves();
-        let (told, receipt) = asked(&rig, "/strongroom.kms.v1.Crypto/GenerateRandom", &dice, &[value]).await;
-        assert!(told == "3" && receipt.is_none(), "{value:?}");
+        let (told, receipt) = asked(&rig, "/strongroom.kms.v1.Crypto/GenerateRandom", &dice, values).await;
+        assert!(told == "3" && receipt.is_none(), "{values:?}");
         assert_eq!(rig.leaves() - before, 1);
     }
     for path in ["/strongroom.identity.v1.Identity/LookupToken", "/strongroom.operator.v1.Operator/Status"] {

@@ -81,6 +81,8 @@ pub(crate) struct Willing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Takes,
+    /// One record more, then it is away.
+    TakesOne,
     Refuses(AuditError),
     Hangs,
 }
@@ -88,6 +90,10 @@ enum State {
 impl Willing {
     pub(crate) fn takes(&self) {
         self.state.send_replace(State::Takes);
+    }
+
+    pub(crate) fn takes_one(&self) {
+        self.state.send_replace(State::TakesOne);
     }
 
     pub(crate) fn refuses(&self, error: AuditError) {
@@ -103,10 +109,14 @@ impl Willing {
 impl Willing {
     /// The log, as soon as it does not hang.
     fn taking(&self) -> impl Future<Output = Result<Arc<dyn AuditSink>, AuditError>> + use<> {
-        let (log, mut state) = (Arc::clone(&self.log), self.state.subscribe());
+        let (log, told, mut state) = (Arc::clone(&self.log), self.state.clone(), self.state.subscribe());
         async move {
             let state = *state.wait_for(|state| *state != State::Hangs).await.expect("the rig lives");
             match state {
+                State::TakesOne => {
+                    told.send_replace(State::Refuses(AuditError::Unavailable));
+                    Ok(log)
+                }
                 State::Takes | State::Hangs => Ok(log),
                 State::Refuses(error) => Err(error),
             }
