@@ -44,11 +44,8 @@ async fn an_image_taken_under_load_has_all_that_was_acknowledged_and_goes_on() {
     load.await.unwrap();
     drop(log);
     assert_eq!(rig.verified().size, rig.entries().len() as u64);
-    let mut torn = 0;
     for (acknowledged, image) in images {
-        let before = image.entries();
         let log = image.open().unwrap();
-        torn += usize::from(before.len() as u64 > log.size());
         append(&log, 99_000_000..99_000_010).await;
         assert!(log.lane().append_for_receipt(draft(99_000_010)).await.is_ok());
         drop(log);
@@ -64,8 +61,6 @@ async fn an_image_taken_under_load_has_all_that_was_acknowledged_and_goes_on() {
             assert!(of_caller == whole, "in order, none twice, none missing");
         }
     }
-    // a copy may tear the batch that is written meanwhile; whether one did is chance
-    assert!(torn < 25);
 }
 
 /// The bytes of entries as they stand in a segment.
