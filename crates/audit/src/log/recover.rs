@@ -1,14 +1,17 @@
 //! What a log finds when it is opened: where its entries end, its tree, and what the boundary signed of it.
 //!
-//! Always: what was acknowledged stays; what is cut off the end is kept beside the log and told.
-//! Never: an entry cut that a checkpoint covers, or that is followed by another segment: that is damage, and named.
+//! Always: what is cut off the end is kept beside the log and told.
+//! Never: an entry cut that a checkpoint covers, that is followed by another segment, or by what no batch that a crash tore
+//! explains: that is damage, and named. What was acknowledged behind the newest checkpoint is cut only where it was lost as a
+//! torn batch is: to the log's end, or with its first sectors zero, and within a batch's length of the end.
 
+use super::form::Form;
 use super::rebuild;
 use super::segment::{self, SEGMENTS, Segments, create};
 use super::signing::Signing;
 use super::tree::Found;
-use super::walk::{Step, Walk};
-use super::{OpenError, Place};
+use super::walk::{LENGTH_BYTES, Step, Walk};
+use super::{ENTRY_BYTES_MAX, OpenError, Place, QUEUE_BYTES_MAX, QUEUE_RECORDS_MAX};
 use crate::checkpoint::Checkpoint;
 use crate::note::{Note, VerifierKey};
 use crate::tile::{TileFolder, Tiles};
@@ -185,6 +188,7 @@ fn settle(place: &Place, number: u64, covered: u64, closed: bool) -> Result<(u64
     match rest {
         Some(_) if size < covered => return Err(OpenError::Damaged { index: size }),
         None if size < covered => return Err(OpenError::Shorter { size, covered }),
+        Some(last) if !torn(file, &*place.form, end, last)? => return Err(OpenError::Damaged { index: size }),
         Some(last) => keep_cut(&place.dir, file, end, last + 1, size)?,
         None => {}
     }
@@ -199,6 +203,56 @@ fn settle(place: &Place, number: u64, covered: u64, closed: bool) -> Result<(u64
     fs::rename(&temporary, &path)?;
     sync_folder(&folder)?;
     Ok((size, end))
+}
+
+/// Whether a batch that was not written whole explains what stands from `start`, where there is no whole entry, to `last`.
+///
+/// A batch is written over zeros and nothing is written behind it before it is durable, so no more than one is torn, and of
+/// it whole sectors are missing. An entry with none missing was written, and was altered since where another begins behind
+/// it. Where its length was altered, that other one is looked for: all from there to the end must be whole entries, so that
+/// no caller's bytes within a torn entry pass for one.
+fn torn(file: &File, form: &dyn Form, start: u64, last: u64) -> io::Result<bool> {
+    let rest = last + 1 - start;
+    if rest > BATCH_BYTES_MAX {
+        return Ok(false);
+    }
+    // an entry may end in zeros
+    let readable = file.metadata()?.len().min(last + 1 + ENTRY_BYTES_MAX as u64) - start;
+    let mut bytes = vec![0; usize::try_from(readable).map_err(io::Error::other)?];
+    file.read_exact_at(&mut bytes, start)?;
+    let rest = usize::try_from(rest).map_err(io::Error::other)?;
+    let declared = declared_end(&bytes, 0).unwrap_or(0);
+    if whole_end(form, &bytes, declared).is_some() && !lacks_sector(&bytes, start, declared) {
+        return Ok(false);
+    }
+    let altered = |next: usize| {
+        let mut at = next;
+        while let Some(end) = whole_end(form, &bytes, at) {
+            at = end;
+        }
+        at > next && at >= rest && !lacks_sector(&bytes, start, next)
+    };
+    Ok(!(LENGTH_BYTES + 1..=LENGTH_BYTES + ENTRY_BYTES_MAX).take_while(|next| *next < rest).any(altered))
+}
+
+/// Where the entry at `at` ends, by its length.
+fn declared_end(bytes: &[u8], at: usize) -> Option<usize> {
+    let length = bytes.get(at..)?.first_chunk()?;
+    Some(at + LENGTH_BYTES + usize::from(u16::from_be_bytes(*length)))
+}
+
+/// Where the entry at `at` ends, if it is whole.
+fn whole_end(form: &dyn Form, bytes: &[u8], at: usize) -> Option<usize> {
+    let end = declared_end(bytes, at)?;
+    bytes.get(at + LENGTH_BYTES..end).filter(|entry| form.is_entry(entry)).map(|_| end)
+}
+
+/// Whether all is zero that a sector has of the first `end` bytes, which stand at `start` of the file.
+fn lacks_sector(bytes: &[u8], start: u64, end: usize) -> bool {
+    let bytes = bytes.get(..end).unwrap_or(bytes);
+    let first = SECTOR_BYTES - usize::try_from(start % SECTOR_BYTES as u64).unwrap_or(0);
+    let (first, others) = bytes.split_at(first.min(bytes.len()));
+    std::iter::once(first).chain(others.chunks(SECTOR_BYTES)).any(|sector| sector.iter().all(|byte| *byte == 0))
 }
 
 /// What a crash left unfinished was acknowledged to nobody, but is nobody's to throw away.
@@ -255,5 +309,9 @@ const NEW: &str = ".new";
 const NUMBER_DIGITS: usize = 10;
 /// Longer than any checkpoint of ours.
 const SMALL_BYTES_MAX: u64 = 1 << 20;
+/// The longest that is written at once: all that may wait, each with its length. [`super::writer`] writes no more of it.
+const BATCH_BYTES_MAX: u64 = (QUEUE_BYTES_MAX + LENGTH_BYTES * QUEUE_RECORDS_MAX) as u64;
+/// The least that a disk writes whole.
+const SECTOR_BYTES: usize = 512;
 const PIECE_BYTES: usize = 256 << 10;
 const CUTS_MAX: usize = 100;

@@ -88,7 +88,8 @@ impl Walk {
     }
 }
 
-const LENGTH_BYTES: usize = 2;
+/// Of an entry's length, which stands before it.
+pub(super) const LENGTH_BYTES: usize = 2;
 /// More than the longest entry.
 const BUFFER_BYTES: usize = 256 << 10;
 
