@@ -32,11 +32,13 @@ pub struct Examined {
 
 impl Examined {
     pub fn open(file: &Path) -> Result<Self, StorageError> {
-        let lock = held(file)?;
-        let copy = if has_log(file)? { Some(Copied::of(file)?) } else { None };
+        // lock and log stand beside the file itself, not beside a link to it
+        let file = std::fs::canonicalize(file).map_err(|error| io_error(&error))?;
+        let lock = held(&file)?;
+        let copy = if has_log(&file)? { Some(Copied::of(&file)?) } else { None };
         let connection = match &copy {
             Some(copy) => schema::open_reader(&copy.0.join(FILE_NAME))?,
-            None => open_immutable(file)?,
+            None => open_immutable(&file)?,
         };
         if schema::check_format(&connection)? {
             return Err(StorageError::Damaged("the file is empty"));
@@ -95,7 +97,6 @@ fn has_log(file: &Path) -> Result<bool, StorageError> {
 
 /// <https://www.sqlite.org/uri.html>, `immutable`: no lock, no log, nothing written.
 fn open_immutable(file: &Path) -> Result<Connection, StorageError> {
-    let file = std::path::absolute(file).map_err(|error| io_error(&error))?;
     let mut uri = String::from("file:");
     for byte in file.as_os_str().as_bytes() {
         match byte {
@@ -196,7 +197,11 @@ mod tests {
         store.commit(Batch::new(CommitId([2; 16])).put(path("t/a"), "3").put(path("t/c"), "")).await.unwrap();
         let expected = [("t/a", 2, "3"), ("t/b", 1, "2"), ("t/c", 2, "")]
             .map(|(p, r, v)| (p.to_owned(), r, v.as_bytes().to_vec()));
-        assert!(matches!(Examined::open(&live.join(FILE_NAME)), Err(StorageError::Held)));
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(live.join(FILE_NAME), &link).unwrap();
+        for held in [&live.join(FILE_NAME), &link] {
+            assert!(matches!(Examined::open(held), Err(StorageError::Held)));
+        }
         // as after a crash
         let crashed = dir.path().join("crashed");
         std::fs::create_dir(&crashed).unwrap();
