@@ -11,7 +11,7 @@ mod memory;
 #[cfg(test)]
 pub(crate) mod rig;
 
-pub use folder::{CHECKPOINT, LogFolder, VERIFIER_KEY};
+pub use folder::{CHECKPOINT, LogFolder, PERSONAL, VERIFIER_KEY, verifier_key};
 pub use memory::LogMemory;
 
 use crate::tile::TileReader;
@@ -54,7 +54,7 @@ pub enum ReadError {
     /// A writer may be about to add the rest.
     #[error("entry {index} is cut off: its segment ends within it")]
     Cut { index: u64 },
-    #[error("entry {index} is missing: its segment ends before it, and a later one goes on")]
+    #[error("entry {index} is missing: its segment ends before or within it, and a later one goes on")]
     Missing { index: u64 },
     #[error("behind entry {index}, the last of its segment, stands more")]
     Surplus { index: u64 },
@@ -215,7 +215,7 @@ impl<'a, S: LogSource> Entries<'a, S> {
             return Ok(());
         }
         // a writer that began the next one meanwhile has filled this one before
-        let filled = self.available(LENGTH_BYTES)?.iter().any(|byte| *byte != 0);
+        let filled = self.available(LENGTH_BYTES)?.iter().take(LENGTH_BYTES).any(|byte| *byte != 0);
         self.forget();
         if filled { Ok(()) } else { Err(ReadError::Missing { index: self.index }) }
     }
@@ -230,9 +230,22 @@ impl<'a, S: LogSource> Entries<'a, S> {
         Ok(false)
     }
 
+    /// The segment ends within the entry: the log's end, unless a later one has some.
     fn cut<T>(&mut self) -> Result<T, ReadError> {
         self.forget();
-        Err(ReadError::Cut { index: self.index })
+        let index = self.index;
+        let over = self.goes_on_behind(index / SEGMENT_ENTRIES)?;
+        // as at the end: what was written meanwhile is whole
+        let missing = over && !self.is_whole()?;
+        self.forget();
+        Err(if missing { ReadError::Missing { index } } else { ReadError::Cut { index } })
+    }
+
+    /// All of the next entry is there.
+    fn is_whole(&mut self) -> Result<bool, ReadError> {
+        let [high, low, ..] = *self.available(LENGTH_BYTES)? else { return Ok(false) };
+        let whole = LENGTH_BYTES + usize::from(u16::from_be_bytes([high, low]));
+        Ok(self.available(whole)?.len() >= whole)
     }
 
     /// What is read next is read from the segment, not from the buffer.

@@ -1,6 +1,7 @@
 //! A log's folder, as its writer lays it out.
 
 use super::{CHECKPOINT_BYTES_MAX, LogSource, ReadAt};
+use crate::note::{KeyKind, VerifierKey};
 use crate::tile::{TileError, TileFolder, TileId, TileReader};
 use envelope::merkle::Hash;
 use std::fs::File;
@@ -11,6 +12,16 @@ use std::path::{Path, PathBuf};
 pub const CHECKPOINT: &str = "checkpoint";
 /// The log's verifier key in the folder.
 pub const VERIFIER_KEY: &str = "log.vkey";
+/// Where the periods' keys stand in the folder, sealed to the auditor: one a file, named by period and key. Removing a file
+/// shreds what its key sealed.
+pub const PERSONAL: &str = "personal";
+
+/// The verifier key in a log's folder, which says what the log is, and proves nothing of who wrote it.
+pub fn verifier_key(dir: &Path) -> io::Result<VerifierKey> {
+    let text = std::fs::read_to_string(dir.join(VERIFIER_KEY))?;
+    let key = VerifierKey::parse(text.trim()).ok().filter(|key| key.kind() == KeyKind::Ed25519);
+    key.ok_or_else(|| io::Error::new(ErrorKind::InvalidData, "this is no log's verifier key (NAME+HASH+KEY)"))
+}
 
 /// A log's files under one folder.
 #[derive(Debug)]

@@ -90,6 +90,10 @@ fn what_is_cut_missing_or_too_much_is_told_with_its_index() {
         (vec![later()], 0),
         (vec![(0, whole.clone()), later()], 3),
         (vec![(0, Bytes::from_static(&[0; 9])), later()], 0),
+        (vec![(0, whole.slice(..whole.len() - 1)), later()], 2),
+        (vec![(0, whole.slice(..1)), later()], 0),
+        (vec![(0, Bytes::from_static(&[255, 9, 9])), later()], 0),
+        (vec![(0, Bytes::from_static(&[0, 0, 9])), later()], 0),
     ] {
         let log = log(segments);
         let read = log.iter_from(missing).unwrap().read().map(|found| found.map(|(index, _)| index));
