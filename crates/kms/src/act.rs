@@ -3,6 +3,7 @@
 use crate::error::KmsError;
 use crate::grant::GrantOperation;
 use audit::{Decision, Item, Outcome, Record};
+use bytes::Bytes;
 use hsm_api::KeyId;
 use identity::{Capability, Principal, RequestInfo};
 use std::borrow::Cow;
@@ -95,9 +96,11 @@ impl<'a> Act<'a> {
         }
     }
 
-    /// The record of an act that failed.
-    pub(crate) fn failure(&self, error: &KmsError) -> Record<'_> {
-        self.record(Outcome::Failed(Cow::Borrowed(error.reason())))
+    /// The encoded record of an act that failed, and with it whatever it was to do to its keys.
+    pub(crate) fn failure(&self, error: &KmsError) -> Bytes {
+        let failed = Outcome::Failed(Cow::Borrowed(error.reason()));
+        let items: Vec<_> = self.items.iter().map(|item| Item { outcome: failed.clone(), ..item.clone() }).collect();
+        Record { items: &items, ..self.record(failed) }.encode()
     }
 }
 

@@ -169,7 +169,7 @@ impl Kms {
             | Face::ResourceExhausted
             | Face::Aborted => {}
         }
-        self.inner.seams.audit.append(act.failure(&error).encode()).await?;
+        self.inner.seams.audit.append(act.failure(&error)).await?;
         Err(error)
     }
 

@@ -120,6 +120,7 @@ async fn a_re_encryption_is_told_with_both_keys_and_both_contexts() {
     for (index, key_id, context) in [(0, from_id, &blue), (1, to_id, &red)] {
         let item = &record["items"][index];
         assert_eq!((&item["key_id"], &item["context_hmac"]), (&key_id.to_string().into(), context), "{index}");
+        assert_eq!(item["outcome"], "asked", "{index}");
     }
     // refused for its destination
     let policy = format!(r#"path "kms/keys/{from_id}/re-encrypt-from" {{ capabilities = ["update"] }}"#);
@@ -133,6 +134,31 @@ async fn a_re_encryption_is_told_with_both_keys_and_both_contexts() {
         (&record["items"][0]["key_id"], &record["items"][0]["context_hmac"]),
         (&from_id.to_string().into(), &blue)
     );
+    assert_eq!(record["items"][0]["outcome"]["failed"], "PERMISSION_DENIED", "nothing was asked");
+    // the boundary fails: the second record names both again, and says so
+    rig.stop_module();
+    let (moved, records) = rig.recorded(rig.kms.re_encrypt(&rig.root, &rig.call(), command(&to))).await;
+    assert_eq!(told(&moved), "BOUNDARY_UNAVAILABLE");
+    let outcomes = |record: &serde_json::Value| -> Vec<_> {
+        record["items"].as_array().unwrap().iter().map(|item| item["outcome"].clone()).collect()
+    };
+    let failed = serde_json::json!({"failed": "BOUNDARY_UNAVAILABLE"});
+    assert_eq!(outcomes(&records[0]), ["asked", "asked"]);
+    assert_eq!(outcomes(&records[1]), [failed.clone(), failed]);
+}
+
+#[tokio::test]
+async fn what_a_refused_change_was_to_do_to_a_key_is_not_told_as_done() {
+    let rig = Rig::new().await;
+    let KeyRef::Id(target) = id(&rig.key(KeySpec::Aes256).await) else { unreachable!() };
+    let alias = kms::AliasName::parse("alias/taken").unwrap();
+    let command = kms::CreateAlias { alias, target };
+    rig.kms.create_alias(&rig.root, &rig.call(), command.clone()).await.unwrap();
+    let (again, records) = rig.recorded(rig.kms.create_alias(&rig.root, &rig.call(), command)).await;
+    assert_eq!(told(&again), "ALIAS_EXISTS");
+    let [record] = &records[..] else { panic!("{records:?}") };
+    assert_eq!(record["items"][0]["key_id"], target.to_string());
+    assert_eq!(record["items"][0]["outcome"]["failed"], "ALIAS_EXISTS");
 }
 
 #[tokio::test]

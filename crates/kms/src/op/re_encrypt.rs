@@ -47,7 +47,7 @@ impl Kms {
     }
 
     /// The record's path and context are the source's; its items name both keys, each with its context. Where the
-    /// destination is refused, path and context are what it was refused for, and the source stands in the items.
+    /// destination is refused, path and context are what it was refused for, and the source stands in the items, failed.
     async fn admit_both(&self, act: &mut Act<'_>, command: ReEncrypt) -> Result<(Request, [KeyId; 2], u32), KmsError> {
         let ReEncrypt { ciphertext_blob: blob, source_context, source_key, destination_key, destination_context } =
             command;
