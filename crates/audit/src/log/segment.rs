@@ -23,7 +23,7 @@ pub(super) const SEGMENTS: &str = "segment";
 pub(super) enum Hindrance {
     /// No space is left. It may pass.
     Full,
-    /// It may pass: read-only, too large, moved away.
+    /// It may pass: read-only, too large, moved away, too many files open.
     Passing,
     /// Nobody knows what is on the disk.
     Final,
@@ -258,7 +258,7 @@ pub(super) fn hindrance(error: &Error) -> Hindrance {
     let kind = error.kind();
     if matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
         Hindrance::Full
-    } else if passes.contains(&kind) {
+    } else if passes.contains(&kind) || FILES_OPEN.map(Some).contains(&error.raw_os_error()) {
         Hindrance::Passing
     } else {
         Hindrance::Final
@@ -268,6 +268,8 @@ pub(super) fn hindrance(error: &Error) -> Hindrance {
 /// Written at once when little is left of what was written before.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 const AHEAD_BYTES_MIN: u64 = 1 << 20;
+/// EMFILE and ENFILE, which have no kind of their own.
+const FILES_OPEN: [i32; 2] = [24, 23];
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
 
 #[cfg(test)]
@@ -285,6 +287,8 @@ mod tests {
             (1, Hindrance::Passing),  // EPERM
             (2, Hindrance::Passing),  // ENOENT
             (20, Hindrance::Passing), // ENOTDIR
+            (23, Hindrance::Passing), // ENFILE
+            (24, Hindrance::Passing), // EMFILE
             (5, Hindrance::Final),    // EIO
             (6, Hindrance::Final),    // ENXIO
             (9, Hindrance::Final),    // EBADF
