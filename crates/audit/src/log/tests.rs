@@ -33,6 +33,10 @@ impl Form for TestForm {
     fn hindered(&self, reason: &'static str) -> Vec<u8> {
         reason.into()
     }
+
+    fn renew(&self) -> Result<(), segment::Hindrance> {
+        Ok(())
+    }
 }
 
 pub(super) fn draft(number: usize) -> Bytes {

@@ -49,7 +49,8 @@ impl Writer {
             self.full = true;
         }
         while self.queue.take(&mut self.batch, self.segments.last_sync()) {
-            if *self.failure.borrow() || self.commit() == Err(Hindrance::Final) {
+            // answered first, and then a month's new key: who came before it was made has the old one
+            if *self.failure.borrow() || self.commit().and_then(|()| self.form.renew()) == Err(Hindrance::Final) {
                 self.fail();
                 return None;
             }

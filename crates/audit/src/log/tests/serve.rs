@@ -343,3 +343,36 @@ async fn a_tree_that_panics_is_a_log_that_has_failed_for_good() {
     drop(log);
     assert!(!rig.dir.join("closed").exists());
 }
+
+/// A form that a disk which lies has left without a key.
+struct Keyless;
+
+impl Form for Keyless {
+    fn finish(&self, draft: &[u8]) -> Option<Vec<u8>> {
+        TestForm.finish(draft)
+    }
+
+    fn is_entry(&self, bytes: &[u8]) -> bool {
+        TestForm.is_entry(bytes)
+    }
+
+    fn hindered(&self, reason: &'static str) -> Vec<u8> {
+        TestForm.hindered(reason)
+    }
+
+    fn renew(&self) -> Result<(), segment::Hindrance> {
+        Err(segment::Hindrance::Final)
+    }
+}
+
+#[tokio::test]
+async fn the_writer_renews_what_entries_need_and_a_sync_that_fails_there_ends_the_log() {
+    let rig = Rig::new();
+    let place = Place { form: Arc::new(Keyless), ..rig.place() };
+    let found = found(&place).unwrap();
+    let log = Log::go_on(place, Arc::clone(&rig.boundary) as Arc<dyn CheckpointSigner>, 64 << 10, found).unwrap();
+    let lane = log.lane();
+    assert_eq!(lane.append(draft(0)).await, Ok(()), "the entry itself is durable");
+    tokio::time::timeout(Duration::from_secs(20), log.failed()).await.unwrap();
+    assert_eq!(lane.append(draft(1)).await, Err(AuditError::Unavailable));
+}
