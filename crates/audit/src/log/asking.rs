@@ -13,6 +13,7 @@ pub(super) struct Asking {
     signed: u64,
     /// What it is asked for now. At start there always is something: the answer tells where the boundary stands.
     goal: Option<Goal>,
+    /// What this process has made durable.
     recorded: Option<Asked>,
     /// At most one a pace, unless somebody waits.
     pace: Duration,
@@ -50,7 +51,7 @@ pub(super) struct Next {
 }
 
 impl Asking {
-    /// With what `signing` tells, the size of the newest checkpoint, and that of the tree.
+    /// With what `signing` tells, which is written anew before the first question, the size of the newest checkpoint, and that of the tree.
     pub(super) fn at_start(
         recorded: Option<Asked>,
         checkpoint: Option<u64>,
@@ -67,7 +68,8 @@ impl Asking {
         Self {
             signed,
             goal: Some(Goal { size: goal, root: empty_root(), from, at: 0 }),
-            recorded,
+            // what was read may be in memory alone: a sync of it may have failed
+            recorded: None,
             pace,
             asked_at: None,
             not_before: now,
@@ -272,6 +274,16 @@ mod tests {
         assert_eq!(ask(&mut asking, now + PACE, 5, Wanted::ByNobody), Some(Next { from: 0, size: 5 }));
         asking.signed();
         assert_eq!(ask(&mut asking, now + PACE, 6, Wanted::AtOnce), Some(Next { from: 5, size: 6 }), "somebody waits");
+    }
+
+    #[test]
+    fn what_was_read_at_start_is_written_anew_before_the_first_question_though_it_says_the_same() {
+        let now = Instant::now();
+        let mut asking = Asking::at_start(asked(4, 9), Some(4), 9, PACE, now);
+        assert_eq!(asking.next(now, 9, Wanted::ByNobody), Some(Next { from: 4, size: 9 }));
+        assert_eq!(asking.unrecorded(0), asked(4, 9));
+        asking.recorded(Asked { signed: 4, next: 9, tiles: 0 });
+        assert_eq!(asking.unrecorded(0), None);
     }
 
     #[test]
