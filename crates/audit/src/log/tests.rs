@@ -146,7 +146,7 @@ impl CheckpointSigner for Boundary {
 }
 
 /// A log's folder and its boundary.
-struct Rig {
+pub(super) struct Rig {
     _folder: TempDir,
     dir: PathBuf,
     boundary: Arc<Boundary>,
@@ -162,7 +162,7 @@ impl Rig {
         Self::of(1 << 16)
     }
 
-    fn of(entries_max: u64) -> Self {
+    pub(super) fn of(entries_max: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (dir, boundary) = (folder.path().join("audit"), Arc::default());
         let (receipt_wait, pace) = (Duration::from_secs(5), Duration::from_millis(75));
@@ -184,7 +184,7 @@ impl Rig {
         other
     }
 
-    fn place(&self) -> Place {
+    pub(super) fn place(&self) -> Place {
         Place {
             dir: self.dir.clone(),
             key: self.key(),

@@ -3,7 +3,8 @@
 //! It has a thread of its own, and that a runtime of its own, in which the signer's futures are polled.
 //!
 //! Always: what is signed is durable; the boundary's last is one of the two sizes in `signing`.
-//! Never: a reason not to serve. A boundary or a tile that fails delays checkpoints; only a sync that fails ends the log.
+//! Never: a reason not to serve. A boundary or a tile that fails delays checkpoints. What ends the log is a write of
+//! `signing` after which nobody knows what is on the disk, and a panic.
 
 use super::asking::{self, Asking, Next};
 use super::inbox::{Inbox, Wanted};
@@ -105,7 +106,8 @@ impl Tree {
         if let Some((checkpoint, note)) = checkpoint {
             published.checkpoint.send_replace(Some(Arc::new((checkpoint, note))));
         }
-        let syncing = Syncing { mark: asked.map_or(0, |asked| asked.tiles), at: now + SYNC_EVERY, running: None };
+        let syncing =
+            Syncing { mark: asked.map_or(0, |asked| asked.tiles), at: now + SYNC_EVERY, running: None, failed: false };
         let (unwritten, waiting) = (Vec::new(), Vec::new());
         Self {
             place,
@@ -176,12 +178,19 @@ impl Tree {
             return Err(Hindrance::Final);
         }
         let now = Instant::now();
-        if self.told_at.is_none_or(|told| now >= told + TELL_EVERY) {
-            self.told_at = Some(now);
+        if self.may_tell(now) {
             tracing::error!(error = %trouble, "the audit log's tree is held up; entries are written all the same");
         }
         self.retry_at = now + RETRY;
         Ok(())
+    }
+
+    fn may_tell(&mut self, now: Instant) -> bool {
+        let may = self.told_at.is_none_or(|told| now >= told + TELL_EVERY);
+        if may {
+            self.told_at = Some(now);
+        }
+        may
     }
 
     /// Whether a log that is being closed has no more to do, or cannot.
@@ -328,10 +337,21 @@ impl Tree {
         self.inbox.answered(covered.len());
         let reader = self.tiles.over(&self.folder);
         let mut proofs = self.nodes.proofs(&reader, size);
+        let mut first_error = None;
         deliver(covered.into_iter().map(|Wanted { index, lane, slot, since: _ }| {
             let receipt = proofs.inclusion(index).map(|(leaf, path)| Receipt::of(index, leaf, path, note.clone()));
-            (lane, slot, receipt.map(|receipt| Some(Box::new(receipt))).map_err(|_| AuditError::Unsigned))
+            let answer = receipt.map(|receipt| Some(Box::new(receipt))).map_err(|error| {
+                first_error.get_or_insert(error);
+                AuditError::Unsigned
+            });
+            (lane, slot, answer)
         }));
+        drop(reader);
+        if let Some(error) = first_error
+            && self.may_tell(Instant::now())
+        {
+            tracing::error!(%error, size, "receipts have no proofs, and are not given");
+        }
     }
 
     /// Nobody waits for ever.
@@ -451,16 +471,21 @@ struct Syncing {
     mark: u64,
     at: Instant,
     running: Option<JoinHandle<Option<u64>>>,
+    /// A sync has failed: the next may succeed and lie, so the mark stays where it is.
+    failed: bool,
 }
 
 impl Syncing {
     fn look(&mut self, place: &Place, size: u64, all_written: bool) {
         if let Some(ended) = self.running.take_if(|running| running.is_finished()) {
-            self.mark = ended.join().ok().flatten().unwrap_or(self.mark);
+            match ended.join() {
+                Ok(Some(mark)) => self.mark = mark,
+                Ok(None) | Err(_) => self.failed = true,
+            }
         }
         let upto = size / place.entries_max * place.entries_max;
         let now = Instant::now();
-        if self.running.is_some() || !all_written || upto <= self.mark || now < self.at {
+        if self.failed || self.running.is_some() || !all_written || upto <= self.mark || now < self.at {
             return;
         }
         self.at = now + SYNC_EVERY;
@@ -488,3 +513,31 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
 const SYNC_EVERY: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::tests::Rig;
+
+    #[test]
+    fn after_a_sync_that_failed_the_mark_stays_though_the_next_would_succeed() {
+        let rig = Rig::of(64);
+        let place = rig.place();
+        let mut syncing = Syncing { mark: 64, at: Instant::now(), running: None, failed: false };
+        let mut round = |size| {
+            syncing.at = Instant::now();
+            syncing.look(&place, size, true);
+            while syncing.running.as_ref().is_some_and(|running| !running.is_finished()) {
+                std::thread::yield_now();
+            }
+            syncing.look(&place, 0, true);
+            syncing.mark
+        };
+        std::fs::create_dir(&place.dir).unwrap();
+        assert_eq!((round(127), round(200)), (64, 192));
+        std::fs::remove_dir(&place.dir).unwrap();
+        assert_eq!(round(300), 192);
+        std::fs::create_dir(&place.dir).unwrap();
+        assert_eq!(round(300), 192);
+    }
+}
