@@ -1,7 +1,8 @@
 //! The tree at start: read from its tiles where they can be trusted, made anew from the entries where not.
 //!
 //! Always: the tree that goes on leads to the newest checkpoint.
-//! Never: a tile overwritten by what contradicts it before the checkpoint has said which of the two is right.
+//! Never: one of the first 1,024 tiles that the entries contradict overwritten before the checkpoint has said which of the two
+//! is right. Of more, nothing is kept.
 
 use super::segment::{self, SEGMENTS};
 use super::walk::{Step, Walk};

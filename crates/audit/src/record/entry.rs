@@ -64,7 +64,7 @@ pub enum NotOpened {
     Rejected,
 }
 
-/// The entry of a draft ([`Record::draft`]), its personal fields sealed where there is a key. Once an entry: each call seals
+/// The entry of a draft ([`Record::encode`]), its personal fields sealed where there is a key. Once an entry: each call seals
 /// anew.
 pub fn finish(draft: &[u8], personal_key: Option<&PeriodKey>) -> Result<Vec<u8>, Malformed> {
     if json::is_line(draft) {
