@@ -58,9 +58,9 @@ use writer::Writer;
 pub use crate::record::ENTRY_BYTES_MAX;
 
 /// Most entries that wait; beyond it the log is [`crate::AuditError::Busy`].
-pub const QUEUE_RECORDS_MAX: usize = 16 << 10;
+const QUEUE_RECORDS_MAX: usize = 16 << 10;
 /// Most bytes that wait.
-pub const QUEUE_BYTES_MAX: usize = 8 << 20;
+const QUEUE_BYTES_MAX: usize = 8 << 20;
 
 /// Who signs checkpoints: the boundary.
 pub trait CheckpointSigner: Send + Sync + std::fmt::Debug {

@@ -11,8 +11,7 @@ mod wire;
 
 pub use entry::{Entry, NotOpened, Sealed, finish, is_entry};
 pub use personal::{
-    AuditorPublic, AuditorSecret, NoRandomness, Period, PeriodKey, PeriodKeys, ReadingKey, Rejected,
-    SEALED_PERIOD_KEY_BYTES, SealedPeriodKey,
+    AuditorPublic, AuditorSecret, NoRandomness, Period, PeriodKey, PeriodKeys, ReadingKey, Rejected, SealedPeriodKey,
 };
 
 use bytes::Bytes;
@@ -196,7 +195,7 @@ impl<'a> Record<'a> {
 /// c2sp.org/tlog-tiles, "Log Entries": a length is a u16.
 pub const ENTRY_BYTES_MAX: usize = u16::MAX as usize;
 /// Leaves room for what [`finish`] adds.
-pub const DRAFT_BYTES_MAX: usize = ENTRY_BYTES_MAX - 128;
+const DRAFT_BYTES_MAX: usize = ENTRY_BYTES_MAX - 128;
 const DRAFT_BYTES_USUAL: usize = 320;
 
 #[cfg(test)]

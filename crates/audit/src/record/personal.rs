@@ -317,6 +317,10 @@ impl PeriodKeys {
         self.0.insert(key.id, key);
     }
 
+    pub fn has(&self, id: &[u8; 16]) -> bool {
+        self.0.contains_key(id)
+    }
+
     pub(super) fn find(&self, id: &KeyId) -> Option<&ReadingKey> {
         self.0.get(id)
     }
@@ -341,7 +345,7 @@ const MAGIC: &[u8; 4] = b"SRAK";
 const VERSION: u8 = 1;
 const HEAD_BYTES: usize = 24;
 /// Of a [`SealedPeriodKey`]: magic 4, version 1, year 2, month 1, key id 16, encapsulated key 32, sealed key 32, tag 16.
-pub const SEALED_PERIOD_KEY_BYTES: usize = 104;
+const SEALED_PERIOD_KEY_BYTES: usize = 104;
 const INFO: &[u8] = b"strongroom/audit/period-key/v1";
 
 const SECS_PER_DAY: u64 = 86_400;
