@@ -11,6 +11,7 @@ use crate::metrics::Lane;
 use crate::operation::Operation;
 use crate::peer::{Peer, PeerCertificate};
 use crate::receipt::{self, ReceiptLane};
+use crate::strangers::Strangers;
 use audit::{AuditError, AuditSink, Decision, Outcome, Record, Subject};
 use envelope::Clock;
 use futures_util::future::BoxFuture;
@@ -33,6 +34,7 @@ pub(crate) struct Post {
     pub(crate) identities: Identities,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) audit: Arc<dyn AuditSink>,
+    pub(crate) strangers: Strangers,
     pub(crate) lane: Lane,
     pub(crate) ids: Ids,
 }
@@ -210,7 +212,12 @@ impl Post {
     async fn record(&self, head: &Head, by: &Subject, reason: &'static str) -> Result<(), Refusal> {
         let Head { call, operation, asked_for, .. } = head;
         let record = Record { path: asked_for, ..call.record(operation.name(), by, Outcome::Failed(reason.into())) };
-        append(&*self.audit, &record).await
+        match by {
+            Subject::Unauthenticated => self.strangers.append(&*self.audit, *operation, &record).await,
+            Subject::Token { .. } | Subject::Certificate { .. } | Subject::System => {
+                append(&*self.audit, &record).await
+            }
+        }
     }
 }
 
@@ -312,12 +319,16 @@ fn within<B>(request: &Request<B>, speaks: Speaks) -> (Duration, Result<(), Refu
     }
 }
 
-pub(crate) async fn append(audit: &dyn AuditSink, record: &Record<'_>) -> Result<(), Refusal> {
-    audit.append(record.encode()).await.map_err(|error| match error {
+async fn append(audit: &dyn AuditSink, record: &Record<'_>) -> Result<(), Refusal> {
+    audit.append(record.encode()).await.map_err(unrecorded)
+}
+
+pub(crate) fn unrecorded(error: AuditError) -> Refusal {
+    match error {
         AuditError::Unavailable => Refusal::AUDIT_UNAVAILABLE,
         AuditError::Busy => Refusal::BUSY,
         AuditError::Unsigned => Refusal::RECEIPT_UNAVAILABLE,
-    })
+    }
 }
 
 /// What tonic refuses by itself, in our words.

@@ -107,7 +107,9 @@ pub(crate) fn deadline(headers: &HeaderMap) -> Result<Duration, Refusal> {
 
 /// Whether the record tells what was asked for in the asker's words: where our own name for it says less.
 pub(crate) fn tells_path(operation: Operation, speaks: Speaks) -> bool {
-    operation == Operation::Unknown || speaks == Speaks::Http
+    let is_everybodys =
+        matches!(operation, Operation::Health | Operation::Metrics | Operation::Reflection | Operation::Unknown);
+    is_everybodys || speaks == Speaks::Http
 }
 
 /// Makes request ids: a keyed pseudo-random function of a counter, so that an id tells nothing of how many came before.

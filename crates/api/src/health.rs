@@ -6,7 +6,8 @@
 //! | serving | 200 | SERVING | SERVING |
 //! | serving, the boundary is away | 200 | SERVING | NOT_SERVING |
 //!
-//! Asking leaves a record; where the log takes none, `GET /health` is 503 and Check UNAVAILABLE, whatever the state.
+//! Asking leaves a record; where the log takes none, `GET /health` is 503 and Check UNAVAILABLE (RESOURCE_EXHAUSTED where it
+//! is at capacity), whatever the state.
 //!
 //! A server whose boundary is away answers, names what is missing, and recovers by itself: nobody should start it anew for
 //! that. But whoever has another server had better take that one for Crypto.

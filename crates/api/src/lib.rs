@@ -36,12 +36,14 @@ pub mod operator_grpc;
 pub mod peer;
 mod public;
 mod receipt;
+mod strangers;
 
 pub use health::{AuditLogState, BoundaryState, Health};
 pub use metrics::Metrics;
 pub use operation::Operation;
 pub use operator_grpc::{BackupPiece, Operator, OperatorError, ServerStatus};
 pub use peer::{Peer, PeerCertificate};
+pub use strangers::{STRANGERS_MAX, Strangers};
 
 use audit::AuditSink;
 use axum::body::Body;
@@ -49,7 +51,7 @@ use envelope::Clock;
 use futures_util::future::BoxFuture;
 use gate::{Gate, Post};
 use head::Ids;
-use http::Request;
+use http::{Method, Request};
 use identity::Identities;
 use kms::Kms;
 use proto::identity::identity_server::IdentityServer;
@@ -72,6 +74,7 @@ pub struct Services {
     pub health: Health,
     pub clock: Arc<dyn Clock>,
     pub audit: Arc<dyn AuditSink>,
+    pub strangers: Strangers,
 }
 
 /// All that one core serves. What is called most is found first, without a router's boxes around it.
@@ -95,17 +98,22 @@ impl Service<Request<tonic::body::Body>> for Front {
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
-        let path = request.uri().path();
-        if UNARY_PATHS.contains(&path) {
-            return self.0.unary.clone().call(request);
-        }
-        if BATCH_PATHS.contains(&path) {
-            return self.0.batch.clone().call(request);
+        // what is no POST is no gRPC
+        if request.method() == Method::POST {
+            let path = request.uri().path();
+            if UNARY_PATHS.contains(&path) {
+                return self.0.unary.clone().call(request);
+            }
+            if BATCH_PATHS.contains(&path) {
+                return self.0.batch.clone().call(request);
+            }
         }
         let mut rest = self.0.rest.clone();
         Box::pin(async move {
+            let is_head = request.method() == Method::HEAD;
             let Ok(reply) = Service::<Request<Body>>::call(&mut rest, request.map(Body::new)).await;
-            Ok(reply.map(tonic::body::Body::new))
+            // RFC 9110 §9.3.2: no content; over HTTP/2 nobody below sees to it
+            Ok(reply.map(|body| if is_head { tonic::body::Body::empty() } else { tonic::body::Body::new(body) }))
         })
     }
 }
@@ -117,9 +125,9 @@ impl std::fmt::Debug for Front {
 }
 
 pub fn front(services: Services) -> Front {
-    let Services { kms, identities, operator, metrics, health, clock, audit } = services;
-    let post =
-        Arc::new(Post { identities: identities.clone(), clock, audit, lane: metrics.lane(), ids: Ids::default() });
+    let Services { kms, identities, operator, metrics, health, clock, audit, strangers } = services;
+    let (lane, ids) = (metrics.lane(), Ids::default());
+    let post = Arc::new(Post { identities: identities.clone(), clock, audit, strangers, lane, ids });
     let kms = Arc::new(kms_grpc::Face { kms });
     let crypto = CryptoServer::from_arc(Arc::clone(&kms));
     let batch = crypto.clone().max_decoding_message_size(BATCH_BYTES_MAX).max_encoding_message_size(REPLY_BYTES_MAX);
@@ -147,14 +155,32 @@ pub const UNARY_BYTES_MAX: usize = 1 << 20;
 pub const BATCH_BYTES_MAX: usize = 2 << 20;
 /// Longest reply: what clients take by default.
 const REPLY_BYTES_MAX: usize = 4 << 20;
-/// What is called most.
+/// What is called most, of [`UNARY_BYTES_MAX`].
 const UNARY_PATHS: [&str; 3] = [
     "/strongroom.kms.v1.Crypto/GenerateDataKey",
     "/strongroom.kms.v1.Crypto/Encrypt",
     "/strongroom.kms.v1.Crypto/Decrypt",
 ];
+/// Every one of [`BATCH_BYTES_MAX`].
 const BATCH_PATHS: [&str; 3] = [
     "/strongroom.kms.v1.Crypto/BatchGenerateDataKey",
     "/strongroom.kms.v1.Crypto/BatchEncrypt",
     "/strongroom.kms.v1.Crypto/BatchDecrypt",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_batch_takes_the_door_for_batches_and_nothing_else_does() {
+        for operation in Operation::ALL {
+            let path = format!("/strongroom.kms.v1.Crypto/{}", operation.name());
+            assert_eq!(BATCH_PATHS.contains(&path.as_str()), operation.name().starts_with("Batch"), "{path}");
+        }
+        for path in UNARY_PATHS.iter().chain(&BATCH_PATHS) {
+            assert_ne!(Operation::of(path), Operation::Unknown, "{path}");
+        }
+        assert!(UNARY_PATHS.iter().all(|path| !BATCH_PATHS.contains(path)));
+    }
+}

@@ -1,11 +1,11 @@
 //! What everybody may ask (health, metrics, reflection) and what is nowhere: served without a token, recorded all the same.
 //!
 //! Always: one record a request, durable before the reply's first byte leaves; of a stream, when it opens. Without it the
-//! answer is AUDIT_UNAVAILABLE, `GET /health`'s too: who cannot record does not serve.
+//! answer is AUDIT_UNAVAILABLE, BUSY where the log is at capacity, `GET /health`'s too: who cannot record does not serve.
 //! Never: who asks. A token that was sent along is not looked at.
 
-use crate::gate::{Head, OK, Post, RECORD_TIME_MAX, append, before_the_handler};
-use crate::head::{DEADLINE_DEFAULT, Reply, Speaks, asked_for, deadline, stamp};
+use crate::gate::{Head, OK, Post, RECORD_TIME_MAX, before_the_handler};
+use crate::head::{DEADLINE_DEFAULT, Reply, Speaks, deadline, stamp};
 use crate::health::Health;
 use crate::kms_grpc::error::Refusal;
 use crate::metrics::Metrics;
@@ -65,7 +65,7 @@ impl Post {
     async fn show(&self, mut request: Request<Body>, pages: axum::Router) -> Reply {
         let began = Instant::now();
         let peer = request.extensions_mut().remove::<Arc<Peer>>();
-        let head = Head { asked_for: asked_for(&request), ..self.head(&request, peer.as_deref(), began) };
+        let head = self.head(&request, peer.as_deref(), began);
         let (within, served) = match deadline(request.headers()) {
             Err(malformed) if head.speaks == Speaks::Grpc => (DEADLINE_DEFAULT, Err(malformed)),
             within => {
@@ -88,13 +88,13 @@ impl Post {
 
     async fn record_public(&self, head: &Head, outcome: &'static str, within: Duration) -> Result<(), Refusal> {
         let Head { call, operation, asked_for, speaks: _ } = head;
-        let outcome = if outcome == OK { Outcome::Done } else { Outcome::Failed(outcome.into()) };
-        let record = Record {
-            path: asked_for,
-            decision: if *operation == Operation::Unknown { Decision::NotReached } else { Decision::Allowed },
-            ..call.record(operation.name(), &Subject::Unauthenticated, outcome)
+        let (decision, outcome) = match outcome {
+            OK => (Decision::Allowed, Outcome::Done),
+            reason => (Decision::NotReached, Outcome::Failed(reason.into())),
         };
-        let recorded = tokio::time::timeout(within, append(&*self.audit, &record)).await;
+        let record =
+            Record { path: asked_for, decision, ..call.record(operation.name(), &Subject::Unauthenticated, outcome) };
+        let recorded = tokio::time::timeout(within, self.strangers.append(&*self.audit, *operation, &record)).await;
         recorded.unwrap_or(Err(Refusal::AUDIT_UNAVAILABLE))
     }
 }

@@ -39,6 +39,7 @@ pub struct Wired {
     operator: Arc<LocalOperator>,
     metrics: Metrics,
     health: Health,
+    strangers: api::Strangers,
     scrubber: Scrubber,
 }
 
@@ -91,6 +92,7 @@ impl Wired {
             operator: Arc::new(operator),
             metrics,
             health,
+            strangers: api::Strangers::default(),
             scrubber,
         })
     }
@@ -125,6 +127,7 @@ impl Wired {
             health: self.health.clone(),
             clock: Arc::new(SystemClock),
             audit: lane,
+            strangers: self.strangers.clone(),
         }))
     }
 

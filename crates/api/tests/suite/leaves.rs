@@ -2,7 +2,7 @@
 
 use crate::public::{get, page};
 use crate::rig::{ROOT, Rig, begun, refused_by};
-use api::Operation;
+use api::{Operation, STRANGERS_MAX};
 use audit::AuditError;
 use prost::Message as _;
 use std::io::{Read as _, Write as _};
@@ -75,7 +75,12 @@ async fn every_rpc_leaves_one_leaf_whatever_is_sent_by_whomever() {
             let expected = if path.ends_with("/CreateKey") && what == "an empty message" { 2 } else { 1 };
             assert_eq!(rig.leaves() - before, expected, "{path}: {what}");
             let id = reply.headers()["x-request-id"].to_str().unwrap();
-            assert_eq!(rig.records()[before]["request_id"], id, "{path}: {what}");
+            let record = &rig.records()[before];
+            assert_eq!(record["request_id"], id, "{path}: {what}");
+            if record["subject"]["type"] == "unauthenticated" {
+                let decision = if record["outcome"] == "done" { "allowed" } else { "not_reached" };
+                assert_eq!(record["decision"], decision, "{path}: {what}");
+            }
         }
     }
 }
@@ -158,6 +163,7 @@ async fn every_page_and_every_path_leaves_one_leaf_by_every_method() {
                 let told = record["path"].as_str().unwrap();
                 assert!(told.starts_with(&format!("{method} /")) && told.len() <= 200, "{told}");
                 assert_eq!(record["outcome"] == "done", fine, "{case}");
+                assert_eq!(record["decision"], if fine { "allowed" } else { "not_reached" }, "{case}");
                 assert!(!record.to_string().contains("secret-of-the-tests"), "{record}");
             }
         }
@@ -250,4 +256,48 @@ async fn no_byte_of_a_reply_leaves_before_its_record_is_durable() {
     rig.audit.hangs();
     let answer = refused_by(rig.addr, "/grpc.health.v1.Health/Check", b"", &[("grpc-timeout", "100m")]).await;
     assert_eq!(answer.refusal(), "Unavailable AUDIT_UNAVAILABLE");
+}
+
+#[tokio::test]
+async fn strangers_do_not_fill_the_log() {
+    let rig = Rig::start().await;
+    let asks = |method: &str, path: &str| {
+        let request = http::Request::builder().method(method).uri(path).version(http::Version::HTTP_2);
+        let request = request.header("content-type", "application/grpc").body(tonic::body::Body::empty()).unwrap();
+        tower::Service::call(&mut rig.routes.clone(), request)
+    };
+    let dice = "/strongroom.kms.v1.Crypto/GenerateRandom";
+    let before = rig.leaves();
+    rig.audit.hangs();
+    // half of them ask for what is nowhere, half without a token
+    let mut waiting = tokio::task::JoinSet::new();
+    for n in 0..STRANGERS_MAX {
+        waiting.spawn(asks("POST", if n % 2 == 0 { "/nowhere" } else { dice }));
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(waiting.try_join_next().is_none(), "there is room for all of them");
+    waiting.spawn(asks("POST", "/nowhere"));
+    let busy = waiting.join_next().await.unwrap().unwrap().unwrap();
+    assert_eq!(tonic::Status::from_header_map(busy.headers()).unwrap().code(), tonic::Code::ResourceExhausted);
+    // whoever leaves leaves a record
+    waiting.shutdown().await;
+    for (method, path) in [("GET", "/nowhere"), ("GET", dice)] {
+        let reply = tokio::time::timeout(Duration::from_secs(1), asks(method, path)).await;
+        assert_eq!(reply.unwrap().unwrap().status().as_u16(), 503, "{method} {path}");
+    }
+    let root = format!("Bearer {ROOT}");
+    let headers = [("authorization", root.as_str())];
+    let message = proto::kms::GenerateRandomRequest { number_of_bytes: 1 }.encode_to_vec();
+    let (health, metrics) = (asks("GET", "/health"), asks("GET", "/metrics"));
+    let random = begun(rig.addr, dice, &message, &headers);
+    let takes = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        rig.audit.takes();
+    };
+    let (health, metrics, random, ()) = tokio::join!(health, metrics, random, takes);
+    for status in [health.unwrap().status(), metrics.unwrap().status(), random.status()] {
+        assert_eq!(status.as_u16(), 200);
+    }
+    assert_eq!(asks("GET", "/nowhere").await.unwrap().status().as_u16(), 404, "there is room again");
+    assert_eq!(rig.leaves() - before, STRANGERS_MAX + 4);
 }

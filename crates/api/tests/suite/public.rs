@@ -4,6 +4,8 @@ use crate::rig::{ROOT, Rig};
 use api::BoundaryState;
 use bytes::Bytes;
 use http::StatusCode;
+use http_body_util::BodyExt as _;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use proto::kms::{EncryptRequest, GenerateRandomRequest};
 use std::io::{Read, Write};
 use tokio_stream::StreamExt;
@@ -173,4 +175,19 @@ async fn what_is_nowhere_is_said_in_the_askers_protocol() {
     let (status, head, body) = page(&rig, "PUT", "/health").await;
     assert_eq!((status, body.trim()), (StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED"));
     assert!(head.contains("allow: get, head"), "{head}");
+}
+
+#[tokio::test]
+async fn a_reply_to_head_has_no_body() {
+    let rig = Rig::start().await;
+    for path in ["/health", "/nowhere", "/strongroom.kms.v1.Crypto/Encrypt", "/strongroom.kms.v1.Crypto/BatchEncrypt"] {
+        let stream = tokio::net::TcpStream::connect(rig.addr).await.unwrap();
+        let (mut client, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = http::Request::head(format!("http://{}{path}", rig.addr)).body(axum::body::Body::empty());
+        let reply = client.send_request(request.unwrap()).await.unwrap();
+        let body = reply.into_body().collect().await;
+        assert!(body.is_ok_and(|body| body.to_bytes().is_empty()), "{path}");
+    }
 }

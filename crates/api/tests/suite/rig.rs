@@ -213,7 +213,7 @@ pub(crate) struct Rig {
     pub(crate) addr: SocketAddr,
     pub(crate) channel: Channel,
     log: PathBuf,
-    routes: api::Front,
+    pub(crate) routes: api::Front,
     file: Arc<Log>,
     _dir: tempfile::TempDir,
 }
@@ -267,6 +267,7 @@ impl Rig {
             health: health.clone(),
             clock: Arc::new(clock.clone()),
             audit,
+            strangers: api::Strangers::default(),
         };
         let routes = api::front(services);
         let addr = listen(routes.clone(), None).await;
