@@ -58,7 +58,7 @@ use writer::Writer;
 pub use crate::record::ENTRY_BYTES_MAX;
 
 /// Most entries that wait; beyond it the log is [`crate::AuditError::Busy`].
-const QUEUE_RECORDS_MAX: usize = 16 << 10;
+pub const QUEUE_RECORDS_MAX: usize = 16 << 10;
 /// Most bytes that wait.
 const QUEUE_BYTES_MAX: usize = 8 << 20;
 
