@@ -175,6 +175,30 @@ async fn an_untouched_store_passes_and_each_row_that_was_touched_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forged_leaf_in_the_outbox_excuses_nothing() {
+    let mut dev = Dev::sim();
+    create_key(&dev).await;
+    create_token(&dev).await;
+    dev.end();
+    let folder = tempfile::tempdir().unwrap();
+    let sound = folder.path().join("sound.db");
+    copy_of(&dev, &sound);
+    let paths: Vec<String> = rows(&sound).iter().map(|(path, _)| text(path).unwrap()).collect();
+    let cluster = paths.iter().find_map(|path| path.strip_suffix("/core")).unwrap();
+    let forged = |bytes: usize| {
+        altered(&sound, |store| {
+            let own = [cluster.to_owned() + "/%", "boot".into()];
+            assert!(store.execute("DELETE FROM kv WHERE k NOT LIKE ?1 AND k <> ?2", own).unwrap() >= 2);
+            put(store, format!("{cluster}/outbox/{:032x}", 1).as_bytes(), &vec![7; bytes]);
+        })
+    };
+    assert!(found(&dev, &forged(1 << 20)).iter().all(|(kind, _)| kind == "missing"));
+    let (code, told) = verify(&dev, &forged(64 << 10), &[]);
+    assert_eq!((code, &told["valid"], &told["judged"]), (1, &false.into(), &false.into()), "{told:#}");
+    assert!(told["result"].as_str().unwrap().contains("rows are not judged"), "{told:#}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_kill_9_at_any_moment_nothing_is_found_that_nobody_did() {
     let mut dev = Dev::sim();
     let key = create_key(&dev).await;
@@ -202,6 +226,12 @@ async fn after_kill_9_at_any_moment_nothing_is_found_that_nobody_did() {
         dev.parent().stop();
         server.kill();
         work.await.unwrap();
+        dev.end();
+        // a leaf that waits is not judged, and so neither is what it may tell
+        let (code, told) = verify(&dev, &store(&dev), &[]);
+        let judged = told["judged"] != false;
+        assert_eq!((code == 0, &told["store"]["found"]), (judged, &0.into()), "{told:#}");
+        dev.start_again().unwrap();
         dev.end();
         passes(&dev, &store(&dev), &[]);
         dev.start_again().unwrap();

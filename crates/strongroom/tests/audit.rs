@@ -313,10 +313,24 @@ fn a_proof_is_checked_without_the_log_and_accuses_a_log_that_lost_the_entry() {
     assert_eq!((said.code, said.field("valid"), said.field("receipt_index")), (0, "true".into(), "123".into()));
     let said = rig.on_log("verify --receipt receipt");
     assert_eq!((said.code, said.field("receipt_kept")), (0, "true".to_owned()));
+    // without the log: a checkpoint of the receipt's size is the same one, or tells that it was forked
+    let fork = Rig::new();
+    let log = fork.open();
+    fork.append(&log, 9000..9300);
+    drop(log);
+    fs::copy(rig.log.join("checkpoint"), rig.work.join("same")).unwrap();
+    fs::copy(fork.log.join("checkpoint"), rig.work.join("fork")).unwrap();
+    let line = "verify --key log.vkey --receipt receipt --checkpoint";
+    assert_eq!(rig.run(&format!("{line} same")).field("valid"), "true");
+    let said = rig.run(&format!("{line} same --checkpoint fork"));
+    assert!(said.code == 1 && said.field("result").contains("forked"), "{}", said.stdout);
     // the log goes on, and the receipt stays good
     let log = rig.open();
     rig.append(&log, 300..400);
     drop(log);
+    fs::copy(rig.log.join("checkpoint"), rig.work.join("later")).unwrap();
+    let said = rig.run(&format!("{line} later"));
+    assert!(said.code == 2 && said.stderr.contains("wants the log"), "{}", said.stderr);
     assert_eq!(rig.on_log("verify --receipt receipt").code, 0);
     // another history under the same key
     let other = Rig::with_entries(50);

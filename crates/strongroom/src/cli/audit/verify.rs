@@ -39,7 +39,8 @@ back to an old copy is valid up to there: only a checkpoint that you kept elsewh
 --store compares every row of a store with the leaf that told it last, without any key, and finds rows that are replayed (an older
 value), revived (a deleted row), missing, unknown (told by no leaf) or copied (one value twice). Memory: some 100 bytes for each
 row that there ever was, and as many for each change. A store that several logs tell, of more nodes than one or of one that began
-anew, needs all of them: --dir and --key several times, in the same order.")]
+anew, needs all of them: --dir and --key several times, in the same order. What a leaf that waits in the store's outbox may explain is
+not judged, and the store does not pass.")]
 pub struct Verify {
     #[command(flatten)]
     place: Places,
@@ -113,13 +114,17 @@ impl Verify {
             if self.save_checkpoint.is_some() {
                 return Err(Usage("--save-checkpoint wants a log: name --dir or --data-dir".to_owned()).into());
             }
-            return Ok(Answer::Record(signed_receipt(&receipt, &checkpoint)));
+            return signed_receipt(&receipt, &checkpoint, &known);
         };
         if let Some((receipt, checkpoint)) = &receipt {
             known.push(Known { checkpoint: checkpoint.clone(), note: receipt.checkpoint().encode().into_bytes() });
         }
         let receipt = receipt.map(|(receipt, _)| receipt);
-        let store = self.store.open()?;
+        let store = blocking({
+            let store = self.store.clone();
+            move || store.open()
+        })
+        .await?;
         let listener = store.as_ref().map(Opened::listener);
         let elsewhere = known.iter().map(|known| known.checkpoint.clone()).collect();
         let before = Before { elsewhere, receipt: receipt.clone(), listener };
@@ -199,6 +204,7 @@ impl Verify {
         let wrong = store.and_then(Outcome::wrong);
         let mut record = Record::new()
             .with("valid", wrong.is_none())
+            .with_some("judged", store.filter(|store| !store.is_judged()).map(|_| false))
             .with("result", wrong.as_ref().map_or(result.clone(), |wrong| format!("{wrong}; the log is {result}")))
             .with("origin", report.checkpoint.origin.clone())
             .with("entries", report.entries)
@@ -275,15 +281,24 @@ fn no(fault: Fault) -> Result<Answer> {
     Ok(not_valid(&fault.into(), index))
 }
 
-fn signed_receipt(receipt: &Receipt, checkpoint: &Checkpoint) -> Record {
-    Record::new()
+/// Without the log, a checkpoint from elsewhere can be told from the receipt's where they are of one size.
+fn signed_receipt(receipt: &Receipt, checkpoint: &Checkpoint, known: &[Known]) -> Result<Answer> {
+    let same_size = |known: &&Known| known.checkpoint.size == checkpoint.size;
+    if let Some(forked) = known.iter().filter(same_size).find(|known| known.checkpoint.root != checkpoint.root) {
+        return no(Fault::Forked { size: forked.checkpoint.size, good: 0 });
+    }
+    if !known.iter().all(|known| same_size(&known)) {
+        return Err(Usage("--checkpoint of another size wants the log: name --dir or --data-dir".to_owned()).into());
+    }
+    let record = Record::new()
         .with("valid", true)
         .with("result", "the log signed a tree with this entry; --dir or --data-dir tells whether it kept it")
         .with("origin", checkpoint.origin.clone())
         .with("receipt_index", receipt.index())
         .with("leaf", STANDARD.encode(receipt.leaf()))
         .with("signed", checkpoint.size)
-        .with("root", STANDARD.encode(checkpoint.root))
+        .with("root", STANDARD.encode(checkpoint.root));
+    Ok(Answer::Record(record))
 }
 
 fn not_valid(why: &anyhow::Error, index: Option<u64>) -> Answer {
