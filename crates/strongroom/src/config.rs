@@ -135,7 +135,13 @@ impl Config {
         if self.limits.connections == 0 || self.limits.streams == 0 {
             bail!("`limits.connections` and `limits.streams` are at least 1");
         }
-        for (name, secs) in [("idle_secs", self.limits.idle_secs), ("max_age_secs", self.limits.max_age_secs)] {
+        if self.limits.threads > THREADS_MAX {
+            bail!("`limits.threads` is 0 to {THREADS_MAX}");
+        }
+        let Limits { handshake_secs, idle_secs, max_age_secs, .. } = self.limits;
+        for (name, secs) in
+            [("handshake_secs", handshake_secs), ("idle_secs", idle_secs), ("max_age_secs", max_age_secs)]
+        {
             if !(1..=LIFE_SECS_MAX).contains(&secs) {
                 bail!("`limits.{name}` is 1 to {LIFE_SECS_MAX}");
             }
@@ -156,6 +162,7 @@ impl Config {
     }
 }
 
+const THREADS_MAX: usize = 1024;
 const SCRUB_ENTRIES_PER_SEC_MAX: u32 = 1_000_000;
 /// A week.
 const LIFE_SECS_MAX: u64 = 7 * 24 * 3600;
@@ -187,6 +194,8 @@ mod tests {
             ("[boundary]", "[audit]\nauditor_key = \"00\"\n[boundary]"),
             ("[boundary]", "[audit]\nreserve_mib = 0\n[boundary]"),
             ("[boundary]", "[audit]\nscrub_entries_per_sec = 1000001\n[boundary]"),
+            ("[boundary]", "[limits]\nhandshake_secs = 0\n[boundary]"),
+            ("[boundary]", "[limits]\nthreads = 1025\n[boundary]"),
             ("[boundary]", "[limits]\nidle_secs = 0\n[boundary]"),
             ("[boundary]", "[limits]\nmax_age_secs = 604801\n[boundary]"),
         ] {
