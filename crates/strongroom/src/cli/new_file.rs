@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replace {
     Never,
+    /// --force was not given.
+    Unforced,
     RegularFile,
 }
 
@@ -35,7 +37,7 @@ pub struct NewFile {
 
 impl Replace {
     pub fn when(force: bool) -> Self {
-        if force { Self::RegularFile } else { Self::Never }
+        if force { Self::RegularFile } else { Self::Unforced }
     }
 }
 
@@ -46,7 +48,7 @@ impl NewFile {
         match (std::fs::symlink_metadata(target), replace) {
             (Err(error), _) if error.kind() == std::io::ErrorKind::NotFound => {}
             (Err(error), _) => return Err(error).with_context(|| format!("cannot look at {}", target.display())),
-            (Ok(_), Replace::Never) => return Err(exists(target)),
+            (Ok(_), Replace::Never | Replace::Unforced) => return Err(exists(target, replace)),
             (Ok(there), Replace::RegularFile) if !there.is_file() => {
                 bail!("{} is no regular file and is not replaced: choose another name", target.display());
             }
@@ -79,7 +81,7 @@ impl NewFile {
         self.file.set_permissions(Permissions::from_mode(mode)).with_context(context)?;
         self.file.sync_all().with_context(context)?;
         match self.replace {
-            Replace::Never => self.name_if_free()?,
+            Replace::Never | Replace::Unforced => self.name_if_free()?,
             Replace::RegularFile => std::fs::rename(&self.temporary, &self.target).with_context(context)?,
         }
         self.named = true;
@@ -99,7 +101,7 @@ impl NewFile {
             outcome => outcome.map_err(std::io::Error::from),
         };
         match named {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(exists(&self.target)),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(exists(&self.target, self.replace)),
             outcome => outcome.with_context(|| format!("cannot name {}", self.target.display())),
         }
     }
@@ -113,8 +115,9 @@ impl Drop for NewFile {
     }
 }
 
-fn exists(target: &Path) -> anyhow::Error {
-    anyhow::anyhow!("{} exists already: choose another name, or --force to replace it", target.display())
+fn exists(target: &Path, replace: Replace) -> anyhow::Error {
+    let or = if replace == Replace::Unforced { ", or --force to replace it" } else { "" };
+    anyhow::anyhow!("{} exists already: choose another name{or}", target.display())
 }
 
 /// Where a result's bytes go.
@@ -221,7 +224,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("f");
         std::fs::write(&target, "old").unwrap();
-        assert!(NewFile::create(&target, Replace::Never).unwrap_err().to_string().contains("--force"));
+        for (replace, hint) in [(Replace::when(false), true), (Replace::Never, false)] {
+            let said = NewFile::create(&target, replace).unwrap_err().to_string();
+            assert_eq!((said.contains("exists already"), said.contains("--force")), (true, hint));
+        }
         NewFile::create(&target, Replace::RegularFile).unwrap().finish(0o600).unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"");
         // one that came while we worked

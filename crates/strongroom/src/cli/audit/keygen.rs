@@ -29,8 +29,10 @@ impl Keygen {
         let file = NewFile::create(&self.out, Replace::Never)?;
         let secret = AuditorSecret::generate()?;
         let public = secret.public()?;
-        let text = Zeroizing::new(hex::encode(secret.expose()) + "\n");
-        let written = file.std_writer()?.write_all(text.as_bytes());
+        // of one length: a string that grows leaves a copy behind
+        let mut text = Zeroizing::new([b'\n'; 65]);
+        hex::encode_to_slice(secret.expose(), &mut text[..64])?;
+        let written = file.std_writer()?.write_all(&*text);
         written.with_context(|| format!("cannot write {}", self.out.display()))?;
         file.finish(0o600)?;
         let record = Record::new().with("out", self.out.display().to_string());
