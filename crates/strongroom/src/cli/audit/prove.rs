@@ -11,6 +11,7 @@ use audit::read::{LogFolder, LogReader, LogSource as _};
 use clap::Args;
 use client::SecretBytes;
 use envelope::merkle::leaf_hash;
+use std::time::Duration;
 
 /// Prove that an entry is in the log, for somebody who does not have the log
 #[derive(Debug, Args)]
@@ -56,7 +57,7 @@ fn prove(log: &LogReader<LogFolder>, key: &VerifierKey, index: u64) -> Result<(R
     loop {
         attempts -= 1;
         match attempt(log, key, index) {
-            Err(_) if attempts > 0 => {}
+            Err(_) if attempts > 0 => std::thread::sleep(PAUSE),
             outcome => return outcome,
         }
     }
@@ -78,3 +79,5 @@ fn attempt(log: &LogReader<LogFolder>, key: &VerifierKey, index: u64) -> Result<
 }
 
 const ATTEMPTS: u32 = 5;
+/// A few of them are one checkpoint's.
+const PAUSE: Duration = Duration::from_millis(50);
