@@ -191,6 +191,7 @@ async fn serve(
     (addr, caller): (SocketAddr, Caller),
 ) -> Result<()> {
     let requests = Arc::new(Requests::default());
+    let begun = Arc::clone(&requests);
     let over = life_over(door.clone(), addr, caller.clone(), Arc::clone(&requests));
     let clock = Arc::clone(&door.clock);
     let service = hyper::service::service_fn(move |mut request: Request<hyper::body::Incoming>| {
@@ -210,7 +211,9 @@ async fn serve(
             ended = connection.as_mut() => return ended.map_err(anyhow::Error::from_boxed),
             () = over.as_mut() => break,
             spoken = spoken.as_mut(), if awaited => {
-                let _sent_or_gone = spoken.context("the peer does not say which protocol it speaks")?;
+                if spoken.is_err() && !begun.any() {
+                    anyhow::bail!("the peer does not say which protocol it speaks");
+                }
                 awaited = false;
             }
         }
@@ -305,7 +308,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Speaking<S> {
     }
 }
 
-/// RFC 9113 §3.4. A peer that asks in HTTP/1.1 with fewer bytes has its answer long before it is cut.
+/// RFC 9113 §3.4. A peer may ask in HTTP/1.1 with fewer bytes.
 const PREFACE_BYTES: usize = 24;
 /// A peer that sends no whole header block within this is cut (HTTP/1.1).
 const HEADER_READ: Duration = Duration::from_secs(5);

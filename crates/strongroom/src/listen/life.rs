@@ -30,6 +30,11 @@ impl Requests {
         Open(Arc::clone(self))
     }
 
+    /// Whether anything was asked yet.
+    pub(super) fn any(&self) -> bool {
+        self.begun.load(Ordering::Relaxed) > 0
+    }
+
     /// Until no request was open for `idle`, and at most twice as long: so no request has to set a timer.
     pub(super) async fn idle(&self, idle: Duration) {
         let mut seen = None;

@@ -58,6 +58,26 @@ fn whoever_connects_and_says_nothing_does_not_keep_others_out() {
 }
 
 #[test]
+fn a_request_that_is_shorter_than_a_preface_has_its_time() {
+    async fn late() -> &'static str {
+        tokio::time::sleep(Duration::from_secs(LIMITS.handshake_secs * 2)).await;
+        "ok"
+    }
+    let cores = Cores::start(1).unwrap();
+    let routes = axum::Router::new().route("/", axum::routing::get(late));
+    let rooms = cores.handles().iter().map(|core| (core.clone(), routes.clone())).collect();
+    let listener = Listener::start("127.0.0.1:0".parse().unwrap(), None, &LIMITS, rooms).unwrap();
+    let mut stream = connect(&listener);
+    let request = b"GET / HTTP/1.0\r\n\r\n";
+    assert!(request.len() < PREFACE_BYTES);
+    stream.write_all(request).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("ok"), "{answer:?}");
+    cores.stop();
+}
+
+#[test]
 fn a_handler_that_panics_costs_its_connection_and_no_more() {
     let cores = Cores::start(1).unwrap();
     let listener = start(&cores);
