@@ -98,7 +98,24 @@ pub fn inclusion_proof(reader: &dyn TileReader, index: u64, size: u64) -> Result
     if index >= size {
         return Err(TileError::Range);
     }
-    let mut nodes = Nodes::new(reader, size);
+    inclusion_path(&mut Nodes::new(reader, size), index, size)
+}
+
+/// The proof that the tree of `new_size` leaves extends the one of `old_size` (RFC 6962 §2.1.2).
+/// Empty from no leaves and between equal sizes.
+pub fn consistency_proof(reader: &dyn TileReader, old_size: u64, new_size: u64) -> Result<Vec<Hash>, TileError> {
+    consistency_path(&mut Nodes::new(reader, new_size), old_size, new_size)
+}
+
+/// Where a proof's nodes come from.
+pub(crate) trait NodeSource {
+    /// MTH(D[start : end]) where `start` is a multiple of a power of two that is not below `end - start`: every range is such
+    /// that RFC 6962's recursion meets.
+    fn root_of(&mut self, start: u64, end: u64) -> Result<Hash, TileError>;
+}
+
+/// RFC 6962 §2.1.1, from the leaf up. `index` is below `size`.
+pub(crate) fn inclusion_path(nodes: &mut dyn NodeSource, index: u64, size: u64) -> Result<Vec<Hash>, TileError> {
     let (mut start, mut end, mut proof) = (0, size, Vec::new());
     while end - start > 1 {
         let middle = start + split_point(end - start);
@@ -114,18 +131,19 @@ pub fn inclusion_proof(reader: &dyn TileReader, index: u64, size: u64) -> Result
     Ok(proof)
 }
 
-/// The proof that the tree of `new_size` leaves extends the one of `old_size` (RFC 6962 §2.1.2).
-/// Empty from no leaves and between equal sizes.
-pub fn consistency_proof(reader: &dyn TileReader, old_size: u64, new_size: u64) -> Result<Vec<Hash>, TileError> {
+/// RFC 6962 §2.1.2, from the right end of the old tree up.
+pub(crate) fn consistency_path(
+    nodes: &mut dyn NodeSource,
+    old_size: u64,
+    new_size: u64,
+) -> Result<Vec<Hash>, TileError> {
     if old_size > new_size {
         return Err(TileError::Range);
     }
-    let mut proof = Vec::new();
+    let (mut start, mut end, mut proof) = (0, new_size, Vec::new());
     if old_size == 0 || old_size == new_size {
         return Ok(proof);
     }
-    let mut nodes = Nodes::new(reader, new_size);
-    let (mut start, mut end) = (0, new_size);
     while old_size != end {
         let middle = start + split_point(end - start);
         if old_size <= middle {
@@ -291,9 +309,9 @@ impl<'a> Nodes<'a> {
         let hashes = self.tile(level, first >> TILE_BITS)?;
         hashes.get(at..at + (1 << inner)).map(merkle::root).ok_or(TileError::Range)
     }
+}
 
-    /// MTH(D[start : end]) where `start` is a multiple of a power of two that is not below `end - start`:
-    /// every range is such that RFC 6962's recursion meets.
+impl NodeSource for Nodes<'_> {
     fn root_of(&mut self, mut start: u64, end: u64) -> Result<Hash, TileError> {
         let mut subtrees = Vec::new();
         while start < end {
@@ -323,7 +341,7 @@ fn level_of(height: u32) -> u8 {
 }
 
 /// The largest power of two below `len`, which is at least 2.
-fn split_point(len: u64) -> u64 {
+pub(crate) fn split_point(len: u64) -> u64 {
     1 << (len - 1).ilog2()
 }
 
@@ -342,5 +360,5 @@ fn numbered(index: u64, width: u16) -> String {
 }
 
 /// A tile is a subtree of this height.
-const TILE_BITS: u32 = 8;
+pub(crate) const TILE_BITS: u32 = 8;
 const TILE_MASK: u64 = 0xff;

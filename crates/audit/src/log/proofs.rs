@@ -2,7 +2,7 @@
 //!
 //! Always: what [`crate::tile::inclusion_proof`] and [`crate::tile::consistency_proof`] give.
 
-use crate::tile::{self, TILE_WIDTH, TileError, TileReader};
+use crate::tile::{self, NodeSource, TILE_BITS, TILE_WIDTH, TileError, TileReader, split_point};
 use envelope::merkle::{Hash, node_hash};
 use std::collections::{BTreeMap, HashMap};
 
@@ -37,60 +37,14 @@ impl Proofs<'_> {
     /// A leaf and its audit path (RFC 6962 §2.1.1).
     pub(super) fn inclusion(&mut self, index: u64) -> Result<(Hash, Vec<Hash>), TileError> {
         let leaf = self.node(0, index)?;
-        let (mut start, mut end, mut proof) = (0, self.size, Vec::with_capacity(64));
-        while end - start > 1 {
-            let middle = start + split_point(end - start);
-            if index < middle {
-                proof.push(self.root_of(middle, end)?);
-                end = middle;
-            } else {
-                proof.push(self.root_of(start, middle)?);
-                start = middle;
-            }
-        }
-        proof.reverse();
-        Ok((leaf, proof))
+        let size = self.size;
+        Ok((leaf, tile::inclusion_path(self, index, size)?))
     }
 
     /// From the tree of `old` leaves to this one (RFC 6962 §2.1.2).
     pub(super) fn consistency(&mut self, old: u64) -> Result<Vec<Hash>, TileError> {
-        if old > self.size {
-            return Err(TileError::Range);
-        }
-        let (mut start, mut end, mut proof) = (0, self.size, Vec::new());
-        if old == 0 || old == end {
-            return Ok(proof);
-        }
-        while old != end {
-            let middle = start + split_point(end - start);
-            if old <= middle {
-                proof.push(self.root_of(middle, end)?);
-                end = middle;
-            } else {
-                proof.push(self.root_of(start, middle)?);
-                start = middle;
-            }
-        }
-        if start != 0 {
-            proof.push(self.root_of(start, end)?);
-        }
-        proof.reverse();
-        Ok(proof)
-    }
-
-    /// MTH(D[start : end]), one of the ranges that RFC 6962's recursion meets.
-    fn root_of(&mut self, start: u64, end: u64) -> Result<Hash, TileError> {
-        let length = end - start;
-        if length.is_power_of_two() {
-            return self.node(length.ilog2(), start >> length.ilog2());
-        }
-        if let Some(known) = self.ranges.get(&(start, end)) {
-            return Ok(*known);
-        }
-        let middle = start + split_point(length);
-        let hash = node_hash(&self.root_of(start, middle)?, &self.root_of(middle, end)?);
-        self.ranges.insert((start, end), hash);
-        Ok(hash)
+        let size = self.size;
+        tile::consistency_path(self, old, size)
     }
 
     /// A complete subtree's root.
@@ -109,6 +63,22 @@ impl Proofs<'_> {
             extend(layers, &self.reader.tile(level, tile, width)?);
         }
         layers.get(inner).and_then(|layer| layer.get(at)).copied().ok_or(TileError::Range)
+    }
+}
+
+impl NodeSource for Proofs<'_> {
+    fn root_of(&mut self, start: u64, end: u64) -> Result<Hash, TileError> {
+        let length = end - start;
+        if length.is_power_of_two() {
+            return self.node(length.ilog2(), start >> length.ilog2());
+        }
+        if let Some(known) = self.ranges.get(&(start, end)) {
+            return Ok(*known);
+        }
+        let middle = start + split_point(length);
+        let hash = node_hash(&self.root_of(start, middle)?, &self.root_of(middle, end)?);
+        self.ranges.insert((start, end), hash);
+        Ok(hash)
     }
 }
 
@@ -132,13 +102,6 @@ fn extend(layers: &mut Layers, hashes: &[Hash]) {
     }
 }
 
-/// The largest power of two below `length`, which is at least 2.
-fn split_point(length: u64) -> u64 {
-    1 << (length - 1).ilog2()
-}
-
-/// A tile is a subtree of this height.
-const TILE_BITS: u32 = 8;
 /// Some 16 KiB each.
 const TILES_MAX: usize = 64;
 
