@@ -15,7 +15,7 @@ use super::output::Format;
 use super::{Usage, answered};
 use anyhow::{Context as _, Result};
 use audit::note::{KeyKind, VerifierKey};
-use audit::read::{LogFolder, LogReader, VERIFIER_KEY};
+use audit::read::{LogFolder, LogReader, VERIFIER_KEY, verifier_key};
 use clap::{Args, Subcommand};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -113,17 +113,17 @@ impl Key {
     /// Tells on standard error where a key proves little.
     fn read(&self, dir: Option<&Path>) -> Result<VerifierKey> {
         let (text, from) = match (&self.key, dir) {
-            (Some(said), _) if VerifierKey::parse(said).is_ok() => (said.clone(), "--key".to_owned()),
-            (Some(file), _) => (read_text(Path::new(file))?, file.clone()),
+            (Some(said), _) if VerifierKey::parse(said).is_ok() => (said.clone(), "--key"),
+            (Some(file), _) => (read_text(Path::new(file))?, file.as_str()),
             (None, Some(dir)) => {
                 let file = dir.join(VERIFIER_KEY);
-                let text = read_text(&file)?;
+                let key = verifier_key(dir).with_context(|| format!("cannot read {}", file.display()))?;
                 warn(&format!(
                     "the key is taken from {}: who could write the log could write it too. Keep a copy elsewhere, and name it \
                      with --key",
                     file.display()
                 ));
-                (text, file.display().to_string())
+                return Ok(key);
             }
             (None, None) => return Err(Usage("whose log? name its key with --key".to_owned()).into()),
         };

@@ -5,8 +5,8 @@ use crate::cli::output::Answer;
 use crate::cli::values::date;
 use crate::files;
 use anyhow::{Context as _, Result};
-use audit::read::{Entries, LogFolder, ReadError};
-use audit::record::{AuditorSecret, Entry, PeriodKeys, Record, SealedPeriodKey};
+use audit::read::{Entries, LogFolder, PERSONAL, ReadError};
+use audit::record::{AuditorSecret, Entry, PeriodKeys, Record, Sealed, SealedPeriodKey};
 use audit::{Outcome, Subject};
 use clap::Args;
 use envelope::SecretKey;
@@ -86,19 +86,22 @@ impl Tail {
     pub fn run(self) -> Result<Answer> {
         let log = self.place.log()?;
         let mut keys = self.personal.read(log.source().dir())?;
+        let mut gone = None;
         let mut entries = log.iter_from(log.size()?.saturating_sub(self.lines))?;
         loop {
             match next_whole(&mut entries)? {
                 Some((index, entry)) => {
+                    // a new period has a new key, which is there before it seals
+                    let unknown = entry.sealed().map(Sealed::key_id).filter(|id| gone.as_ref() != Some(*id));
+                    if let Some(id) = unknown.filter(|id| keys.as_ref().is_some_and(|keys| !keys.has(id))) {
+                        keys = self.personal.read(log.source().dir())?;
+                        gone = Some(*id);
+                    }
                     if !print(&line(index, &entry, keys.as_ref()))? {
                         return Ok(Answer::printed());
                     }
                 }
-                None if self.follow => {
-                    std::thread::sleep(FOLLOW_PAUSE);
-                    // a new period has a new key
-                    keys = self.personal.read(log.source().dir())?;
-                }
+                None if self.follow => std::thread::sleep(FOLLOW_PAUSE),
                 None => return Ok(Answer::printed()),
             }
         }
@@ -177,14 +180,22 @@ impl PersonalKey {
             copies => copies.with_context(|| format!("cannot read the periods' keys in {}", dir.display()))?,
         };
         for copy in copies {
-            let copy = super::read_small(&copy?.path())?;
-            // sealed to another auditor, or shredded while we looked
+            let copy = match super::read_small(&copy?.path()) {
+                // shredded while we looked
+                Err(error) if is_gone(&error) => continue,
+                copy => copy?,
+            };
+            // sealed to another auditor
             if let Ok(key) = SealedPeriodKey::parse(&copy).and_then(|copy| auditor.open(&copy)) {
                 keys.insert(key);
             }
         }
         Ok(Some(keys))
     }
+}
+
+fn is_gone(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
 /// The next entry that its writer has finished; `None` at the end, for now.
@@ -222,8 +233,6 @@ fn print(line: &str) -> Result<bool> {
     }
 }
 
-/// Where the periods' keys stand in the log's folder, sealed to the auditor.
-const PERSONAL: &str = "personal";
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 const WHOLE_PAUSE: Duration = Duration::from_millis(10);
 const ATTEMPTS: u32 = 100;
