@@ -21,6 +21,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+/// The path that takes checkpoints; no other has a body.
+pub const ADD_CHECKPOINT: &str = "/add-checkpoint";
+
 /// Why there is no cosignature. Each is a status of the specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -116,7 +119,7 @@ impl Witness {
     pub fn answer(&self, method: &str, path: &str, body: &[u8], now: u64) -> Answer {
         let text = |status, body: String| Answer { status, content_type: "text/plain; charset=utf-8", body };
         match (method, path) {
-            ("POST", "/add-checkpoint") => match self.add_checkpoint(body, now) {
+            ("POST", ADD_CHECKPOINT) => match self.add_checkpoint(body, now) {
                 Ok(lines) => text(200, lines.iter().map(Signature::to_string).collect()),
                 // "The response body MUST consist of the tree size of the latest cosigned checkpoint"
                 Err(refusal @ Refusal::Conflict { size }) => {
@@ -128,7 +131,7 @@ impl Witness {
                 Some(checkpoint) => text(200, checkpoint),
                 None => text(404, "no such checkpoint\n".into()),
             },
-            (_, "/add-checkpoint") => text(405, "POST only\n".into()),
+            (_, ADD_CHECKPOINT) => text(405, "POST only\n".into()),
             _ => text(404, "no such resource\n".into()),
         }
     }

@@ -225,7 +225,7 @@ fn ready(listener: &Listener) {
 }
 
 /// The barrier keyring is in this process: no core dumps, and nobody of our uid reads its memory.
-fn no_core_dumps() -> Result<()> {
+pub(crate) fn no_core_dumps() -> Result<()> {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;

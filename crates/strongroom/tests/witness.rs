@@ -12,6 +12,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 const STRONGROOM: &str = env!("CARGO_BIN_EXE_strongroom");
 const ORIGIN: &str = "strongroom.audit/00112233445566778899aabbccddeeff/1";
@@ -139,10 +140,20 @@ fn a_witness_cosigns_and_a_kill_makes_it_forget_nothing() {
 fn requests_are_bounded_and_strange_ones_refused() {
     let folder = tempfile::tempdir().unwrap();
     let witness = Witness::start(folder.path());
-    assert_eq!(witness.ask("POST", "/add-checkpoint", &vec![b'a'; (1 << 20) + 1]).0, 413);
+    assert_eq!(witness.ask("POST", "/add-checkpoint", &vec![b'a'; (64 << 10) + 1]).0, 413);
     assert_eq!(witness.ask("POST", "/add-checkpoint", b"\xff").0, 400);
     assert_eq!(witness.ask("GET", "/", b"").0, 404);
     assert_eq!(witness.ask("DELETE", "/add-checkpoint", b"").0, 405);
+    // before a body that nobody looks at, which never ends
+    for (method, path, status) in [("DELETE", "/add-checkpoint", 405), ("POST", "/else", 404)] {
+        let mut stream = TcpStream::connect(witness.addr).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: w\r\ncontent-length: 99\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        assert!(line.starts_with(&format!("HTTP/1.1 {status}")), "{line}");
+    }
     assert_eq!(witness.add(&request(0, 0, 3)).0, 200, "and it goes on");
 }
 
@@ -161,6 +172,11 @@ fn a_folder_is_one_witness_and_never_another() {
     assert!(said.contains("witness.key is gone"), "{said}");
     assert!(!dir.join("witness.key").exists());
     std::fs::rename(dir.join("aside"), dir.join("witness.key")).unwrap();
+    std::fs::rename(dir.join("log"), dir.join("aside")).unwrap();
+    let said = refused(command(dir, &local).output().unwrap());
+    assert!(said.contains("what this witness has seen"), "{said}");
+    assert!(!dir.join("log").exists());
+    std::fs::rename(dir.join("aside"), dir.join("log")).unwrap();
     let open = command(dir, &["--listen", "0.0.0.0:0", "--log", &log]).output().unwrap();
     assert!(open.status.code() == Some(2) && refused(open).contains("loopback"));
     let said = refused(command(dir, &["--listen", "127.0.0.1:0", "--log", "no such file"]).output().unwrap());

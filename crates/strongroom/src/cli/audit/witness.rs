@@ -5,21 +5,24 @@
 //! Never: a request believed for whom it came from. Only a log's signature counts.
 
 use crate::cli::Usage;
+use crate::cli::new_file::{NewFile, Replace};
 use crate::clock::SystemClock;
 use crate::config::{Limits, Tls};
 use crate::files;
 use crate::listen::Listener;
+use crate::server::no_core_dumps;
 use crate::tls::Certificate;
 use anyhow::{Context as _, Result, bail};
 use audit::note::{KeyKind, VerifierKey};
-use audit::witness::{Cosigner, Witness};
+use audit::witness::{ADD_CHECKPOINT, Cosigner, Witness};
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use clap::Args;
 use envelope::{Clock as _, SecretBytes, SecretKey};
-use http::StatusCode;
 use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http::{Method, StatusCode};
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -60,6 +63,7 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     crate::telemetry::start();
+    no_core_dumps()?;
     let logs = arguments.logs.iter().map(|said| log_key(said)).collect::<Result<Vec<_>>>()?;
     if arguments.tls_cert.is_none() && !arguments.listen.ip().is_loopback() {
         return Err(Usage("without --tls-cert only loopback addresses are allowed".to_owned()).into());
@@ -89,7 +93,8 @@ async fn serve(arguments: &Arguments, witness: Arc<Witness>, runtime: &Handle) -
     };
     let tls = certificate.as_ref().map(Certificate::server_config).transpose()?;
     let front = axum::Router::new().fallback(answer).with_state(witness);
-    let listener = Listener::start(arguments.listen, tls, &Limits::default(), vec![(runtime.clone(), front)])?;
+    let limits = Limits { connections: CONNECTIONS_MAX, streams: STREAMS_MAX, ..Limits::default() };
+    let listener = Listener::start(arguments.listen, tls, &limits, vec![(runtime.clone(), front)])?;
     writeln!(std::io::stdout(), "witness {} on {}", arguments.name, listener.local_addr())?;
     loop {
         tokio::select! {
@@ -108,6 +113,8 @@ async fn serve(arguments: &Arguments, witness: Arc<Witness>, runtime: &Handle) -
 
 async fn answer(State(witness): State<Arc<Witness>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
+    // what nobody looks at is not read
+    let body = if has_body(&head) { body } else { Body::empty() };
     let body = match tokio::time::timeout(BODY_WITHIN, to_bytes(body, BODY_BYTES_MAX)).await {
         Ok(Ok(body)) => body,
         Ok(Err(_)) => return StatusCode::PAYLOAD_TOO_LARGE.into_response(),
@@ -122,6 +129,10 @@ async fn answer(State(witness): State<Arc<Witness>>, request: Request) -> Respon
     (status, [(CONTENT_TYPE, answer.content_type)], Body::from(answer.body)).into_response()
 }
 
+fn has_body(head: &Parts) -> bool {
+    head.method == Method::POST && head.uri.path() == ADD_CHECKPOINT
+}
+
 fn log_key(said: &str) -> Result<VerifierKey> {
     let key = match VerifierKey::parse(said) {
         Ok(key) => Some(key),
@@ -131,19 +142,32 @@ fn log_key(said: &str) -> Result<VerifierKey> {
     key.with_context(|| format!("{said} is, or holds, no log's verifier key (NAME+HASH+KEY)"))
 }
 
-/// The keys in the folder; new ones in a new folder only, for a witness with other keys is another witness.
+/// The keys in the folder; new ones in a new folder only, for a witness with other keys is another witness, and one without
+/// its memory would cosign a fork.
 fn cosigner(dir: &Path, name: &str) -> Result<Cosigner> {
-    let path = dir.join(SEEDS);
-    if !path.exists() {
-        if dir.join("log").exists() {
+    let (path, memory) = (dir.join(SEEDS), dir.join(MEMORY));
+    if path.exists() {
+        if !memory.exists() {
+            bail!(
+                "{} is gone, and with it what this witness has seen: its keys are of no use any more. Make a new witness, with \
+                 another name, in another folder",
+                memory.display()
+            );
+        }
+    } else {
+        // before the key: where both are made, none is lost
+        files::private_folder(&memory)?;
+        if std::fs::read_dir(&memory)?.next().is_some() {
             bail!("{} is gone, and {} is another witness's without it", path.display(), dir.display());
         }
-        files::private_folder(dir)?;
+        // one that another process makes meanwhile stays
+        let file = NewFile::create(&path, Replace::Never)?;
         let mut seeds = SecretBytes::from_vec(vec![0; 64]);
         getrandom::fill(seeds.expose_mut()).map_err(|_| anyhow::anyhow!("the system gave no random bytes"))?;
         let mut text = SecretBytes::from_vec(vec![0; 128]);
         hex::encode_to_slice(seeds.expose(), text.expose_mut())?;
-        files::write_secret(&path, text.expose())?;
+        file.std_writer()?.write_all(text.expose()).with_context(|| format!("cannot write {}", path.display()))?;
+        file.finish(0o600)?;
     }
     let text = files::read_secret(&path)?;
     let mut seeds = SecretBytes::from_vec(vec![0; 64]);
@@ -157,8 +181,14 @@ fn cosigner(dir: &Path, name: &str) -> Result<Cosigner> {
 }
 
 const SEEDS: &str = "witness.key";
+/// What it has seen of each log ([`Witness`]).
+const MEMORY: &str = "log";
 const VERIFIER_KEYS: &str = "witness.vkey";
 const THREADS: usize = 4;
-const BODY_BYTES_MAX: usize = 1 << 20;
+/// 63 lines of a proof, and a checkpoint with the 16 signatures that a note may always have (c2sp.org/signed-note), each of
+/// ML-DSA-44's length.
+const BODY_BYTES_MAX: usize = 64 << 10;
+const CONNECTIONS_MAX: u32 = 64;
+const STREAMS_MAX: u32 = 8;
 const BODY_WITHIN: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(10);
