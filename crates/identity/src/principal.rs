@@ -52,11 +52,6 @@ impl Principal {
         }
     }
 
-    /// `token/ACCESSOR` or `cert/ROLE`: as people name it.
-    pub fn name(&self) -> &str {
-        self.id.split_once('@').map_or(&self.id, |(name, _)| name)
-    }
-
     /// `token/ACCESSOR` or `cert/ROLE@LINEAGE`: nobody else ever bears it, so what is kept for a principal is kept under it.
     /// A role that was deleted and made again is another one.
     pub fn id(&self) -> &str {

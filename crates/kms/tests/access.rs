@@ -16,7 +16,7 @@ use rig::{Rig, context, data_key, id, soon, told, unknown_id};
 use std::time::Duration;
 
 fn name_of(principal: &Principal) -> PrincipalName {
-    PrincipalName::parse(principal.name()).unwrap()
+    PrincipalName::parse(principal.id()).unwrap()
 }
 
 fn grant(key: &KeyRef, to: &Principal, operations: &[GrantOperation]) -> CreateGrant {
@@ -113,7 +113,7 @@ async fn an_unknown_key_and_a_forbidden_one_look_the_same_to_who_may_see_neither
     ] {
         for (name, outcome) in [("alias/named", named), ("alias/none", none)] {
             let used = rig.data_key(by, &KeyRef::parse(name).unwrap()).await;
-            assert_eq!(told(&used), outcome, "{name} {}", by.name());
+            assert_eq!(told(&used), outcome, "{name} {}", by.id());
         }
     }
 }
@@ -141,7 +141,7 @@ async fn a_blob_tells_nothing_to_who_may_not_use_its_key() {
     ] {
         for (by, outcome) in [(&stranger, to_stranger), (&user, to_user), (&rig.root, to_root)] {
             let opened = rig.decrypt(by, &Bytes::copy_from_slice(&blob), &[]).await;
-            assert_eq!(told(&opened), outcome, "{what} {}", by.name());
+            assert_eq!(told(&opened), outcome, "{what} {}", by.id());
         }
     }
     // a disabled key tells its state to its users only
@@ -280,7 +280,7 @@ async fn a_named_grant_is_made_once_and_listed_with_the_others() {
         let mut ids = Vec::new();
         loop {
             let (_, found) = rig.kms.list_grants(&rig.root, &rig.call(), command.clone()).await.unwrap();
-            assert!(found.items.iter().all(|grant| grant.issuing.as_str() == rig.root.name()));
+            assert!(found.items.iter().all(|grant| grant.issuing.as_str() == rig.root.id()));
             ids.extend(found.items.iter().map(|grant| grant.id));
             match found.next_marker {
                 Some(marker) => command.page.marker = marker,

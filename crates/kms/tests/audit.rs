@@ -41,7 +41,7 @@ async fn a_record_says_who_did_what_to_which_key_from_where_by_which_rule() {
         assert_eq!(record[field], value, "{field}");
     }
     assert_eq!(record["time"], call.now.unix_millis());
-    assert_eq!(format!("token/{}", record["subject"]["accessor"].as_str().unwrap()), by.name());
+    assert_eq!(format!("token/{}", record["subject"]["accessor"].as_str().unwrap()), by.id());
     let context_hmac = record["context_hmac"].as_str().unwrap().to_owned();
     assert_eq!(context_hmac.len(), 64);
     // the same context gives the same hash, another one another, none none

@@ -126,7 +126,7 @@ async fn a_named_key_must_be_the_blobs_and_says_so_only_to_who_may_use_the_blobs
             Decrypt { ciphertext_blob: blob.clone(), context: context(&[]), key: Some(KeyRef::parse(&named).unwrap()) };
         for (by, outcome) in [(&user, by_user), (&rig.root, by_root), (&stranger, "PERMISSION_DENIED")] {
             let opened = rig.kms.decrypt(by, &rig.call(), command.clone()).await;
-            assert_eq!(told(&opened), outcome, "{named} {}", by.name());
+            assert_eq!(told(&opened), outcome, "{named} {}", by.id());
         }
     }
 }

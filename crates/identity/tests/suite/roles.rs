@@ -25,9 +25,10 @@ async fn put(house: &House, node: &Identities, by: &Principal, role: Certificate
     node.put_certificate_role(by, &house.call(), &role).await.map_err(|error| error.reason())
 }
 
+/// `cert/ROLE`, without the lineage; or why not.
 async fn name_of(house: &House, node: &Identities, certificate: &PeerCertificate) -> String {
     match node.authenticate(None, Some(certificate), &house.call()).await {
-        Ok(principal) => principal.name().to_owned(),
+        Ok(principal) => principal.id().split('@').next().unwrap().to_owned(),
         Err(error) => {
             assert_eq!(error.reason(), "UNAUTHENTICATED");
             error.cause().to_owned()

@@ -12,7 +12,7 @@ async fn the_root_token_is_made_once_and_allows_everything() {
     let house = House::new();
     let (node, root) = house.open().await;
     let again = node.create_root(ROOT, &house.call()).await.unwrap();
-    assert_eq!(root.name(), format!("token/{}", again.accessor.as_str()));
+    assert_eq!(root.id(), format!("token/{}", again.accessor.as_str()));
     assert_eq!((again.expires, again.uses_left, again.parent.clone()), (None, None, Parent::Orphan));
     assert!(root.is_root());
     assert_eq!(house.entries_below("tokens").await.len(), 1);
@@ -33,7 +33,7 @@ async fn a_token_never_stands_in_store_or_log() {
     for where_ in [house.lines().concat(), house.entries_below("tokens").await.concat(), format!("{holder:?}")] {
         assert!(!where_.contains(text) && !where_.contains("root-token"), "{where_}");
     }
-    assert!(house.lines().concat().contains(holder.name().strip_prefix("token/").unwrap()));
+    assert!(house.lines().concat().contains(holder.id().strip_prefix("token/").unwrap()));
 }
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn revoking_kills_descendants_at_once_and_elsewhere_within_two_seconds() {
         }
     }
 
-    let accessor = Accessor::parse(parent.name().strip_prefix("token/").unwrap()).unwrap();
+    let accessor = Accessor::parse(parent.id().strip_prefix("token/").unwrap()).unwrap();
     here.revoke_token(&root, &house.call(), Some(&accessor)).await.unwrap();
     for (secret, cause) in
         [(&parent_secret, "TOKEN_UNKNOWN"), (&middle_secret, "ANCESTOR_GONE"), (&leaf_secret, "ANCESTOR_GONE")]
@@ -180,7 +180,7 @@ async fn nobody_gives_what_is_not_theirs() {
     ] {
         let made = node.create_token(by, &house.call(), token(asked, 0)).await;
         let found = made.as_ref().map(|made| made.metadata.policies.to_vec()).map_err(IdentityError::reason);
-        assert_eq!(found, outcome.map(policies), "{} asks for {asked:?}", by.name());
+        assert_eq!(found, outcome.map(policies), "{} asks for {asked:?}", by.id());
     }
     let refused = node.create_token(&plain, &house.call(), token(&["sudo"], 0)).await.unwrap_err();
     assert_eq!(refused.reason(), "PERMISSION_DENIED");
@@ -272,7 +272,7 @@ async fn another_tenants_token_is_unknown() {
     elsewhere.create_root(b"the-other-tenants-root", &house.call()).await.unwrap();
     let stranger = elsewhere.authenticate(Some(b"the-other-tenants-root"), None, &house.call()).await.unwrap();
     assert_eq!(refusal(&house, &elsewhere, ROOT).await, Some("TOKEN_UNKNOWN"));
-    let accessor = Accessor::parse(root.name().strip_prefix("token/").unwrap()).unwrap();
+    let accessor = Accessor::parse(root.id().strip_prefix("token/").unwrap()).unwrap();
     for error in [
         elsewhere.lookup_token(&stranger, &house.call(), Some(&accessor)).await.map(|_| ()).unwrap_err(),
         elsewhere.revoke_token(&stranger, &house.call(), Some(&accessor)).await.unwrap_err(),
@@ -290,7 +290,7 @@ async fn a_chain_has_sixteen_ancestors_at_most() {
     node.put_policy(&root, &house.call(), &policies(&["p"])[0], policy).await.unwrap();
     let mut holder = root;
     for depth in 1..=16 {
-        let parent = holder.name().to_owned();
+        let parent = holder.id().to_owned();
         (_, holder) = child(&house, &node, &holder, token(if depth == 1 { &["p"] } else { &[] }, 600)).await;
         let metadata = node.lookup_token(&holder, &house.call(), None).await.unwrap();
         assert_eq!(format!("token/{}", metadata.parent.text()), parent, "{depth}");
@@ -304,7 +304,7 @@ async fn looking_up_and_revoking_others_takes_a_right_and_oneself_none() {
     let house = House::new();
     let (node, root) = house.open().await;
     let (secret, holder) = child(&house, &node, &root, token(&["nothing"], 600)).await;
-    let root_accessor = Accessor::parse(root.name().strip_prefix("token/").unwrap()).unwrap();
+    let root_accessor = Accessor::parse(root.id().strip_prefix("token/").unwrap()).unwrap();
     let own = node.lookup_token(&holder, &house.call(), None).await.unwrap();
     assert_eq!(own.parent, Parent::Token(root_accessor.clone()));
     assert_eq!(node.lookup_token(&root, &house.call(), Some(&own.accessor)).await.unwrap(), own);
