@@ -122,8 +122,14 @@ pub struct Entries<'a, S> {
     end: usize,
     /// Where in its segment the buffer begins.
     offset: u64,
-    /// The bytes of the entry that was told last, with its length.
-    told: usize,
+}
+
+/// Where an entry begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    index: u64,
+    segment: Option<u64>,
+    offset: u64,
 }
 
 impl<'a, S: LogSource> Entries<'a, S> {
@@ -131,7 +137,7 @@ impl<'a, S: LogSource> Entries<'a, S> {
     fn at_segment(source: &'a S, index: u64) -> Self {
         let index = index - index % SEGMENT_ENTRIES;
         let buffer = vec![0; BUFFER_BYTES];
-        Self { source, segment: None, index, buffer, start: 0, end: 0, offset: 0, told: 0 }
+        Self { source, segment: None, index, buffer, start: 0, end: 0, offset: 0 }
     }
 
     /// Of the entry that comes next.
@@ -141,7 +147,6 @@ impl<'a, S: LogSource> Entries<'a, S> {
 
     /// The next entry with its index; `None` at the end, for now. After an error it may be asked again.
     pub fn read(&mut self) -> Result<Option<(u64, &[u8])>, ReadError> {
-        self.told = 0;
         if !self.enter_segment()? {
             return Ok(None);
         }
@@ -161,19 +166,29 @@ impl<'a, S: LogSource> Entries<'a, S> {
         let index = self.index;
         let from = self.start + LENGTH_BYTES;
         self.start += whole;
-        self.told = whole;
         self.index += 1;
         Ok(self.buffer.get(from..from + length).map(|entry| (index, entry)))
     }
 
-    /// The entry that was told last is told again, read anew: a writer may have been in the middle of it.
-    pub fn back(&mut self) {
-        if self.told > 0 {
-            self.start -= self.told;
-            self.index -= 1;
-            self.told = 0;
+    /// Of the next entry: from there it can be read anew, for a writer may have been in the middle of it.
+    pub fn place(&self) -> Place {
+        let segment = self.segment.as_ref().map(|(number, _)| *number);
+        Place { index: self.index, segment, offset: self.offset + self.start as u64 }
+    }
+
+    /// The next entry is the one that was next there.
+    pub fn go_to(&mut self, place: Place) -> Result<(), ReadError> {
+        if self.segment.as_ref().map(|(number, _)| *number) != place.segment {
+            self.segment = match place.segment {
+                None => None,
+                Some(segment) => {
+                    let opened = self.source.segment(segment).map_err(|source| ReadError::Io { segment, source })?;
+                    Some((segment, opened.ok_or(ReadError::Missing { index: place.index })?))
+                }
+            };
         }
-        self.forget();
+        (self.index, self.offset, self.start, self.end) = (place.index, place.offset, 0, 0);
+        Ok(())
     }
 
     /// Of the next entry; zero where there is none.

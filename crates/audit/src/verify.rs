@@ -266,6 +266,7 @@ impl<'a, S: LogSource> Walk<'a, S> {
         let mut patience = self.options.patience;
         loop {
             let wait = entries.index() >= self.signed.size && !patience.is_zero();
+            let place = entries.place();
             let stop = match entries.read() {
                 Ok(None) => return Ok(None),
                 Ok(Some((index, bytes))) => match Entry::decode(bytes) {
@@ -289,7 +290,7 @@ impl<'a, S: LogSource> Walk<'a, S> {
                     Stop::End | Stop::Root | Stop::Broken(_) => stop,
                 });
             }
-            entries.back();
+            entries.go_to(place).map_err(Stop::Broken)?;
             let pause = patience.min(PAUSE);
             patience -= pause;
             std::thread::sleep(pause);

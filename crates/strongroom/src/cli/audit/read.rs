@@ -200,20 +200,24 @@ fn is_gone(error: &anyhow::Error) -> bool {
 
 /// The next entry that its writer has finished; `None` at the end, for now.
 pub fn next_whole(entries: &mut Entries<'_, LogFolder>) -> Result<Option<(u64, Entry)>> {
+    let mut followed = false;
     for _ in 0..ATTEMPTS {
+        let place = entries.place();
         let index = match entries.read() {
             Ok(None) | Err(ReadError::Cut { .. }) => return Ok(None),
             Ok(Some((index, bytes))) => match Entry::decode(bytes) {
                 Ok(entry) => return Ok(Some((index, entry))),
                 Err(_) => index,
             },
-            Err(error) => return Err(error).context("the log is not whole: `audit verify` tells more"),
+            Err(error) => return Err(error).context(NOT_WHOLE),
         };
-        let last = matches!(entries.read(), Ok(None) | Err(ReadError::Cut { .. }));
-        anyhow::ensure!(last, "entry {index} is malformed: `audit verify` tells more");
-        // the writer is in the middle of it
-        entries.back();
-        std::thread::sleep(WHOLE_PAUSE);
+        // read after it was seen that others follow: no writer is in the middle of it
+        anyhow::ensure!(!followed, "entry {index} is malformed: `audit verify` tells more");
+        followed = !matches!(entries.read(), Ok(None) | Err(ReadError::Cut { .. }));
+        entries.go_to(place).context(NOT_WHOLE)?;
+        if !followed {
+            std::thread::sleep(WHOLE_PAUSE);
+        }
     }
     Ok(None)
 }
@@ -235,4 +239,5 @@ fn print(line: &str) -> Result<bool> {
 
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
 const WHOLE_PAUSE: Duration = Duration::from_millis(10);
+const NOT_WHOLE: &str = "the log is not whole: `audit verify` tells more";
 const ATTEMPTS: u32 = 100;
