@@ -213,8 +213,8 @@ async fn options(config: &Config, cluster: &Cluster, boundary: &Arc<SocketBounda
     let base = cluster.log_origin(config.node());
     let incarnation = match written_origin(&dir)? {
         Some(origin) => match origin.strip_prefix(&base) {
-            Some(rest) => rest.to_owned(),
-            None => bail!("{} holds the log {origin}, this node's is {base}", dir.display()),
+            Some(rest) if rest.is_empty() || rest.starts_with("/g") => rest.to_owned(),
+            Some(_) | None => bail!("{} holds the log {origin}, this node's is {base}", dir.display()),
         },
         None if cluster.core().generation == 1 => String::new(),
         // a log that begins after others, which the boundary may know by their origins

@@ -1,7 +1,7 @@
 //! Sealed: store and audit log disagree about which of them is older. Nothing is served until an operator has
 //! acknowledged it, for what came back with an old copy may be what was revoked.
 //!
-//! Always: whoever asks is told that the server is sealed, and why; load balancers see 503.
+//! Always: whoever asks is told that the server is sealed, load balancers by 503; why, who is on its machine.
 //! Never: a request carried out, or a record written, before the acknowledgement.
 
 use crate::config::Config;
@@ -17,16 +17,16 @@ use std::time::Duration;
 
 /// Serves the refusal until `strongroom operator acknowledge` was run beside it.
 pub async fn until_acknowledged(config: &Config, cores: &Cores, why: &str) -> Result<()> {
-    remove(&acknowledgement(&config.data_dir))?;
     files::write_public(&reason(&config.data_dir), why.as_bytes())?;
     tracing::error!(why, "sealed: nothing is served; on this machine, run `strongroom operator acknowledge`");
-    let front = front(why);
+    let front = axum::Router::new().fallback(async |headers: HeaderMap| refuse(&headers));
     let rooms = cores.handles().iter().map(|core| (core.clone(), front.clone())).collect();
     let tls = config.tls.as_ref().map(Certificate::load).transpose()?;
     let tls = tls.as_ref().map(Certificate::server_config).transpose()?;
     let listener = Listener::start(config.listen, tls, &config.limits, rooms)?;
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Status("sealed: store and audit log disagree")]);
-    while !acknowledgement(&config.data_dir).exists() {
+    // of this very state: one that was meant for another is none
+    while !std::fs::read(acknowledgement(&config.data_dir)).is_ok_and(|acknowledged| acknowledged == why.as_bytes()) {
         tokio::time::sleep(LOOKS_EVERY).await;
     }
     listener.drain(DRAIN).await;
@@ -43,8 +43,8 @@ pub fn waiting_for(data_dir: &Path) -> Result<Option<String>> {
     }
 }
 
-pub fn acknowledge(data_dir: &Path) -> Result<()> {
-    files::write_public(&acknowledgement(data_dir), b"")
+pub fn acknowledge(data_dir: &Path, why: &str) -> Result<()> {
+    files::write_public(&acknowledgement(data_dir), why.as_bytes())
 }
 
 /// After what was acknowledged has been recorded.
@@ -57,19 +57,14 @@ fn remove(path: &Path) -> Result<()> {
     if path.exists() { files::remove(path) } else { Ok(()) }
 }
 
-fn front(why: &str) -> axum::Router {
-    let why = why.to_owned();
-    axum::Router::new().fallback(async move |headers: HeaderMap| refuse(&headers, &why))
-}
-
 /// In the caller's own protocol: gRPC's status (PROTOCOL-HTTP2, "Responses"), or a page.
-fn refuse(headers: &HeaderMap, why: &str) -> Response {
+fn refuse(headers: &HeaderMap) -> Response {
     let grpc = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if grpc {
-        return tonic::Status::unavailable(format!("sealed: {why}")).into_http();
+        return tonic::Status::unavailable("sealed: an operator must acknowledge it on the server's machine")
+            .into_http();
     }
-    let page = serde_json::json!({ "state": "sealed", "why": why }).to_string();
-    let mut reply = (StatusCode::SERVICE_UNAVAILABLE, page).into_response();
+    let mut reply = (StatusCode::SERVICE_UNAVAILABLE, r#"{"status":"sealed"}"#).into_response();
     reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     reply
 }

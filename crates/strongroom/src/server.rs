@@ -104,8 +104,8 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
     }
 }
 
-/// Opens the audit log. Where it and the store disagree, waits sealed until an operator has acknowledged that; whoever has
-/// restored the store has.
+/// Opens the audit log. Where it and the store disagree, waits sealed until an operator has acknowledged that. Whoever has
+/// restored the store has acknowledged that it is an older one, and nothing of the log.
 async fn audit_log(
     config: &Config,
     cores: &Cores,
@@ -113,12 +113,13 @@ async fn audit_log(
     (boundary, restored): (&Arc<SocketBoundary>, bool),
 ) -> Result<Arc<Log>> {
     let mut opened = audit_log::open(config, cluster, boundary).await?;
-    if restored {
-        let why = "the store was restored from a backup".to_owned();
-        let found = opened.disagreement.take();
-        opened.disagreement = Some(found.unwrap_or(Disagreement::Store(why)));
-    } else if let Some(disagreement) = &opened.disagreement {
-        sealed::until_acknowledged(config, cores, disagreement.why()).await?;
+    match &opened.disagreement {
+        Some(Disagreement::Store(_)) | None if restored => {
+            let why = "the store was restored from a backup".to_owned();
+            opened.disagreement = Some(Disagreement::Store(why));
+        }
+        Some(disagreement) => sealed::until_acknowledged(config, cores, disagreement.why()).await?,
+        None => {}
     }
     let disagreed = opened.disagreement.is_some();
     let log = audit_log::settle(config, cluster, opened, boundary).await?;
@@ -153,13 +154,14 @@ fn say_waiting(error: &BootError, pause: Duration) {
     }
 }
 
-/// The root token of this generation: from its file, or new and written there.
+/// The root token of this generation, in its file: the first one's may stand there before; later ones are always new, so
+/// that nobody who can put a file there makes themselves root.
 async fn root_token(config: &Config, wired: &Wired, cluster: &mut Cluster) -> Result<()> {
     if cluster.core().root_token_made {
         return Ok(());
     }
     let file = &config.root_token_file;
-    let token: SecretBytes = if file.exists() {
+    let token: SecretBytes = if file.exists() && cluster.core().generation == 1 {
         files::read_secret(file)?
     } else {
         let token = identity::token::generate()?;

@@ -152,7 +152,7 @@ impl Acknowledge {
     fn run(self) -> Result<Answer> {
         let waits = sealed::waiting_for(&self.data_dir)?;
         let why = waits.with_context(|| format!("no server in {} waits for it", self.data_dir.display()))?;
-        sealed::acknowledge(&self.data_dir)?;
+        sealed::acknowledge(&self.data_dir, &why)?;
         Ok(Answer::Record(Record::new().with("acknowledged", why)))
     }
 }
