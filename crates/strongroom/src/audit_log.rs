@@ -95,7 +95,16 @@ pub async fn settle(
             tokio::task::spawn_blocking(move || Log::open(options)).await?.context("the new audit log")?
         }
     };
-    tell(&*log.lane(), "RollbackAcknowledged", config.node(), Some(disagreement.why())).await?;
+    let (revision, _) = log_anchor::read(&cluster.barrier, config.node()).await?;
+    let record = Record {
+        node: config.node(),
+        path: disagreement.why(),
+        decision: Decision::Allowed,
+        // what the log has known of the store before counts no longer
+        store: Some(StoreState { revision: revision.0, generation: cluster.core().generation }),
+        ..Record::new(SystemClock.now(), "", ROLLBACK, &Subject::System)
+    };
+    log.lane().append(record.encode()).await.with_context(|| format!("{ROLLBACK} cannot be recorded"))?;
     Ok(log)
 }
 
@@ -196,7 +205,8 @@ fn last_store_state(reader: &LogReader<LogFolder>, size: u64) -> Result<Option<S
         let mut last = None;
         let mut entries = reader.iter_from(from)?;
         while let Some((_, entry)) = entries.read()? {
-            let may_be = entry.windows(STORE_STATE.len()).any(|window| window == STORE_STATE.as_bytes());
+            let holds = |word: &str| entry.windows(word.len()).any(|window| window == word.as_bytes());
+            let may_be = holds(STORE_STATE) || holds(ROLLBACK);
             if may_be && let Some(state) = Entry::decode(entry).ok().and_then(|entry| entry.record().store) {
                 last = Some(state);
             }
@@ -302,6 +312,7 @@ const ANCHORS_EVERY: Duration = Duration::from_secs(1);
 const STANDING_WAIT: Duration = Duration::from_secs(2);
 /// Before the time at which a log was put aside, in milliseconds.
 const ASIDE: &str = "aside-";
+const ROLLBACK: &str = "RollbackAcknowledged";
 const STORE_STATE: &str = "StoreState";
 /// The store's state is told once in so many entries, though it stays the same.
 const ENTRIES_BETWEEN: u64 = 1 << 15;
