@@ -37,7 +37,7 @@ impl From<ReadError> for ExportError {
     }
 }
 
-/// Writes the log's files by their paths under its prefix, each once. `progress` hears how many entries are done.
+/// Writes the log's files by their paths under its prefix, each once; of entries that were removed the hashes alone ("Pruning"). `progress` hears how many entries are done.
 pub fn tlog<S: LogSource>(
     log: &LogReader<S>,
     key: &VerifierKey,
@@ -51,7 +51,13 @@ pub fn tlog<S: LogSource>(
     let mut tiles = Tiles::default();
     // "Log entries": a bundle holds the entries of the level-0 tile of the same number
     let mut bundle = Vec::new();
-    let mut entries = log.iter_from(0)?;
+    let removed = log.first()?.min(checkpoint.size);
+    for tile in 0..removed / WIDTH {
+        let hashes = log.source().tile(0, tile, TILE_WIDTH).map_err(Fault::TileIo)?;
+        hashes.into_iter().for_each(|hash| tiles.push(hash));
+        out.tiles(tiles.take_full())?;
+    }
+    let mut entries = log.iter_from(removed)?;
     while tiles.size() < checkpoint.size {
         let Some((index, entry)) = entries.read()? else { return Err(ExportError::NotSigned) };
         let length = u16::try_from(entry.len()).unwrap_or(u16::MAX);

@@ -11,6 +11,7 @@ pub mod note;
 pub mod proof;
 pub mod read;
 pub mod record;
+pub mod retention;
 pub mod tile;
 pub mod verify;
 pub mod witness;

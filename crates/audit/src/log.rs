@@ -7,6 +7,7 @@
 //! signing       what the boundary was asked to sign last
 //! log.vkey      the log's verifier key
 //! personal/…    keys of personal fields, sealed to the auditor
+//! removed       where the record of the newest removal stands, with a signed checkpoint that covers it
 //! lock, closed, reserve, cut-<size>
 //! ```
 //!
@@ -24,6 +25,7 @@ mod proofs;
 mod queue;
 mod rebuild;
 mod recover;
+pub(crate) mod removed;
 mod reserve;
 mod segment;
 mod signing;
@@ -46,7 +48,7 @@ use recover::{Recovered, recover};
 use reserve::Reserve;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -223,6 +225,11 @@ impl Log {
     /// How many syncs the entries have cost.
     pub fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::Relaxed)
+    }
+
+    /// Where its files stand.
+    pub fn dir(&self) -> &Path {
+        &self.place.dir
     }
 
     pub fn key(&self) -> &VerifierKey {

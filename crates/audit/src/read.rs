@@ -6,11 +6,14 @@
 //! Always: an entry is told with its index; memory holds one buffer, never a segment.
 //! Never: a file made, written or locked; an entry believed, which is [`crate::verify`]'s.
 
+mod archive;
 mod folder;
 mod memory;
 #[cfg(test)]
 pub(crate) mod rig;
 
+pub use archive::WithArchive;
+pub(crate) use folder::SEGMENTS;
 pub use folder::{CHECKPOINT, LogFolder, PERSONAL, VERIFIER_KEY, verifier_key};
 pub use memory::LogMemory;
 
@@ -31,11 +34,38 @@ pub trait LogSource: TileReader {
     /// The segments that there are, in order.
     fn segments(&self) -> io::Result<Vec<u64>>;
 
+    /// The first segment that the log itself has: what stood before it was removed.
+    fn first(&self) -> io::Result<u64> {
+        Ok(self.segments()?.first().copied().unwrap_or(0))
+    }
+
     /// The newest checkpoint, a signed note of at most [`CHECKPOINT_BYTES_MAX`]; `None` where none was signed yet.
     fn checkpoint(&self) -> io::Result<Option<Vec<u8>>>;
 
     /// The partial tiles that stand beside tile `index` of `level`, by their widths.
     fn partials(&self, level: u8, index: u64) -> io::Result<Vec<u16>>;
+}
+
+impl<S: LogSource + ?Sized> LogSource for &S {
+    fn segment(&self, number: u64) -> io::Result<Option<Box<dyn ReadAt>>> {
+        (**self).segment(number)
+    }
+
+    fn segments(&self) -> io::Result<Vec<u64>> {
+        (**self).segments()
+    }
+
+    fn first(&self) -> io::Result<u64> {
+        (**self).first()
+    }
+
+    fn checkpoint(&self) -> io::Result<Option<Vec<u8>>> {
+        (**self).checkpoint()
+    }
+
+    fn partials(&self, level: u8, index: u64) -> io::Result<Vec<u16>> {
+        (**self).partials(level, index)
+    }
 }
 
 /// A segment's bytes. As with a file's, reading behind the end gives none.
@@ -93,6 +123,12 @@ impl<S: LogSource> LogReader<S> {
             }
         }
         Ok(0)
+    }
+
+    /// The first entry that the log itself has: those before it were removed.
+    pub fn first(&self) -> Result<u64, ReadError> {
+        let first = self.source.first().map_err(|source| ReadError::Io { segment: 0, source })?;
+        Ok(first.saturating_mul(SEGMENT_ENTRIES))
     }
 
     /// One entry. Walks its segment.

@@ -80,6 +80,31 @@ pub fn partials_at(size: u64) -> Vec<TileId> {
     edge.filter(|id| id.width > 0).collect()
 }
 
+/// Reads tiles, and makes of the full ones below what is missing: a level-0 tile alone tells what nothing else does.
+#[derive(Debug)]
+pub struct Derived<'a, R: ?Sized>(pub(crate) &'a R);
+
+impl<R: TileReader + ?Sized> TileReader for Derived<'_, R> {
+    fn tile(&self, level: u8, index: u64, width: u16) -> Result<Vec<Hash>, TileError> {
+        let Some(below) = level.checked_sub(1) else { return self.0.tile(level, index, width) };
+        match self.0.tile(level, index, width) {
+            Err(TileError::Missing(_)) => {
+                let first = index.saturating_mul(u64::from(TILE_WIDTH));
+                let full = (first..first.saturating_add(u64::from(width)))
+                    .map(|index| self.tile(below, index, TILE_WIDTH).map(|hashes| merkle::root(&hashes)));
+                full.collect()
+            }
+            found => found,
+        }
+    }
+}
+
+impl<R: TileReader + ?Sized> TileReader for &R {
+    fn tile(&self, level: u8, index: u64, width: u16) -> Result<Vec<Hash>, TileError> {
+        (**self).tile(level, index, width)
+    }
+}
+
 /// The root of the tree of the first `size` leaves (RFC 6962 §2.1).
 pub fn root(reader: &dyn TileReader, size: u64) -> Result<Hash, TileError> {
     Nodes::new(reader, size).root_of(0, size)

@@ -4,13 +4,16 @@
 //! the root does not come out, those that still lead to the signed root tell which entry it was.
 //!
 //! Always: what is wrong is told with the lowest index that is known of it.
+//! Always: where entries are gone, their hashes are read in their stead, and a signed record in the log tells of it.
 //! Never: a checkpoint believed for its own sake. A log that was set back to an earlier state is valid up to there: only a
 //! checkpoint from elsewhere finds it ([`Options::elsewhere`]).
 
 mod compare;
+mod gap;
 mod place;
 pub mod store;
 
+pub use gap::Removed;
 pub use place::Change;
 
 use crate::checkpoint::Checkpoint;
@@ -20,6 +23,7 @@ use crate::record::{Entry, Malformed};
 use crate::tile::{TileError, TileId, Tiles};
 use compare::Compared;
 use envelope::merkle::{Hash, leaf_hash};
+use gap::Gaps;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -61,6 +65,8 @@ pub struct Report {
     pub tiles: u64,
     /// Tiles of the signed tree that are not there. The log's writer makes them anew at its next start.
     pub tiles_missing: u64,
+    /// Entries that the log no longer has, as a signed record in it says.
+    pub removed: Option<Removed>,
     /// The largest size of the checkpoints from elsewhere; without any, nobody knows how fresh the log is.
     pub seen_elsewhere: Option<u64>,
 }
@@ -108,6 +114,8 @@ pub enum Fault {
     Forked { size: u64, good: u64 },
     #[error("the log has {entries} entries, and a checkpoint from elsewhere was signed for {seen}: it was set back")]
     SetBack { entries: u64, seen: u64 },
+    #[error("the oldest entries were removed while the log was read: verify it again")]
+    Changing,
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error("a tile cannot be read")]
@@ -130,6 +138,7 @@ impl Fault {
             | Self::Root { .. }
             | Self::Tile { .. }
             | Self::Forked { .. }
+            | Self::Changing
             | Self::Read(ReadError::Io { .. })
             | Self::TileIo(_)
             | Self::CheckpointIo(_) => None,
@@ -138,7 +147,7 @@ impl Fault {
 
     /// The log could not be looked at, so that nothing is said of it.
     pub fn is_io(&self) -> bool {
-        matches!(self, Self::Read(ReadError::Io { .. }) | Self::TileIo(_) | Self::CheckpointIo(_))
+        matches!(self, Self::Read(ReadError::Io { .. }) | Self::TileIo(_) | Self::CheckpointIo(_) | Self::Changing)
     }
 }
 
@@ -175,7 +184,7 @@ pub fn verify_each<S: LogSource, B>(
     let note = log.source().checkpoint().map_err(Fault::CheckpointIo)?;
     let Some(note) = note else { return Err(Fault::NoCheckpoint { entries: log.size()? }) };
     let signed = open_checkpoint(&note, key)?;
-    let mut walk = Walk::new(log, &signed, options);
+    let mut walk = Walk::new(log, &signed, options)?;
     match walk.run(each)? {
         ControlFlow::Continue(stop) => walk.conclude(stop, note).map(ControlFlow::Continue),
         ControlFlow::Break(ended) => Ok(ControlFlow::Break(ended)),
@@ -197,6 +206,7 @@ struct Walk<'a, S> {
     forked: Option<u64>,
     tiles: Tiles,
     compared: Compared,
+    gaps: Gaps,
     signed_until: Option<u64>,
 }
 
@@ -217,10 +227,10 @@ enum Stop {
 }
 
 impl<'a, S: LogSource> Walk<'a, S> {
-    fn new(log: &'a LogReader<S>, signed: &'a Checkpoint, options: &'a Options) -> Self {
+    fn new(log: &'a LogReader<S>, signed: &'a Checkpoint, options: &'a Options) -> Result<Self, Fault> {
         let mut marks: Vec<_> = options.elsewhere.iter().chain([signed]).collect();
         marks.sort_by_key(|mark| mark.size);
-        Self {
+        Ok(Self {
             log,
             signed,
             options,
@@ -230,8 +240,9 @@ impl<'a, S: LogSource> Walk<'a, S> {
             forked: None,
             tiles: Tiles::default(),
             compared: Compared::default(),
+            gaps: Gaps::begin(log.source())?,
             signed_until: None,
-        }
+        })
     }
 
     fn run<B>(&mut self, each: &mut dyn FnMut(u64, &Entry) -> ControlFlow<B>) -> Result<ControlFlow<B, Stop>, Fault> {
@@ -246,19 +257,32 @@ impl<'a, S: LogSource> Walk<'a, S> {
             let (index, entry, leaf) = match self.next(&mut entries) {
                 Ok(Some(next)) => next,
                 Ok(None) => return Ok(ControlFlow::Continue(Stop::End)),
-                Err(stop) => return Ok(ControlFlow::Continue(stop)),
+                Err(stop) => {
+                    let Some(end) = self.gap(&stop)? else { return Ok(ControlFlow::Continue(stop)) };
+                    if let Some(stop) = self.over_gap(end)? {
+                        return Ok(ControlFlow::Continue(stop));
+                    }
+                    entries = self.log.iter_from(end)?;
+                    continue;
+                }
             };
             if let ControlFlow::Break(ended) = each(index, &entry) {
                 return Ok(ControlFlow::Break(ended));
             }
+            self.hear(index, &entry.record())?;
             self.tiles.push(leaf);
-            for (id, hashes) in self.tiles.take_full() {
-                self.compared.tile(self.log.source(), self.signed.size, id, &hashes)?;
-            }
-            if !self.pass_marks()? {
+            if !self.after_leaf()? {
                 return Ok(ControlFlow::Continue(Stop::Root));
             }
         }
+    }
+
+    /// False where the log's own root does not come out.
+    fn after_leaf(&mut self) -> Result<bool, Fault> {
+        for (id, hashes) in self.tiles.take_full() {
+            self.compared.tile(self.log.source(), self.signed.size, id, &hashes)?;
+        }
+        self.pass_marks()
     }
 
     /// The next entry and its leaf hash. A writer is waited for behind the checkpoint, where one may be at work.
@@ -322,6 +346,7 @@ impl<'a, S: LogSource> Walk<'a, S> {
             self.compared.edge(self.log.source(), self.signed.size, &self.tiles)?;
             return Err(self.place(stop));
         }
+        let removed = self.removed()?;
         if let Some(size) = self.forked {
             return Err(Fault::Forked { size, good: self.good });
         }
@@ -346,6 +371,7 @@ impl<'a, S: LogSource> Walk<'a, S> {
             signed_until: self.signed_until,
             tiles: self.compared.equal,
             tiles_missing: self.compared.missing,
+            removed,
             seen_elsewhere,
         })
     }

@@ -3,6 +3,7 @@
 use super::recover::make_folder;
 use super::segment::{Hindrance, create, synced};
 use crate::record::{self, AuditorPublic, Decision, Outcome, Period, PeriodKey, Record, Subject};
+use crate::retention::Removal;
 use envelope::Clock;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -16,6 +17,8 @@ pub(super) trait Form: Send + Sync + 'static {
     fn finish(&self, draft: &[u8]) -> Option<Vec<u8>>;
     /// Whether these bytes are a whole entry.
     fn is_entry(&self, bytes: &[u8]) -> bool;
+    /// Before which entry this one tells that all were removed; `None` where it tells of no removal.
+    fn removed(&self, entry: &[u8]) -> Option<u64>;
     /// The draft that tells that the log could not be written, and why.
     fn hindered(&self, reason: &'static str) -> Vec<u8>;
     /// From the writer, which may wait for the disk: what [`Form::finish`] needs from now on. What may pass is told and tried
@@ -67,6 +70,10 @@ impl Form for Records {
 
     fn is_entry(&self, bytes: &[u8]) -> bool {
         record::is_entry(bytes)
+    }
+
+    fn removed(&self, entry: &[u8]) -> Option<u64> {
+        Removal::of_entry(entry).map(|removal| removal.end)
     }
 
     fn hindered(&self, reason: &'static str) -> Vec<u8> {

@@ -8,7 +8,7 @@ use super::segment::{self, SEGMENTS};
 use super::walk::{Step, Walk};
 use super::{OpenError, Place};
 use crate::checkpoint::Checkpoint;
-use crate::tile::{TileFolder, TileId, TileReader, Tiles};
+use crate::tile::{Derived, TileFolder, TileId, TileReader, Tiles};
 use envelope::merkle::{Hash, leaf_hash};
 use std::fs::File;
 
@@ -26,7 +26,7 @@ pub(super) fn grow(
     let trusted = signed.map_or(0, |signed| signed.size).min(marked);
     let from = (trusted / place.entries_max * place.entries_max).max(first);
     if from > 0 {
-        let resumed = Tiles::resume(&folder, from).map_err(OpenError::from);
+        let resumed = Tiles::resume(&Derived(&folder), from).map_err(OpenError::from);
         match resumed.and_then(|tiles| Rebuild::new(place, tiles, signed).run(size)) {
             Err(error @ (OpenError::Tiles(_) | OpenError::Rewritten { .. })) if first == 0 => {
                 tracing::warn!(%error, "the audit log's tiles are made anew from its entries");

@@ -2,11 +2,12 @@
 //!
 //! Always: what is cut off the end is kept beside the log and told.
 //! Never: an entry cut that a checkpoint covers, that is followed by another segment, or by what no batch that a crash tore
-//! explains: that is damage, and named. What was acknowledged behind the newest checkpoint is cut only where it was lost as a
+//! explains: that is damage, and named. Entries missing at the beginning without a signed record that says so. What was acknowledged behind the newest checkpoint is cut only where it was lost as a
 //! torn batch is: to the log's end, or with its first sectors zero, and within a batch's length of the end.
 
 use super::form::Form;
 use super::rebuild;
+use super::removed;
 use super::segment::{self, SEGMENTS, Segments, create};
 use super::signing::Signing;
 use super::tree::Found;
@@ -51,8 +52,13 @@ pub(super) fn recover(place: &Place, lock: File) -> Result<Recovered, OpenError>
         let tree = Found { tiles: Tiles::default(), signing, asked, checkpoint, walk: None };
         return Ok(Recovered { lock, segments, tree });
     };
-    let (size, end) = settle(place, last, covered, closed.is_some())?;
     let first = numbers.first().map_or(0, |first| first * place.entries_max);
+    // before anything is changed
+    let removal = match first {
+        0 => None,
+        first => Some(removed::told(place, &numbers, first, checkpoint.as_ref().map(|(it, _)| it))?),
+    };
+    let (size, end) = settle(place, last, covered, closed.is_some())?;
     let marked = asked.map_or(0, |asked| asked.tiles);
     let tiles = rebuild::grow(place, first, size, marked, checkpoint.as_ref().map(|(it, _)| it))?;
     TileFolder::new(dir).remove_partials_but(checkpoint.as_ref().map_or(0, |(it, _)| it.size))?;
@@ -66,6 +72,9 @@ pub(super) fn recover(place: &Place, lock: File) -> Result<Recovered, OpenError>
     let walk = Some((last, Walk::from(File::open(segment::path(&folder, last))?, end)));
     let segments = Segments::resume(folder, place.entries_max, size, last, end)?;
     let tree = Found { tiles, signing, asked, checkpoint, walk };
+    if let Some(signed) = removal {
+        tree.extends(dir, (signed.size, signed.root))?;
+    }
     Ok(Recovered { lock, segments, tree })
 }
 
@@ -109,7 +118,7 @@ pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
 }
 
 /// A small file; `None` where it is missing.
-fn read_small(path: &Path) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn read_small(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),

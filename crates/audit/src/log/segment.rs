@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// Where the entries stand, in the log's folder.
-pub(super) const SEGMENTS: &str = "segment";
+pub(super) use crate::read::SEGMENTS;
 
 /// Why something was not made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

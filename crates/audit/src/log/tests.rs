@@ -30,6 +30,11 @@ impl Form for TestForm {
         bytes.split_last_chunk::<4>().is_some_and(|(draft, crc)| crc32fast::hash(draft).to_be_bytes() == *crc)
     }
 
+    fn removed(&self, entry: &[u8]) -> Option<u64> {
+        let text = std::str::from_utf8(entry.get(..entry.len().checked_sub(4)?)?).ok()?;
+        text.strip_prefix("removed ")?.parse().ok()
+    }
+
     fn hindered(&self, reason: &'static str) -> Vec<u8> {
         reason.into()
     }

@@ -113,4 +113,4 @@ fn numbers(folder: &Path, form: impl Fn(&str) -> bool) -> io::Result<Vec<u64>> {
 }
 
 /// The folder of the entries themselves.
-const SEGMENTS: &str = "segment";
+pub(crate) const SEGMENTS: &str = "segment";

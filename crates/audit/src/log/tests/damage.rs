@@ -264,11 +264,41 @@ async fn a_start_reads_the_tree_of_segments_whose_tiles_are_on_the_disk_instead_
     drop(log);
     assert_eq!(rig.verified().size, 1300);
     // the first two segments were pruned: their tiles serve
-    (0..2).for_each(|number| std::fs::remove_file(rig.segment(number)).unwrap());
+    (0..2).for_each(|number| std::fs::rename(rig.segment(number), rig.dir.join(format!("{number}"))).unwrap());
+    let outcome = rig.open();
+    assert!(matches!(outcome, Err(OpenError::Damaged { index: 0 })), "no record says so: {outcome:?}");
+    (0..2).for_each(|number| std::fs::rename(rig.dir.join(format!("{number}")), rig.segment(number)).unwrap());
     let log = rig.open().unwrap();
-    append(&log, 1300..1310).await;
+    assert_eq!(log.lane().append("removed 512".into()).await, Ok(()));
+    drop(log);
+    (0..2).for_each(|number| std::fs::remove_file(rig.segment(number)).unwrap());
+    // also where a power cut took what is made of full tiles
+    std::fs::remove_dir_all(rig.dir.join("tile/1/000.p")).unwrap();
+    let log = rig.open().unwrap();
+    append(&log, 1301..1310).await;
     until("the boundary agrees", || rig.boundary.last() == 1310).await;
     assert_eq!(rig.boundary.state().forked, 0);
+    drop(log);
+    std::fs::remove_file(rig.segment(2)).unwrap();
+    let outcome = rig.open();
+    assert!(matches!(outcome, Err(OpenError::Damaged { index: 0 })), "one more than it says: {outcome:?}");
+}
+
+#[tokio::test]
+async fn a_record_that_was_added_to_a_stopped_log_excuses_no_missing_entry() {
+    let rig = closed(200).await;
+    let forged = TestForm.finish(b"removed 64").unwrap();
+    alter(&rig.segment(3), |bytes| bytes.extend(written(&[forged])));
+    for name in ["closed", "segment/0000000000"] {
+        std::fs::remove_file(rig.dir.join(name)).unwrap();
+    }
+    let outcome = rig.open();
+    assert!(matches!(outcome, Err(OpenError::Damaged { index: 0 })), "{outcome:?}");
+    // nor one that a file names which is under no signature
+    let note = std::fs::read(rig.dir.join("checkpoint")).unwrap();
+    removed::keep(&rig.dir, 200, &note).unwrap();
+    let outcome = rig.open();
+    assert!(matches!(outcome, Err(OpenError::Damaged { index: 0 })), "{outcome:?}");
 }
 
 #[tokio::test]

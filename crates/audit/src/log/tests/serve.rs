@@ -356,6 +356,10 @@ impl Form for Keyless {
         TestForm.is_entry(bytes)
     }
 
+    fn removed(&self, _entry: &[u8]) -> Option<u64> {
+        None
+    }
+
     fn hindered(&self, reason: &'static str) -> Vec<u8> {
         TestForm.hindered(reason)
     }

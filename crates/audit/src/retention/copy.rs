@@ -1,0 +1,57 @@
+//! Segments copied into an archive: a folder that holds them as the log did, and the log's verifier key.
+
+use super::RetentionError;
+use crate::read::{LogFolder, SEGMENTS, VERIFIER_KEY};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::ops::{ControlFlow, Range};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+/// Copies segments, durably. One that stands there already stays: [`super::prepare`] tells whether it is the right one.
+pub fn copy(
+    log: &LogFolder,
+    segments: Range<u64>,
+    archive: &Path,
+    each: &mut dyn FnMut() -> ControlFlow<()>,
+) -> Result<(), RetentionError> {
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| RetentionError::Archive { path, source }
+    };
+    let folder = archive.join(SEGMENTS);
+    DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(at(&folder))?;
+    copy_file(&log.dir().join(VERIFIER_KEY), archive, VERIFIER_KEY).map_err(at(&archive.join(VERIFIER_KEY)))?;
+    for number in segments {
+        if each().is_break() {
+            return Err(RetentionError::CalledOff);
+        }
+        let name = format!("{number:010}");
+        copy_file(&log.dir().join(SEGMENTS).join(&name), &folder, &name).map_err(at(&folder.join(&name)))?;
+    }
+    sync(&folder).and_then(|()| sync(archive)).map_err(at(archive))
+}
+
+/// Whole as soon as it has its name.
+fn copy_file(from: &Path, folder: &Path, name: &str) -> io::Result<()> {
+    let (to, temporary) = (folder.join(name), folder.join(format!("{name}.new")));
+    if to.exists() {
+        return Ok(());
+    }
+    let mut source = File::open(from)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let copied = io::copy(&mut source, &mut file).and_then(|_| file.sync_all());
+    if let Err(error) = copied.and_then(|()| fs::rename(&temporary, &to)) {
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    Ok(())
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        // some file systems of other machines sync no folder
+        Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
+}
