@@ -50,6 +50,8 @@ pub struct KeyRecord {
 pub struct KeyVersion {
     pub number: u32,
     pub created: Timestamp,
+    /// The cluster's generation then; it rises when the store or the log was put back.
+    pub generation: u64,
     /// `None` once the key is deleted.
     pub material: Option<Material>,
 }
@@ -128,10 +130,20 @@ impl KeyRecord {
 
     /// With one more version, which encrypts from now on.
     #[must_use]
-    pub fn rotated(&self, material: Material, number: u32, now: Timestamp) -> Self {
+    pub fn rotated(&self, material: Material, number: u32, now: Timestamp, generation: u64) -> Self {
         let mut rotated = self.clone();
-        rotated.versions.push(KeyVersion { number, created: now, material: Some(material) });
+        rotated.versions.push(KeyVersion { number, created: now, generation, material: Some(material) });
         rotated
+    }
+
+    /// Whether the current version may seal no more: it is of an earlier generation of the cluster, and a token counts its
+    /// invocations (suite 2, in [`ProtectionLevel::HsmResident`]). With what was put back the count may have been.
+    pub fn is_outlived(&self, generation: u64) -> bool {
+        let counted = match self.level {
+            ProtectionLevel::HsmResident => self.usage == KeyUsage::EncryptDecrypt,
+            ProtectionLevel::Boundary => false,
+        };
+        counted && self.versions.last().is_some_and(|version| version.generation < generation)
     }
 
     /// `None`: it is enabled already.
@@ -212,7 +224,7 @@ mod tests {
             description: Description::default(),
             created: Timestamp::default(),
             state,
-            versions: vec![KeyVersion { number, created: Timestamp::default(), material: None }],
+            versions: vec![KeyVersion { number, created: Timestamp::default(), generation: 2, material: None }],
         }
     }
 
@@ -243,6 +255,21 @@ mod tests {
             let window = Duration::from_secs(4);
             assert_eq!(key.schedule_deletion(window, AT).map(|(key, _)| key.state), scheduled[i]);
             assert_eq!(key.cancel_deletion().map(|(key, _)| key.state), cancelled[i]);
+        }
+    }
+
+    #[test]
+    fn of_an_earlier_generation_only_what_a_token_counts_seals_no_more() {
+        for (level, usage, generation, outlived) in [
+            (ProtectionLevel::HsmResident, KeyUsage::EncryptDecrypt, 1, false),
+            (ProtectionLevel::HsmResident, KeyUsage::EncryptDecrypt, 2, false),
+            (ProtectionLevel::HsmResident, KeyUsage::EncryptDecrypt, 3, true),
+            (ProtectionLevel::HsmResident, KeyUsage::SignVerify, 3, false),
+            (ProtectionLevel::HsmResident, KeyUsage::GenerateVerifyMac, 3, false),
+            (ProtectionLevel::Boundary, KeyUsage::EncryptDecrypt, 3, false),
+        ] {
+            let key = KeyRecord { level, usage, ..key_in(KeyState::Enabled) };
+            assert_eq!(key.is_outlived(generation), outlived, "{level:?} {usage:?} {generation}");
         }
     }
 

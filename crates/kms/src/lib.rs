@@ -38,7 +38,7 @@ pub use op::generate_data_key::{
 pub use op::grant::{CreateGrant, GrantRef, ListGrants};
 pub use op::mac::{GenerateMac, GeneratedMac, MacAlgorithm, MacVerified, VerifyMac};
 pub use op::re_encrypt::{ReEncrypt, ReEncrypted};
-pub use op::rotate::KeyRotated;
+pub use op::rotate::{KeyRotated, RenewedPage};
 pub use op::sign::{MessageType, PublicKey, Sign, Signed, Verified, Verify};
 pub use op::{Page, PageRequest};
 pub use service::{Kms, Seams};

@@ -25,6 +25,8 @@ pub struct Seams {
     /// Shared by all cores.
     pub caches: Arc<Caches>,
     pub tenant: TenantId,
+    /// The cluster's.
+    pub generation: u64,
 }
 
 /// The key domain's operations. One a core; clones are cheap.
@@ -71,6 +73,10 @@ impl Kms {
 
     pub(crate) fn tenant(&self) -> TenantId {
         self.inner.seams.tenant
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.inner.seams.generation
     }
 
     /// The key that `key` names. An unknown alias is told only to who may see aliases or keys.
@@ -124,6 +130,18 @@ impl Kms {
         let key = self.store().key(&id).await?.ok_or(KmsError::KeyNotFound)?;
         key.usable_for(usage)?;
         Ok(key)
+    }
+
+    /// As [`Self::admit`], a key that is about to seal.
+    pub(crate) async fn admit_to_seal(
+        &self,
+        act: &mut Act<'_>,
+        key: &KeyRef,
+        right: Right<'_>,
+        context: &EncryptionContext,
+    ) -> Result<Arc<KeyRecord>, KmsError> {
+        let key = self.admit(act, key, right, KeyUsage::EncryptDecrypt, Some(context)).await?;
+        self.renewed(key, act.call.now).await
     }
 
     /// The digest that binds `context`, made once; notes its keyed hash for the record.

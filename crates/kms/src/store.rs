@@ -16,17 +16,21 @@ use crate::op::alias::AliasEntry;
 use crate::op::{Page, PageRequest};
 use codec::RequestRecord;
 use envelope::Timestamp;
+use futures_util::lock::Mutex;
 use hsm_api::{KeyId, TenantId};
 use std::collections::HashMap;
 use std::sync::Arc;
 use storage::{AtLeast, Barrier, Cache, Change, EntryPath, Invalidate, Revision};
 
-/// What is kept in memory, bounded. One for all cores; tell it of changes with [`storage::follow`].
+/// What is kept in memory, bounded, and what one of a node does at a time. One for all cores; tell it of changes with
+/// [`storage::follow`].
 #[derive(Debug)]
 pub struct Caches {
     pub(crate) keys: Cache<KeyId, KeyRecord>,
     pub(crate) aliases: Cache<AliasName, KeyId>,
     pub(crate) grants: Cache<KeyId, Grants>,
+    /// Held by who makes a new version of an outlived key.
+    pub(crate) renewing: Mutex<()>,
 }
 
 /// How many entries each cache holds.
@@ -41,7 +45,7 @@ pub struct CacheSizes {
 impl Caches {
     /// At most `keys` keys, as many aliases, and as many keys' grants.
     pub fn new(keys: usize) -> Self {
-        Self { keys: Cache::new(keys), aliases: Cache::new(keys), grants: Cache::new(keys) }
+        Self { keys: Cache::new(keys), aliases: Cache::new(keys), grants: Cache::new(keys), renewing: Mutex::default() }
     }
 
     pub fn sizes(&self) -> CacheSizes {

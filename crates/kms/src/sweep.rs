@@ -87,7 +87,7 @@ impl Kms {
     }
 }
 
-fn system_record<'a>(now: Timestamp, operation: &'a str, path: &'a str) -> Record<'a> {
+pub(crate) fn system_record<'a>(now: Timestamp, operation: &'a str, path: &'a str) -> Record<'a> {
     let record = Record::new(now, "", operation, &Subject::System);
     Record { path, decision: Decision::Allowed, outcome: Outcome::Done, ..record }
 }

@@ -139,6 +139,7 @@ impl Wired {
             changes: self.changes.on_lane(Arc::clone(lane)),
             caches: Arc::clone(&self.kms_caches),
             tenant: self.tenant,
+            generation: self.generation,
         })?)
     }
 
@@ -150,6 +151,7 @@ impl Wired {
         let store = Arc::clone(self.barrier.storage()) as Arc<dyn Storage>;
         let follow = tokio::spawn(storage::follow(store, tenant, caches));
         let kms = self.kms(Arc::clone(&self.watched_boundary) as _, &self.log.lane())?;
+        let renew = tokio::spawn(crate::worker::renew(kms.clone()));
         let sweep = tokio::spawn(crate::worker::sweep(self.identities.clone(), kms, self.changes.clone()));
         let watch = tokio::spawn(watch_boundary(Arc::clone(&self.watched_boundary), self.health.clone()));
         let (barrier, log) = (Arc::clone(&self.barrier), Arc::clone(&self.log));
@@ -157,7 +159,7 @@ impl Wired {
         let stands = tokio::spawn(still_agrees(Arc::clone(&self.log)));
         let scrub =
             tokio::spawn(crate::scrub::scrub(self.scrubber.clone(), Arc::clone(&self.log), self.health.clone()));
-        Ok(Workers(vec![follow, sweep, watch, anchor, stands, scrub]))
+        Ok(Workers(vec![follow, renew, sweep, watch, anchor, stands, scrub]))
     }
 }
 

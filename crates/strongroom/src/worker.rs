@@ -3,7 +3,7 @@
 use crate::clock::SystemClock;
 use envelope::Clock as _;
 use identity::{Changes, Identities};
-use kms::Kms;
+use kms::{Kms, KmsError};
 use std::time::Duration;
 
 /// Once a second: tokens and keys whose time has come, and leaves that can leave the outbox.
@@ -25,6 +25,43 @@ pub async fn sweep(identities: Identities, kms: Kms, changes: Changes) {
     }
 }
 
+/// Keys whose current version may seal no more since the cluster's generation was raised, a page at a time, until all are
+/// rotated. What a crash or a failure left is found again by the next walk.
+pub async fn renew(kms: Kms) {
+    let (mut renewed, mut pause) = (0, TICK);
+    loop {
+        match renew_all(&kms).await {
+            Ok(done) => {
+                renewed += done;
+                break;
+            }
+            Err(error) => tracing::warn!(%error, "keys of an earlier generation were not rotated; they will be"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(RENEW_PAUSE_MAX);
+    }
+    if renewed > 0 {
+        tracing::info!(renewed, "keys of an earlier generation were rotated");
+    }
+    // no worker ends
+    std::future::pending().await
+}
+
+async fn renew_all(kms: &Kms) -> Result<usize, KmsError> {
+    let (mut marker, mut renewed, mut failed) = (String::new(), 0, None);
+    loop {
+        let page = kms.renew_page(marker, SystemClock.now()).await?;
+        renewed += page.done;
+        failed = failed.or(page.failed);
+        match page.next_marker {
+            Some(next) => marker = next,
+            None => return failed.map_or(Ok(renewed), Err),
+        }
+        // a walk over many keys is in nobody's way
+        tokio::task::yield_now().await;
+    }
+}
+
 fn told<E: std::fmt::Display>(what: &str, outcome: Result<usize, E>) -> usize {
     outcome.unwrap_or_else(|error| {
         tracing::warn!(%error, what, "was not swept; it stays due");
@@ -33,4 +70,5 @@ fn told<E: std::fmt::Display>(what: &str, outcome: Result<usize, E>) -> usize {
 }
 
 const TICK: Duration = Duration::from_secs(1);
+const RENEW_PAUSE_MAX: Duration = Duration::from_secs(60);
 const PAGES_MAX: usize = 10;

@@ -248,6 +248,7 @@ impl Rig {
             changes,
             caches: Arc::clone(&keys),
             tenant: cluster.tenant,
+            generation: 1,
         });
         let kms = kms.unwrap();
         tokio::spawn(storage::follow(Arc::clone(&store), identities.watched(), vec![names]));

@@ -118,7 +118,7 @@ impl Kms {
             level,
             not_after: None,
         };
-        let (id, material) = self.generate(act, new).await?;
+        let (id, material) = self.generate(act.record(Outcome::Asked).encode(), new).await?;
         Ok(KeyRecord {
             id,
             spec: command.spec,
@@ -128,7 +128,12 @@ impl Kms {
             description: command.description.clone(),
             created: now,
             state: KeyState::Enabled,
-            versions: vec![KeyVersion { number: 1, created: now, material: Some(material) }],
+            versions: vec![KeyVersion {
+                number: 1,
+                created: now,
+                generation: self.generation(),
+                material: Some(material),
+            }],
         })
     }
 
@@ -142,10 +147,10 @@ impl Kms {
         self.seal(path, &codec::encode_key(key).ok_or(KmsError::Internal("a key's record fits its lengths"))?)
     }
 
-    /// Has the boundary make a key version, and checks that its token is the one asked for. That it was asked is in the log
-    /// before it is: what the boundary makes may stay in a token, whatever becomes of the caller.
-    pub(crate) async fn generate(&self, act: &Act<'_>, new: NewKey) -> Result<(KeyId, Material), KmsError> {
-        self.inner.seams.audit.append(act.record(Outcome::Asked).encode()).await?;
+    /// Has the boundary make a key version, and checks that its token is the one asked for. That it was asked, in the record
+    /// `asked`, is in the log before it is: what the boundary makes may stay in a token, whatever becomes of the caller.
+    pub(crate) async fn generate(&self, asked: Bytes, new: NewKey) -> Result<(KeyId, Material), KmsError> {
+        self.inner.seams.audit.append(asked).await?;
         let (expected, version) = (new.key_id, new.version);
         let boundary = &self.inner.seams.boundary;
         let made = ask!(boundary, Request::GenerateKey(new) => Reply::Key).await;

@@ -8,7 +8,7 @@ use crate::name::KeyRef;
 use crate::service::Kms;
 use bytes::Bytes;
 use envelope::{EncryptionContext, SecretBytes};
-use hsm_api::{HsmError, KeyId, KeyToken, KeyUsage, Reply, Request, SealAsk};
+use hsm_api::{HsmError, KeyId, KeyToken, Reply, Request, SealAsk};
 use identity::{Principal, RequestInfo};
 
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl KeyUse for Encrypt {
             return Err(KmsError::InvalidField("plaintext"));
         }
         let aad_digest = kms.bind(act, &context);
-        let key = kms.admit(act, &key, Right::ENCRYPT, KeyUsage::EncryptDecrypt, Some(&context)).await?;
+        let key = kms.admit_to_seal(act, &key, Right::ENCRYPT, &context).await?;
         Admitted::current(key, SealAsk { aad_digest, plaintext })
     }
 

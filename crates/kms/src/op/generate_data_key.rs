@@ -8,7 +8,7 @@ use crate::service::Kms;
 use bytes::Bytes;
 use envelope::{EncryptionContext, SecretBytes};
 use hsm_api::message::DATA_KEY_BYTES_MAX;
-use hsm_api::{DataKey, DataKeyAsk, HsmError, KeyId, KeyToken, KeyUsage, Reply, Request};
+use hsm_api::{DataKey, DataKeyAsk, HsmError, KeyId, KeyToken, Reply, Request};
 use identity::{Principal, RequestInfo};
 
 /// Length of a data key: 1 to 1024 bytes.
@@ -95,7 +95,7 @@ impl KeyUse for GenerateDataKey {
     async fn admit(self, kms: &Kms, act: &mut Act<'_>) -> Result<Admitted<DataKeyAsk>, KmsError> {
         let Self { key, length, context } = self;
         let aad_digest = kms.bind(act, &context);
-        let key = kms.admit(act, &key, Right::GENERATE_DATA_KEY, KeyUsage::EncryptDecrypt, Some(&context)).await?;
+        let key = kms.admit_to_seal(act, &key, Right::GENERATE_DATA_KEY, &context).await?;
         Admitted::current(key, DataKeyAsk { aad_digest, bytes: length.0, plaintext: true })
     }
 
@@ -127,7 +127,7 @@ impl KeyUse for GenerateDataKeyWithoutPlaintext {
         let Self { key, length, context } = self;
         let aad_digest = kms.bind(act, &context);
         let right = Right::GENERATE_DATA_KEY_WITHOUT_PLAINTEXT;
-        let key = kms.admit(act, &key, right, KeyUsage::EncryptDecrypt, Some(&context)).await?;
+        let key = kms.admit_to_seal(act, &key, right, &context).await?;
         Admitted::current(key, DataKeyAsk { aad_digest, bytes: length.0, plaintext: false })
     }
 

@@ -7,7 +7,7 @@ use crate::service::Kms;
 use audit::Outcome;
 use bytes::Bytes;
 use envelope::EncryptionContext;
-use hsm_api::{HsmError, KeyId, KeyUsage, Reply, Request};
+use hsm_api::{HsmError, KeyId, Reply, Request};
 use identity::{Principal, RequestInfo};
 
 #[derive(Debug, Clone)]
@@ -57,9 +57,7 @@ impl Kms {
         let (from_path, from_rule, from_context) = (act.path.clone(), act.rule.clone(), act.context);
         act.with_key(&source.id, Outcome::Asked);
         let to_aad_digest = self.bind(act, &destination_context);
-        let usage = KeyUsage::EncryptDecrypt;
-        let destination =
-            self.admit(act, &destination_key, Right::RE_ENCRYPT_TO, usage, Some(&destination_context)).await?;
+        let destination = self.admit_to_seal(act, &destination_key, Right::RE_ENCRYPT_TO, &destination_context).await?;
         act.with_key(&destination.id, Outcome::Asked);
         (act.path, act.context) = (from_path, from_context);
         if from_rule != act.rule {

@@ -1,19 +1,37 @@
-//! RotateKeyOnDemand.
+//! RotateKeyOnDemand, and the rotation of what an earlier generation of the cluster has left.
+//!
+//! Never: a seal under a version whose count of invocations may have been put back with a store, a log or a token.
 
 use crate::act::{Act, Right, Told};
 use crate::error::KmsError;
+use crate::key::{KeyRecord, KeyState};
 use crate::name::KeyRef;
+use crate::op::PageRequest;
 use crate::op::create_key::ATTEMPTS_MAX;
 use crate::service::Kms;
-use crate::store::Found;
-use hsm_api::{KeyId, NewKey};
+use crate::store::{Found, codec};
+use crate::sweep::system_record;
+use audit::{Outcome, Record};
+use envelope::Timestamp;
+use hsm_api::{KeyId, NewKey, ProtectionLevel};
 use identity::{Principal, RequestInfo};
+use std::sync::Arc;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyRotated {
     pub key_id: KeyId,
     /// The new version.
     pub key_version: u32,
+}
+
+/// A page of keys, of which those that were outlived are rotated.
+#[derive(Debug, Default)]
+pub struct RenewedPage {
+    /// Where the next page begins; `None` on the last.
+    pub next_marker: Option<String>,
+    pub done: usize,
+    /// Why the last that failed did.
+    pub failed: Option<KmsError>,
 }
 
 impl Kms {
@@ -35,17 +53,9 @@ impl Kms {
         for _ in 0..ATTEMPTS_MAX {
             let Found { value: key, revision } = self.store().key_now(&id).await?.ok_or(KmsError::KeyNotFound)?;
             let version = key.next_version()?;
-            let new = NewKey {
-                key_id: Some(id),
-                version,
-                tenant: self.tenant(),
-                spec: key.spec,
-                usage: key.usage,
-                level: key.level,
-                not_after: None,
-            };
-            let (_, material) = self.generate(act, new).await?;
-            let rotated = key.rotated(material, version, act.call.now);
+            let asked = act.record(Outcome::Asked).encode();
+            let (_, material) = self.generate(asked, self.successor(&key, version)).await?;
+            let rotated = key.rotated(material, version, act.call.now, self.generation());
             let value = self.seal_key(&path, &rotated)?;
             let batch = self.batch()?.revision_is(path.clone(), revision).put(path.clone(), value);
             match self.commit(act, batch).await {
@@ -57,4 +67,77 @@ impl Kms {
         }
         Err(KmsError::Conflict)
     }
+    fn successor(&self, key: &KeyRecord, version: u32) -> NewKey {
+        NewKey {
+            key_id: Some(key.id),
+            version,
+            tenant: self.tenant(),
+            spec: key.spec,
+            usage: key.usage,
+            level: key.level,
+            not_after: None,
+        }
+    }
+
+    /// The key with a current version that may seal: a new one, where the old one is outlived.
+    pub(crate) async fn renewed(&self, key: Arc<KeyRecord>, now: Timestamp) -> Result<Arc<KeyRecord>, KmsError> {
+        if key.is_outlived(self.generation()) { self.renew(&key.id, now).await } else { Ok(key) }
+    }
+
+    /// One at a time on this node, so that many callers make one version.
+    async fn renew(&self, id: &KeyId, now: Timestamp) -> Result<Arc<KeyRecord>, KmsError> {
+        let _one = self.inner.seams.caches.renewing.lock().await;
+        let (path, record_path) = (self.store().key_path(id)?, format!("kms/keys/{id}"));
+        for _ in 0..ATTEMPTS_MAX {
+            let Found { value: key, revision } = self.store().key_now(id).await?.ok_or(KmsError::KeyNotFound)?;
+            if !key.is_outlived(self.generation()) {
+                return Ok(Arc::new(key));
+            }
+            let version = key.next_version()?;
+            let done = system_record(now, "RotateOutlivedKey", &record_path);
+            let asked = Record { outcome: Outcome::Asked, ..done.clone() };
+            let (_, material) = self.generate(asked.encode(), self.successor(&key, version)).await?;
+            let rotated = key.rotated(material, version, now, self.generation());
+            let value = self.seal_key(&path, &rotated)?;
+            let batch = self.batch()?.revision_is(path.clone(), revision).put(path.clone(), value);
+            match self.commit_record(batch, &done).await {
+                Ok(()) => return Ok(Arc::new(rotated)),
+                // another node was faster
+                Err(KmsError::Conflict) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(KmsError::Conflict)
+    }
+
+    /// Rotates what is outlived on a page of the keys, the one behind `marker`. A key that is not enabled, or has no room for
+    /// a version, is rotated, or refused, when it is to seal.
+    pub async fn renew_page(&self, marker: String, now: Timestamp) -> Result<RenewedPage, KmsError> {
+        let mut renewed = RenewedPage::default();
+        if self.generation() <= 1 || !self.status().await?.capabilities.levels.contains(&ProtectionLevel::HsmResident) {
+            return Ok(renewed);
+        }
+        let prefix = self.store().keys_path()?;
+        let (ask, limits) = (PageRequest { limit: 0, marker }, (RENEWED_AT_ONCE, RENEWED_AT_ONCE));
+        let ask = self.store().paging(&prefix, &ask, limits, |marker| KeyId::parse(marker).is_ok())?;
+        let page = self.store().page(&prefix, &ask, |tenant, bytes| {
+            // who uses a key that cannot be read is told; the others are rotated
+            let key = codec::decode_key(tenant, bytes).filter(|key| key.state == KeyState::Enabled);
+            Some(key.filter(|key| key.is_outlived(self.generation())).map(|key| key.id))
+        });
+        let page = page.await?;
+        renewed.next_marker = page.next_marker;
+        for id in page.items {
+            match self.renew(&id, now).await {
+                Ok(_) => renewed.done += 1,
+                Err(KmsError::LimitExceeded | KmsError::KeyDisabled | KmsError::KeyPendingDeletion) => {
+                    tracing::warn!(key = %id, "of an earlier generation, and not rotated: it decrypts, and seals no more");
+                }
+                Err(error) => renewed.failed = Some(error),
+            }
+        }
+        Ok(renewed)
+    }
 }
+
+const RENEWED_AT_ONCE: u32 = 100;

@@ -3,6 +3,7 @@
 //! ```text
 //! key      u8 = 1 | key id 16 | spec u8 | usage u8 | level u8 | origin u8 | created u64 | state u8 | state's time u64 (0: none)
 //!          | description text | count u16 | count × (number u32 | created u64 | token bytes (empty: erased) | public key bytes)
+//!          or u8 = 2 | the same, with the version's generation u64 after each `created`; in 1 it is 1 everywhere
 //! alias    u8 = 1 | target key id 16 | created u64 | name text
 //! grant    u8 = 1 | grant id 16 | operations u16 (bit n: operation n) | created u64 | expires u64 (2^64-1: never)
 //!          | grantee text | retiring text | issuing text | name text (empty: none) | subset bytes | equals bytes (canonical)
@@ -36,7 +37,9 @@ pub(crate) fn encode_key(key: &KeyRecord) -> Option<Vec<u8>> {
         KeyState::PendingDeletion { at } => (3, at),
         KeyState::Deleted { at } => (4, at),
     };
-    let mut out = vec![VERSION];
+    // as it has always been, where no generation has passed
+    let told = key.versions.iter().any(|version| version.generation != FIRST_GENERATION);
+    let mut out = vec![if told { GENERATIONS_TOLD } else { VERSION }];
     out.extend_from_slice(key.id.bytes());
     out.extend_from_slice(&[key.spec.code(), key.usage.code(), key.level.code(), key.origin.code()]);
     put_time(&mut out, key.created);
@@ -47,6 +50,9 @@ pub(crate) fn encode_key(key: &KeyRecord) -> Option<Vec<u8>> {
     for version in &key.versions {
         out.extend_from_slice(&version.number.to_be_bytes());
         put_time(&mut out, version.created);
+        if told {
+            out.extend_from_slice(&version.generation.to_be_bytes());
+        }
         let material = version.material.as_ref();
         put(&mut out, material.map_or(&[], |material| material.token.bytes()))?;
         put(&mut out, material.map_or(&[], |material| &material.public_key))?;
@@ -55,7 +61,11 @@ pub(crate) fn encode_key(key: &KeyRecord) -> Option<Vec<u8>> {
 }
 
 pub(crate) fn decode_key(tenant: &TenantId, bytes: &[u8]) -> Option<KeyRecord> {
-    let mut r = Reader::of(bytes)?;
+    let (mut r, told) = match bytes.split_first()? {
+        (&VERSION, rest) => (Reader(rest), false),
+        (&GENERATIONS_TOLD, rest) => (Reader(rest), true),
+        _ => return None,
+    };
     let id = KeyId::from_bytes(r.array()?);
     let [spec, usage, level, origin] = r.array()?;
     let created = r.time()?;
@@ -78,14 +88,18 @@ pub(crate) fn decode_key(tenant: &TenantId, bytes: &[u8]) -> Option<KeyRecord> {
     for expected in 1..=count {
         let number = u32::from_be_bytes(r.array()?);
         let created = r.time()?;
+        let generation = if told { u64::from_be_bytes(r.array()?) } else { FIRST_GENERATION };
         let (token, public_key) = (r.bytes()?, r.bytes()?);
         if usize::try_from(number).ok()? != expected || token.is_empty() != erased {
             return None;
         }
         let material = if erased { None } else { Some(material(tenant, token, public_key)?) };
-        versions.push(KeyVersion { number, created, material });
+        versions.push(KeyVersion { number, created, generation, material });
     }
     r.end()?;
+    if told && versions.iter().all(|version| version.generation == FIRST_GENERATION) {
+        return None;
+    }
     Some(KeyRecord {
         id,
         spec: KeySpec::from_code(spec)?,
@@ -233,4 +247,8 @@ impl<'a> Reader<'a> {
 }
 
 const VERSION: u8 = 1;
+/// Of a key, a version of which is not of the first generation.
+const GENERATIONS_TOLD: u8 = 2;
+/// Of the cluster.
+const FIRST_GENERATION: u64 = 1;
 const NEVER: Timestamp = Timestamp::from_unix_millis(u64::MAX);

@@ -223,6 +223,7 @@ fn make_kms(
         changes: changes.on_lane(sink.lane()),
         caches: Arc::clone(&caches),
         tenant: TENANT,
+        generation: 1,
     })
     .unwrap();
     watch(store, kms.watched(), caches);

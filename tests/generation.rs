@@ -1,0 +1,197 @@
+//! After a rollback that an operator has acknowledged, and after a restore: keys whose invocations a token counts have a new
+//! version before they seal again. On SoftHSM2, which counts.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where it fails")]
+
+use proto::kms::*;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+use tests::{Clients, Dev, bearer, binary, context, until};
+
+const KEYS: usize = 40;
+
+fn strongroom(arguments: &[&str]) -> Output {
+    Command::new(binary("strongroom")).args(arguments).output().unwrap()
+}
+
+async fn create_key(dev: &Dev, spec: KeySpec) -> String {
+    let request = CreateKeyRequest { key_spec: spec.into(), ..Default::default() };
+    let reply = dev.clients().keys.create_key(bearer(&dev.root_token(), request)).await.unwrap();
+    reply.into_inner().key_metadata.unwrap().key_id
+}
+
+async fn data_key(clients: &mut Clients, token: &str, key_id: &str) -> GenerateDataKeyResponse {
+    let request = GenerateDataKeyRequest {
+        key_id: key_id.to_owned(),
+        key_spec: DataKeySpec::Aes256.into(),
+        encryption_context: context("file", "a"),
+        ..Default::default()
+    };
+    clients.crypto.generate_data_key(bearer(token, request)).await.unwrap().into_inner()
+}
+
+async fn opened(dev: &Dev, made: &GenerateDataKeyResponse) -> Vec<u8> {
+    let request = DecryptRequest {
+        ciphertext_blob: made.ciphertext_blob.clone(),
+        encryption_context: context("file", "a"),
+        ..Default::default()
+    };
+    dev.clients().crypto.decrypt(bearer(&dev.root_token(), request)).await.unwrap().into_inner().plaintext.to_vec()
+}
+
+async fn version(dev: &Dev, key_id: &str) -> u32 {
+    let request = DescribeKeyRequest { key_id: key_id.to_owned() };
+    let reply = dev.clients().keys.describe_key(bearer(&dev.root_token(), request)).await.unwrap();
+    reply.into_inner().key_metadata.unwrap().current_key_version
+}
+
+/// Of each key: how often a rotation of it was asked for, and how often it was done.
+fn rotations(dev: &Dev) -> BTreeMap<String, [usize; 2]> {
+    let mut found = BTreeMap::new();
+    dev.audit_records(|record| {
+        if record.operation == "RotateOutlivedKey" {
+            let counts: &mut [usize; 2] = found.entry(record.path.to_owned()).or_default();
+            counts[usize::from(record.outcome == audit::Outcome::Done)] += 1;
+        }
+    });
+    found
+}
+
+fn count(dev: &Dev, operation: &str) -> usize {
+    let mut found = 0;
+    dev.audit_records(|record| found += usize::from(record.operation == operation));
+    found
+}
+
+/// The log tells the store's newest revision.
+async fn told(dev: &Dev) {
+    let before = count(dev, "StoreState");
+    create_key(dev, KeySpec::EccNistP256).await;
+    until("the log tells the store's state", Duration::from_secs(10), || count(dev, "StoreState") > before);
+}
+
+const STORE: [&str; 3] = ["store.db", "store.db-wal", "store.db-shm"];
+
+fn copy_store(from: &Path, to: &Path) {
+    for name in STORE {
+        let _may_be_absent = std::fs::remove_file(to.join(name));
+        if from.join(name).exists() {
+            std::fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+    }
+}
+
+/// Starts what must come up sealed, and acknowledges.
+fn start_sealed(dev: &mut Dev) {
+    let server = dev.data().join("server");
+    let officer = std::thread::spawn(move || {
+        until("it is sealed", Duration::from_secs(20), || server.join("sealed").exists());
+        let done = strongroom(&["operator", "acknowledge", "--data-dir", server.to_str().unwrap()]);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    });
+    dev.start_again().unwrap();
+    officer.join().unwrap();
+}
+
+/// Puts an old store back.
+async fn roll_back(dev: &mut Dev) {
+    told(dev).await;
+    dev.end();
+    let (server, kept) = (dev.data().join("server"), tempfile::tempdir().unwrap());
+    copy_store(&server, kept.path());
+    dev.start_again().unwrap();
+    told(dev).await;
+    dev.end();
+    copy_store(kept.path(), &server);
+    start_sealed(dev);
+}
+
+/// Restores the store from a backup.
+async fn restore(dev: &mut Dev) {
+    let (server, backup): (PathBuf, PathBuf) = (dev.data().join("server"), dev.folder().join("backup"));
+    let mut command = Command::new(binary("strongroom"));
+    command.args(["operator", "backup", "--out"]).arg(&backup).env("STRONGROOM_TOKEN", dev.root_token());
+    command.env("STRONGROOM_ADDR", format!("https://{}", dev.addr())).env("STRONGROOM_CACERT", dev.ca());
+    assert!(command.status().unwrap().success());
+    dev.end();
+    for name in STORE {
+        let _may_be_absent = std::fs::remove_file(server.join(name));
+    }
+    let restored = strongroom(&[
+        "operator",
+        "restore",
+        "--from",
+        backup.to_str().unwrap(),
+        "--data-dir",
+        server.to_str().unwrap(),
+    ]);
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    dev.start_again().unwrap();
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    RolledBack,
+    Restored,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_token_counts_has_a_new_version_before_it_seals_again() {
+    for how in [How::RolledBack, How::Restored] {
+        let mut dev = Dev::softhsm();
+        let mut keys = Vec::new();
+        for _ in 0..KEYS {
+            keys.push(create_key(&dev, KeySpec::SymmetricDefault).await);
+        }
+        let (signing, disabled) = (create_key(&dev, KeySpec::EccNistP256).await, keys[0].clone());
+        keys.sort();
+        let root = dev.root_token();
+        let before = data_key(&mut dev.clients(), &root, &keys[1]).await;
+        assert_eq!(before.key_version, 1);
+        let request = DisableKeyRequest { key_id: disabled.clone() };
+        dev.clients().keys.disable_key(bearer(&root, request)).await.unwrap();
+        assert!(rotations(&dev).is_empty());
+        match how {
+            How::RolledBack => roll_back(&mut dev).await,
+            How::Restored => restore(&mut dev).await,
+        }
+
+        // many at once, faster than the background, which begins with the first: none seals under the old version, and
+        // all under one new one
+        let last = keys.iter().rfind(|key| **key != disabled).unwrap().clone();
+        let root = dev.root_token();
+        let callers = (0..32).map(|_| {
+            let (mut clients, root, key) = (dev.clients(), root.clone(), last.clone());
+            tokio::spawn(async move { data_key(&mut clients, &root, &key).await.key_version })
+        });
+        for caller in callers.collect::<Vec<_>>() {
+            assert_eq!(caller.await.unwrap(), 2, "{how:?}");
+        }
+        assert_eq!(rotations(&dev)[&format!("kms/keys/{last}")], [1, 1], "{how:?}: many callers, one version");
+        // it is stopped amid the others, and goes on
+        if let Some(server) = dev.server() {
+            server.kill();
+            until("the server is gone", Duration::from_secs(10), || !server.is_alive());
+        }
+        dev.start_again().unwrap();
+        let enabled = || keys.iter().filter(|key| **key != disabled);
+        let done = || rotations(&dev).values().filter(|[_, done]| *done > 0).count();
+        until("all are rotated", Duration::from_secs(20), || done() == KEYS - 1);
+        for key in enabled() {
+            assert_eq!(version(&dev, key).await, 2, "{how:?}");
+        }
+        assert_eq!((version(&dev, &signing).await, version(&dev, &disabled).await), (1, 1));
+
+        // the old version opens what it sealed; what was disabled is rotated when it is to seal
+        assert_eq!(opened(&dev, &before).await, before.plaintext, "{how:?}");
+        let request = EnableKeyRequest { key_id: disabled.clone() };
+        dev.clients().keys.enable_key(bearer(&dev.root_token(), request)).await.unwrap();
+        assert_eq!(data_key(&mut dev.clients(), &dev.root_token(), &disabled).await.key_version, 2, "{how:?}");
+        // once is enough
+        dev.start_again().unwrap();
+        let after = data_key(&mut dev.clients(), &dev.root_token(), &keys[1]).await;
+        assert_eq!((after.key_version, opened(&dev, &after).await), (2, after.plaintext.to_vec()), "{how:?}");
+        assert_eq!(rotations(&dev).len(), KEYS, "{how:?}");
+    }
+}
