@@ -163,7 +163,7 @@ fn failure<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Failu
 /// The call was carried out: it may not be made again.
 const RECEIPT_UNAVAILABLE: &str = "RECEIPT_UNAVAILABLE";
 
-const REASONS: [(&str, &str); 29] = [
+const REASONS: [(&str, &str); 31] = [
     ("INVALID_FIELD", "correct the field that is named"),
     ("INVALID_CIPHERTEXT", "the blob was altered, or the encryption context is not the one that it was made with"),
     ("INCORRECT_KEY", "leave the key id out: the blob names its key itself"),
@@ -176,6 +176,8 @@ const REASONS: [(&str, &str); 29] = [
     ("POLICY_NOT_FOUND", "`policy list` shows the policies that there are"),
     ("ROLE_NOT_FOUND", "`auth cert list` shows the roles that there are"),
     ("TOKEN_NOT_FOUND", "the token has ended, or the accessor is wrong"),
+    ("TOKEN_NOT_RENEWABLE", "make another token: this one was made without renewals"),
+    ("TOKEN_STATELESS", "a stateless token ends by itself, or with its parent"),
     ("ALIAS_EXISTS", "choose another name, or point this one elsewhere with `kms update-alias`"),
     ("REQUEST_ID_REUSED", "choose another client request id: this one stands for another request"),
     ("KEY_DISABLED", "`kms enable-key` makes it usable"),

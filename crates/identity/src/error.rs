@@ -22,10 +22,15 @@ pub enum IdentityError {
     InvalidMarker,
     #[error("no such policy")]
     PolicyNotFound,
-    #[error("no such certificate role")]
+    #[error("no such role")]
     RoleNotFound,
     #[error("no such token")]
     TokenNotFound,
+    #[error("the token is not renewable")]
+    TokenNotRenewable,
+    /// Nothing of it is stored: it ends by itself, or with its parent.
+    #[error("the token is stateless")]
+    TokenStateless,
     #[error("a limit is exceeded")]
     LimitExceeded,
     /// Others changed the same thing, again and again.
@@ -60,6 +65,8 @@ pub enum Cause {
     CertificateOther,
     /// No role knows the certificate.
     CertificateUnknown,
+    /// Bound to addresses, and used from another one.
+    AddressOther,
 }
 
 /// The status that a façade puts on an error.
@@ -89,6 +96,7 @@ impl Cause {
             Self::CertificateMissing => "CERTIFICATE_MISSING",
             Self::CertificateOther => "CERTIFICATE_OTHER",
             Self::CertificateUnknown => "CERTIFICATE_UNKNOWN",
+            Self::AddressOther => "ADDRESS_OTHER",
         }
     }
 }
@@ -99,6 +107,7 @@ impl IdentityError {
             Self::Unauthenticated(_) => Face::Unauthenticated,
             Self::PermissionDenied => Face::PermissionDenied,
             Self::InvalidField(_) | Self::Policy(_) | Self::InvalidMarker => Face::InvalidArgument,
+            Self::TokenNotRenewable | Self::TokenStateless => Face::InvalidArgument,
             Self::PolicyNotFound | Self::RoleNotFound | Self::TokenNotFound => Face::NotFound,
             Self::LimitExceeded | Self::Audit(AuditError::Busy) => Face::ResourceExhausted,
             Self::Conflict => Face::Aborted,
@@ -117,6 +126,8 @@ impl IdentityError {
             Self::PolicyNotFound => "POLICY_NOT_FOUND",
             Self::RoleNotFound => "ROLE_NOT_FOUND",
             Self::TokenNotFound => "TOKEN_NOT_FOUND",
+            Self::TokenNotRenewable => "TOKEN_NOT_RENEWABLE",
+            Self::TokenStateless => "TOKEN_STATELESS",
             Self::LimitExceeded => "LIMIT_EXCEEDED",
             Self::Audit(AuditError::Busy) => "BUSY",
             Self::Conflict => "CONFLICT",
@@ -139,6 +150,8 @@ impl IdentityError {
             | Self::PolicyNotFound
             | Self::RoleNotFound
             | Self::TokenNotFound
+            | Self::TokenNotRenewable
+            | Self::TokenStateless
             | Self::LimitExceeded
             | Self::Conflict
             | Self::Storage(_)
@@ -159,6 +172,8 @@ impl IdentityError {
             | Self::PolicyNotFound
             | Self::RoleNotFound
             | Self::TokenNotFound
+            | Self::TokenNotRenewable
+            | Self::TokenStateless
             | Self::LimitExceeded
             | Self::Conflict
             | Self::Storage(_)

@@ -7,8 +7,10 @@
 #![forbid(unsafe_code)]
 
 pub mod acl;
+mod alive;
 pub mod certificate;
 pub mod change;
+pub mod cidr;
 pub mod error;
 pub mod name;
 mod op;
@@ -22,14 +24,20 @@ pub mod token;
 pub use acl::{Acl, Verdict, decide};
 pub use certificate::{CertificateMatch, CertificateRole, PeerCertificate};
 pub use change::{ChangeError, Changes};
+pub use cidr::Cidr;
 pub use error::{Cause, Face, IdentityError};
 pub use name::{Accessor, DisplayName, Malformed, PolicyName, RoleName};
-pub use op::{CertificateRolePage, PageRequest, PolicyPage, PolicyText, principal_id};
+pub use op::{
+    AccessorPage, CertificateRolePage, PageRequest, PolicyPage, PolicyText, Target, Tidied, TokenRolePage, principal_id,
+};
 pub use policy::{Capability, MalformedPolicy, Policy, PolicyFault};
 pub use principal::Principal;
 pub use service::{Identities, Seams};
 pub use store::{CacheSizes, Caches};
-pub use token::{CreateToken, CreatedToken, TokenMetadata};
+pub use token::{
+    CreateToken, CreatedToken, DefaultPolicy, Excess, NewParent, NewToken, Parentage, PolicyGlob, RoleTokenKind,
+    Through, TokenKind, TokenMetadata, TokenRole,
+};
 
 use audit::{Outcome, Record, Subject};
 use envelope::Timestamp;

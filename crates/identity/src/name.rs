@@ -60,6 +60,11 @@ impl PolicyName {
         Self("root".into())
     }
 
+    /// What is added to tokens that are made as Vault makes them.
+    pub(crate) fn default_policy() -> Self {
+        Self("default".into())
+    }
+
     /// Whether it is the built-in policy that allows everything.
     pub fn is_root(&self) -> bool {
         &*self.0 == "root"

@@ -7,6 +7,8 @@ mod token;
 pub(crate) use policy::DEFAULT_POLICY;
 pub use policy::{PolicyPage, PolicyText};
 pub use role::{CertificateRolePage, principal_id};
+pub(crate) use token::LOOKED_AT_EVERY;
+pub use token::{AccessorPage, Target, Tidied, TokenRolePage};
 
 use crate::acl::{Verdict, decide};
 use crate::error::IdentityError;

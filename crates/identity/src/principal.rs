@@ -2,7 +2,7 @@
 
 use crate::acl::Acl;
 use crate::name::{PolicyName, RoleName};
-use crate::token::{Digest, TokenRecord};
+use crate::token::{Digest, TokenMetadata, TokenRecord};
 use audit::Subject;
 use envelope::Timestamp;
 use std::sync::Arc;
@@ -20,19 +20,35 @@ pub struct Principal {
 /// By what it was recognised.
 #[derive(Debug)]
 pub(crate) enum Proof {
-    Token { digest: Digest, record: Box<TokenRecord>, uses_left: Option<u32> },
-    Certificate { role: RoleName, incarnation: [u8; 16], thumbprint: [u8; 32] },
+    Token {
+        digest: Digest,
+        record: Box<TokenRecord>,
+        uses_left: Option<u32>,
+        /// When the first of its ancestors ends.
+        parents_end: Option<Timestamp>,
+    },
+    Certificate {
+        role: RoleName,
+        incarnation: [u8; 16],
+        thumbprint: [u8; 32],
+    },
 }
 
 impl Principal {
-    pub(crate) fn of_token(digest: Digest, record: TokenRecord, uses_left: Option<u32>, acl: Arc<Acl>) -> Self {
+    pub(crate) fn of_token(
+        digest: Digest,
+        record: TokenRecord,
+        uses_left: Option<u32>,
+        parents_end: Option<Timestamp>,
+        acl: Arc<Acl>,
+    ) -> Self {
         let accessor = record.accessor.as_str().to_owned();
         Self {
             id: format!("token/{accessor}"),
             subject: Subject::Token { accessor, name: record.display_name.as_str().to_owned() },
             policies: Arc::clone(&record.policies),
             acl,
-            proof: Proof::Token { digest, record: Box::new(record), uses_left },
+            proof: Proof::Token { digest, record: Box::new(record), uses_left, parents_end },
         }
     }
 
@@ -77,7 +93,15 @@ impl Principal {
     /// From then on it is nobody.
     pub fn expires(&self) -> Option<Timestamp> {
         match &self.proof {
-            Proof::Token { record, .. } => record.expires,
+            Proof::Token { record, parents_end, .. } => [record.expires, *parents_end].into_iter().flatten().min(),
+            Proof::Certificate { .. } => None,
+        }
+    }
+
+    /// All that is public about its token; nothing where a certificate asks.
+    pub fn token(&self) -> Option<TokenMetadata> {
+        match &self.proof {
+            Proof::Token { record, uses_left, .. } => Some(record.metadata(*uses_left)),
             Proof::Certificate { .. } => None,
         }
     }

@@ -6,8 +6,10 @@
 
 use crate::RequestInfo;
 use crate::acl::Acl;
+use crate::alive::{self, Loaded};
 use crate::certificate::PeerCertificate;
 use crate::change::{ChangeError, Changes};
+use crate::cidr;
 use crate::error::{Cause, IdentityError};
 use crate::name::PolicyName;
 use crate::op::DEFAULT_POLICY;
@@ -16,7 +18,7 @@ use crate::principal::{Principal, Proof};
 use crate::store::{self, AclKey, Caches, Layout, StoredRole};
 use crate::token::{self, Digest, TokenRecord};
 use audit::{AuditSink, Decision, Outcome, Record};
-use envelope::{Timestamp, mac};
+use envelope::mac;
 use std::sync::Arc;
 use storage::{AtLeast, Barrier, Batch, Change, Entry, EntryPath, Invalidate, Revision};
 
@@ -42,18 +44,6 @@ pub struct Identities {
     pub(crate) caches: Arc<Caches>,
     /// Uses of one token are counted one after the other within the process, so that they do not conflict.
     turns: Arc<[tokio::sync::Mutex<()>]>,
-}
-
-/// A token as it stands in the store, all of it alive.
-pub(crate) struct Loaded {
-    pub(crate) record: TokenRecord,
-    pub(crate) revision: Revision,
-    /// With the revision of its entry.
-    pub(crate) uses: Option<(u32, Revision)>,
-    pub(crate) acl: Arc<Acl>,
-    /// What it depends on, and when that was read.
-    depends_on: Vec<EntryPath>,
-    read_at: Revision,
 }
 
 impl Identities {
@@ -109,13 +99,17 @@ impl Identities {
         }
         let digest = self.layout.digest(token);
         if let Some(principal) = self.caches.tokens.peek(&digest) {
-            if let Proof::Token { record, .. } = &principal.proof {
+            if let Proof::Token { record, parents_end, .. } = &principal.proof {
                 self.check_alive(record, call.now)?;
-                check_bound(record, certificate)?;
+                alive::check_parents_end(*parents_end, call.now)?;
+                check_bound(record, certificate, call)?;
             }
             return Ok(principal);
         }
         // What is rare does not make what is frequent larger.
+        if token::is_stateless(token) {
+            return Box::pin(self.by_sealed_token(token, digest, certificate, call)).await;
+        }
         Box::pin(self.by_stored_token(digest, certificate, call)).await
     }
 
@@ -126,13 +120,30 @@ impl Identities {
         call: &RequestInfo,
     ) -> Result<Arc<Principal>, IdentityError> {
         let loaded = self.load_token(&digest, call.now).await?;
-        check_bound(&loaded.record, certificate)?;
+        check_bound(&loaded.record, certificate, call)?;
         if loaded.record.use_limited {
             return self.use_up(digest, certificate, call).await;
         }
-        let principal = Arc::new(Principal::of_token(digest, loaded.record, None, loaded.acl));
-        self.caches.tokens.insert(digest, Arc::clone(&principal), &loaded.depends_on, loaded.read_at);
-        Ok(principal)
+        Ok(self.remember(digest, loaded))
+    }
+
+    async fn by_sealed_token(
+        &self,
+        token: &[u8],
+        digest: Digest,
+        certificate: Option<&PeerCertificate>,
+        call: &RequestInfo,
+    ) -> Result<Arc<Principal>, IdentityError> {
+        let loaded = self.open_stateless(token, call.now).await?;
+        check_bound(&loaded.record, certificate, call)?;
+        Ok(self.remember(digest, loaded))
+    }
+
+    fn remember(&self, digest: Digest, loaded: Loaded) -> Arc<Principal> {
+        let Loaded { record, parents_end, acl, depends_on, read_at, .. } = loaded;
+        let principal = Arc::new(Principal::of_token(digest, record, None, parents_end, acl));
+        self.caches.tokens.insert(digest, Arc::clone(&principal), &depends_on, read_at);
+        principal
     }
 
     /// Counts one use: the count goes down in the store, under the revision that was read, or it is read anew.
@@ -142,21 +153,17 @@ impl Identities {
         certificate: Option<&PeerCertificate>,
         call: &RequestInfo,
     ) -> Result<Arc<Principal>, IdentityError> {
-        let turn = usize::from(digest.0[0]) % self.turns.len().max(1);
-        let _turn = match self.turns.get(turn) {
-            Some(turn) => Some(turn.lock().await),
-            None => None,
-        };
+        let _turn = self.turn(&digest).await;
         for _ in 0..ATTEMPTS_MAX {
             let loaded = self.load_token(&digest, call.now).await?;
-            check_bound(&loaded.record, certificate)?;
+            check_bound(&loaded.record, certificate, call)?;
             let (left, revision) = loaded.uses.ok_or(IdentityError::Unauthenticated(Cause::TokenUsedUp))?;
             let left = left.checked_sub(1).ok_or(IdentityError::Unauthenticated(Cause::TokenUsedUp))?;
             let uses = self.layout.uses(&digest)?;
             let sealed = self.barrier.seal(&uses, &store::encode_uses(left)?)?;
             let batch = self.changes.batch()?.revision_is(uses.clone(), revision).put(uses, sealed);
             let batch = batch.revision_is(self.layout.token(&digest)?, loaded.revision);
-            let principal = Principal::of_token(digest, loaded.record, Some(left), loaded.acl);
+            let principal = Principal::of_token(digest, loaded.record, Some(left), loaded.parents_end, loaded.acl);
             let record = Record {
                 path: "auth/token/use",
                 decision: Decision::Allowed,
@@ -171,69 +178,13 @@ impl Identities {
         Err(IdentityError::Conflict)
     }
 
-    /// A token that is alive, as are all on whom it depends.
-    pub(crate) async fn load_token(&self, digest: &Digest, now: Timestamp) -> Result<Loaded, IdentityError> {
-        let gone = |cause| IdentityError::Unauthenticated(cause);
-        let own = [self.layout.token(digest)?, self.layout.uses(digest)?];
-        let (read_at, found) = self.barrier.get(&own, AtLeast::Latest).await?;
-        let mut found = found.into_iter();
-        let opened = found.next().flatten().ok_or(gone(Cause::TokenUnknown))?;
-        let record = store::decode_token(&opened.value)?;
-        self.check_alive(&record, now)?;
-        let uses = match (record.use_limited, found.next().flatten()) {
-            (true, Some(uses)) => Some((store::decode_uses(&uses.value)?, uses.revision)),
-            (true, None) => return Err(gone(Cause::TokenUsedUp)),
-            (false, _) => None,
-        };
-        if uses.is_some_and(|(left, _)| left == 0) {
-            return Err(gone(Cause::TokenUsedUp));
+    /// Whoever changes one token again and again does so one after the other within the process.
+    pub(crate) async fn turn(&self, digest: &Digest) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        let turn = usize::from(digest.0[0]) % self.turns.len().max(1);
+        match self.turns.get(turn) {
+            Some(turn) => Some(turn.lock().await),
+            None => None,
         }
-        let ancestors = record.ancestors.iter().map(|ancestor| self.layout.token(ancestor));
-        let mut paths = ancestors.collect::<Result<Vec<_>, _>>()?;
-        if let Some((role, _)) = &record.role {
-            paths.push(self.layout.role(role)?);
-        }
-        let upto = paths.len();
-        paths.extend(record.policies.iter().map(|name| self.layout.policy(name)).collect::<Result<Vec<_>, _>>()?);
-        let (revision, entries) = self.barrier.storage().get(&paths, AtLeast::Latest).await?;
-        let (above, policies) = entries.split_at(upto);
-        self.check_ancestors(&record, paths.iter().zip(above))?;
-        let acl = self.acl(&record.policies, policies, revision)?;
-        let [own, _] = own;
-        paths.push(own);
-        Ok(Loaded { record, revision: opened.revision, uses, acl, depends_on: paths, read_at })
-    }
-
-    /// Every ancestor's record stands, and the role's in the same incarnation.
-    fn check_ancestors<'e>(
-        &self,
-        record: &TokenRecord,
-        above: impl Iterator<Item = (&'e EntryPath, &'e Option<Entry>)>,
-    ) -> Result<(), IdentityError> {
-        let gone = || IdentityError::Unauthenticated(Cause::AncestorGone);
-        for (i, (path, entry)) in above.enumerate() {
-            let value = self.barrier.open(path, &entry.as_ref().ok_or_else(gone)?.value)?;
-            if i < record.ancestors.len() {
-                store::decode_token(&value)?;
-            } else {
-                let role = store::decode_role(&value)?;
-                if record.role.as_ref().is_none_or(|(_, incarnation)| *incarnation != role.incarnation) {
-                    return Err(gone());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// What depends on the token alone, and on the time.
-    pub(crate) fn check_alive(&self, record: &TokenRecord, now: Timestamp) -> Result<(), IdentityError> {
-        if record.generation != self.generation {
-            return Err(IdentityError::Unauthenticated(Cause::OtherGeneration));
-        }
-        if record.expired(now) {
-            return Err(IdentityError::Unauthenticated(Cause::TokenExpired));
-        }
-        Ok(())
     }
 
     async fn by_certificate(&self, certificate: &PeerCertificate) -> Result<Arc<Principal>, IdentityError> {
@@ -269,7 +220,7 @@ impl Identities {
     }
 
     /// The rules of these policies, whose entries were read at `revision`. What is not there gives nothing.
-    fn acl(
+    pub(crate) fn acl(
         &self,
         names: &[PolicyName],
         entries: &[Option<Entry>],
@@ -302,8 +253,8 @@ impl Identities {
         Ok(acl)
     }
 
-    /// Commits, and drops what the change outdates before the caller hears of it.
-    pub(crate) async fn commit(&self, batch: Batch, record: &Record<'_>) -> Result<Revision, ChangeError> {
+    /// Commits, and drops what the change outdates before the caller hears of it. For whoever adds to a batch of ours, too.
+    pub async fn commit(&self, batch: Batch, record: &Record<'_>) -> Result<Revision, ChangeError> {
         let paths = batch.writes.iter().map(|write| write.path().clone()).collect();
         let revision = self.changes.commit(batch, record).await?;
         self.caches.apply(&Change::Paths { revision, paths });
@@ -311,8 +262,15 @@ impl Identities {
     }
 }
 
-/// A bound token counts only beside its certificate.
-fn check_bound(record: &TokenRecord, certificate: Option<&PeerCertificate>) -> Result<(), IdentityError> {
+/// A bound token counts only beside its certificate, and only from its addresses.
+fn check_bound(
+    record: &TokenRecord,
+    certificate: Option<&PeerCertificate>,
+    call: &RequestInfo,
+) -> Result<(), IdentityError> {
+    if !cidr::allows(&record.terms.bound_cidrs, &call.from) {
+        return Err(IdentityError::Unauthenticated(Cause::AddressOther));
+    }
     match (&record.thumbprint, certificate) {
         (None, _) => Ok(()),
         (Some(_), None) => Err(IdentityError::Unauthenticated(Cause::CertificateMissing)),
@@ -324,4 +282,4 @@ fn check_bound(record: &TokenRecord, certificate: Option<&PeerCertificate>) -> R
 /// Locks over which use-limited tokens are spread.
 const TURNS: usize = 64;
 /// How often a count is read anew when other nodes count at the same time.
-const ATTEMPTS_MAX: usize = 32;
+pub(crate) const ATTEMPTS_MAX: usize = 32;

@@ -1,14 +1,15 @@
 //! Where everything stands, how it is read, and what of it is cached.
 //!
 //! Below `<tenant>/identity`: `tokens/<digest>`, `uses/<digest>`, `accessors/<hash>`, `children/<parent>/<child>`,
-//! `due/<when>/<digest>`, `policies/<name>`, `roles/<name>`, `matches/<hash>`. What users choose stands there as keyed hashes
-//! only, but for names of policies and roles.
+//! `due/<when>/<digest>`, `policies/<name>`, `roles/<name>`, `matches/<hash>`, `token-roles/<name>`. What users choose stands
+//! there as keyed hashes only, but for names of policies and roles. Nothing ever stands at `stateless`: it is the place for
+//! which stateless tokens are sealed.
 
 mod codec;
 
 pub(crate) use codec::{
-    StoredRole, decode_digest, decode_name, decode_role, decode_token, decode_uses, encode_role, encode_token,
-    encode_uses,
+    StoredRole, decode_digest, decode_name, decode_role, decode_token, decode_token_role, decode_uses, encode_role,
+    encode_token, encode_token_role, encode_uses,
 };
 
 use crate::acl::Acl;
@@ -101,6 +102,23 @@ impl Layout {
     pub(crate) fn accessor(&self, accessor: &Accessor) -> PathResult {
         let hash = self.barrier.keyed_hash(b"identity/accessor", accessor.as_str().as_bytes());
         self.below(&format!("accessors/{}", hex::encode(hash)))
+    }
+
+    pub(crate) fn accessors(&self) -> PathResult {
+        self.below("accessors")
+    }
+
+    /// For what stateless tokens are sealed.
+    pub(crate) fn stateless(&self) -> PathResult {
+        self.below("stateless")
+    }
+
+    pub(crate) fn token_roles(&self) -> PathResult {
+        self.below("token-roles")
+    }
+
+    pub(crate) fn token_role(&self, name: &RoleName) -> PathResult {
+        self.below(&format!("token-roles/{name}"))
     }
 
     pub(crate) fn children(&self, parent: &Digest) -> PathResult {

@@ -5,6 +5,7 @@
 
 use crate::change::ChangeError;
 use crate::error::IdentityError;
+use crate::op::LOOKED_AT_EVERY;
 use crate::service::Identities;
 use crate::store::{self, digest_in};
 use crate::token::Digest;
@@ -52,6 +53,9 @@ impl Identities {
             None => batch,
             Some(opened) => {
                 let record = store::decode_token(&opened.value)?;
+                if record.terms.released {
+                    return self.sweep_released(batch.revision_is(path, opened.revision), claim, &digest, now).await;
+                }
                 if !record.expired(now) {
                     return Ok(None);
                 }
@@ -74,14 +78,29 @@ impl Identities {
         Ok(Some(batch.delete(claim.path.clone())))
     }
 
+    /// What let its children go stays for as long as it has any.
+    async fn sweep_released(
+        &self,
+        batch: Batch,
+        claim: &Claim,
+        digest: &Digest,
+        now: Timestamp,
+    ) -> Result<Option<Batch>, IdentityError> {
+        let children = self.layout.children(digest)?;
+        let page = self.barrier.storage().scan(&children, None, 1, AtLeast::Latest).await?;
+        let batch = batch.delete(claim.path.clone());
+        if page.entries.is_empty() {
+            return Ok(Some(batch.delete(self.layout.token(digest)?)));
+        }
+        self.put_due(batch, now.plus(LOOKED_AT_EVERY), digest).map(Some)
+    }
+
     async fn drop_child(&self, batch: Batch, child: &Digest, now: Timestamp) -> Result<Batch, IdentityError> {
         let path = self.layout.token(child)?;
         let (_, found) = self.barrier.get(std::slice::from_ref(&path), AtLeast::Latest).await?;
         let Some(opened) = found.into_iter().flatten().next() else { return Ok(batch) };
         let batch = self.drop_token(batch, child, &store::decode_token(&opened.value)?)?;
-        let due = self.layout.due(now, child)?;
-        let sealed = self.barrier.seal(&due, &[])?;
-        Ok(batch.put(due, sealed))
+        self.put_due(batch, now, child)
     }
 }
 

@@ -1,8 +1,17 @@
 //! Tokens: 256 random bits, bounded in time and uses, gone with their ancestors.
 //!
-//! Always: a token's record never changes; it is written once and deleted once. The uses that are left stand beside it.
-//! Never: more rights, more time or fewer bounds than whoever made it had.
+//! Always: a token's record changes only by renewal, and once where it ends before its children; else it is written once and
+//! deleted once. The uses that are left stand beside it.
+//! Never: more rights, more time or fewer bounds than whoever made it had, but for what a token role gives.
 
+pub(crate) mod lifetime;
+mod request;
+mod role;
+
+pub use request::{CreateToken, DefaultPolicy, Excess, NewParent, NewToken, Parentage, Through};
+pub use role::{PolicyGlob, RoleTokenKind, TokenRole};
+
+use crate::cidr::Cidr;
 use crate::error::IdentityError;
 use crate::name::{Accessor, DisplayName, PolicyName, RoleName};
 use base64::Engine;
@@ -10,7 +19,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use envelope::{SecretBytes, Timestamp};
 use getrandom::SysRng;
 use rand_core::TryRng;
-use std::num::NonZeroU32;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,10 +29,24 @@ pub const POLICIES_MAX: usize = 64;
 pub const ANCESTORS_MAX: usize = 16;
 /// How long a token lives where its maker says nothing.
 pub const TTL_DEFAULT: Duration = Duration::from_secs(3600);
-/// How long a token may live: a year and a day.
+/// How long a token may live where it is asked for by its exact length: a year and a day.
 pub const TTL_MAX: Duration = Duration::from_secs(366 * 86_400);
+/// How long a token may live by renewals, and where what is asked for is cut to what can be had. Vault's: 32 days.
+pub const SYSTEM_TTL_MAX: Duration = Duration::from_secs(768 * 3600);
 /// Lengths of a token's text, visible ASCII.
 pub const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=512;
+/// Longest text of a stateless token.
+pub const STATELESS_BYTES_MAX: usize = 4096;
+/// Most pairs of a token's meta, and most bytes of a key or a value.
+pub const META_PAIRS_MAX: usize = 64;
+pub const META_BYTES_MAX: usize = 512;
+/// Most address ranges that a token is bound to.
+pub const CIDRS_MAX: usize = 64;
+/// Longest path at which tokens are made, bytes.
+pub const PATH_BYTES_MAX: usize = 512;
+
+/// What logins and people write beside a token; shown, never decided by.
+pub type Meta = BTreeMap<String, String>;
 
 /// The operating system's generator gave nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -55,43 +78,31 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N], Randomness> {
 
 /// Whether these bytes may be a token at all.
 pub fn is_well_formed(token: &[u8]) -> bool {
-    TOKEN_BYTES.contains(&token.len()) && token.iter().all(u8::is_ascii_graphic)
+    let longest = if is_stateless(token) { STATELESS_BYTES_MAX } else { *TOKEN_BYTES.end() };
+    (*TOKEN_BYTES.start()..=longest).contains(&token.len()) && token.iter().all(u8::is_ascii_graphic)
 }
 
-/// What a caller asks of a new token.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct CreateToken {
-    /// Empty: the caller's own.
-    pub policies: Vec<PolicyName>,
-    pub display_name: DisplayName,
-    /// `None`: [`TTL_DEFAULT`], or what the parent has left where that is less.
-    pub ttl: Option<Duration>,
-    pub num_uses: Option<NonZeroU32>,
-    /// Counts only beside the certificate of this SHA-256.
-    pub certificate_thumbprint: Option<[u8; 32]>,
+/// Whether the text says that it is its own record.
+pub(crate) fn is_stateless(token: &[u8]) -> bool {
+    token.starts_with(STATELESS_PREFIX)
 }
 
-impl CreateToken {
-    /// From what stands in a request: zeros and empty fields mean "not given".
-    pub fn parse(
-        policies: &[String],
-        display_name: &str,
-        ttl_secs: u64,
-        num_uses: u32,
-        certificate_thumbprint: &[u8],
-    ) -> Result<Self, IdentityError> {
-        let certificate_thumbprint = match certificate_thumbprint {
-            [] => None,
-            bytes => Some(bytes.try_into().map_err(|_| IdentityError::InvalidField("certificate_thumbprint"))?),
-        };
-        Ok(Self {
-            policies: parse_policies(policies)?,
-            display_name: DisplayName::parse(display_name).map_err(|_| IdentityError::InvalidField("display_name"))?,
-            ttl: (ttl_secs > 0).then(|| Duration::from_secs(ttl_secs)),
-            num_uses: NonZeroU32::new(num_uses),
-            certificate_thumbprint,
+/// A stateless token's text around what was sealed.
+pub(crate) fn stateless_text(sealed: &[u8]) -> Option<SecretBytes> {
+    let encoded = SecretBytes::from_vec(URL_SAFE_NO_PAD.encode(sealed).into_bytes());
+    let len = STATELESS_PREFIX.len() + encoded.len();
+    (len <= STATELESS_BYTES_MAX).then(|| {
+        SecretBytes::init_with(len, |text| {
+            let (prefix, rest) = text.split_at_mut(STATELESS_PREFIX.len());
+            prefix.copy_from_slice(STATELESS_PREFIX);
+            rest.copy_from_slice(encoded.expose());
         })
-    }
+    })
+}
+
+/// What was sealed in a stateless token. There is one text of it.
+pub(crate) fn stateless_sealed(token: &[u8]) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(token.strip_prefix(STATELESS_PREFIX)?).ok()
 }
 
 /// At most [`POLICIES_MAX`] names, sorted, each once.
@@ -128,6 +139,61 @@ pub struct TokenMetadata {
     pub certificate_thumbprint: Option<[u8; 32]>,
     /// With whom it ends.
     pub parent: Parent,
+    pub kind: TokenKind,
+    pub renewable: bool,
+    /// It may be renewed by this much for ever.
+    pub period: Option<Duration>,
+    /// From its creation; no renewal takes it further.
+    pub explicit_max_ttl: Option<Duration>,
+    /// What it was given at first. `None`: the root token.
+    pub creation_ttl: Option<Duration>,
+    pub renewed: Option<Timestamp>,
+    /// Where it was made: `auth/token/create`, `auth/approle/login`.
+    pub path: Arc<str>,
+    pub meta: Meta,
+    pub entity: Option<[u8; 16]>,
+    pub bound_cidrs: Arc<[Cidr]>,
+    /// The token role by which it was made.
+    pub role: Option<RoleName>,
+}
+
+impl TokenMetadata {
+    /// How long it has left; `None`: the root token.
+    pub fn ttl(&self, now: Timestamp) -> Option<Duration> {
+        self.expires.map(|expires| expires.since(now))
+    }
+
+    pub fn is_orphan(&self) -> bool {
+        matches!(self.parent, Parent::Orphan)
+    }
+}
+
+/// How a token is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TokenKind {
+    /// A record in the store.
+    #[default]
+    Service,
+    /// Its own record, sealed: nothing is stored, so it is neither renewed nor revoked by itself (Vault: batch).
+    Stateless,
+}
+
+impl TokenKind {
+    /// As Vault writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Service => "service",
+            Self::Stateless => "batch",
+        }
+    }
+
+    pub fn parse(raw: &str) -> Result<Self, IdentityError> {
+        match raw {
+            "service" => Ok(Self::Service),
+            "batch" => Ok(Self::Stateless),
+            _ => Err(IdentityError::InvalidField("type")),
+        }
+    }
 }
 
 /// With whom a token ends.
@@ -154,7 +220,7 @@ impl Parent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Digest(pub(crate) [u8; 32]);
 
-/// What is stored of a token.
+/// What is stored of a token, or sealed in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TokenRecord {
     pub(crate) accessor: Accessor,
@@ -166,11 +232,50 @@ pub(crate) struct TokenRecord {
     pub(crate) use_limited: bool,
     pub(crate) thumbprint: Option<[u8; 32]>,
     pub(crate) generation: u64,
-    /// The parent first.
+    /// The parent first. In a stateless token the parent alone.
     pub(crate) ancestors: Vec<Digest>,
     pub(crate) parent: Parent,
     /// The certificate role by which it, or its eldest ancestor, was made; another incarnation is another role.
     pub(crate) role: Option<(RoleName, [u8; 16])>,
+    pub(crate) terms: Terms,
+}
+
+/// On what terms a token was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Terms {
+    pub(crate) kind: TokenKind,
+    pub(crate) renewable: bool,
+    pub(crate) period: Option<Duration>,
+    pub(crate) explicit_max: Option<Timestamp>,
+    pub(crate) creation_ttl: Option<Duration>,
+    pub(crate) renewed: Option<Timestamp>,
+    pub(crate) path: Arc<str>,
+    pub(crate) meta: Meta,
+    pub(crate) entity: Option<[u8; 16]>,
+    pub(crate) bound_cidrs: Arc<[Cidr]>,
+    pub(crate) token_role: Option<RoleName>,
+    /// It has ended, but its children go on: they became orphans.
+    pub(crate) released: bool,
+}
+
+impl Terms {
+    /// Those of tokens from before there were terms, and of the root token.
+    pub(crate) fn plain(creation_ttl: Option<Duration>) -> Self {
+        Self {
+            kind: TokenKind::Service,
+            renewable: false,
+            period: None,
+            explicit_max: None,
+            creation_ttl,
+            renewed: None,
+            path: CREATE.into(),
+            meta: Meta::new(),
+            entity: None,
+            bound_cidrs: Arc::default(),
+            token_role: None,
+            released: false,
+        }
+    }
 }
 
 impl TokenRecord {
@@ -184,6 +289,17 @@ impl TokenRecord {
             uses_left,
             certificate_thumbprint: self.thumbprint,
             parent: self.parent.clone(),
+            kind: self.terms.kind,
+            renewable: self.terms.renewable,
+            period: self.terms.period,
+            explicit_max_ttl: self.terms.explicit_max.map(|end| end.since(self.created)),
+            creation_ttl: self.terms.creation_ttl,
+            renewed: self.terms.renewed,
+            path: Arc::clone(&self.terms.path),
+            meta: self.terms.meta.clone(),
+            entity: self.terms.entity,
+            bound_cidrs: Arc::clone(&self.terms.bound_cidrs),
+            role: self.terms.token_role.clone(),
         }
     }
 
@@ -199,7 +315,11 @@ impl From<Randomness> for IdentityError {
     }
 }
 
+/// Where tokens are made by asking for them.
+pub(crate) const CREATE: &str = "auth/token/create";
 const PREFIX: &[u8] = b"sr.";
+/// What the text of a stateless token begins with.
+pub(crate) const STATELESS_PREFIX: &[u8] = b"srb.";
 const RANDOM_BYTES: usize = 32;
 
 #[cfg(test)]
@@ -218,39 +338,19 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_16_to_512_visible_ascii_characters() {
+    fn a_token_is_16_to_512_visible_ascii_characters_and_a_stateless_one_up_to_4096() {
         for (token, sound) in [
             (vec![b'a'; 15], false),
             (vec![b'a'; 16], true),
             (vec![b'~'; 512], true),
             (vec![b'a'; 513], false),
+            ([b"srb.", &[b'a'; 4092][..]].concat(), true),
+            ([b"srb.", &[b'a'; 4093][..]].concat(), false),
             (b"0123456789 abcdef".to_vec(), false),
             (b"0123456789\0abcdef".to_vec(), false),
             ("0123456789\u{e4}abcdef".as_bytes().to_vec(), false),
         ] {
             assert_eq!(is_well_formed(&token), sound, "{token:?}");
         }
-    }
-
-    #[test]
-    fn a_request_for_a_token_names_the_field_that_is_wrong() {
-        let many: Vec<String> = (0..65).map(|i| format!("p{i}")).collect();
-        let name = |name: &str| vec![name.to_owned()];
-        let long = "x".repeat(65);
-        for (policies, display_name, thumbprint, field) in [
-            (many, "", &[][..], "policies"),
-            (name("Root"), "", &[][..], "policies"),
-            (name(""), "", &[][..], "policies"),
-            (name("a"), "a b", &[][..], "display_name"),
-            (name("a"), &long, &[][..], "display_name"),
-            (name("a"), "a", &[1; 31][..], "certificate_thumbprint"),
-            (name("a"), "a", &[1; 33][..], "certificate_thumbprint"),
-        ] {
-            let refused = CreateToken::parse(&policies, display_name, 0, 0, thumbprint).unwrap_err();
-            assert_eq!(refused.field(), Some(field), "{policies:?}");
-        }
-        let parsed = CreateToken::parse(&["b".into(), "a".into(), "b".into()], "n", 0, 0, &[]).unwrap();
-        assert_eq!(parsed.policies, [PolicyName::parse("a").unwrap(), PolicyName::parse("b").unwrap()]);
-        assert_eq!((parsed.ttl, parsed.num_uses, parsed.certificate_thumbprint), (None, None, None));
     }
 }

@@ -40,14 +40,14 @@ impl Identity for Face {
     async fn lookup_token(&self, request: Request<pb::LookupTokenRequest>) -> Answer<pb::LookupTokenResponse> {
         let (ticket, message) = enter(request)?;
         let accessor = ticket.parsed(codec::accessor(&message.accessor)).await?;
-        let outcome = self.identities.lookup_token(ticket.by(), ticket.call(), accessor.as_ref()).await;
+        let outcome = self.identities.lookup_token(ticket.by(), ticket.call(), accessor.as_ref().into()).await;
         ticket.answer(outcome, |token| pb::LookupTokenResponse { metadata: Some(codec::token_metadata(&token)) })
     }
 
     async fn revoke_token(&self, request: Request<pb::RevokeTokenRequest>) -> Answer<pb::RevokeTokenResponse> {
         let (ticket, message) = enter(request)?;
         let accessor = ticket.parsed(codec::accessor(&message.accessor)).await?;
-        let outcome = self.identities.revoke_token(ticket.by(), ticket.call(), accessor.as_ref()).await;
+        let outcome = self.identities.revoke_token(ticket.by(), ticket.call(), accessor.as_ref().into()).await;
         ticket.answer(outcome, |()| pb::RevokeTokenResponse {})
     }
 

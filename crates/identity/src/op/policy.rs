@@ -134,12 +134,63 @@ fn built_in(name: &PolicyName) -> Option<&'static str> {
 
 const FOLDER: &str = "sys/policies/acl";
 
-/// What every token may do to itself, policy or no policy.
-pub(crate) const DEFAULT_POLICY: &str = r#"path "auth/token/lookup-self" {
+/// As Vault's, but for what it says of the caller's own entity by templates.
+pub(crate) const DEFAULT_POLICY: &str = r#"# what a token may do to itself
+path "auth/token/lookup-self" {
   capabilities = ["read"]
 }
 
+path "auth/token/renew-self" {
+  capabilities = ["update"]
+}
+
 path "auth/token/revoke-self" {
+  capabilities = ["update"]
+}
+
+path "sys/capabilities-self" {
+  capabilities = ["update"]
+}
+
+path "sys/internal/ui/resultant-acl" {
+  capabilities = ["read"]
+}
+
+# what it was lent
+path "sys/renew" {
+  capabilities = ["update"]
+}
+
+path "sys/leases/renew" {
+  capabilities = ["update"]
+}
+
+path "sys/leases/lookup" {
+  capabilities = ["update"]
+}
+
+# a place of its own, and what is handed over wrapped
+path "cubbyhole/*" {
+  capabilities = ["create", "read", "update", "delete", "list"]
+}
+
+path "sys/wrapping/wrap" {
+  capabilities = ["update"]
+}
+
+path "sys/wrapping/lookup" {
+  capabilities = ["update"]
+}
+
+path "sys/wrapping/unwrap" {
+  capabilities = ["update"]
+}
+
+path "sys/tools/hash" {
+  capabilities = ["update"]
+}
+
+path "sys/tools/hash/*" {
   capabilities = ["update"]
 }
 "#;

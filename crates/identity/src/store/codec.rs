@@ -1,9 +1,16 @@
 //! What stands in storage: JSON with a version in front. Unknown fields and versions are errors, never ignored.
+//!
+//! Tokens are at version 2, which has terms; version 1, which had none, is read and no longer written.
+
+mod terms;
+mod token_role;
+
+pub(crate) use token_role::{decode_token_role, encode_token_role};
 
 use crate::certificate::CertificateMatch;
 use crate::error::IdentityError;
 use crate::name::{Accessor, DisplayName, PolicyName, RoleName};
-use crate::token::{Digest, Parent, TokenRecord};
+use crate::token::{Digest, Parent, Terms, TokenRecord};
 use envelope::{SecretBytes, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -33,6 +40,8 @@ struct Token {
     ancestors: Vec<String>,
     parent_accessor: Option<String>,
     role: Option<RoleLink>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    terms: Option<terms::Stored>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -75,7 +84,7 @@ pub(crate) fn encode_token(record: &TokenRecord) -> Result<Vec<u8>, IdentityErro
     };
     let role = record.role.as_ref();
     encode(&Token {
-        version: VERSION,
+        version: TOKEN_VERSION,
         accessor: record.accessor.as_str().to_owned(),
         display_name: record.display_name.as_str().to_owned(),
         policies: names(&record.policies),
@@ -87,6 +96,7 @@ pub(crate) fn encode_token(record: &TokenRecord) -> Result<Vec<u8>, IdentityErro
         ancestors: record.ancestors.iter().map(|digest| hex::encode(digest.0)).collect(),
         parent_accessor,
         role: role.map(|(name, id)| RoleLink { name: name.as_str().to_owned(), incarnation: hex::encode(id) }),
+        terms: Some(terms::Stored::from(&record.terms)),
     })
 }
 
@@ -109,18 +119,26 @@ fn from_token(token: Token) -> Option<TokenRecord> {
         Some(thumbprint) => Some(bytes(&thumbprint)?),
         None => None,
     };
-    (token.version == VERSION).then_some(TokenRecord {
+    let created = Timestamp::from_unix_millis(token.created);
+    let expires = token.expires.map(Timestamp::from_unix_millis);
+    let terms = match (token.version, token.terms) {
+        (VERSION, None) => Terms::plain(expires.map(|expires| expires.since(created))),
+        (TOKEN_VERSION, Some(terms)) => terms.parse()?,
+        _ => return None,
+    };
+    Some(TokenRecord {
         accessor: Accessor::parse(&token.accessor).ok()?,
         display_name: DisplayName::parse(&token.display_name).ok()?,
         policies: parse_names(&token.policies)?,
-        created: Timestamp::from_unix_millis(token.created),
-        expires: token.expires.map(Timestamp::from_unix_millis),
+        created,
+        expires,
         use_limited: token.use_limited,
         thumbprint,
         generation: token.generation,
         ancestors: token.ancestors.iter().map(|digest| bytes(digest).map(Digest)).collect::<Option<_>>()?,
         parent,
         role,
+        terms,
     })
 }
 
@@ -204,6 +222,7 @@ fn unreadable(what: &str) -> IdentityError {
 }
 
 const VERSION: u8 = 1;
+const TOKEN_VERSION: u8 = 2;
 
 #[cfg(test)]
 mod tests;

@@ -266,7 +266,7 @@ async fn without_a_log_nothing_is_done_and_nothing_is_told_to_the_caller() {
     let house = House::new();
     let (node, root) = house.open().await;
     std::fs::rename(&house.log, house.log.with_extension("away")).unwrap();
-    let lookup = node.lookup_token(&root, &house.call(), None).await.unwrap_err();
+    let lookup = node.lookup_token(&root, &house.call(), identity::Target::Own).await.unwrap_err();
     let policy = identity::PolicyName::parse("p").unwrap();
     let read = node.get_policy(&root, &house.call(), &policy).await.unwrap_err();
     let change = node.put_policy(&root, &house.call(), &policy, "").await.unwrap_err();

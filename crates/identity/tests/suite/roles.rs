@@ -184,7 +184,10 @@ async fn what_a_certificate_makes_is_bound_and_ends_with_its_role() {
     for end in ["deleted", "written again"] {
         put(&house, &node, &root, role("web", common_name("web"), &["p"])).await.unwrap();
         let by = node.authenticate(None, Some(&shown), &house.call()).await.unwrap();
-        assert_eq!(node.lookup_token(&by, &house.call(), None).await.unwrap_err().reason(), "TOKEN_NOT_FOUND");
+        assert_eq!(
+            node.lookup_token(&by, &house.call(), identity::Target::Own).await.unwrap_err().reason(),
+            "TOKEN_NOT_FOUND"
+        );
         let made = node.create_token(&by, &house.call(), token(&[], 600)).await.unwrap();
         assert_eq!(made.metadata.parent, Parent::Role(RoleName::parse("web").unwrap()));
         assert_eq!(made.metadata.certificate_thumbprint, Some([1; 32]));

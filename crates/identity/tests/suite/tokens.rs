@@ -1,7 +1,7 @@
 use crate::house::{House, ROOT, START, child, policies, refusal, token, within_two_seconds};
 use envelope::Timestamp;
 use identity::token::{Parent, TTL_MAX};
-use identity::{Accessor, CreateToken, IdentityError};
+use identity::{Accessor, CreateToken, IdentityError, Target};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +27,8 @@ async fn a_token_never_stands_in_store_or_log() {
     let house = House::new();
     let (node, root) = house.open().await;
     let (secret, holder) = child(&house, &node, &root, token(&["p"], 60)).await;
-    node.lookup_token(&holder, &house.call(), None).await.unwrap();
-    node.revoke_token(&holder, &house.call(), None).await.unwrap();
+    node.lookup_token(&holder, &house.call(), Target::Own).await.unwrap();
+    node.revoke_token(&holder, &house.call(), Target::Own).await.unwrap();
     let text = std::str::from_utf8(secret.expose()).unwrap();
     for where_ in [house.lines().concat(), house.entries_below("tokens").await.concat(), format!("{holder:?}")] {
         assert!(!where_.contains(text) && !where_.contains("root-token"), "{where_}");
@@ -42,7 +42,7 @@ async fn what_nobody_is_recognised_by_is_told_apart_in_the_log_only() {
     let (node, root) = house.open().await;
     let (short_lived, _) = child(&house, &node, &root, token(&["p"], 1)).await;
     let (revoked, holder) = child(&house, &node, &root, token(&["p"], 60)).await;
-    node.revoke_token(&holder, &house.call(), None).await.unwrap();
+    node.revoke_token(&holder, &house.call(), Target::Own).await.unwrap();
     house.clock.advance(Duration::from_secs(1));
     for (token, cause) in [
         (&b""[..], "TOKEN_MALFORMED"),
@@ -82,7 +82,7 @@ async fn revoking_kills_descendants_at_once_and_elsewhere_within_two_seconds() {
     }
 
     let accessor = Accessor::parse(parent.id().strip_prefix("token/").unwrap()).unwrap();
-    here.revoke_token(&root, &house.call(), Some(&accessor)).await.unwrap();
+    here.revoke_token(&root, &house.call(), Target::Accessor(&accessor)).await.unwrap();
     for (secret, cause) in
         [(&parent_secret, "TOKEN_UNKNOWN"), (&middle_secret, "ANCESTOR_GONE"), (&leaf_secret, "ANCESTOR_GONE")]
     {
@@ -94,7 +94,7 @@ async fn revoking_kills_descendants_at_once_and_elsewhere_within_two_seconds() {
     // a holder from before makes nothing any more
     let refused = here.create_token(&leaf, &house.call(), token(&[], 0)).await.unwrap_err();
     assert_eq!(refused.cause(), "ANCESTOR_GONE");
-    let unknown = here.lookup_token(&root, &house.call(), Some(&accessor)).await.unwrap_err();
+    let unknown = here.lookup_token(&root, &house.call(), Target::Accessor(&accessor)).await.unwrap_err();
     assert_eq!(unknown.reason(), "TOKEN_NOT_FOUND");
 
     // revoking swept one token only; the others are swept up when due
@@ -215,7 +215,7 @@ async fn sixty_four_at_once_use_a_token_as_often_as_it_may_be_used() {
                 let holder = node.authenticate(Some(secret.expose()), None, &house.call()).await;
                 match holder {
                     Ok(holder) => {
-                        Some(node.lookup_token(&holder, &house.call(), None).await.unwrap().uses_left.unwrap())
+                        Some(node.lookup_token(&holder, &house.call(), Target::Own).await.unwrap().uses_left.unwrap())
                     }
                     Err(error) => {
                         assert_eq!(error.cause(), "TOKEN_USED_UP");
@@ -229,7 +229,8 @@ async fn sixty_four_at_once_use_a_token_as_often_as_it_may_be_used() {
         assert_eq!(left, (0..uses).collect::<Vec<_>>(), "each use counts once");
         let counted = house.records().iter().filter(|record| record["operation"] == "UseToken").count();
         assert_eq!(counted, usize::try_from(uses).unwrap());
-        let gone = node.lookup_token(&root, &house.call(), Some(&made.metadata.accessor)).await.unwrap_err();
+        let gone =
+            node.lookup_token(&root, &house.call(), Target::Accessor(&made.metadata.accessor)).await.unwrap_err();
         assert_eq!(gone.reason(), "TOKEN_NOT_FOUND");
     }
 }
@@ -244,7 +245,7 @@ async fn a_token_of_counted_uses_makes_no_others_and_may_end_itself() {
     let (_, holder) = child(&house, &node, &root, command).await;
     let refused = node.create_token(&holder, &house.call(), token(&[], 0)).await.unwrap_err();
     assert_eq!(refused.reason(), "PERMISSION_DENIED");
-    node.revoke_token(&holder, &house.call(), None).await.unwrap();
+    node.revoke_token(&holder, &house.call(), Target::Own).await.unwrap();
     assert!(house.entries_below("uses").await.is_empty());
 }
 
@@ -274,8 +275,8 @@ async fn another_tenants_token_is_unknown() {
     assert_eq!(refusal(&house, &elsewhere, ROOT).await, Some("TOKEN_UNKNOWN"));
     let accessor = Accessor::parse(root.id().strip_prefix("token/").unwrap()).unwrap();
     for error in [
-        elsewhere.lookup_token(&stranger, &house.call(), Some(&accessor)).await.map(|_| ()).unwrap_err(),
-        elsewhere.revoke_token(&stranger, &house.call(), Some(&accessor)).await.unwrap_err(),
+        elsewhere.lookup_token(&stranger, &house.call(), Target::Accessor(&accessor)).await.map(|_| ()).unwrap_err(),
+        elsewhere.revoke_token(&stranger, &house.call(), Target::Accessor(&accessor)).await.unwrap_err(),
     ] {
         assert_eq!(error.reason(), "TOKEN_NOT_FOUND");
     }
@@ -292,7 +293,7 @@ async fn a_chain_has_sixteen_ancestors_at_most() {
     for depth in 1..=16 {
         let parent = holder.id().to_owned();
         (_, holder) = child(&house, &node, &holder, token(if depth == 1 { &["p"] } else { &[] }, 600)).await;
-        let metadata = node.lookup_token(&holder, &house.call(), None).await.unwrap();
+        let metadata = node.lookup_token(&holder, &house.call(), Target::Own).await.unwrap();
         assert_eq!(format!("token/{}", metadata.parent.text()), parent, "{depth}");
     }
     let refused = node.create_token(&holder, &house.call(), token(&[], 0)).await.unwrap_err();
@@ -305,27 +306,27 @@ async fn looking_up_and_revoking_others_takes_a_right_and_oneself_none() {
     let (node, root) = house.open().await;
     let (secret, holder) = child(&house, &node, &root, token(&["nothing"], 600)).await;
     let root_accessor = Accessor::parse(root.id().strip_prefix("token/").unwrap()).unwrap();
-    let own = node.lookup_token(&holder, &house.call(), None).await.unwrap();
+    let own = node.lookup_token(&holder, &house.call(), Target::Own).await.unwrap();
     assert_eq!(own.parent, Parent::Token(root_accessor.clone()));
-    assert_eq!(node.lookup_token(&root, &house.call(), Some(&own.accessor)).await.unwrap(), own);
+    assert_eq!(node.lookup_token(&root, &house.call(), Target::Accessor(&own.accessor)).await.unwrap(), own);
     for accessor in [&root_accessor, &own.accessor, &Accessor::parse(&"0".repeat(32)).unwrap()] {
         for error in [
-            node.lookup_token(&holder, &house.call(), Some(accessor)).await.map(|_| ()).unwrap_err(),
-            node.revoke_token(&holder, &house.call(), Some(accessor)).await.unwrap_err(),
+            node.lookup_token(&holder, &house.call(), Target::Accessor(accessor)).await.map(|_| ()).unwrap_err(),
+            node.revoke_token(&holder, &house.call(), Target::Accessor(accessor)).await.unwrap_err(),
         ] {
             assert_eq!(error.reason(), "PERMISSION_DENIED", "whether it exists or not");
         }
     }
-    node.revoke_token(&holder, &house.call(), None).await.unwrap();
+    node.revoke_token(&holder, &house.call(), Target::Own).await.unwrap();
     assert_eq!(refusal(&house, &node, secret.expose()).await, Some("TOKEN_UNKNOWN"));
     // who was let in before hears that it is over, once it asks for a change
-    let again = node.revoke_token(&holder, &house.call(), None).await.unwrap_err();
+    let again = node.revoke_token(&holder, &house.call(), Target::Own).await.unwrap_err();
     assert_eq!(again.reason(), "TOKEN_NOT_FOUND");
     assert_eq!(
         house.last(4),
         [
-            "LookupToken token auth/token/lookup denied  {\"failed\":\"PERMISSION_DENIED\"}",
-            "RevokeToken token auth/token/revoke denied  {\"failed\":\"PERMISSION_DENIED\"}",
+            "LookupToken token auth/token/lookup-accessor denied  {\"failed\":\"PERMISSION_DENIED\"}",
+            "RevokeToken token auth/token/revoke-accessor denied  {\"failed\":\"PERMISSION_DENIED\"}",
             "RevokeToken token auth/token/revoke-self allowed  done",
             "RevokeToken token auth/token/revoke-self allowed  {\"failed\":\"TOKEN_NOT_FOUND\"}",
         ]
@@ -355,7 +356,7 @@ async fn sweeping_takes_what_is_over_page_by_page_and_nothing_else() {
     }
     assert_eq!(pages, [64, 7]);
     assert_eq!(house.entries_below("tokens").await.len(), 42);
-    node.revoke_token(&parent, &house.call(), None).await.unwrap();
+    node.revoke_token(&parent, &house.call(), Target::Own).await.unwrap();
     house.clock.advance(Duration::from_millis(1));
     while node.sweep(house.call().now).await.unwrap() > 0 {
         house.clock.advance(Duration::from_millis(1));
@@ -405,7 +406,7 @@ fn what_was_made_and_revoked_is_so_after_a_restart() {
         let (node, root) = house.open().await;
         let counted = CreateToken { num_uses: NonZeroU32::new(2), ..token(&["p"], 600) };
         let (gone, holder) = child(&house, &node, &root, token(&["p"], 600)).await;
-        node.revoke_token(&holder, &house.call(), None).await.unwrap();
+        node.revoke_token(&holder, &house.call(), Target::Own).await.unwrap();
         let (counted, _) = child(&house, &node, &root, counted).await;
         let (kept, _) = child(&house, &node, &root, token(&["p"], 600)).await;
         secrets.extend([gone, counted, kept]);

@@ -1,0 +1,157 @@
+//! Whether a token is alive: it, all on whom it depends, and the cluster generation.
+//!
+//! Always: an ancestor that ended before its children, and let them go, hides all that is above it.
+//! Never: a stateless token whose parent's record is gone, or let its children go.
+
+use crate::acl::Acl;
+use crate::error::{Cause, IdentityError};
+use crate::service::Identities;
+use crate::store;
+use crate::token::{self, Digest, Parent, TokenKind, TokenRecord};
+use envelope::Timestamp;
+use std::sync::Arc;
+use storage::{AtLeast, Entry, EntryPath, Revision};
+
+/// A token, all of it alive.
+pub(crate) struct Loaded {
+    /// As it stands in the store, but that orphans are told as such.
+    pub(crate) record: TokenRecord,
+    /// Of its entry. A stateless one has none: when it was read.
+    pub(crate) revision: Revision,
+    /// With the revision of its entry.
+    pub(crate) uses: Option<(u32, Revision)>,
+    pub(crate) acl: Arc<Acl>,
+    /// When the first of its ancestors ends.
+    pub(crate) parents_end: Option<Timestamp>,
+    /// What it depends on, and when that was read.
+    pub(crate) depends_on: Vec<EntryPath>,
+    pub(crate) read_at: Revision,
+}
+
+impl Identities {
+    /// A token that is alive, as are all on whom it depends.
+    pub(crate) async fn load_token(&self, digest: &Digest, now: Timestamp) -> Result<Loaded, IdentityError> {
+        let own = [self.layout.token(digest)?, self.layout.uses(digest)?];
+        let (read_at, found) = self.barrier.get(&own, AtLeast::Latest).await?;
+        let mut found = found.into_iter();
+        let opened = found.next().flatten().ok_or(gone(Cause::TokenUnknown))?;
+        let record = store::decode_token(&opened.value)?;
+        self.check_alive(&record, now)?;
+        let uses = match (record.use_limited, found.next().flatten()) {
+            (true, Some(uses)) => Some((store::decode_uses(&uses.value)?, uses.revision)),
+            (true, None) => return Err(gone(Cause::TokenUsedUp)),
+            (false, _) => None,
+        };
+        if uses.is_some_and(|(left, _)| left == 0) {
+            return Err(gone(Cause::TokenUsedUp));
+        }
+        let [own, _] = own;
+        let loaded = self.with_ancestors(record, now, read_at, vec![own]).await?;
+        Ok(Loaded { revision: opened.revision, uses, ..loaded })
+    }
+
+    /// A token whose record is sealed in its text. What does not open is nobody's.
+    pub(crate) async fn open_stateless(&self, token: &[u8], now: Timestamp) -> Result<Loaded, IdentityError> {
+        let unknown = || gone(Cause::TokenUnknown);
+        let sealed = token::stateless_sealed(token).ok_or_else(unknown)?;
+        let opened = self.barrier.open(&self.layout.stateless()?, &sealed).map_err(|_| unknown())?;
+        let mut record = store::decode_token(&opened)?;
+        if record.terms.kind != TokenKind::Stateless {
+            return Err(unknown());
+        }
+        self.check_alive(&record, now)?;
+        let mut read_at = Revision(u64::MAX);
+        if let Some(parent) = record.ancestors.first() {
+            let path = self.layout.token(parent)?;
+            let (revision, found) = self.barrier.get(std::slice::from_ref(&path), AtLeast::Latest).await?;
+            let parent = found.into_iter().flatten().next().ok_or(gone(Cause::AncestorGone))?;
+            let parent = store::decode_token(&parent.value)?;
+            if parent.terms.released {
+                return Err(gone(Cause::AncestorGone));
+            }
+            record.ancestors.extend(parent.ancestors);
+            record.role = parent.role;
+            read_at = revision;
+        }
+        self.with_ancestors(record, now, read_at, Vec::new()).await
+    }
+
+    async fn with_ancestors(
+        &self,
+        mut record: TokenRecord,
+        now: Timestamp,
+        read_at: Revision,
+        own: Vec<EntryPath>,
+    ) -> Result<Loaded, IdentityError> {
+        let ancestors = record.ancestors.iter().map(|ancestor| self.layout.token(ancestor));
+        let mut paths = ancestors.collect::<Result<Vec<_>, _>>()?;
+        if let Some((role, _)) = &record.role {
+            paths.push(self.layout.role(role)?);
+        }
+        let upto = paths.len();
+        paths.extend(record.policies.iter().map(|name| self.layout.policy(name)).collect::<Result<Vec<_>, _>>()?);
+        let (revision, entries) = self.barrier.storage().get(&paths, AtLeast::Latest).await?;
+        let (above, policies) = entries.split_at(upto);
+        let parents_end = self.check_ancestors(&mut record, paths.iter().zip(above), now)?;
+        let acl = self.acl(&record.policies, policies, revision)?;
+        paths.extend(own);
+        let read_at = read_at.min(revision);
+        Ok(Loaded { record, revision: read_at, uses: None, acl, parents_end, depends_on: paths, read_at })
+    }
+
+    /// Every ancestor's record stands and is not over, and the role's in the same incarnation. When the first of them ends.
+    fn check_ancestors<'e>(
+        &self,
+        record: &mut TokenRecord,
+        above: impl Iterator<Item = (&'e EntryPath, &'e Option<Entry>)>,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, IdentityError> {
+        let gone = || gone(Cause::AncestorGone);
+        let mut end: Option<Timestamp> = None;
+        for (i, (path, entry)) in above.enumerate() {
+            let value = self.barrier.open(path, &entry.as_ref().ok_or_else(gone)?.value)?;
+            if i >= record.ancestors.len() {
+                let role = store::decode_role(&value)?;
+                if record.role.as_ref().is_none_or(|(_, incarnation)| *incarnation != role.incarnation) {
+                    return Err(gone());
+                }
+                continue;
+            }
+            let ancestor = store::decode_token(&value)?;
+            if ancestor.terms.released {
+                // What it let go does not depend on what is above it.
+                record.role = None;
+                if i == 0 {
+                    record.parent = Parent::Orphan;
+                }
+                break;
+            }
+            end = [end, ancestor.expires].into_iter().flatten().min();
+        }
+        check_parents_end(end, now)?;
+        Ok(end)
+    }
+
+    /// What depends on the token alone, and on the time.
+    pub(crate) fn check_alive(&self, record: &TokenRecord, now: Timestamp) -> Result<(), IdentityError> {
+        if record.generation != self.generation {
+            return Err(gone(Cause::OtherGeneration));
+        }
+        if record.terms.released {
+            return Err(gone(Cause::TokenUnknown));
+        }
+        if record.expired(now) {
+            return Err(gone(Cause::TokenExpired));
+        }
+        Ok(())
+    }
+}
+
+/// A token is over when one of its ancestors is, though it may not have been swept up yet.
+pub(crate) fn check_parents_end(end: Option<Timestamp>, now: Timestamp) -> Result<(), IdentityError> {
+    if end.is_some_and(|end| now >= end) { Err(gone(Cause::AncestorGone)) } else { Ok(()) }
+}
+
+fn gone(cause: Cause) -> IdentityError {
+    IdentityError::Unauthenticated(cause)
+}
