@@ -201,7 +201,8 @@ fn older_store(dir: &Path, size: u64, store: StoreState) -> Result<Option<Disagr
 
 /// One stands in any [`WINDOW`] entries of a log that was kept by this program; where not, all are read.
 fn last_store_state(reader: &LogReader<LogFolder>, size: u64) -> Result<Option<StoreState>> {
-    for from in [size.saturating_sub(WINDOW), 0] {
+    let first = reader.first()?;
+    for from in [size.saturating_sub(WINDOW).max(first), first] {
         let mut last = None;
         let mut entries = reader.iter_from(from)?;
         while let Some((_, entry)) = entries.read()? {
@@ -211,7 +212,7 @@ fn last_store_state(reader: &LogReader<LogFolder>, size: u64) -> Result<Option<S
                 last = Some(state);
             }
         }
-        if last.is_some() || from == 0 {
+        if last.is_some() || from == first {
             return Ok(last);
         }
     }

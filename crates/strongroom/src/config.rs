@@ -61,13 +61,25 @@ pub struct Audit {
     pub auditor_key: Option<String>,
     /// MiB held so that a full disk can still be recorded.
     pub reserve_mib: u64,
+    /// Days after which entries leave the log, whole segments of 65,536 alone; 0: never.
+    pub retain_days: u32,
+    /// Where entries go that leave the log after `retain_days`; without it they are pruned.
+    pub archive_dir: Option<PathBuf>,
     /// Entries a second that the scrubber verifies again, in a round an hour; 0: none.
     pub scrub_entries_per_sec: u32,
 }
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { dir: None, node: "1".to_owned(), auditor_key: None, reserve_mib: 4, scrub_entries_per_sec: 20_000 }
+        Self {
+            dir: None,
+            node: "1".to_owned(),
+            auditor_key: None,
+            reserve_mib: 4,
+            retain_days: 0,
+            archive_dir: None,
+            scrub_entries_per_sec: 20_000,
+        }
     }
 }
 
@@ -87,6 +99,9 @@ impl Audit {
         }
         if !(1..=1024).contains(&self.reserve_mib) {
             bail!("`audit.reserve_mib` is 1 to 1024");
+        }
+        if self.archive_dir.as_ref().is_some_and(|dir| self.retain_days == 0 || !dir.is_absolute()) {
+            bail!("`audit.archive_dir` is an absolute path, beside `audit.retain_days`");
         }
         if self.scrub_entries_per_sec > SCRUB_ENTRIES_PER_SEC_MAX {
             bail!("`audit.scrub_entries_per_sec` is 0 to {SCRUB_ENTRIES_PER_SEC_MAX}");
@@ -194,6 +209,8 @@ mod tests {
             ("[boundary]", "[audit]\nauditor_key = \"00\"\n[boundary]"),
             ("[boundary]", "[audit]\nreserve_mib = 0\n[boundary]"),
             ("[boundary]", "[audit]\nscrub_entries_per_sec = 1000001\n[boundary]"),
+            ("[boundary]", "[audit]\narchive_dir = \"/a\"\n[boundary]"),
+            ("[boundary]", "[audit]\nretain_days = 1\narchive_dir = \"a\"\n[boundary]"),
             ("[boundary]", "[limits]\nhandshake_secs = 0\n[boundary]"),
             ("[boundary]", "[limits]\nthreads = 1025\n[boundary]"),
             ("[boundary]", "[limits]\nidle_secs = 0\n[boundary]"),

@@ -16,6 +16,7 @@ pub mod dev_ca;
 pub mod files;
 pub mod listen;
 pub mod operator;
+pub mod retention;
 pub mod scrub;
 pub mod sealed;
 pub mod server;

@@ -101,14 +101,7 @@ pub async fn scrub(scrubber: Scrubber, log: Arc<Log>, health: Health) {
 impl Scrubber {
     /// One round. It ends early where nobody waits for it any more.
     async fn on_a_thread(self) -> Result<Round> {
-        let (reply, answer) = oneshot::channel();
-        std::thread::Builder::new().name("audit-scrub".into()).spawn(move || {
-            // of this thread alone (setpriority(2), "C library/kernel differences"); where it is refused, as others
-            let _ = rustix::process::setpriority_process(None, LOWEST_PRIORITY);
-            let outcome = self.round(&mut || reply.is_closed());
-            drop(reply.send(outcome));
-        })?;
-        answer.await.context("the thread that verifies the audit log panicked")?
+        in_background("audit-scrub", move |ended| self.round(ended)).await
     }
 
     fn round(&self, ended: &mut dyn FnMut() -> bool) -> Result<Round> {
@@ -130,8 +123,23 @@ impl Scrubber {
     }
 }
 
+/// Works on a thread of its own that others go before. The work hears when nobody waits for it any more.
+pub(crate) async fn in_background<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce(&mut dyn FnMut() -> bool) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (reply, answer) = oneshot::channel();
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        // of this thread alone (setpriority(2), "C library/kernel differences"); where it is refused, as others
+        let _ = rustix::process::setpriority_process(None, LOWEST_PRIORITY);
+        let outcome = work(&mut || reply.is_closed());
+        drop(reply.send(outcome));
+    })?;
+    answer.await.with_context(|| format!("the thread {name} panicked"))?
+}
+
 /// So many a second: works for a moment, then sleeps until it is due.
-struct Pace {
+pub(crate) struct Pace {
     per_sec: u32,
     began: Instant,
     done: u64,
@@ -139,12 +147,12 @@ struct Pace {
 }
 
 impl Pace {
-    fn new(per_sec: u32) -> Self {
+    pub(crate) fn new(per_sec: u32) -> Self {
         let now = Instant::now();
         Self { per_sec, began: now, done: 0, looked: now }
     }
 
-    fn step(&mut self, ended: &mut dyn FnMut() -> bool) -> ControlFlow<()> {
+    pub(crate) fn step(&mut self, ended: &mut dyn FnMut() -> bool) -> ControlFlow<()> {
         self.done += 1;
         if !self.done.is_multiple_of(u64::from(self.per_sec.div_ceil(STEPS_PER_SEC))) {
             return ControlFlow::Continue(());

@@ -6,6 +6,7 @@
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::operator::LocalOperator;
+use crate::retention::Retainer;
 use crate::scrub::Scrubber;
 use anyhow::{Context as _, Result};
 use api::{BoundaryState, Health, Metrics, Services};
@@ -41,6 +42,7 @@ pub struct Wired {
     health: Health,
     strangers: api::Strangers,
     scrubber: Scrubber,
+    retainer: Retainer,
 }
 
 impl Wired {
@@ -74,6 +76,7 @@ impl Wired {
             counts: Arc::default(),
         };
         scrubber.counts.gauges(&metrics);
+        let retainer = Retainer::new(config, &metrics);
         let (options, watched_boundary) = boundary;
         let operator =
             LocalOperator::new(cluster, storage, Arc::clone(&watched_boundary), &config.data_dir, SystemClock.now());
@@ -94,6 +97,7 @@ impl Wired {
             health,
             strangers: api::Strangers::default(),
             scrubber,
+            retainer,
         })
     }
 
@@ -159,7 +163,8 @@ impl Wired {
         let stands = tokio::spawn(still_agrees(Arc::clone(&self.log)));
         let scrub =
             tokio::spawn(crate::scrub::scrub(self.scrubber.clone(), Arc::clone(&self.log), self.health.clone()));
-        Ok(Workers(vec![follow, renew, sweep, watch, anchor, stands, scrub]))
+        let retain = tokio::spawn(self.retainer.clone().run(Arc::clone(&self.log)));
+        Ok(Workers(vec![follow, renew, sweep, watch, anchor, stands, scrub, retain]))
     }
 }
 

@@ -6,6 +6,7 @@
 //!
 //! Always: 128 bits of each hash are kept, and no value: finding another value of the same hash is a second preimage.
 //! Always: a leaf that a crash made the log tell twice counts once, where it stood first.
+//! Always: of a log from which entries were removed, a row that no leaf tells is not judged.
 //! Never: storage known. Rows come as hashes, with the revision of the batch that wrote them.
 
 use crate::record::{Record, StoreState};
@@ -32,6 +33,8 @@ pub struct Told {
     newest: Option<StoreState>,
     /// Of the last acknowledged rollback.
     rollback: Option<u64>,
+    /// Entries were removed that nobody hears any more.
+    removed: bool,
     as_of: Option<AsOf>,
 }
 
@@ -101,6 +104,8 @@ pub struct Compared {
     pub not_yet_told: u64,
     /// Rows that are not as the last leaf tells, and were not changed since a rollback that an operator acknowledged.
     pub before_rollback: u64,
+    /// Rows that no leaf tells which is still there, where leaves were removed: nobody knows whether one of those told them.
+    pub removed: u64,
     /// At most [`FINDINGS_MAX`].
     pub findings: Vec<Finding>,
     pub found: u64,
@@ -132,6 +137,11 @@ impl Told {
     /// For a store of an earlier one: the log is read until it tells newer states of the store.
     pub fn as_of(revision: u64) -> Self {
         Self { as_of: Some(AsOf { revision, around: Default::default(), beyond: 0 }), ..Self::default() }
+    }
+
+    /// Entries were removed from the log, and not all of them were heard.
+    pub fn removed(&mut self) {
+        self.removed = true;
     }
 
     /// The store as the log told it last.
@@ -322,6 +332,10 @@ impl Comparison {
     }
 
     fn unknown(&mut self, path: &str, revision: u64) {
+        if self.logs.iter().any(|told| told.removed) {
+            self.compared.removed += 1;
+            return;
+        }
         let finding = Finding { kind: Kind::Unknown, path: Some(path.to_owned()), told: None, last: None };
         match self.waiting.get_mut(&revision) {
             Some(waiting) if waiting.deferred < waiting.changes_max => {

@@ -1,4 +1,5 @@
-//! `strongroom audit`: the audit log, from its files and its public key alone. No server is asked, and none need run.
+//! `strongroom audit`: the audit log, from its files and its public key alone. No server is asked, and none need run, but to
+//! remove entries, which it records.
 //!
 //! Always: what is read is a log's folder, also beside its writer. A witness reads none: logs come to it.
 //! Never: anything written into it.
@@ -7,6 +8,7 @@ pub mod export;
 pub mod keygen;
 pub mod prove;
 pub mod read;
+pub mod removal;
 pub mod store;
 pub mod verify;
 pub mod witness;
@@ -38,6 +40,8 @@ pub enum Command {
     Search(read::Search),
     Prove(prove::Prove),
     Export(export::Export),
+    Archive(removal::Archive),
+    Prune(removal::Prune),
     Keygen(keygen::Keygen),
     Witness(witness::Arguments),
 }
@@ -50,6 +54,8 @@ impl Arguments {
             Command::Search(command) => answered(self.output, blocking(move || command.run())),
             Command::Prove(command) => answered(self.output, blocking(move || command.run())),
             Command::Export(command) => answered(self.output, command.run()),
+            Command::Archive(command) => answered(self.output, blocking(move || command.run())),
+            Command::Prune(command) => answered(self.output, blocking(move || command.run())),
             Command::Keygen(command) => answered(self.output, async { command.run() }),
             Command::Witness(arguments) => witness::run(&arguments),
         }

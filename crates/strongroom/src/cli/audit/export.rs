@@ -1,6 +1,6 @@
 //! `strongroom audit export`.
 
-use super::read::{PersonalKey, line, next_whole};
+use super::read::{PersonalKey, first, line, next_whole};
 use super::{Key, Place, blocking};
 use crate::cli::Usage;
 use crate::cli::kms::file::counting_bar;
@@ -24,7 +24,7 @@ Examples:
   strongroom audit export --data-dir /var/lib/strongroom --key log.vkey --tlog export
 
 --tlog writes what was signed, in the layout of C2SP tlog-tiles: checkpoint, tile/... and tile/entries/.... JSON lines are
-everything, also what is not signed yet; they prove nothing.")]
+everything, also what is not signed yet; they prove nothing. Of entries that were archived or pruned, --tlog writes the hashes.")]
 pub struct Export {
     #[command(flatten)]
     place: Place,
@@ -71,6 +71,7 @@ impl Export {
                 let key = self.key.read(Some(log.source().dir()))?;
                 let folder = NewFolder::create(&path)?;
                 let writer = folder.writer();
+                first(&log)?;
                 let exported = blocking(move || {
                     let bar = counting_bar(log.size().ok(), "entries");
                     let mut write = |path: &str, bytes: &[u8]| writer.write(path, bytes);
@@ -90,7 +91,7 @@ impl Export {
         let keys = self.personal.read(log.source().dir())?;
         let mut out = BufWriter::new(out);
         let bar = counting_bar(log.size().ok(), "entries");
-        let mut entries = log.iter_from(0)?;
+        let mut entries = log.iter_from(first(log)?)?;
         let mut count = 0;
         while let Some((index, entry)) = next_whole(&mut entries)? {
             match out.write_all(line(index, &entry, keys.as_ref()).as_bytes()) {

@@ -8,6 +8,7 @@ use audit::checkpoint::Checkpoint;
 use audit::note::{Note, VerifierKey};
 use audit::proof::Receipt;
 use audit::read::{LogFolder, LogReader, LogSource as _};
+use audit::tile;
 use clap::Args;
 use client::SecretBytes;
 use envelope::merkle::leaf_hash;
@@ -69,11 +70,17 @@ fn attempt(log: &LogReader<LogFolder>, key: &VerifierKey, index: u64) -> Result<
     let checkpoint = Checkpoint::open(&note, key).context("the log's checkpoint proves nothing")?;
     let signed = checkpoint.size;
     anyhow::ensure!(index < signed, "entry {index} is not signed yet, or there is none: {signed} are");
-    let entry = log.entry(index)?.with_context(|| format!("entry {index} is missing: run `audit verify`"))?;
+    let leaf = if index < log.first()? {
+        // the entry was removed, its hash was not
+        tile::leaf(log.source(), index, signed).context("the tree cannot be read: run `audit verify`")?
+    } else {
+        let entry = log.entry(index)?.with_context(|| format!("entry {index} is missing: run `audit verify`"))?;
+        leaf_hash(&entry)
+    };
     let receipt =
         Receipt::prove(log.source(), index, signed, note).context("the tree cannot be read: run `audit verify`")?;
     // what we hand out, we would believe
-    let checked = receipt.verify(key, &leaf_hash(&entry));
+    let checked = receipt.verify(key, &leaf);
     checked.context("entry, tiles and checkpoint do not fit together: run `audit verify`")?;
     Ok((receipt, checkpoint))
 }

@@ -5,7 +5,7 @@ use crate::cli::output::Answer;
 use crate::cli::values::date;
 use crate::files;
 use anyhow::{Context as _, Result};
-use audit::read::{Entries, LogFolder, PERSONAL, ReadError};
+use audit::read::{Entries, LogFolder, LogReader, PERSONAL, ReadError};
 use audit::record::{AuditorSecret, Entry, PeriodKeys, Record, Sealed, SealedPeriodKey};
 use audit::{Outcome, Subject};
 use clap::Args;
@@ -87,7 +87,7 @@ impl Tail {
         let log = self.place.log()?;
         let mut keys = self.personal.read(log.source().dir())?;
         let mut gone = None;
-        let mut entries = log.iter_from(log.size()?.saturating_sub(self.lines))?;
+        let mut entries = log.iter_from(log.size()?.saturating_sub(self.lines).max(log.first()?))?;
         loop {
             match next_whole(&mut entries)? {
                 Some((index, entry)) => {
@@ -112,7 +112,7 @@ impl Search {
     pub fn run(self) -> Result<Answer> {
         let log = self.place.log()?;
         let keys = self.personal.read(log.source().dir())?;
-        let mut entries = log.iter_from(0)?;
+        let mut entries = log.iter_from(first(&log)?)?;
         while let Some((index, mut entry)) = next_whole(&mut entries)? {
             if let Some(keys) = &keys {
                 // what does not open is searched as it is
@@ -140,6 +140,18 @@ impl Search {
                 items.chain([&record.outcome]).any(|outcome| is_outcome(outcome, wanted))
             })
     }
+}
+
+/// The first entry that is there. Tells on standard error that others were.
+pub fn first(log: &LogReader<LogFolder>) -> Result<u64> {
+    let first = log.first()?;
+    if first > 0 {
+        super::warn(&format!(
+            "entries 0 to {} were archived or pruned, or are missing: `audit verify` tells",
+            first - 1
+        ));
+    }
+    Ok(first)
 }
 
 fn is_subject(record: &Record<'_>, wanted: &str) -> bool {

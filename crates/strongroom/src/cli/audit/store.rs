@@ -99,21 +99,29 @@ impl Opened {
 }
 
 impl Outcome {
-    /// Nothing is excused by a leaf that waits: who has the store can write one, and only the server can open it.
+    /// Nothing is excused by a leaf that waits, which who has the store can write and only the server can open, nor by one that
+    /// was removed.
     pub fn is_judged(&self) -> bool {
-        self.compared.not_yet_told == 0
+        self.compared.not_yet_told == 0 && self.compared.removed == 0
     }
 
     /// Why the store does not pass, in a word or two.
     pub fn wrong(&self) -> Option<String> {
-        let unjudged = (!self.is_judged()).then(|| {
+        let unjudged = (self.compared.not_yet_told > 0).then(|| {
             let then = if self.backup { "take another backup" } else { "start it, stop it in peace, and verify again" };
             format!(
                 "{} rows are not judged: outbox leaves excuse them, which only the server can open; {then}",
                 self.compared.not_yet_told
             )
         });
-        let wrong: Vec<String> = self.differs().into_iter().chain(unjudged).collect();
+        let removed = (self.compared.removed > 0).then(|| {
+            format!(
+                "{} rows are not judged: no entry that is still there tells them, and entries were removed; name the archive with \
+                 --archive",
+                self.compared.removed
+            )
+        });
+        let wrong: Vec<String> = self.differs().into_iter().chain(unjudged).chain(removed).collect();
         (!wrong.is_empty()).then(|| wrong.join("; "))
     }
 
@@ -142,6 +150,7 @@ impl Outcome {
             .with("rows", self.compared.rows)
             .with("exempt", exempt)
             .with_some("not_yet_told", some(self.compared.not_yet_told))
+            .with_some("of_removed_entries", some(self.compared.removed))
             .with_some("of_before_rollback", some(self.compared.before_rollback))
             .with("found", self.compared.found)
             .with_some("findings", Some(findings).filter(|findings| !findings.is_empty()))

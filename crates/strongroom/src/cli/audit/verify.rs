@@ -1,7 +1,7 @@
 //! `strongroom audit verify`.
 
 use super::store::{Opened, Outcome, StoreFile};
-use super::{Key, Place, blocking, open, read_small};
+use super::{Key, Place, blocking, read_small};
 use crate::cli::Usage;
 use crate::cli::kms::file::counting_bar;
 use crate::cli::new_file::{NewFile, Replace};
@@ -11,9 +11,10 @@ use anyhow::{Context as _, Result};
 use audit::checkpoint::Checkpoint;
 use audit::note::VerifierKey;
 use audit::proof::Receipt;
-use audit::read::{LogFolder, LogReader};
+use audit::read::{LogFolder, LogReader, WithArchive};
+use audit::tile;
 use audit::verify::store::Told;
-use audit::verify::{Fault, Options, Report, open_checkpoint, verify_each};
+use audit::verify::{Fault, Options, Removed, Report, open_checkpoint, verify_each};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
@@ -36,6 +37,9 @@ Examples:
 Every entry is read and the Merkle tree made anew; its root must be the one that the log's key signed. A log that somebody set
 back to an old copy is valid up to there: only a checkpoint that you kept elsewhere finds it. Exit status: 0 valid, 1 not valid.
 
+Entries that were archived or pruned are told, with the entry that says so; their hashes stand in the tree. With --archive they are
+read where they were archived, and verified as all others are.
+
 --store compares every row of a store with the leaf that told it last, without any key, and finds rows that are replayed (an older
 value), revived (a deleted row), missing, unknown (told by no leaf) or copied (one value twice). Memory: some 100 bytes for each
 row that there ever was, and as many for each change. A store that several logs tell, of more nodes than one or of one that began
@@ -48,6 +52,9 @@ pub struct Verify {
     /// the log
     #[arg(long, value_name = "VKEY|FILE")]
     key: Vec<String>,
+    /// Folder of `audit archive`: its entries are verified too; of several logs, in the order of --dir
+    #[arg(long, value_name = "DIR")]
+    archive: Vec<PathBuf>,
     #[command(flatten)]
     store: StoreFile,
     /// Checkpoint of this log from elsewhere: saved by an earlier run, or a witness's; may be older or newer
@@ -128,7 +135,7 @@ impl Verify {
         let listener = store.as_ref().map(Opened::listener);
         let elsewhere = known.iter().map(|known| known.checkpoint.clone()).collect();
         let before = Before { elsewhere, receipt: receipt.clone(), listener };
-        let (report, told) = match read(dir, key, before).await? {
+        let (report, told) = match self.read(0, dir, key, before).await? {
             Ok(read) => read,
             Err(fault) => return no(fault),
         };
@@ -138,7 +145,7 @@ impl Verify {
                 for (position, dir) in others.into_iter().enumerate() {
                     let key = self.key(position + 1, Some(&dir))?;
                     let before = Before { listener: Some(store.listener()), ..Before::default() };
-                    match read(dir, key, before).await? {
+                    match self.read(position + 1, dir, key, before).await? {
                         Ok((report, told)) => logs.push((report, told.unwrap_or_default())),
                         Err(fault) => return no(fault),
                     }
@@ -180,6 +187,18 @@ impl Verify {
         Key { key: self.key.get(position).cloned() }.read(dir)
     }
 
+    /// The log in `dir`: its report, and what it told whoever listened.
+    async fn read(
+        &self,
+        position: usize,
+        dir: PathBuf,
+        key: VerifierKey,
+        before: Before,
+    ) -> Result<Result<(Report, Option<Told>), Fault>> {
+        let archive = self.archive.get(position).cloned();
+        blocking(move || whole(&open(&dir, archive.as_deref())?, &key, before)).await
+    }
+
     fn known(&self, key: &VerifierKey) -> Result<Vec<Known>> {
         let read = |path: &PathBuf| {
             let note = read_small(path)?;
@@ -201,6 +220,10 @@ impl Verify {
             None => format!("valid up to {up_to}, freshness unknown"),
             Some(seen) => format!("valid up to {up_to}, which holds all of the {seen} of a checkpoint from elsewhere"),
         };
+        let result = match &report.removed {
+            None => result,
+            Some(removed) => format!("{result}; {}", gone(removed)),
+        };
         let wrong = store.and_then(Outcome::wrong);
         let mut record = Record::new()
             .with("valid", wrong.is_none())
@@ -210,6 +233,7 @@ impl Verify {
             .with("entries", report.entries)
             .with("signed", report.checkpoint.size)
             .with("not_yet_signed", report.unsigned())
+            .with_some("removed", report.removed.as_ref().map(|removed| removed.entries))
             .with_some("torn", report.torn.then_some(true))
             .with_some("signed_until", report.signed_until.map(millis_text))
             .with("root", STANDARD.encode(report.checkpoint.root))
@@ -234,14 +258,17 @@ impl Verify {
     }
 }
 
-/// The log in `dir`: its report, and what it told whoever listened.
-async fn read(dir: PathBuf, key: VerifierKey, before: Before) -> Result<Result<(Report, Option<Told>), Fault>> {
-    blocking(move || whole(&open(&dir)?, &key, before)).await
+fn open(dir: &Path, archive: Option<&Path>) -> Result<LogReader<WithArchive>> {
+    let folder = |dir: &Path, what: &str| {
+        LogFolder::open(dir).with_context(|| format!("cannot open the {what} in {}", dir.display()))
+    };
+    let archive = archive.map(|dir| folder(dir, "archive")).transpose()?;
+    Ok(LogReader::over(WithArchive::new(folder(dir, "audit log")?, archive)))
 }
 
 /// The log itself, and what a receipt says of it.
 fn whole(
-    log: &LogReader<LogFolder>,
+    log: &LogReader<WithArchive>,
     key: &VerifierKey,
     before: Before,
 ) -> Result<Result<(Report, Option<Told>), Fault>> {
@@ -264,13 +291,28 @@ fn whole(
     };
     if let Some(receipt) = receipt {
         // its checkpoint was one of those from elsewhere, so the entry can only be another if the log changed since
-        let entry = log.entry(receipt.index())?;
-        anyhow::ensure!(
-            entry.is_some_and(|entry| leaf_hash(&entry) == *receipt.leaf()),
-            "the log was altered while it was verified"
-        );
+        let leaf = match report.removed.as_ref().is_some_and(|removed| receipt.index() < removed.entries) {
+            true => Some(tile::leaf(log.source(), receipt.index(), report.checkpoint.size)?),
+            false => log.entry(receipt.index())?.map(|entry| leaf_hash(&entry)),
+        };
+        anyhow::ensure!(leaf.is_some_and(|leaf| leaf == *receipt.leaf()), "the log was altered while it was verified");
+    }
+    if let (Some(told), Some(_)) = (&mut listener, report.removed.as_ref().filter(|removed| removed.unread > 0)) {
+        told.removed();
     }
     Ok(Ok((report, listener)))
+}
+
+/// What became of entries that are gone.
+fn gone(removed: &Removed) -> String {
+    let Removed { entries, unread, index, time, removal } = removed;
+    let (last, fate, date) = (entries - 1, removal.fate.name(), millis_text(*time));
+    let told = format!("entries 0 to {last} were removed, the last of them {fate} on {date} (entry {index} says so)");
+    match unread {
+        0 => format!("{told}, and all of them were read in the archive"),
+        unread if unread == entries => format!("{told}; their hashes stand in the tree"),
+        unread => format!("{told}; of {unread} that are not in the archive the hashes stand in the tree"),
+    }
 }
 
 fn no(fault: Fault) -> Result<Answer> {
