@@ -290,3 +290,85 @@ async fn the_running_server_finds_a_byte_of_its_log_that_was_altered() {
         create_key(&dev).await;
     }
 }
+
+/// Until the log's first segment is closed, and more is signed.
+async fn fill_a_segment(dev: &Dev, key: &str) {
+    let token = dev.root_token();
+    let crypto: Vec<_> = (0..4).map(|_| dev.clients().crypto).collect();
+    while log_field(dev, "signed") < (1 << 16) + 100 {
+        for _ in 0..8 {
+            let mut calls = tokio::task::JoinSet::new();
+            for number in 0..800 {
+                let request = EncryptRequest { key_id: key.to_owned(), plaintext: "x".into(), ..Default::default() };
+                let (mut crypto, request) = (crypto[number % 4].clone(), bearer(&token, request));
+                calls.spawn(async move { crypto.encrypt(request).await.map(drop) });
+            }
+            calls.join_all().await.into_iter().for_each(|outcome| outcome.unwrap());
+        }
+    }
+}
+
+fn log_field(dev: &Dev, field: &str) -> u64 {
+    let mut command = Command::new(binary("strongroom"));
+    command.args(["audit", "verify", "--output", "json", "--dir"]).arg(dev.audit_dir());
+    let told: serde_json::Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
+    told[field].as_u64().unwrap_or_else(|| panic!("{told:#}"))
+}
+
+/// `strongroom audit archive` or `prune`.
+fn remove(dev: &Dev, command: &str, more: &[&Path]) -> serde_json::Value {
+    let mut ask = Command::new(binary("strongroom"));
+    ask.args(["audit", command, "--output", "json", "--before", "18446744073709551615", "--data-dir"]).arg(dev.data());
+    let output = ask.args(more).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out} {err}");
+    serde_json::from_str(&out).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn old_entries_leave_a_running_servers_log_on_the_record_and_what_only_they_told_is_not_judged() {
+    let mut dev = Dev::sim();
+    let key = create_key(&dev).await;
+    let nothing = remove(&dev, "prune", &[]);
+    assert_eq!((&nothing["entries"], &nothing["first"]), (&0.into(), &0.into()), "the open segment stays");
+    fill_a_segment(&dev, &key).await;
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("archive");
+    let done = remove(&dev, "archive", &[Path::new("--to"), &archive]);
+    assert_eq!((&done["entries"], &done["first"]), (&(1 << 16).into(), &(1 << 16).into()), "{done}");
+    assert_eq!(remove(&dev, "prune", &[])["entries"], 0, "once");
+    assert_eq!(log_field(&dev, "removed"), 1 << 16);
+    create_key(&dev).await;
+
+    let mut told = Vec::new();
+    dev.audit_records(|record| {
+        if record.operation == "AuditEntriesArchived" {
+            told.push((record.rule.to_owned(), record.path.to_owned()));
+        }
+    });
+    let uid = rustix::process::geteuid().as_raw();
+    assert!(told.len() == 1 && told[0].0 == format!("operator, uid {uid}"), "{told:?}");
+    assert!(told[0].1.starts_with("audit/entries/0-65535/tree/"), "{told:?}");
+
+    dev.end();
+    let sound = folder.path().join("sound.db");
+    copy_of(&dev, &sound);
+    let archive = archive.to_str().unwrap();
+    passes(&dev, &sound, &["--archive", archive]);
+    let (code, without) = verify(&dev, &sound, &[]);
+    assert_eq!((code, &without["valid"], &without["judged"]), (1, &false.into(), &false.into()), "{without:#}");
+    assert!(
+        without["store"]["of_removed_entries"].as_str().is_some() || without["store"]["of_removed_entries"].is_u64()
+    );
+    let disk = rows(&sound);
+    let (path, value) = disk.iter().find(|(path, _)| path.windows(6).any(|part| part == b"/keys/")).unwrap();
+    let replaced = altered(&sound, |store| put(store, path, &[value.as_slice(), &[0]].concat()));
+    let (_, judged) = verify(&dev, &replaced, &["--archive", archive]);
+    assert!(judged["store"]["found"] != 0 && judged["valid"] == false, "{judged:#}");
+
+    // it starts, serves, and its scrubber finds no damage
+    dev.start_again().unwrap();
+    until("a round is done", Duration::from_secs(60), || dev.log().contains("was verified, and is sound"));
+    create_key(&dev).await;
+    assert!(!dev.log().contains("the audit log is damaged"), "{}", dev.log());
+}

@@ -111,7 +111,7 @@ impl Dev {
     /// Calls `each` with every record of the audit log.
     pub fn audit_records(&self, mut each: impl FnMut(&audit::Record<'_>)) {
         let log = LogReader::over(LogFolder::open(&self.audit_dir()).unwrap());
-        let mut entries = log.iter_from(0).unwrap();
+        let mut entries = log.iter_from(log.first().unwrap()).unwrap();
         while let Some((_, entry)) = entries.read().unwrap() {
             each(&Entry::decode(entry).unwrap().record());
         }
