@@ -3,6 +3,7 @@
 
 mod changes;
 mod house;
+mod lifetimes;
 mod policies;
 mod roles;
 mod tokens;
