@@ -57,7 +57,10 @@ impl Identities {
                     return self.sweep_released(batch.revision_is(path, opened.revision), claim, &digest, now).await;
                 }
                 if !record.expired(now) {
-                    return Ok(None);
+                    // a hint at another time than its end is nobody's
+                    let due = record.expires.map(|end| self.layout.due(end, &digest)).transpose()?;
+                    let stale = due.is_none_or(|due| due != claim.path);
+                    return Ok(stale.then(|| batch.delete(claim.path.clone())));
                 }
                 self.drop_token(batch.revision_is(path, opened.revision), &digest, &record)?
             }

@@ -6,4 +6,6 @@ mod house;
 mod lifetimes;
 mod policies;
 mod roles;
+mod stateless;
+mod token_roles;
 mod tokens;

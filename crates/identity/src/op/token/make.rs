@@ -13,7 +13,7 @@ use crate::store;
 use crate::token::lifetime::{self, Asked};
 use crate::token::{
     self, ANCESTORS_MAX, CIDRS_MAX, CREATE, CreateToken, CreatedToken, DefaultPolicy, Digest, Excess, NewParent,
-    NewToken, Parent, Parentage, Terms, Through, TokenKind, TokenMetadata, TokenRecord, TokenRole,
+    NewToken, Parent, Parentage, SYSTEM_TTL_MAX, Terms, Through, TokenKind, TokenMetadata, TokenRecord, TokenRole,
 };
 use audit::{Decision, Outcome, Record, Subject};
 use envelope::{SecretBytes, Timestamp};
@@ -130,6 +130,10 @@ impl Identities {
         let bound_cidrs = cidr::narrowed(&new.bound_cidrs, &heritage.bound_cidrs, CIDRS_MAX)?;
         let asked = Asked { ttl: new.ttl, explicit_max: new.explicit_max_ttl, period: new.period };
         let life = lifetime::begin(now, asked, heritage.expires, excess)?;
+        // One that cannot be taken back lives no longer than one that can is renewed.
+        if new.kind == TokenKind::Stateless && life.expires.since(now) > SYSTEM_TTL_MAX {
+            return Err(IdentityError::InvalidField("ttl_secs"));
+        }
         let terms = Terms {
             kind: new.kind,
             renewable: new.renewable && new.kind == TokenKind::Service,
