@@ -1,10 +1,10 @@
-//! What the tests need beside a Rust toolchain and a C compiler: SoftHSM2, OpenSSL, Python with grpcio.
+//! What the tests need beside a Rust toolchain and a C compiler: SoftHSM2, OpenSSL, strace, Python with grpcio.
 
 use anyhow::{Context as _, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-const DEBIAN_PACKAGES: &[&str] = &["softhsm2", "opensc", "openssl", "python3", "python3-venv"];
+const DEBIAN_PACKAGES: &[&str] = &["softhsm2", "opensc", "openssl", "strace", "python3", "python3-venv"];
 const PYTHON_PACKAGES: &[&str] = &["grpcio", "grpcio-reflection", "protobuf", "googleapis-common-protos"];
 
 /// Installs what is missing where we are root; otherwise says the one command and stops.

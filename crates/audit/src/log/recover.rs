@@ -87,11 +87,20 @@ pub(super) fn write_closed(dir: &Path, size: u64) -> io::Result<()> {
 
 /// Puts a file in place of the one that has its name. Not durable.
 pub(super) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let temporary = dir.join(format!("{name}.new"));
-    let mut file = create(&temporary)?;
+    beside(dir, name, bytes)?;
+    take_place(dir, name)
+}
+
+/// Writes what is about to take the place of the file that has the name.
+fn beside(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<File> {
+    let mut file = create(&dir.join(format!("{name}{NEW}")))?;
     file.set_len(0)?;
     file.write_all(bytes)?;
-    fs::rename(&temporary, dir.join(name))
+    Ok(file)
+}
+
+fn take_place(dir: &Path, name: &str) -> io::Result<()> {
+    fs::rename(dir.join(format!("{name}{NEW}")), dir.join(name))
 }
 
 pub(super) fn make_folder(path: &Path) -> io::Result<()> {
@@ -137,8 +146,9 @@ fn keep_key(dir: &Path, key: &VerifierKey) -> Result<(), OpenError> {
         // a file whose name outlived its bytes
         Some(found) if !found.is_empty() => Err(OpenError::Foreign),
         Some(_) | None => {
-            replace(dir, KEY, &ours)?;
-            Ok(File::open(dir.join(KEY))?.sync_all()?)
+            // before it has its name: one that is there without its bytes would be another log's
+            beside(dir, KEY, &ours)?.sync_all()?;
+            Ok(take_place(dir, KEY)?)
         }
     }
 }

@@ -3,6 +3,7 @@
 mod boundary;
 mod crash;
 mod damage;
+mod power;
 mod serve;
 
 use super::*;
