@@ -36,6 +36,16 @@ enum Command {
         #[arg(long, default_value_t = 200)]
         kills: u32,
     },
+    /// The audit log's long forms: power losses, mutations, and a log of many records
+    Audit {
+        #[arg(long, default_value_t = 10_000)]
+        losses: u32,
+        #[arg(long, default_value_t = 20_000)]
+        mutations: u32,
+        /// Records of the largest log; each takes 220 bytes of disk while it runs
+        #[arg(long, default_value_t = 10_000_000)]
+        records: u64,
+    },
     /// Fuzz every target, ten minutes each
     Fuzz {
         #[arg(long, default_value_t = 600)]
@@ -56,6 +66,7 @@ fn main() -> Result<()> {
         Command::Lint => steps::lint(),
         Command::Bench { smoke, args } => steps::bench(smoke, &args),
         Command::Soak { kills } => steps::soak(kills),
+        Command::Audit { losses, mutations, records } => steps::audit(losses, mutations, records),
         Command::Fuzz { seconds, target } => steps::fuzz(seconds, target.as_deref()),
     }
 }

@@ -95,6 +95,30 @@ pub(crate) fn soak(kills: u32) -> Result<()> {
     run(cargo().env("STRONGROOM_KILLS", kills.to_string()).args(tests).args(["--", "--nocapture", "--test-threads=1"]))
 }
 
+/// The audit log's long forms, which are tests too, in release.
+pub(crate) fn audit(losses: u32, mutations: u32, records: u64) -> Result<()> {
+    crate::setup::install()?;
+    say("building in release");
+    run(cargo().args(["build", "--release"]).args(PROGRAMS).arg("--bins"))?;
+    let shown = ["--nocapture", "--test-threads=1"];
+    let mut log = cargo();
+    log.env("STRONGROOM_POWER_LOSSES", losses.to_string()).env("STRONGROOM_MUTATIONS", mutations.to_string());
+    log.args([
+        "test",
+        "--release",
+        "--package",
+        "audit",
+        "--lib",
+        "--",
+        "log::tests::power",
+        "verify::tests::mutations",
+    ]);
+    run(log.args(shown))?;
+    let mut size = cargo();
+    size.env("STRONGROOM_AUDIT_RECORDS", records.to_string());
+    run(size.args(["test", "--release", "--package", "tests", "--test", "audit_size", "--"]).args(shown))
+}
+
 const PROGRAMS: [&str; 6] = ["--package", "strongroom", "--package", "hsm-sim", "--package", "hsm-pkcs11"];
 
 pub(crate) fn fuzz(seconds: u32, target: Option<&str>) -> Result<()> {
