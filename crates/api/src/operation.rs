@@ -64,6 +64,7 @@ operations! {
     RetireGrant = "/strongroom.kms.v1.Keys/RetireGrant";
     CreateToken = "/strongroom.identity.v1.Identity/CreateToken";
     LookupToken = "/strongroom.identity.v1.Identity/LookupToken";
+    RenewToken = "/strongroom.identity.v1.Identity/RenewToken";
     RevokeToken = "/strongroom.identity.v1.Identity/RevokeToken";
     PutPolicy = "/strongroom.identity.v1.Identity/PutPolicy";
     GetPolicy = "/strongroom.identity.v1.Identity/GetPolicy";

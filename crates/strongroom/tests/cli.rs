@@ -377,7 +377,8 @@ fn tokens_and_policies(session: &mut Session<'_>) {
     assert_eq!(if f == "json" { read.get("policy") } else { read.text.clone() }, String::from_utf8_lossy(policy));
     assert!(session.ok("policy list").count(f) >= 1);
 
-    let made = session.ok(&format!("token create --policy {f} --ttl 10m --display-name {f} --token-out {f}.token"));
+    let made = session
+        .ok(&format!("token create --policy {f} --ttl 10m --renewable --display-name {f} --token-out {f}.token"));
     assert_eq!(mode(&session.rig.file(&format!("{f}.token"))), 0o600);
     assert_eq!(made.count("sr."), 0, "{}", made.text);
     let with_it = |line: &str| {
@@ -391,10 +392,16 @@ fn tokens_and_policies(session: &mut Session<'_>) {
     assert_eq!((own.code, String::from_utf8_lossy(&own.stdout).contains(&made.get("accessor"))), (0, true));
     let found = session.ok(&format!("token lookup --accessor {}", made.get("accessor")));
     assert_eq!((found.get("display_name"), found.get("orphan")), (f.to_owned(), "false".into()));
+    let renewed = session.ok(&format!("token renew --accessor {} --increment 1h", made.get("accessor")));
+    assert_eq!(renewed.get("renewable"), "true");
+    assert_ne!(renewed.get("expiration_date"), made.get("expiration_date"));
+    assert!(with_it("token renew --self").stderr.contains("PERMISSION_DENIED"), "without the policy `default`");
     session.ok(&format!("token revoke --accessor {}", made.get("accessor")));
     let dead = with_it("token lookup");
     assert!(dead.code == 1 && dead.stderr.contains("UNAUTHENTICATED"), "{}", dead.stderr);
     assert_eq!(session.run("token revoke --accessor=", b"").code, 2);
+    assert_eq!(session.run("token renew --accessor= --increment 1h", b"").code, 2);
+    assert_eq!(session.run("token renew --self --increment 0s", b"").code, 2);
 
     let line = session.run(&format!("token create --policy {f} --num-uses 2 --token-out -"), b"");
     let token = String::from_utf8(line.stdout).unwrap();

@@ -11,8 +11,10 @@ use proto::identity as pb;
 use proto::identity::certificate_role::Match;
 
 pub(crate) fn create_token(message: &pb::CreateTokenRequest) -> Result<CreateToken, Refusal> {
-    let pb::CreateTokenRequest { policies, display_name, ttl_secs, num_uses, certificate_thumbprint } = message;
-    Ok(CreateToken::parse(policies, display_name, *ttl_secs, *num_uses, certificate_thumbprint)?)
+    let pb::CreateTokenRequest { policies, display_name, ttl_secs, num_uses, certificate_thumbprint, renewable } =
+        message;
+    let command = CreateToken::parse(policies, display_name, *ttl_secs, *num_uses, certificate_thumbprint)?;
+    Ok(CreateToken { renewable: *renewable, ..command })
 }
 
 /// The reply's `String` is a copy: protobuf knows no secret text. prost writes it into the reply's buffer and drops it unwiped.
@@ -36,6 +38,7 @@ pub(crate) fn token_metadata(token: &TokenMetadata) -> pb::TokenMetadata {
             .unwrap_or_default(),
         orphan: matches!(token.parent, token::Parent::Orphan),
         parent_accessor: token.parent.text(),
+        renewable: token.renewable,
     }
 }
 

@@ -7,9 +7,9 @@
 //! # Divergences
 //!
 //! From Vault's token and policy API, whose words these are:
-//! * Tokens are looked up and revoked by accessor, or by being used; there is no call that takes a token in its body.
+//! * Tokens are looked up, renewed and revoked by accessor, or by being used; there is no call that takes a token in its body.
 //! * A token's policies are a subset of its maker's, and `default` is not added by itself.
-//! * There are no roles, periods, batch tokens or renewals of tokens yet.
+//! * Token roles, periods, batch tokens and orphans are the domain's, and not asked for here.
 //! * Certificate roles stand for a principal on every call; there is no login that turns a certificate into a token.
 //! * Lists come in pages.
 
@@ -19,6 +19,7 @@ use crate::gate::enter;
 use identity::Identities;
 use proto::identity as pb;
 use proto::identity::identity_server::Identity;
+use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 #[derive(Debug)]
@@ -42,6 +43,15 @@ impl Identity for Face {
         let accessor = ticket.parsed(codec::accessor(&message.accessor)).await?;
         let outcome = self.identities.lookup_token(ticket.by(), ticket.call(), accessor.as_ref().into()).await;
         ticket.answer(outcome, |token| pb::LookupTokenResponse { metadata: Some(codec::token_metadata(&token)) })
+    }
+
+    async fn renew_token(&self, request: Request<pb::RenewTokenRequest>) -> Answer<pb::RenewTokenResponse> {
+        let (ticket, message) = enter(request)?;
+        let accessor = ticket.parsed(codec::accessor(&message.accessor)).await?;
+        let increment = Duration::from_secs(message.increment_secs);
+        let target = accessor.as_ref().into();
+        let outcome = self.identities.renew_token(ticket.by(), ticket.call(), target, Some(increment)).await;
+        ticket.answer(outcome, |token| pb::RenewTokenResponse { metadata: Some(codec::token_metadata(&token)) })
     }
 
     async fn revoke_token(&self, request: Request<pb::RevokeTokenRequest>) -> Answer<pb::RevokeTokenResponse> {

@@ -295,6 +295,7 @@ async fn tokens_and_policies(clients: &mut Clients) {
         ttl_secs: 60,
         num_uses: 5,
         certificate_thumbprint: Bytes::new(),
+        renewable: true,
     };
     let created = identity.create_token(request).await.unwrap().into_inner();
     let metadata = created.metadata.unwrap();
@@ -305,6 +306,10 @@ async fn tokens_and_policies(clients: &mut Clients) {
     let request = LookupTokenRequest { accessor: metadata.accessor.clone() };
     let found = identity.lookup_token(request).await.unwrap().into_inner().metadata.unwrap();
     assert_eq!(found.accessor, metadata.accessor);
+    let request = RenewTokenRequest { accessor: metadata.accessor.clone(), increment_secs: 600 };
+    let renewed = identity.renew_token(request).await.unwrap().into_inner().metadata.unwrap();
+    assert_eq!(renewed.expiration_date.unwrap().seconds, i64::try_from(START / 1000).unwrap() + 600);
+    assert!(renewed.renewable && metadata.renewable);
     let own = identity.lookup_token(LookupTokenRequest::default()).await.unwrap().into_inner().metadata.unwrap();
     assert!(own.orphan && own.expiration_date.is_none() && own.uses_left.is_none());
     identity.revoke_token(RevokeTokenRequest { accessor: metadata.accessor }).await.unwrap();

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use prost::Message;
 use proto::identity::{
     CertificateRole, CreateTokenRequest, CreateTokenResponse, DeletePolicyRequest, ListPoliciesRequest,
-    LookupTokenRequest, PutCertificateRoleRequest, PutPolicyRequest, RevokeTokenRequest, certificate_role::Match,
+    LookupTokenRequest, PutCertificateRoleRequest, PutPolicyRequest, RenewTokenRequest, RevokeTokenRequest,
+    certificate_role::Match,
 };
 use proto::kms::*;
 use proto::operator::StatusRequest;
@@ -325,6 +326,12 @@ async fn malformed_identity_requests_name_the_field_and_leave_a_record() {
                 "InvalidArgument INVALID_FIELD accessor",
             ),
             row(IDENTITY, "LookupToken", LookupTokenRequest { accessor: accessor.clone() }, "NotFound TOKEN_NOT_FOUND"),
+            row(
+                IDENTITY,
+                "RenewToken",
+                RenewTokenRequest { accessor: accessor.clone(), increment_secs: 0 },
+                "NotFound TOKEN_NOT_FOUND",
+            ),
             row(IDENTITY, "RevokeToken", RevokeTokenRequest { accessor }, "NotFound TOKEN_NOT_FOUND"),
             row(IDENTITY, "PutPolicy", policy("", "{}"), "InvalidArgument INVALID_FIELD name"),
             row(IDENTITY, "PutPolicy", policy("root", "{}"), "InvalidArgument INVALID_FIELD name"),

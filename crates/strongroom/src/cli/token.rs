@@ -18,6 +18,7 @@ use std::time::Duration;
 pub enum Command {
     Create(Create),
     Lookup(Lookup),
+    Renew(Renew),
     Revoke(Revoke),
 }
 
@@ -41,6 +42,9 @@ pub struct Create {
     /// How often it may be used; 0 is without bound
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     num_uses: u32,
+    /// It may be renewed, up to 768h from now; not longer than yours
+    #[arg(long)]
+    renewable: bool,
     /// The token counts only beside this client certificate (PEM)
     #[arg(long, value_name = "FILE")]
     certificate: Option<PathBuf>,
@@ -63,10 +67,26 @@ pub struct Lookup {
     accessor: String,
 }
 
+/// Let a renewable token go on
+#[derive(Debug, Args)]
+pub struct Renew {
+    #[command(flatten)]
+    which: Which,
+    /// How long from now; what it was given when it was made unless said. Less is given where a bound is nearer
+    #[arg(long, value_name = "DURATION", value_parser = values::duration)]
+    increment: Option<Duration>,
+}
+
 /// End a token and all its descendants
 #[derive(Debug, Args)]
-#[group(id = "which", required = true, multiple = false)]
 pub struct Revoke {
+    #[command(flatten)]
+    which: Which,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "which", required = true, multiple = false)]
+struct Which {
     /// Accessor of the token
     #[arg(long, value_name = "ACCESSOR", group = "which")]
     accessor: Option<String>,
@@ -80,6 +100,7 @@ impl Command {
         match self {
             Self::Create(command) => command.run(connection).await,
             Self::Lookup(command) => command.run(connection).await,
+            Self::Renew(command) => command.run(connection).await,
             Self::Revoke(command) => command.run(connection).await,
         }
     }
@@ -103,6 +124,7 @@ impl Create {
             ttl_secs,
             num_uses: self.num_uses,
             certificate_thumbprint: certificate_thumbprint.unwrap_or_default(),
+            renewable: self.renewable,
         };
         let mut identity = connection.connect().await?.identity();
         let reply = identity.create_token(request).await.map_err(Error::from)?.into_inner();
@@ -134,15 +156,34 @@ impl Lookup {
     }
 }
 
-impl Revoke {
-    async fn run(self, connection: &Connection) -> Result<Answer> {
-        let request = match self.accessor {
+impl Which {
+    fn accessor(self) -> Result<String> {
+        match self.accessor {
             // an empty accessor would mean one's own token: a script's unset variable must not
             Some(accessor) if accessor.is_empty() => {
-                return Err(Usage("--accessor is empty: to end your own token say --self".to_owned()).into());
+                Err(Usage("--accessor is empty: for your own token say --self".to_owned()).into())
             }
-            accessor => identity::RevokeTokenRequest { accessor: accessor.unwrap_or_default() },
-        };
+            accessor => Ok(accessor.unwrap_or_default()),
+        }
+    }
+}
+
+impl Renew {
+    async fn run(self, connection: &Connection) -> Result<Answer> {
+        let increment_secs = self.increment.map_or(0, |increment| increment.as_secs());
+        if self.increment.is_some() && increment_secs == 0 {
+            return Err(Usage("--increment is at least 1s".to_owned()).into());
+        }
+        let request = identity::RenewTokenRequest { accessor: self.which.accessor()?, increment_secs };
+        let mut identity = connection.connect().await?.identity();
+        let reply = identity.renew_token(request).await.map_err(Error::from)?.into_inner();
+        Ok(Answer::Record(metadata(reply.metadata.unwrap_or_default())))
+    }
+}
+
+impl Revoke {
+    async fn run(self, connection: &Connection) -> Result<Answer> {
+        let request = identity::RevokeTokenRequest { accessor: self.which.accessor()? };
         connection.connect().await?.identity().revoke_token(request).await.map_err(Error::from)?;
         Ok(Answer::Done)
     }
@@ -159,6 +200,7 @@ fn metadata(token: identity::TokenMetadata) -> Record {
         .with_some("certificate_thumbprint", thumbprint_text(&token.certificate_thumbprint))
         .with("orphan", token.orphan)
         .with("parent_accessor", token.parent_accessor)
+        .with("renewable", token.renewable)
 }
 
 /// As people compare them; nothing where there is none.
