@@ -214,10 +214,7 @@ enum Renewed {
 
 /// Why a token that was asked about is dead is not told.
 fn dead_is_not_found(error: IdentityError) -> IdentityError {
-    match error {
-        IdentityError::Unauthenticated(_) => IdentityError::TokenNotFound,
-        error => error,
-    }
+    if matches!(error, IdentityError::Unauthenticated(_)) { IdentityError::TokenNotFound } else { error }
 }
 
 /// Whether the caller is root or holds sudo on the path.
