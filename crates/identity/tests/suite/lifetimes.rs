@@ -188,6 +188,43 @@ async fn sixty_four_renew_at_once_and_one_entry_is_due() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_renewed_makes_children_meanwhile_and_ends_when_it_is_told() {
+    let house = Arc::new(House::new());
+    let (node, root) = house.open().await;
+    write(&house, &node, &root, "p", r#"path "auth/token/create" { capabilities = ["update"] }"#).await;
+    let (secret, holder) = child(&house, &node, &root, renewable(&["p"], 1000)).await;
+    let target = Arc::new(accessor(&holder));
+    let mut work = tokio::task::JoinSet::new();
+    for i in 0..64 {
+        let (node, house, target) = (node.clone(), Arc::clone(&house), Arc::clone(&target));
+        let (root, holder) = (Arc::clone(&root), Arc::clone(&holder));
+        work.spawn(async move {
+            match i {
+                0..32 => renewed(&house, &node, &root, Target::Accessor(&target), 2000).await.map(drop),
+                _ => node.create_token(&holder, &house.call(), token(&[], 10)).await.map(drop).map_err(|e| e.reason()),
+            }
+        });
+    }
+    assert_eq!(work.join_all().await, vec![Ok(()); 64]);
+    let mut work = tokio::task::JoinSet::new();
+    for i in 0..32 {
+        let (node, house, target, root) = (node.clone(), Arc::clone(&house), Arc::clone(&target), Arc::clone(&root));
+        work.spawn(async move {
+            let target = Target::Accessor(&target);
+            match i {
+                16 => node.revoke_token(&root, &house.call(), target).await.map_err(|error| error.reason()),
+                _ => match renewed(&house, &node, &root, target, 2000).await {
+                    Ok(_) | Err("TOKEN_NOT_FOUND") => Ok(()),
+                    Err(other) => Err(other),
+                },
+            }
+        });
+    }
+    assert_eq!(work.join_all().await, vec![Ok(()); 32]);
+    assert_eq!(refusal(&house, &node, secret.expose()).await, Some("TOKEN_UNKNOWN"));
+}
+
 #[tokio::test]
 async fn each_way_to_a_token_has_its_own_path() {
     let house = House::new();

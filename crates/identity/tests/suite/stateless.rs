@@ -49,6 +49,8 @@ async fn a_stateless_token_is_its_own_record_and_nothing_is_stored_of_it() {
     let text = std::str::from_utf8(secret.expose()).unwrap();
     assert!(text.starts_with("srb.") && text.len() < 1400, "{}", text.len());
     assert!(!house.lines().concat().contains(text));
+    let again = async || node.authenticate(Some(secret.expose()), None, &house.call()).await.unwrap();
+    within_two_seconds(async || Arc::ptr_eq(&again().await, &again().await)).await;
     let found = node.lookup_token(&root, &house.call(), Target::Token(secret.expose())).await.unwrap();
     assert_eq!(found, holder.token().unwrap());
     assert_eq!((found.kind, found.ttl(house.call().now)), (TokenKind::Stateless, Some(secs(500))));

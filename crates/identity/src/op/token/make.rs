@@ -8,7 +8,7 @@ use crate::name::{Accessor, DisplayName, PolicyName};
 use crate::op::Act;
 use crate::policy::Capability;
 use crate::principal::{Principal, Proof};
-use crate::service::Identities;
+use crate::service::{ATTEMPTS_MAX, Identities};
 use crate::store;
 use crate::token::lifetime::{self, Asked};
 use crate::token::{
@@ -46,11 +46,16 @@ impl Identities {
     ) -> Result<CreatedToken, IdentityError> {
         let path = command.through.path();
         let act = self.authorise(by, call, "CreateToken", path.clone(), Capability::Update).await?;
-        match self.make_token(&act, by, call.now, &path, command).await {
-            // nothing was stored, so nothing was told yet
-            Ok(created) if created.metadata.kind == TokenKind::Stateless => act.read(Ok(created)).await,
-            outcome => act.changed(outcome).await,
+        for _ in 0..ATTEMPTS_MAX {
+            match self.make_token(&act, by, call.now, &path, command.clone()).await {
+                // the maker was renewed, used or ended in between
+                Err(IdentityError::Conflict) => {}
+                // nothing was stored, so nothing was told yet
+                Ok(created) if created.metadata.kind == TokenKind::Stateless => return act.read(Ok(created)).await,
+                outcome => return act.changed(outcome).await,
+            }
         }
+        act.changed(Err(IdentityError::Conflict)).await
     }
 
     /// The first token: allows everything, has no end and no parent. The same token again is the same token.
@@ -96,7 +101,7 @@ impl Identities {
     }
 
     /// Adds a token's entries to `batch`, with what must hold when it is committed; the caller commits it with a record of its
-    /// own, by [`Identities::commit`]. Of a stateless token nothing is added but what must hold: there may be nothing to commit.
+    /// own, by [`Identities::commit`], and begins anew where the parent was renewed in between: a conflict tells. Of a stateless token nothing is added but what must hold: there may be nothing to commit.
     /// Times are cut to what can be had.
     ///
     /// The caller is trusted to have decided that the token may be made and what it may do. Here it is only seen to that it

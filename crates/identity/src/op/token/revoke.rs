@@ -58,6 +58,7 @@ impl Identities {
         now: Timestamp,
     ) -> Result<(), IdentityError> {
         let digest = self.stored(by, target).await?;
+        let _turn = self.turn(&digest).await;
         for _ in 0..ATTEMPTS_MAX {
             match act.commit(self.revocation(&digest, children, now).await?).await {
                 Err(ChangeError::Conflict(_)) => {}
