@@ -33,6 +33,8 @@ pub(crate) struct Call {
     pub(crate) path: &'static str,
     pub(crate) token: Option<Arc<str>>,
     pub(crate) message: Bytes,
+    /// Asks for the record's receipt, and gets one.
+    pub(crate) receipt: bool,
 }
 
 /// What a window saw.
@@ -205,6 +207,9 @@ async fn exchange(sender: &SendRequest<Bytes>, call: &Call) -> Result<Bytes> {
     if let Some(token) = &call.token {
         headers.insert("authorization", HeaderValue::from_str(token)?);
     }
+    if call.receipt {
+        headers.insert("strongroom-receipt", HeaderValue::from_static("1"));
+    }
     let mut sender = sender.clone().ready().await?;
     let (response, mut body) = sender.send_request(request, false)?;
     body.send_data(call.message.clone(), true)?;
@@ -214,6 +219,9 @@ async fn exchange(sender: &SendRequest<Bytes>, call: &Call) -> Result<Bytes> {
     }
     let (message, mut reply) = read(response.into_body()).await?;
     let trailers = reply.trailers().await?.context("a reply without trailers")?;
+    if call.receipt && !trailers.contains_key("strongroom-receipt-bin") {
+        bail!("{} answered without a receipt", call.path);
+    }
     match trailers.get("grpc-status").map(HeaderValue::as_bytes) {
         Some(b"0") if message.len() >= 5 => Ok(message.slice(5..)),
         status => bail!("{} answered status {:?}: {:?}", call.path, status, trailers.get("grpc-message")),

@@ -36,6 +36,9 @@ struct Arguments {
     /// Also on SoftHSM2
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     softhsm: bool,
+    /// Only what the log's tree and receipts cost: three kinds of windows
+    #[arg(long)]
+    tree: bool,
     /// Folder on the disk to measure; default: target/bench
     #[arg(long, default_value = "target/bench")]
     folder: PathBuf,

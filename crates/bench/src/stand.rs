@@ -19,6 +19,8 @@ use std::sync::Arc;
 pub(crate) struct Stand {
     /// Name and call.
     pub(crate) calls: Vec<(&'static str, Call)>,
+    /// GenerateDataKey, each with its receipt.
+    pub(crate) for_receipt: Call,
     pub(crate) batch: Call,
 }
 
@@ -43,7 +45,7 @@ impl Stand {
         let root = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let root: Arc<str> = format!("Bearer {}", root.trim()).into();
         let ask = |path: &'static str, message: Bytes| {
-            let call = Call { path, token: Some(Arc::clone(&root)), message };
+            let call = Call { path, token: Some(Arc::clone(&root)), message, receipt: false };
             async move { once(addr, &call, tls).await }
         };
         let reply = ask("/strongroom.kms.v1.Keys/CreateKey", framed(&kms::CreateKeyRequest::default())).await?;
@@ -54,7 +56,7 @@ impl Stand {
         let reply = ask("/strongroom.identity.v1.Identity/CreateToken", framed(&token)).await?;
         let token: Arc<str> = format!("Bearer {}", identity::CreateTokenResponse::decode(reply)?.token).into();
 
-        let call = |path, message| Call { path, token: Some(Arc::clone(&token)), message };
+        let call = |path, message| Call { path, token: Some(Arc::clone(&token)), message, receipt: false };
         let encrypt = kms::EncryptRequest {
             key_id: key.clone(),
             plaintext: Bytes::from_static(&[7; 32]),
@@ -77,6 +79,7 @@ impl Stand {
                 ("Encrypt 32 B", encrypt),
                 ("Decrypt", call("/strongroom.kms.v1.Crypto/Decrypt", framed(&decrypt))),
             ],
+            for_receipt: Call { receipt: true, ..call("/strongroom.kms.v1.Crypto/GenerateDataKey", framed(&data_key)) },
             batch: call("/strongroom.kms.v1.Crypto/BatchGenerateDataKey", framed(&batch)),
         })
     }
@@ -84,10 +87,29 @@ impl Stand {
 
 /// Syncs of the audit log since the server started; `None` where its metrics do not tell.
 pub(crate) fn syncs(addr: SocketAddr, tls: &Arc<rustls::ClientConfig>) -> Result<Option<u64>> {
+    metric(addr, SYNCS, tls)
+}
+
+fn metric(addr: SocketAddr, name: &str, tls: &Arc<rustls::ClientConfig>) -> Result<Option<u64>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let text = runtime.block_on(page(addr, "/metrics", tls))?;
-    let value = |line: &str| line.strip_prefix(SYNCS)?.trim().parse().ok();
+    let value = |line: &str| line.strip_prefix(name)?.trim().parse().ok();
     Ok(String::from_utf8_lossy(&text).lines().find_map(value))
+}
+
+/// Takes the tree from the server's log: a file where its tiles belong holds it up, for good, at the first full one, while
+/// entries are written and synced as ever. What is left is a plain sink of the same bytes, by the same writer; no product has such a switch.
+pub(crate) fn stop_tree(data: &Path) -> Result<()> {
+    let tiles = data.join("server/audit/tile");
+    if tiles.exists() {
+        std::fs::rename(&tiles, tiles.with_extension("aside"))?;
+    }
+    std::fs::write(&tiles, b"").with_context(|| format!("cannot stand in for {}", tiles.display()))
+}
+
+/// How many entries of the server's log a checkpoint covers.
+pub(crate) fn signed(addr: SocketAddr, tls: &Arc<rustls::ClientConfig>) -> Result<u64> {
+    metric(addr, SIGNED, tls)?.context("the metrics do not tell")
 }
 
 /// A CA and a certificate for localhost, for the servers of the empty RPC. Gives the CA's file.
@@ -111,6 +133,9 @@ fn context() -> BTreeMap<String, String> {
 }
 
 const SYNCS: &str = "strongroom_audit_syncs ";
+/// Entries of a full tile.
+pub(crate) const TILE_ENTRIES: u64 = 256;
+const SIGNED: &str = "strongroom_audit_signed_entries ";
 
 const POLICY: &str = r#"
 path "kms/keys/+/generate-data-key" { capabilities = ["update"] }

@@ -2,7 +2,7 @@
 
 use crate::load::Shape;
 use crate::report::{Figures, Report, Row};
-use crate::windows::{BARE, CROWD, MULTIPLEXED, OWN, RAW, SINK, WIDE, batch_row};
+use crate::windows::{BARE, CROWD, FOR_RECEIPT, MULTIPLEXED, OWN, PLAIN, RAW, SIM, SINK, TREE_ROW, WIDE, batch_row};
 
 /// Lines for one boundary.
 pub(crate) fn lines(report: &Report, boundary: &str) -> Vec<String> {
@@ -40,6 +40,27 @@ pub(crate) fn sink(report: &Report) -> Vec<String> {
         out.push(format!("  {shape}: it adds {times:.2} of raw's p50; at most 1.5: {mark}"));
     }
     out
+}
+
+/// What hashing, tiles and checkpoints cost, and a receipt on every call: beside the same log without its tree.
+pub(crate) fn tree(report: &Report) -> Vec<String> {
+    let mut out = vec![format!("Figures of the log's tree, {WIDE}:")];
+    let at = |what: &str, where_: &str| report.median(&Row::new(format!("{what}, {where_}"), WIDE));
+    let Some(plain) = at(TREE_ROW, PLAIN) else { return out };
+    for (what, row, [cpu_max, rate_max]) in [
+        ("hashing, tiles and checkpoints", at(TREE_ROW, SIM), [0.15, 0.10]),
+        ("with a receipt on every call", at(FOR_RECEIPT, SIM), [0.20, 0.20]),
+    ] {
+        let Some(row) = row else { continue };
+        out.push(at_most(&format!("{what}: more server CPU a call"), row.server_us / plain.server_us - 1.0, cpu_max));
+        out.push(at_most(&format!("{what}: less throughput"), 1.0 - row.rate / plain.rate, rate_max));
+    }
+    out
+}
+
+fn at_most(what: &str, share: f64, most: f64) -> String {
+    let mark = if share <= most { "reached" } else { "NOT reached" };
+    format!("  {what}: {:.1} %, wanted at most {:.0} %: {mark}", share * 100.0, most * 100.0)
 }
 
 /// The ratio that is asked for; on a disk that binds, another one.

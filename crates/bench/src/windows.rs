@@ -5,7 +5,7 @@ use crate::report::{Figures, Report, Row};
 use crate::rig::{self, Server};
 use crate::stand::{self, Stand};
 use crate::{Arguments, empty, load, raw, sink, softhsm, verdict};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use std::path::Path;
 use std::process::Command;
@@ -19,6 +19,11 @@ pub(crate) const RAW: &str = "raw group commit";
 pub(crate) const SINK: &str = "audit log alone";
 pub(crate) const SIM: &str = "hsm-sim";
 pub(crate) const SOFTHSM: &str = "SoftHSM2";
+pub(crate) const PLAIN: &str = "hsm-sim, log without its tree";
+pub(crate) const DATA_KEY: &str = "GenerateDataKey";
+/// Beside each other, in turns: with the log's tree, and without it.
+pub(crate) const TREE_ROW: &str = "GenerateDataKey in turns";
+pub(crate) const FOR_RECEIPT: &str = "GenerateDataKey with a receipt";
 pub(crate) const BATCH: u32 = 32;
 
 pub(crate) const ONE: Shape = Shape { connections: 1, streams: 1 };
@@ -28,6 +33,8 @@ pub(crate) const CROWD: Shape = Shape { connections: 512, streams: 1 };
 pub(crate) const MULTIPLEXED: Shape = Shape { connections: 4, streams: 16 };
 const SHAPES: [Shape; 5] =
     [ONE, Shape { connections: 8, streams: 1 }, WIDE, Shape { connections: 256, streams: 1 }, MULTIPLEXED];
+/// Where [`WIDE`] stands in it.
+const WIDE_LOAD: usize = 2;
 const BATCH_SHAPES: [Shape; 3] = [ONE, WIDE, MULTIPLEXED];
 
 /// One kind of window.
@@ -75,6 +82,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     print(&report, &driven, &kinds)?;
+    is_without_tree(&driven, &kinds, &tls)?;
     verdict::sink(&report).iter().for_each(|line| say(line));
     if let Some((entries, rate)) = sink::verified(&folder)? {
         say(&format!("  verify: {rate:.0} entries a second on one core, of {entries}; at least 500000"));
@@ -93,12 +101,14 @@ fn prepare(arguments: &Arguments, folder: &Path) -> Result<Prepared> {
     let mut trusted = vec![ca];
     let this = std::env::current_exe()?;
     let mut started = Vec::new();
-    for name in ["bare", "own"] {
-        let server = Server::start(Command::new(&this).arg(name).arg("127.0.0.1:0").arg(folder.join("tls")))?;
-        started.push((server, None));
+    if !arguments.tree {
+        for name in ["bare", "own"] {
+            let server = Server::start(Command::new(&this).arg(name).arg("127.0.0.1:0").arg(folder.join("tls")))?;
+            started.push((server, None));
+        }
     }
-    let mut boundaries = vec![(SIM, None)];
-    match (arguments.softhsm, softhsm::module()) {
+    let mut boundaries = vec![(SIM, None), (PLAIN, None)];
+    match (arguments.softhsm && !arguments.tree, softhsm::module()) {
         (true, Some(module)) => boundaries.push((SOFTHSM, Some(softhsm::token(&folder.join("token"), &module)?))),
         (true, None) => say("SKIPPED: SoftHSM2 is not installed (`apt-get install softhsm2`), its rows are missing"),
         (false, _) => say("SKIPPED: SoftHSM2, as asked for"),
@@ -107,11 +117,14 @@ fn prepare(arguments: &Arguments, folder: &Path) -> Result<Prepared> {
         let data = folder.join(name);
         let server = stand::start(&data, token.as_ref())?;
         trusted.push(data.join("tls/ca.pem"));
+        if name == PLAIN {
+            stand::stop_tree(&data)?;
+        }
         started.push((server, Some((name, data))));
     }
     let tls = Arc::new(rig::client_tls(&trusted)?);
     let (mut driven, mut kinds) = (Vec::new(), Vec::new());
-    for shape in [WIDE, CROWD] {
+    for shape in [WIDE, CROWD].into_iter().filter(|_| !arguments.tree) {
         kinds.push(Kind { row: Row::new(RAW, shape), work: Work::Raw });
         kinds.push(Kind { row: Row::new(SINK, shape), work: Work::Sink });
     }
@@ -120,7 +133,13 @@ fn prepare(arguments: &Arguments, folder: &Path) -> Result<Prepared> {
             SHAPES.iter().map(|shape| Load::open(server.addr, *shape, &tls)).collect::<Result<_>>()?;
         match &product {
             None => kinds.extend(empty_kinds(stand)),
-            Some((name, data)) => kinds.extend(product_kinds(stand, name, &Stand::prepare(server.addr, data, &tls)?)),
+            Some((name, data)) => {
+                let prepared = Stand::prepare(server.addr, data, &tls)?;
+                kinds.extend(tree_kinds(stand, name, &prepared));
+                if !arguments.tree && *name != PLAIN {
+                    kinds.extend(product_kinds(stand, name, &prepared));
+                }
+            }
         }
         driven.push(Driven { server, loads, counts_syncs: product.is_some() });
     }
@@ -130,9 +149,21 @@ fn prepare(arguments: &Arguments, folder: &Path) -> Result<Prepared> {
 fn empty_kinds(stand: usize) -> impl Iterator<Item = Kind> {
     let name = if stand == 0 { BARE } else { OWN };
     SHAPES.iter().enumerate().map(move |(load, shape)| {
-        let call = load::Call { path: empty::PATH, token: None, message: Bytes::from_static(&[0; 5]) };
+        let call = load::Call { path: empty::PATH, token: None, message: Bytes::from_static(&[0; 5]), receipt: false };
         Kind { row: Row::new(name, *shape), work: Work::Call { stand, load, call, items: 1 } }
     })
+}
+
+/// What the log's tree and receipts cost; beside the first of the product's own kinds.
+fn tree_kinds(stand: usize, name: &str, prepared: &Stand) -> Vec<Kind> {
+    let call = |what: &str, call: &load::Call| Kind {
+        row: Row::new(format!("{what}, {name}"), WIDE),
+        work: Work::Call { stand, load: WIDE_LOAD, call: call.clone(), items: 1 },
+    };
+    let plain =
+        prepared.calls.iter().filter(|(what, _)| *what == DATA_KEY).map(|(_, data_key)| call(TREE_ROW, data_key));
+    let for_receipt = (name == SIM).then(|| call(FOR_RECEIPT, &prepared.for_receipt));
+    plain.filter(|_| name == SIM || name == PLAIN).chain(for_receipt).collect()
 }
 
 fn product_kinds(stand: usize, name: &str, prepared: &Stand) -> Vec<Kind> {
@@ -194,8 +225,24 @@ fn print(report: &Report, driven: &[Driven], kinds: &[Kind]) -> Result<()> {
         say(&format!("RSS at the end, {name}: server {:.1} MiB, boundary {:.1} MiB", mib(here), mib(boundary)));
         names.push(name);
     }
+    verdict::tree(report).iter().for_each(|line| say(line));
     for name in [SIM, SOFTHSM].into_iter().filter(|name| names.contains(name)) {
         verdict::lines(report, name).iter().for_each(|line| say(line));
+    }
+    Ok(())
+}
+
+/// The log that was to be without its tree was: nothing that was measured is signed.
+fn is_without_tree(driven: &[Driven], kinds: &[Kind], tls: &Arc<rustls::ClientConfig>) -> Result<()> {
+    for (stand, Driven { server, .. }) in driven.iter().enumerate() {
+        let here = kinds.iter().find(|kind| matches!(kind.work, Work::Call { stand: at, .. } if at == stand));
+        if here.is_some_and(|kind| kind.row.subject.ends_with(PLAIN)) {
+            let signed = stand::signed(server.addr, tls)?;
+            ensure!(
+                signed <= stand::TILE_ENTRIES,
+                "the tree of the log without one went on: {signed} entries are signed"
+            );
+        }
     }
     Ok(())
 }
