@@ -1,4 +1,4 @@
-use crate::house::{House, START, child, policies, refusal, token, within_two_seconds};
+use crate::house::{House, START, certificate, child, policies, refusal, token, within_two_seconds};
 use envelope::Timestamp;
 use identity::token::SYSTEM_TTL_MAX;
 use identity::{Accessor, CreateToken, Excess, Identities, IdentityError, Parentage, Principal, Target, Through};
@@ -190,7 +190,8 @@ async fn sixty_four_renew_at_once_and_one_entry_is_due() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_that_is_renewed_makes_children_meanwhile_and_ends_when_it_is_told() {
-    let house = Arc::new(House::new());
+    // its commits take a while
+    let house = Arc::new(House::on_disk());
     let (node, root) = house.open().await;
     write(&house, &node, &root, "p", r#"path "auth/token/create" { capabilities = ["update"] }"#).await;
     let (secret, holder) = child(&house, &node, &root, renewable(&["p"], 1000)).await;
@@ -385,6 +386,34 @@ async fn children_that_were_let_go_live_on_as_orphans() {
     for (folder, left) in [("tokens", 1), ("accessors", 1), ("children", 0), ("due", 0)] {
         assert_eq!(house.entries_below(folder).await.len(), left, "{folder}");
     }
+}
+
+#[tokio::test]
+async fn an_orphan_does_not_depend_on_the_certificate_role_of_those_before_it() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    write(&house, &node, &root, "p", r#"path "auth/token/create" { capabilities = ["update"] }"#).await;
+    let role = identity::CertificateRole {
+        name: identity::RoleName::parse("web").unwrap(),
+        matches: identity::CertificateMatch::Thumbprint([1; 32]),
+        policies: policies(&["p"]).into(),
+    };
+    node.put_certificate_role(&root, &house.call(), &role).await.unwrap();
+    let shown = certificate(1, "web", &[]);
+    let by = node.authenticate(None, Some(&shown), &house.call()).await.unwrap();
+    let parent = node.create_token(&by, &house.call(), token(&[], 600)).await.unwrap().token;
+    let holder = node.authenticate(Some(parent.expose()), Some(&shown), &house.call()).await.unwrap();
+    let secret = node.create_token(&holder, &house.call(), renewable(&[], 600)).await.unwrap().token;
+    let alive = async || node.authenticate(Some(secret.expose()), Some(&shown), &house.call()).await.is_ok();
+    node.revoke_token_orphan(&root, &house.call(), Target::Token(parent.expose())).await.unwrap();
+    assert!(alive().await);
+    // neither as it was stored, nor as it is stored once it was renewed
+    node.delete_certificate_role(&root, &house.call(), &role.name).await.unwrap();
+    assert!(alive().await);
+    let found = node.renew_token(&root, &house.call(), Target::Token(secret.expose()), None).await.unwrap();
+    assert!(found.is_orphan() && alive().await);
+    let found = node.lookup_token(&root, &house.call(), Target::Token(secret.expose())).await.unwrap();
+    assert!(found.is_orphan());
 }
 
 #[tokio::test]

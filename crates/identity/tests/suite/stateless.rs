@@ -152,6 +152,14 @@ async fn one_byte_makes_another_text_nobodys() {
         let stored = text(&found[0].as_ref().unwrap().value);
         assert_eq!(refusal(&house, &node, &stored).await, Some("TOKEN_UNKNOWN"), "{folder}");
     }
+    // nor is another kind's record that was sealed for this one
+    let at = |folder: &str| storage::EntryPath::parse(&format!("{}/identity/{folder}", "07".repeat(16))).unwrap();
+    let record = house.barrier.open(&at("stateless"), &sealed).unwrap();
+    let as_service = String::from_utf8(record.expose().to_vec()).unwrap().replace("\"stateless\"", "\"service\"");
+    for (record, cause) in [(record.expose(), None), (as_service.as_bytes(), Some("TOKEN_UNKNOWN"))] {
+        let sealed = house.barrier.seal(&at("stateless"), record).unwrap();
+        assert_eq!(refusal(&house, &node, &text(&sealed)).await, cause);
+    }
     let generation = house.node_of(2, crate::house::TENANT);
     assert_eq!(refusal(&house, &generation, secret.expose()).await, Some("OTHER_GENERATION"));
     let tenant = house.node_of(1, [8; 16]);
@@ -186,6 +194,7 @@ async fn a_token_counts_from_its_addresses_only_and_so_does_what_it_makes() {
         // twice: from the store and from the cache
         for _ in 0..2 {
             for (address, cause) in [
+                ("12.1.2.3:5", Some("ADDRESS_OTHER")),
                 ("10.1.2.3:5", None),
                 ("[2001:db8::1]:5", None),
                 ("[::ffff:10.1.2.3]:5", None),
