@@ -172,7 +172,7 @@ impl CheckpointSigner for Noted {
     }
 }
 
-/// Appends so many, one after the other; each third for a receipt.
+/// Appends so many, one after the other; every third for a receipt.
 async fn call(lane: Arc<dyn AuditSink>, notes: Notes, caller: usize, count: usize) {
     for at in 0..count {
         let number = caller * CALLER + at;
@@ -203,7 +203,9 @@ async fn run(root: &Path, first_caller: usize, signed: Option<(u64, Hash)>, paus
             for caller in callers.collect::<Vec<_>>() {
                 caller.await.unwrap();
             }
-            tokio::time::sleep(pause).await;
+            if half == 0 {
+                tokio::time::sleep(pause).await;
+            }
         }
         if phase == 2 {
             // not amid a call of which nobody would know whether it was carried out
@@ -259,46 +261,61 @@ enum Syncs {
     Ignored,
 }
 
-/// The disk after the power went at each of so many random points, and what was known then.
-fn after_power_losses(
+/// A run, told again up to one point after the other.
+struct Replay<'a> {
+    recording: &'a Recording,
+    syncs: Syncs,
+    told: Told,
+    known: Known,
+    /// Events that were told.
+    at: usize,
+}
+
+impl<'a> Replay<'a> {
+    fn of(recording: &'a Recording, known: &Known, syncs: Syncs) -> Self {
+        Self { recording, syncs, told: Told::on(recording.before.clone()), known: known.clone(), at: 0 }
+    }
+
+    fn go_on_to(&mut self, point: usize) {
+        for event in self.recording.events.get(self.at..point).unwrap_or_default() {
+            match event {
+                Event::Op { ended, op } => self.told.op(*ended, op.clone()),
+                Event::Sync { began, of } if self.syncs == Syncs::Count => self.told.sync(*of, *began),
+                Event::Sync { .. } => {}
+                Event::Note(note) => self.known.note(note),
+            }
+        }
+        self.at = point;
+    }
+
+    /// In a folder: the disk after the power went here.
+    fn lose_power(&self, random: &mut Random) -> TempDir {
+        let root = folder();
+        self.told.after_power_loss(random).lay_out(root.path());
+        root
+    }
+}
+
+/// How many of so many random points were found faulty. With `Syncs::Count` none may be.
+async fn lose_power(
     recording: &Recording,
     known: &Known,
     (points, syncs): (usize, Syncs),
     random: &mut Random,
-) -> Vec<(usize, Disk, Known)> {
+) -> usize {
     let events = recording.events.len();
     // each third while the log is opened, which is a small part of the run, and when little can be missed
     let opening = |point: usize| syncs == Syncs::Count && point.is_multiple_of(3);
     let bound = |point: usize| if opening(point) { events.min(OPENING) } else { events };
     let mut at: Vec<_> = (0..points).map(|point| random.below(bound(point) + 1)).collect();
     at.sort_unstable();
-    let (mut told, mut known) = (Told::on(recording.before.clone()), known.clone());
-    let (mut found, mut next) = (Vec::new(), 0);
+    let (mut replay, mut faulty) = (Replay::of(recording, known, syncs), 0);
     for point in at {
-        for (line, event) in recording.events.iter().enumerate().take(point).skip(next) {
-            match event {
-                Event::Op { ended, op } => told.op(*ended, op.clone()),
-                Event::Sync { began, of } if syncs == Syncs::Count => told.sync(*of, *began),
-                Event::Sync { .. } => {}
-                Event::Note(note) => known.note(note),
-            }
-            next = line + 1;
-        }
-        found.push((point, told.after_power_loss(random), known.clone()));
-    }
-    found
-}
-
-/// How many of the points were found faulty. With `Syncs::Count` none may be.
-async fn lose_power(recording: &Recording, known: &Known, ask: (usize, Syncs), random: &mut Random) -> usize {
-    let mut faulty = 0;
-    for (point, disk, known) in after_power_losses(recording, known, ask, random) {
-        let root = folder();
-        disk.lay_out(root.path());
-        if let Err(error) = known.check(root.path()).await {
-            if ask.1 == Syncs::Count {
-                let kept = root.keep();
-                panic!("after event {point} of {}: {error}; see {}", recording.events.len(), kept.display());
+        replay.go_on_to(point);
+        let root = replay.lose_power(random);
+        if let Err(error) = replay.known.check(root.path()).await {
+            if syncs == Syncs::Count {
+                panic!("after event {point} of {events}: {error}; see {}", root.keep().display());
             }
             faulty += 1;
         }
@@ -317,10 +334,10 @@ async fn rounds(rounds: usize, points: usize, pause: Duration, seed: u64) {
         let faulty = lose_power(&recording, &known, (unsynced, Syncs::Ignored), &mut random).await;
         assert!(faulty * 2 > unsynced, "without syncs only {faulty} of {unsynced} points were found faulty");
         told(round, points, &recording, (faulty, unsynced));
-        let (_, disk, then) = after_power_losses(&recording, &known, (1, Syncs::Count), &mut random).remove(0);
-        (root, known) = (folder(), then);
-        disk.lay_out(root.path());
-        // what stands in it is known already
+        let mut last = Replay::of(&recording, &known, Syncs::Count);
+        last.go_on_to(random.below(recording.events.len() + 1));
+        (root, known) = (last.lose_power(&mut random), last.known);
+        // what stands in it is known already; where the power went before it was made, there is none
         let _ = std::fs::remove_file(root.path().join(NOTES));
     }
 }
@@ -328,8 +345,9 @@ async fn rounds(rounds: usize, points: usize, pause: Duration, seed: u64) {
 #[expect(clippy::print_stdout, reason = "the long form's result")]
 fn told(round: usize, points: usize, recording: &Recording, (faulty, unsynced): (usize, usize)) {
     let syncs = recording.events.iter().filter(|event| matches!(event, Event::Sync { .. })).count();
+    let of_all = recording.events.iter().filter(|event| matches!(event, Event::Sync { of: None, .. })).count();
     println!(
-        "round {round}: {} events, {syncs} syncs; {points} power losses, none found faulty; {faulty} of {unsynced} without syncs",
+        "round {round}: {} events, {syncs} syncs, {of_all} of all tiles; {points} power losses, none found faulty; {faulty} of {unsynced} without syncs",
         recording.events.len()
     );
 }
@@ -344,8 +362,8 @@ fn losses() -> Option<usize> {
 async fn where_the_power_goes_all_that_was_acknowledged_stays_and_verifies() {
     let Some(losses) = losses() else { return rounds(3, 100, Duration::ZERO, 0x5eed).await };
     for seed in 1..=losses.div_ceil(ROUNDS * POINTS) {
-        // longer than from one sync of the tiles to the next
-        rounds(ROUNDS, POINTS, Duration::from_secs(4), seed as u64).await;
+        // longer than until the tiles are synced
+        rounds(ROUNDS, POINTS, Duration::from_secs(11), seed as u64).await;
     }
 }
 
