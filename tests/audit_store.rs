@@ -372,3 +372,37 @@ async fn old_entries_leave_a_running_servers_log_on_the_record_and_what_only_the
     create_key(&dev).await;
     assert!(!dev.log().contains("the audit log is damaged"), "{}", dev.log());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_forwards_its_log_where_its_configuration_says() {
+    let dev = Dev::sim();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let file = dev.data().join("server.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let forward =
+        format!("\n[[audit.forward]]\nname = \"here\"\nkind = \"syslog\"\nto = \"unix://{}\"\n", path.display());
+    std::fs::write(&file, config + &forward).unwrap();
+    // the one that takes its place reads it
+    dev.server().unwrap().kill();
+    let mut next = 0;
+    let mut receive = || {
+        let mut message = vec![0; 1 << 17];
+        let length = socket.recv(&mut message).unwrap_or_else(|error| panic!("{error}: {}", dev.log()));
+        let message = std::str::from_utf8(&message[..length]).unwrap();
+        let line: serde_json::Value = serde_json::from_str(&message[message.find('{').unwrap()..]).unwrap();
+        assert_eq!(line["index"], next);
+        next += 1;
+        line
+    };
+    let origin = receive()["origin"].as_str().unwrap().to_owned();
+    assert!(std::fs::read_to_string(dev.audit_dir().join("log.vkey")).unwrap().starts_with(&origin));
+    until("it serves", Duration::from_secs(20), || dev.server().is_some());
+    while dev.clients().keys.list_keys(bearer(&dev.root_token(), ListKeysRequest::default())).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    create_key(&dev).await;
+    while receive()["operation"] != "CreateKey" {}
+}

@@ -1,8 +1,10 @@
 //! `server --config FILE`: TOML into types. Unknown fields are errors; every field tells its unit.
 
+use crate::forward::Forward;
 use anyhow::{Context as _, Result, bail};
 use audit::record::AuditorPublic;
 use serde::Deserialize;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -65,6 +67,8 @@ pub struct Audit {
     pub retain_days: u32,
     /// Where entries go that leave the log after `retain_days`; without it they are pruned.
     pub archive_dir: Option<PathBuf>,
+    /// Collectors that are sent what the log holds, line by line.
+    pub forward: Vec<Forward>,
     /// Entries a second that the scrubber verifies again, in a round an hour; 0: none.
     pub scrub_entries_per_sec: u32,
 }
@@ -78,6 +82,7 @@ impl Default for Audit {
             reserve_mib: 4,
             retain_days: 0,
             archive_dir: None,
+            forward: Vec::new(),
             scrub_entries_per_sec: 20_000,
         }
     }
@@ -103,6 +108,11 @@ impl Audit {
         if self.archive_dir.as_ref().is_some_and(|dir| self.retain_days == 0 || !dir.is_absolute()) {
             bail!("`audit.archive_dir` is an absolute path, beside `audit.retain_days`");
         }
+        let names: BTreeSet<_> = self.forward.iter().map(|forward| &forward.name).collect();
+        if names.len() < self.forward.len() || names.len() > FORWARDS_MAX {
+            bail!("`audit.forward` are at most {FORWARDS_MAX}, of different names");
+        }
+        self.forward.iter().try_for_each(Forward::check)?;
         if self.scrub_entries_per_sec > SCRUB_ENTRIES_PER_SEC_MAX {
             bail!("`audit.scrub_entries_per_sec` is 0 to {SCRUB_ENTRIES_PER_SEC_MAX}");
         }
@@ -178,6 +188,7 @@ impl Config {
 }
 
 const THREADS_MAX: usize = 1024;
+const FORWARDS_MAX: usize = 8;
 const SCRUB_ENTRIES_PER_SEC_MAX: u32 = 1_000_000;
 /// A week.
 const LIFE_SECS_MAX: u64 = 7 * 24 * 3600;
@@ -195,6 +206,32 @@ mod tests {
         identity = "/d/id"
         pin = "sha256:00"
     "#;
+
+    #[test]
+    fn a_collector_is_named_once_and_reached_by_tls_unless_it_is_on_this_machine() {
+        let parse = |text: &str| toml::from_str::<Config>(text).map_err(drop).and_then(|c| c.check().map_err(drop));
+        let sound = [
+            "name = \"a\"\nkind = \"syslog\"\nto = \"unix:///dev/log\"",
+            "name = \"b\"\nkind = \"syslog\"\nto = \"tls://siem:6514\"\nca = \"/ca\"\ncertificate = \"/c\"\nkey = \"/k\"",
+            "name = \"c\"\nkind = \"otlp\"\nto = \"http://127.0.0.1:4318/v1/logs\"\nbearer_file = \"/t\"",
+        ];
+        let all = |parts: &[&str]| parts.iter().map(|part| format!("[[audit.forward]]\n{part}\n")).collect::<String>();
+        assert!(parse(&format!("{SOUND}{}", all(&sound))).is_ok());
+        assert!(parse(&format!("{SOUND}{}", all(&[sound[0], sound[0]]))).is_err());
+        for (which, from, to) in [
+            (0, "syslog", "otlp"),
+            (0, "\"a\"", "\"A\""),
+            (1, "ca = \"/ca\"", ""),
+            (1, "key = \"/k\"", ""),
+            (1, "tls://", "tcp://"),
+            (2, "otlp", "syslog"),
+            (2, "127.0.0.1", "192.0.2.1"),
+            (2, "bearer_file", "ca"),
+        ] {
+            let other = sound[which].replace(from, to);
+            assert!(parse(&format!("{SOUND}{}", all(&[&other]))).is_err(), "{other}");
+        }
+    }
 
     #[test]
     fn what_is_unknown_or_unsafe_is_refused() {

@@ -14,6 +14,7 @@ pub mod demo;
 pub mod dev;
 pub mod dev_ca;
 pub mod files;
+pub mod forward;
 pub mod listen;
 pub mod operator;
 pub mod retention;

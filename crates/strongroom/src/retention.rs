@@ -11,6 +11,7 @@ use crate::files;
 use crate::scrub::{Pace, in_background};
 use anyhow::{Context as _, Result, ensure};
 use api::Metrics;
+use audit::note::VerifierKey;
 use audit::read::{LogFolder, LogSource as _};
 use audit::retention::{Before, Fate, Removal, RetentionError, copy, plan, prepare, remove};
 use audit::verify::open_checkpoint;
@@ -137,7 +138,7 @@ impl Retainer {
         let (mut done, outcome) = self.all(log, &Order { before, to: ask.to, by }).await;
         done.id = ask.id;
         done.error = outcome.err().map(|error| format!("{error:#}"));
-        match reader(log).and_then(|log| Ok(log.first()?)) {
+        match reader(log.dir()).and_then(|log| Ok(log.first()?)) {
             Ok(first) => done.first = first * audit::read::SEGMENT_ENTRIES,
             Err(error) => done.error = done.error.or_else(|| Some(format!("{error:#}"))),
         }
@@ -170,8 +171,9 @@ impl Retainer {
     }
 
     async fn some(&self, log: &Arc<Log>, order: &Order) -> Result<Option<(Removal, u64)>> {
-        let (of, ordered) = (Arc::clone(log), order.clone());
-        let verified = in_background("audit-retain", move |ended| verified(&of, &ordered, ended)).await?;
+        // the log itself stays with those who close it
+        let (dir, key, ordered) = (log.dir().to_owned(), log.key().clone(), order.clone());
+        let verified = in_background("audit-retain", move |ended| verified((&dir, &key), &ordered, ended)).await?;
         let Some(removal) = verified else { return Ok(None) };
         let path = removal.path();
         let record = Record {
@@ -199,10 +201,14 @@ impl Retainer {
 }
 
 /// What can be removed, verified against the signed tree where it will stand.
-fn verified(log: &Log, order: &Order, ended: &mut dyn FnMut() -> bool) -> Result<Option<Removal>> {
-    let folder = reader(log)?;
+fn verified(
+    (dir, key): (&Path, &VerifierKey),
+    order: &Order,
+    ended: &mut dyn FnMut() -> bool,
+) -> Result<Option<Removal>> {
+    let folder = reader(dir)?;
     let Some(note) = folder.checkpoint()? else { return Ok(None) };
-    let signed = open_checkpoint(&note, log.key())?;
+    let signed = open_checkpoint(&note, key)?;
     let segments = plan(&folder, &signed, order.before, SEGMENTS_AT_ONCE)?;
     if segments.is_empty() {
         return Ok(None);
@@ -221,8 +227,8 @@ fn verified(log: &Log, order: &Order, ended: &mut dyn FnMut() -> bool) -> Result
     Ok(Some(prepare(&folder, &signed, segments, from, &mut || pace.step(ended))?))
 }
 
-fn reader(log: &Log) -> Result<LogFolder> {
-    LogFolder::open(log.dir()).with_context(|| format!("cannot read the audit log in {}", log.dir().display()))
+fn reader(dir: &Path) -> Result<LogFolder> {
+    LogFolder::open(dir).with_context(|| format!("cannot read the audit log in {}", dir.display()))
 }
 
 /// What somebody asked for, and who; it is asked for no more.

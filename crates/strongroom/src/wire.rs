@@ -5,6 +5,7 @@
 
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::forward::Forwarder;
 use crate::operator::LocalOperator;
 use crate::retention::Retainer;
 use crate::scrub::Scrubber;
@@ -43,6 +44,7 @@ pub struct Wired {
     strangers: api::Strangers,
     scrubber: Scrubber,
     retainer: Retainer,
+    forwarders: Vec<Forwarder>,
 }
 
 impl Wired {
@@ -77,6 +79,9 @@ impl Wired {
         };
         scrubber.counts.gauges(&metrics);
         let retainer = Retainer::new(config, &metrics);
+        let place = (config.node(), config.data_dir.as_path());
+        let forwards = config.audit.forward.iter();
+        let forwarders = forwards.map(|forward| Forwarder::new(forward, place, log, &metrics)).collect();
         let (options, watched_boundary) = boundary;
         let operator =
             LocalOperator::new(cluster, storage, Arc::clone(&watched_boundary), &config.data_dir, SystemClock.now());
@@ -98,6 +103,7 @@ impl Wired {
             strangers: api::Strangers::default(),
             scrubber,
             retainer,
+            forwarders,
         })
     }
 
@@ -164,7 +170,10 @@ impl Wired {
         let scrub =
             tokio::spawn(crate::scrub::scrub(self.scrubber.clone(), Arc::clone(&self.log), self.health.clone()));
         let retain = tokio::spawn(self.retainer.clone().run(Arc::clone(&self.log)));
-        Ok(Workers(vec![follow, renew, sweep, watch, anchor, stands, scrub, retain]))
+        let mut workers = vec![follow, renew, sweep, watch, anchor, stands, scrub, retain];
+        let forwards = self.forwarders.iter().cloned();
+        workers.extend(forwards.map(|forwarder| tokio::spawn(forwarder.run(Arc::clone(&self.log)))));
+        Ok(Workers(workers))
     }
 }
 

@@ -55,6 +55,12 @@ fn is_installed(package: &str) -> bool {
     let binary = match package {
         "softhsm2" => "softhsm2-util",
         "opensc" => "pkcs11-tool",
+        "rsyslog" => "/usr/sbin/rsyslogd",
+        "rsyslog-openssl" => {
+            let listed =
+                Command::new("dpkg").args(["-L", package]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            return listed.is_ok_and(|status| status.success());
+        }
         "python3-venv" => {
             return Command::new("python3")
                 .args(["-c", "import venv, ensurepip"])
