@@ -1,4 +1,4 @@
-use crate::house::{House, START, certificate, child, policies, refusal, token, within_two_seconds};
+use crate::house::{House, ROOT, START, certificate, child, policies, refusal, token, within_two_seconds};
 use envelope::Timestamp;
 use identity::token::SYSTEM_TTL_MAX;
 use identity::{Accessor, CreateToken, Excess, Identities, IdentityError, Parentage, Principal, Target, Through};
@@ -122,6 +122,8 @@ async fn a_child_outlives_no_ancestor_however_they_are_renewed() {
     }
     let end = renewed(&house, &node, &root, Target::Accessor(&accessor(&parent)), 50).await;
     assert_eq!(end, Ok(50));
+    let youngest = node.create_token(&holder, &house.call(), renewable(&[], 1000)).await.unwrap().metadata;
+    assert_eq!(youngest.ttl(house.call().now), Some(secs(50)), "no further than its grandparent");
     let end = renewed(&house, &node, &root, Target::Token(secret.expose()), 500).await;
     assert_eq!(end, Ok(50), "no further than its parent");
     within_two_seconds(async || {
@@ -331,7 +333,9 @@ async fn children_that_were_let_go_live_on_as_orphans() {
     let house = House::new();
     let (node, root) = house.open().await;
     let other = house.node();
-    write(&house, &node, &root, "p", r#"path "auth/token/create" { capabilities = ["update"] }"#).await;
+    let rights = r#"path "auth/token/create" { capabilities = ["update"] }
+path "auth/token/revoke-orphan" { capabilities = ["update"] }"#;
+    write(&house, &node, &root, "p", rights).await;
     let (_, top) = child(&house, &node, &root, renewable(&["p"], 4000)).await;
     let (middle, middle_holder) = child(&house, &node, &top, renewable(&[], 1000)).await;
     let (leaf, leaf_holder) = child(&house, &node, &middle_holder, renewable(&[], 1000)).await;
@@ -343,7 +347,7 @@ async fn children_that_were_let_go_live_on_as_orphans() {
     }
     let target = Target::Token(middle.expose());
     let refused = node.revoke_token_orphan(&top, &house.call(), target).await.unwrap_err();
-    assert_eq!(refused.reason(), "PERMISSION_DENIED");
+    assert_eq!(refused.reason(), "PERMISSION_DENIED", "it takes sudo");
     node.revoke_token_orphan(&root, &house.call(), target).await.unwrap();
     let again = node.revoke_token_orphan(&root, &house.call(), target).await.unwrap_err();
     let ended = node.revoke_token(&root, &house.call(), target).await.unwrap_err();
@@ -385,6 +389,23 @@ async fn children_that_were_let_go_live_on_as_orphans() {
     }
     for (folder, left) in [("tokens", 1), ("accessors", 1), ("children", 0), ("due", 0)] {
         assert_eq!(house.entries_below(folder).await.len(), left, "{folder}");
+    }
+}
+
+#[tokio::test]
+async fn a_root_token_that_is_made_anew_is_not_looked_at_again() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    let (secret, _) = child(&house, &node, &root, token(&["p"], 100_000)).await;
+    node.revoke_token_orphan(&root, &house.call(), Target::Own).await.unwrap();
+    assert_eq!(refusal(&house, &node, ROOT).await, Some("TOKEN_UNKNOWN"));
+    node.create_root(ROOT, &house.call()).await.unwrap();
+    assert_eq!(house.entries_below("due").await.len(), 2);
+    house.clock.advance(secs(3600));
+    while node.sweep(house.call().now).await.unwrap() > 0 {}
+    assert_eq!(house.entries_below("due").await.len(), 1, "the child's end");
+    for alive in [ROOT, secret.expose()] {
+        assert_eq!(refusal(&house, &node, alive).await, None);
     }
 }
 

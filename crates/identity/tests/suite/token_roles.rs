@@ -96,10 +96,12 @@ async fn a_role_puts_its_bounds_on_what_is_made_through_it() {
     };
     let fixed = TokenRole { renewable: false, kind: RoleTokenKind::Stateless, ..role("fixed") };
     let default = TokenRole { kind: RoleTokenKind::DefaultStateless, ..role("default") };
-    for role in [&full, &fixed, &default] {
+    let once = TokenRole { renewable: false, ..role("once") };
+    for role in [&full, &fixed, &default, &once] {
         node.put_token_role(&root, &house.call(), role).await.unwrap();
         assert_eq!(node.read_token_role(&root, &house.call(), &role.name).await.unwrap(), *role);
     }
+    assert!(!made(&house, &node, &by, through("once", &[])).await.unwrap().renewable);
     let found = made(&house, &node, &by, through("full", &[])).await.unwrap();
     assert!(found.is_orphan() && found.renewable);
     assert_eq!((found.period, found.explicit_max_ttl, found.uses_left), (Some(secs(50)), Some(secs(500)), Some(3)));
