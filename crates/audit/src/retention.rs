@@ -71,7 +71,7 @@ pub enum RetentionError {
         #[source]
         source: io::Error,
     },
-    #[error("{} is missing or not what the entries say; the next start of the log makes it anew where it can", .0.path())]
+    #[error("{} is missing or not what the entries say: nothing was removed", .0.path())]
     Tile(TileId),
     #[error("a tile cannot be read")]
     TileIo(#[from] TileError),

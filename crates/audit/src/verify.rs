@@ -36,6 +36,8 @@ pub struct Options {
     /// How long to wait for the writer of a live log who is in the middle of an entry.
     pub patience: Duration,
     pub reach: Reach,
+    /// How long to rest after each tile of hashes that is read in the stead of entries that are gone.
+    pub rest: Duration,
 }
 
 /// How far a log is read.

@@ -10,6 +10,7 @@ use api::{AuditLogState, Health, Metrics};
 use audit::Log;
 use audit::note::VerifierKey;
 use audit::read::{LogFolder, LogReader, VERIFIER_KEY};
+use audit::tile::TILE_WIDTH;
 use audit::verify::{Fault, Options, Reach, verify_each};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -108,7 +109,8 @@ impl Scrubber {
     fn round(&self, ended: &mut dyn FnMut() -> bool) -> Result<Round> {
         let key = own_key(&self.dir)?;
         let log = LogReader::over(LogFolder::open(&self.dir)?);
-        let options = Options { patience: PATIENCE, reach: Reach::Signed, ..Options::default() };
+        let rest = Duration::from_secs(u64::from(TILE_WIDTH)) / self.entries_per_sec.max(1);
+        let options = Options { patience: PATIENCE, reach: Reach::Signed, rest, ..Options::default() };
         let mut pace = Pace::new(self.entries_per_sec);
         let verified = verify_each(&log, &key, &options, &mut |_, _| {
             self.counts.entries.fetch_add(1, Ordering::Relaxed);

@@ -21,7 +21,7 @@ pub fn copy(
     };
     let folder = archive.join(SEGMENTS);
     DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(at(&folder))?;
-    copy_file(&log.dir().join(VERIFIER_KEY), archive, VERIFIER_KEY).map_err(at(&archive.join(VERIFIER_KEY)))?;
+    own(log, archive).map_err(at(archive))?;
     for number in segments {
         if each().is_break() {
             return Err(RetentionError::CalledOff);
@@ -30,6 +30,16 @@ pub fn copy(
         copy_file(&log.dir().join(SEGMENTS).join(&name), &folder, &name).map_err(at(&folder.join(&name)))?;
     }
     sync(&folder).and_then(|()| sync(archive)).map_err(at(archive))
+}
+
+/// The archive is this log's, from now on or already.
+fn own(log: &LogFolder, archive: &Path) -> io::Result<()> {
+    let key = log.dir().join(VERIFIER_KEY);
+    copy_file(&key, archive, VERIFIER_KEY)?;
+    if fs::read(archive.join(VERIFIER_KEY))? == fs::read(key)? {
+        return Ok(());
+    }
+    Err(io::Error::new(ErrorKind::AlreadyExists, "it is another log's archive"))
 }
 
 /// Whole as soon as it has its name.

@@ -316,6 +316,9 @@ async fn nothing_is_prepared_that_is_not_what_was_signed() {
     // what is there already is not replaced
     copy(&rig.folder(), 0..1, &rig.archive, &mut each).unwrap();
     assert!(fs::read(&path).unwrap() == other);
+    // nor does one archive hold two logs
+    fs::write(rig.archive.join("log.vkey"), "another").unwrap();
+    assert!(matches!(copy(&rig.folder(), 0..1, &rig.archive, &mut each), Err(RetentionError::Archive { .. })));
     let mut called_off = || ControlFlow::Break(());
     let outcome = prepare(&rig.folder(), &rig.signed(), 0..1, (&rig.folder(), Fate::Pruned), &mut called_off);
     assert!(matches!(outcome, Err(RetentionError::CalledOff)));

@@ -62,6 +62,7 @@ impl<S: LogSource> Walk<'_, S> {
                     return Ok(Some(Stop::Broken(ReadError::Missing { index })));
                 }
             };
+            std::thread::sleep(self.options.rest);
             for hash in hashes {
                 self.gaps.unread += 1;
                 self.tiles.push(hash);
