@@ -46,6 +46,8 @@ fn page(refusal: &Refusal) -> Reply {
         Code::Unimplemented | Code::NotFound => StatusCode::NOT_FOUND,
         // PROTOCOL-HTTP2, "Requests": 415, so that no other client takes a gRPC error, which has status 200, for success
         Code::InvalidArgument => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        // RFC 6585 §4
+        Code::ResourceExhausted if refusal.reason == Refusal::RATE_LIMITED.reason => StatusCode::TOO_MANY_REQUESTS,
         Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded => StatusCode::SERVICE_UNAVAILABLE,
         Code::Ok
         | Code::Cancelled
@@ -251,6 +253,7 @@ mod tests {
         for (refusal, status) in [
             (Refusal::AUDIT_UNAVAILABLE, 503),
             (Refusal::BUSY, 503),
+            (Refusal::RATE_LIMITED, 429),
             (Refusal::DEADLINE, 503),
             (Refusal::NOT_GRPC, 415),
             (Refusal::UNIMPLEMENTED, 404),

@@ -43,7 +43,7 @@ pub use metrics::Metrics;
 pub use operation::Operation;
 pub use operator_grpc::{BackupPiece, Operator, OperatorError, ServerStatus};
 pub use peer::{Peer, PeerCertificate};
-pub use strangers::{STRANGERS_MAX, Strangers};
+pub use strangers::{STRANGERS_BURST, STRANGERS_MAX, STRANGERS_PER_SEC, Strangers};
 
 use audit::AuditSink;
 use axum::body::Body;

@@ -1,7 +1,8 @@
 //! What everybody may ask (health, metrics, reflection) and what is nowhere: served without a token, recorded all the same.
 //!
 //! Always: one record a request, durable before the reply's first byte leaves; of a stream, when it opens. Without it the
-//! answer is AUDIT_UNAVAILABLE, BUSY where the log is at capacity, `GET /health`'s too: who cannot record does not serve.
+//! answer is AUDIT_UNAVAILABLE, BUSY where the log is at capacity, `GET /health`'s too: who cannot record does not serve. Of one
+//! address that asks too much it is RATE_LIMITED, and one record tells of many.
 //! Never: who asks. A token that was sent along is not looked at.
 
 use crate::gate::{Head, OK, Post, RECORD_TIME_MAX, before_the_handler};

@@ -163,7 +163,7 @@ fn failure<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Failu
 /// The call was carried out: it may not be made again.
 const RECEIPT_UNAVAILABLE: &str = "RECEIPT_UNAVAILABLE";
 
-const REASONS: [(&str, &str); 31] = [
+const REASONS: [(&str, &str); 32] = [
     ("INVALID_FIELD", "correct the field that is named"),
     ("INVALID_CIPHERTEXT", "the blob was altered, or the encryption context is not the one that it was made with"),
     ("INCORRECT_KEY", "leave the key id out: the blob names its key itself"),
@@ -189,6 +189,10 @@ const REASONS: [(&str, &str); 31] = [
     ("INVOCATIONS_EXHAUSTED", "`kms rotate-key` gives the key a new version"),
     ("LIMIT_EXCEEDED", "ask for less at once"),
     ("BUSY", "try again in a moment"),
+    (
+        "RATE_LIMITED",
+        "too many calls without a valid token came from this address: check the token, and try again later",
+    ),
     ("CONFLICT", "somebody else changed it at the same moment: look again, then repeat"),
     (
         "BOUNDARY_UNAVAILABLE",

@@ -171,6 +171,8 @@ impl Wired {
             tokio::spawn(crate::scrub::scrub(self.scrubber.clone(), Arc::clone(&self.log), self.health.clone()));
         let retain = tokio::spawn(self.retainer.clone().run(Arc::clone(&self.log)));
         let mut workers = vec![follow, renew, sweep, watch, anchor, stands, scrub, retain];
+        let (strangers, clock) = (self.strangers.clone(), Arc::new(SystemClock));
+        workers.push(tokio::spawn(strangers.tell(self.log.lane(), clock, self.node.clone())));
         let forwards = self.forwarders.iter().cloned();
         workers.extend(forwards.map(|forwarder| tokio::spawn(forwarder.run(Arc::clone(&self.log)))));
         Ok(Workers(workers))

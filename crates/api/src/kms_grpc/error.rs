@@ -84,6 +84,14 @@ impl Refusal {
         message: Cow::Borrowed("at capacity, retry later"),
         retry_after: Some(RETRY_WHEN_BUSY),
     };
+    /// Of those who were not recognised.
+    pub(crate) const RATE_LIMITED: Self = Self {
+        code: Code::ResourceExhausted,
+        reason: "RATE_LIMITED",
+        field: None,
+        message: Cow::Borrowed("more unauthenticated requests than one address may make, retry later"),
+        retry_after: Some(RETRY_AFTER),
+    };
 
     pub(crate) fn status(&self) -> Status {
         if matches!(self.code, Code::Unauthenticated | Code::PermissionDenied) {
@@ -183,6 +191,7 @@ mod tests {
             (Refusal::RECEIPT_UNAVAILABLE, Some("RECEIPT_UNAVAILABLE"), None, false),
             (Refusal::from(KmsError::ReceiptUnavailable), Some("RECEIPT_UNAVAILABLE"), None, false),
             (Refusal::BUSY, Some("BUSY"), None, true),
+            (Refusal::RATE_LIMITED, Some("RATE_LIMITED"), None, true),
             (Refusal::INTERNAL, Some("INTERNAL"), None, false),
             (Refusal::UNAUTHENTICATED, None, None, false),
             (Refusal::DENIED, None, None, false),

@@ -6,6 +6,7 @@ use api::{Operation, STRANGERS_MAX};
 use audit::AuditError;
 use prost::Message as _;
 use std::io::{Read as _, Write as _};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_stream::StreamExt as _;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
@@ -300,4 +301,60 @@ async fn strangers_do_not_fill_the_log() {
     }
     assert_eq!(asks("GET", "/nowhere").await.unwrap().status().as_u16(), 404, "there is room again");
     assert_eq!(rig.leaves() - before, STRANGERS_MAX + 4);
+}
+
+#[tokio::test]
+async fn an_address_that_asks_too_much_is_refused_and_one_record_tells_of_many() {
+    let rig = Rig::start().await;
+    let before = rig.leaves();
+    let burst = usize::try_from(api::STRANGERS_BURST).unwrap();
+    let asks = |method: &str, path: &str| {
+        let request = http::Request::builder().method(method).uri(path).version(http::Version::HTTP_2);
+        let request = request.header("content-type", "application/grpc").body(tonic::body::Body::empty()).unwrap();
+        tower::Service::call(&mut rig.routes.clone(), request)
+    };
+    let began = tokio::time::Instant::now();
+    let (mut found, mut refused) = (0, 0);
+    // at once, so that a slow machine asks faster than an address may
+    while refused == 0 {
+        let mut asked = tokio::task::JoinSet::new();
+        for _ in 0..STRANGERS_MAX {
+            asked.spawn(asks("GET", "/nowhere"));
+        }
+        for reply in asked.join_all().await {
+            match reply.unwrap().status().as_u16() {
+                404 => found += 1,
+                429 => refused += 1,
+                other => panic!("{other}"),
+            }
+        }
+    }
+    let gained = usize::try_from(began.elapsed().as_millis() * u128::from(api::STRANGERS_PER_SEC) / 1000).unwrap();
+    assert!((burst..=burst + gained + 1).contains(&found), "{found} with {gained}");
+    let nowhere = asks("POST", "/nowhere").await.unwrap();
+    let told = tonic::Status::from_header_map(nowhere.headers()).unwrap();
+    refused += usize::from(told.code() == tonic::Code::ResourceExhausted);
+    // who watches, and who is recognised, are served
+    assert_eq!(asks("GET", "/health").await.unwrap().status().as_u16(), 200);
+    let root = format!("Bearer {ROOT}");
+    let message = proto::kms::GenerateRandomRequest { number_of_bytes: 1 }.encode_to_vec();
+    let dice = "/strongroom.kms.v1.Crypto/GenerateRandom";
+    let random = begun(rig.addr, dice, &message, &[("authorization", root.as_str())]).await;
+    assert_eq!(random.status().as_u16(), 200);
+    assert_eq!(rig.leaves() - before, found + usize::from(told.code() != tonic::Code::ResourceExhausted) + 2);
+
+    let telling = rig.strangers.clone().tell(Arc::new(rig.audit.clone()), Arc::new(rig.clock.clone()), "1".into());
+    let telling = tokio::spawn(telling);
+    let told = async {
+        loop {
+            let record = rig.records().into_iter().find(|record| record["operation"] == "StrangersRefused");
+            match record {
+                Some(record) => break record,
+                None => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(20), told).await.unwrap();
+    assert_eq!(told["path"], format!("strangers/watching/0/others/{refused}"));
+    telling.abort();
 }
