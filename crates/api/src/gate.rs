@@ -187,7 +187,7 @@ impl Post {
         let Ok(reply) = inner.call(request).await;
         match ticket.outcome.get() {
             Some(outcome) => {
-                let reply = if let Some(lane) = lane { lane.attach(reply, outcome)? } else { reply };
+                let reply = if let Some(lane) = lane { lane.attach(reply, outcome).await? } else { reply };
                 Ok((reply, outcome))
             }
             None => {

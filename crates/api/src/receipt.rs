@@ -1,6 +1,7 @@
 //! Receipts: whoever asks for one in a call of `strongroom.kms.v1` gets the proof that its record is in the log.
 //!
-//! The call runs on a lane of its own, on which each record waits for its receipt; the last one's is handed out.
+//! The call runs on a lane of its own, on which a receipt is ordered of each record; the last one's is waited for, and handed
+//! out, when the call has been carried out: nothing is held up meanwhile.
 //!
 //! Always: with the answer it belongs to, in trailing metadata. No receipt, no result: where the record is durable and the
 //! boundary signs nothing, the call goes its way and the caller is told RECEIPT_UNAVAILABLE. A refusal is told all the same.
@@ -9,7 +10,7 @@ use crate::gate::OK;
 use crate::head::Reply;
 use crate::kms_grpc::error::Refusal;
 use audit::proof::Receipt;
-use audit::{AuditError, AuditSink};
+use audit::{AuditError, AuditSink, ForReceipt};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, Request};
@@ -28,22 +29,13 @@ pub(crate) fn is_asked<B>(request: &Request<B>) -> Result<bool, Refusal> {
 }
 
 /// The log, for one call that asks for a receipt.
-#[derive(Debug)]
 pub(crate) struct ReceiptLane {
     log: Arc<dyn AuditSink>,
     last: Arc<Mutex<Last>>,
 }
 
-/// What came of the last record.
-#[derive(Debug, Default)]
-enum Last {
-    /// There is none, or it is not known to be durable.
-    #[default]
-    Nothing,
-    Receipt(Receipt),
-    /// The boundary did not sign in time.
-    Unsigned,
-}
+/// The last record's receipt, still to come; `None` where there is no record, or it is not known to be durable.
+type Last = Option<BoxFuture<'static, Result<Receipt, AuditError>>>;
 
 impl ReceiptLane {
     pub(crate) fn new(log: &Arc<dyn AuditSink>) -> Self {
@@ -51,39 +43,37 @@ impl ReceiptLane {
     }
 
     /// The reply with the receipt of what was recorded last.
-    pub(crate) fn attach(&self, reply: Reply, outcome: &str) -> Result<Reply, Refusal> {
-        match std::mem::take(&mut *self.last.lock().unwrap_or_else(PoisonError::into_inner)) {
-            Last::Receipt(receipt) => Ok(with(reply, &receipt)),
-            Last::Unsigned if outcome == OK => Err(Refusal::RECEIPT_UNAVAILABLE),
-            Last::Unsigned | Last::Nothing => Ok(reply),
+    pub(crate) async fn attach(&self, reply: Reply, outcome: &str) -> Result<Reply, Refusal> {
+        let last = std::mem::take(&mut *self.last.lock().unwrap_or_else(PoisonError::into_inner));
+        let Some(receipt) = last else { return Ok(reply) };
+        match receipt.await {
+            Ok(receipt) => Ok(with(reply, &receipt)),
+            Err(_) if outcome == OK => Err(Refusal::RECEIPT_UNAVAILABLE),
+            Err(_) => Ok(reply),
         }
     }
 }
 
+impl std::fmt::Debug for ReceiptLane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReceiptLane").finish_non_exhaustive()
+    }
+}
+
 impl AuditSink for ReceiptLane {
-    /// A record that is durable is one: whoever appends goes on, and [`Self::attach`] knows that the receipt is missing. A
-    /// boundary that did not sign is not waited for again, so that the call has time left for what it is to do.
+    /// Whoever appends goes on once the record is durable.
     fn append(&self, record: Bytes) -> BoxFuture<'static, Result<(), AuditError>> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*last, Last::Unsigned) {
-            return self.log.append(record);
-        }
         // an earlier record's receipt says nothing of this one
-        *last = Last::Nothing;
-        drop(last);
-        let (appended, last) = (self.log.append_for_receipt(record), Arc::clone(&self.last));
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let (ForReceipt { durable, receipt }, last) = (self.log.append_for_receipt(record), Arc::clone(&self.last));
         Box::pin(async move {
-            let now = match appended.await {
-                Ok(receipt) => Last::Receipt(receipt),
-                Err(AuditError::Unsigned) => Last::Unsigned,
-                Err(error @ (AuditError::Unavailable | AuditError::Busy)) => return Err(error),
-            };
-            *last.lock().unwrap_or_else(PoisonError::into_inner) = now;
+            durable.await?;
+            *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(receipt);
             Ok(())
         })
     }
 
-    fn append_for_receipt(&self, record: Bytes) -> BoxFuture<'static, Result<Receipt, AuditError>> {
+    fn append_for_receipt(&self, record: Bytes) -> ForReceipt {
         self.log.append_for_receipt(record)
     }
 }

@@ -40,7 +40,15 @@ pub trait AuditSink: Send + Sync + std::fmt::Debug {
     /// Hands the encoded record ([`Record::encode`]) over at once, when called; answers when it is durable.
     fn append(&self, record: Bytes) -> BoxFuture<'static, Result<(), AuditError>>;
 
-    /// As [`AuditSink::append`], and answers with the record's receipt, once a checkpoint covers it; or
-    /// [`AuditError::Unsigned`].
-    fn append_for_receipt(&self, record: Bytes) -> BoxFuture<'static, Result<proof::Receipt, AuditError>>;
+    /// As [`AuditSink::append`], and answers a second time, with the record's receipt.
+    fn append_for_receipt(&self, record: Bytes) -> ForReceipt;
+}
+
+/// The two answers to a record of which a receipt is wanted. Whoever holds something up waits for the first alone.
+#[expect(missing_debug_implementations, reason = "two futures")]
+pub struct ForReceipt {
+    /// That it is durable.
+    pub durable: BoxFuture<'static, Result<(), AuditError>>,
+    /// Once a checkpoint covers it; or [`AuditError::Unsigned`].
+    pub receipt: BoxFuture<'static, Result<proof::Receipt, AuditError>>,
 }

@@ -148,7 +148,7 @@ fn write_for_ever(folder: &Path, first: usize) {
 async fn write_and_tell(lane: Arc<dyn AuditSink>, caller: usize, first: usize) {
     for number in first.. {
         if caller.is_multiple_of(16) {
-            drop(lane.append_for_receipt(record(caller, number)).await.unwrap());
+            drop(lane.append_for_receipt(record(caller, number)).receipt.await.unwrap());
         } else {
             lane.append(record(caller, number)).await.unwrap();
         }
@@ -280,7 +280,7 @@ async fn fill_and_free(folder: &Path, small: Small) {
         }
         number += 1;
     }
-    let receipt = lane.append_for_receipt(record(0, number)).await.unwrap();
+    let receipt = lane.append_for_receipt(record(0, number)).receipt.await.unwrap();
     acknowledged.push((0, number));
     assert_eq!(receipt.index() + 1, log.size());
     drop(log);

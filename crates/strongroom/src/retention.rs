@@ -184,7 +184,8 @@ impl Retainer {
             outcome: Outcome::Done,
             ..Record::new(SystemClock.now(), "", removal.fate.operation(), &Subject::System)
         };
-        let receipt = log.lane().append_for_receipt(record.encode()).await.context("the removal was not recorded")?;
+        let receipt =
+            log.lane().append_for_receipt(record.encode()).receipt.await.context("the removal was not recorded")?;
         let index = receipt.index();
         let began = Instant::now();
         loop {

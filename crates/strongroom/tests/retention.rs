@@ -68,7 +68,7 @@ fn recorded(rig: &Rig, log: &Log, removal: &Removal) -> u64 {
         ..Record::new(Timestamp::from_unix_millis(ON_MILLIS), "", operation, &Subject::System)
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let receipt = runtime.block_on(async { log.lane().append_for_receipt(record.encode()).await.unwrap() });
+    let receipt = runtime.block_on(async { log.lane().append_for_receipt(record.encode()).receipt.await.unwrap() });
     // the checkpoint stands in the folder when these are signed
     rig.append(log, 0..1);
     while fs::read_to_string(rig.log.join("checkpoint"))

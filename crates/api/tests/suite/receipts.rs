@@ -6,7 +6,8 @@ use audit::proof::Receipt;
 use http_body_util::BodyExt as _;
 use prost::Message as _;
 use proto::kms::{
-    BatchEncryptRequest, CreateKeyRequest, EncryptRequest, GenerateRandomRequest, ListKeysRequest, ListKeysResponse,
+    BatchEncryptRequest, CreateKeyRequest, CreateKeyResponse, DisableKeyRequest, EnableKeyRequest, EncryptRequest,
+    GenerateRandomRequest, ListKeysRequest, ListKeysResponse,
 };
 
 /// The reply's status code and the receipt in its trailing metadata, if there is one.
@@ -89,6 +90,28 @@ async fn what_was_carried_out_and_has_no_receipt_is_told_as_that() {
     rig.signer.is_away(false);
     let (told, receipt) = asked(&rig, "/strongroom.kms.v1.Crypto/GenerateRandom", &dice, &["1"]).await;
     assert!(told == "0" && receipt.is_some());
+}
+
+#[tokio::test]
+async fn a_change_does_not_wait_for_the_receipt_of_another_one_of_its_path() {
+    let rig = Rig::start().await;
+    let made: CreateKeyResponse =
+        rig.root("/strongroom.kms.v1.Keys/CreateKey", &CreateKeyRequest::default()).await.decoded();
+    let key_id = made.key_metadata.unwrap().key_id;
+    rig.signer.is_away(true);
+    let disable = DisableKeyRequest { key_id: key_id.clone() }.encode_to_vec();
+    let waits = asked(&rig, "/strongroom.kms.v1.Keys/DisableKey", &disable, &["1"]);
+    let began = std::time::Instant::now();
+    let others = async {
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        let enabled = rig.root("/strongroom.kms.v1.Keys/EnableKey", &EnableKeyRequest { key_id }).await;
+        (enabled.result.is_ok(), began.elapsed())
+    };
+    let ((told, receipt), (enabled, took)) = tokio::join!(waits, others);
+    assert!(enabled && took < std::time::Duration::from_secs(2), "{took:?}");
+    assert!(told == "14" && receipt.is_none() && began.elapsed() > std::time::Duration::from_secs(4));
+    let told: Vec<_> = rig.records().iter().rev().take(2).map(|record| record["operation"].clone()).collect();
+    assert_eq!(told, ["EnableKey", "DisableKey"], "in the order of their commits");
 }
 
 #[tokio::test]

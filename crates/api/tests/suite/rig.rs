@@ -5,10 +5,9 @@ use api::{
 };
 use audit::checkpoint::Checkpoint;
 use audit::note::VerifierKey;
-use audit::proof::Receipt;
 use audit::read::{LogFolder, LogReader};
 use audit::record::Entry;
-use audit::{AuditError, AuditSink, CheckpointSigner, Log, LogOptions, SignError};
+use audit::{AuditError, AuditSink, CheckpointSigner, ForReceipt, Log, LogOptions, SignError};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use bytes::{Buf, BufMut, Bytes};
 use envelope::merkle::{Hash, leaf_hash};
@@ -130,9 +129,15 @@ impl AuditSink for Willing {
         Box::pin(async move { taking.await?.append(record).await })
     }
 
-    fn append_for_receipt(&self, record: Bytes) -> BoxFuture<'static, Result<Receipt, AuditError>> {
-        let taking = self.taking();
-        Box::pin(async move { taking.await?.append_for_receipt(record).await })
+    fn append_for_receipt(&self, record: Bytes) -> ForReceipt {
+        let (taking, (hand_over, handed_over)) = (self.taking(), tokio::sync::oneshot::channel());
+        let durable = Box::pin(async move {
+            let ForReceipt { durable, receipt } = taking.await?.append_for_receipt(record);
+            let _ = hand_over.send(receipt);
+            durable.await
+        });
+        let receipt = Box::pin(async move { handed_over.await.map_err(|_| AuditError::Unavailable)?.await });
+        ForReceipt { durable, receipt }
     }
 }
 

@@ -4,9 +4,9 @@
 
 use super::ENTRY_BYTES_MAX;
 use super::form::Form;
-use super::queue::{Item, Queue, Wants};
+use super::queue::{Item, Queue};
 use crate::proof::Receipt;
-use crate::{AuditError, AuditSink};
+use crate::{AuditError, AuditSink, ForReceipt};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
 use std::pin::Pin;
@@ -186,22 +186,35 @@ pub(super) fn deliver(answers: impl Iterator<Item = (Arc<Lane>, u32, Answer)>) {
 
 impl AuditSink for Handle {
     fn append(&self, draft: Bytes) -> BoxFuture<'static, Result<(), AuditError>> {
-        match self.hand_over(&draft, Wants::Durable) {
+        match self.hand_over(&draft, None) {
             Ok(ack) => Durable(ack).boxed(),
             Err(error) => std::future::ready(Err(error)).boxed(),
         }
     }
 
-    fn append_for_receipt(&self, draft: Bytes) -> BoxFuture<'static, Result<Receipt, AuditError>> {
-        match self.hand_over(&draft, Wants::Receipt) {
-            Ok(ack) => ack.map(|answer| answer?.map(|receipt| *receipt).ok_or(AuditError::Unsigned)).boxed(),
-            Err(error) => std::future::ready(Err(error)).boxed(),
+    fn append_for_receipt(&self, draft: Bytes) -> ForReceipt {
+        match self.hand_over_for_receipt(&draft) {
+            Ok((durable, receipt)) => ForReceipt {
+                durable: Durable(durable).boxed(),
+                receipt: receipt.map(|answer| answer?.map(|receipt| *receipt).ok_or(AuditError::Unsigned)).boxed(),
+            },
+            Err(error) => ForReceipt {
+                durable: std::future::ready(Err(error)).boxed(),
+                receipt: std::future::ready(Err(error)).boxed(),
+            },
         }
     }
 }
 
 impl Handle {
-    fn hand_over(&self, draft: &[u8], wants: Wants) -> Result<Ack, AuditError> {
+    /// Two places: one is answered when the entry is durable, the other with the receipt.
+    fn hand_over_for_receipt(&self, draft: &[u8]) -> Result<(Ack, Ack), AuditError> {
+        let slot = self.lane.waiters().wait().ok_or(AuditError::Unavailable)?;
+        let durable = self.hand_over(draft, Some(slot)).inspect_err(|_| self.lane.waiters().take_back(slot))?;
+        Ok((durable, Ack { lane: Arc::clone(&self.lane), slot: Some(slot) }))
+    }
+
+    fn hand_over(&self, draft: &[u8], receipt: Option<u32>) -> Result<Ack, AuditError> {
         let entry = self.form.finish(draft).filter(|entry| (1..=ENTRY_BYTES_MAX).contains(&entry.len()));
         let Some(entry) = entry else {
             tracing::error!(bytes = draft.len(), "a draft that makes no entry was refused");
@@ -209,7 +222,7 @@ impl Handle {
         };
         let slot = self.lane.waiters().wait().ok_or(AuditError::Unavailable)?;
         let lane = &self.lane;
-        let pushed = self.queue.push(entry.len(), || Item { entry, lane: Arc::clone(lane), slot, wants });
+        let pushed = self.queue.push(entry.len(), || Item { entry, lane: Arc::clone(lane), slot, receipt });
         if let Err(error) = pushed {
             self.lane.waiters().take_back(slot);
             return Err(error);
@@ -296,18 +309,26 @@ mod tests {
         let form: Arc<dyn Form> = Arc::new(crate::log::tests::TestForm);
         let handle = Handle { lane: Arc::clone(&lane), queue: Arc::clone(&queue), form };
         for round in 0..50 {
-            let acks: Vec<_> = (0..10).map(|_| handle.hand_over(b"a draft", Wants::Durable).unwrap()).collect();
+            let mut acks = Vec::new();
+            for _ in 0..5 {
+                let (durable, receipt) = handle.hand_over_for_receipt(b"a draft").unwrap();
+                acks.extend([durable, receipt]);
+            }
             // gone before the answer, after it, or with it
             let mut rest = acks.into_iter().skip(3);
             let mut batch = Vec::new();
             assert!(queue.take(&mut batch, None));
             let gone: Vec<_> = rest.by_ref().take(3).collect();
-            deliver(batch.into_iter().map(|item| (item.lane, item.slot, Ok(None))));
+            deliver(batch.into_iter().flat_map(|item| {
+                let both = [Some(item.slot), item.receipt].into_iter().flatten();
+                both.map(move |slot| (Arc::clone(&item.lane), slot, Ok(None)))
+            }));
             lane.pass_on(&mut Scratch::default());
             drop(gone);
             for ack in rest {
                 assert!(matches!(ack.await, Ok(None)));
             }
+            assert!(handle.hand_over_for_receipt(b"").is_err());
             let waiters = lane.waiters();
             assert_eq!((waiters.slots.len(), waiters.free.len(), waiters.out), (10, 10, 0), "round {round}");
         }

@@ -6,19 +6,13 @@ use crate::AuditError;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// An entry, and whom to tell what.
+/// An entry, and whom to tell that it is durable.
 pub(super) struct Item {
     pub(super) entry: Vec<u8>,
     pub(super) lane: Arc<Lane>,
     pub(super) slot: u32,
-    pub(super) wants: Wants,
-}
-
-/// What a caller waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wants {
-    Durable,
-    Receipt,
+    /// Where a receipt is waited for too.
+    pub(super) receipt: Option<u32>,
 }
 
 #[derive(Default)]

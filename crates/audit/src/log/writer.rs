@@ -3,7 +3,7 @@
 use super::form::Form;
 use super::inbox::{Inbox, Wanted};
 use super::lane::deliver;
-use super::queue::{Item, Queue, Wants};
+use super::queue::{Item, Queue};
 use super::reserve::Reserve;
 use super::segment::{Hindrance, Segments, hindrance};
 use crate::AuditError;
@@ -105,14 +105,11 @@ impl Writer {
     fn answer(&mut self, count: usize, first: u64) {
         self.size.store(self.segments.size(), Ordering::Release);
         let (since, wanted) = (Instant::now(), &mut self.wanted);
-        deliver(self.batch.drain(..count).zip(first..).filter_map(|(Item { lane, slot, wants, entry: _ }, index)| {
-            match wants {
-                Wants::Durable => Some((lane, slot, Ok(None))),
-                Wants::Receipt => {
-                    wanted.push(Wanted { index, lane, slot, since });
-                    None
-                }
+        deliver(self.batch.drain(..count).zip(first..).map(|(Item { lane, slot, receipt, entry: _ }, index)| {
+            if let Some(slot) = receipt {
+                wanted.push(Wanted { index, lane: Arc::clone(&lane), slot, since });
             }
+            (lane, slot, Ok(None))
         }));
         self.tell_tree();
     }
@@ -120,11 +117,17 @@ impl Writer {
     fn tell_tree(&mut self) {
         self.size.store(self.segments.size(), Ordering::Release);
         self.inbox.durable(self.segments.size(), &mut self.wanted);
-        deliver(self.wanted.drain(..).map(|wanted| (wanted.lane, wanted.slot, Err(AuditError::Unsigned))));
+        // too many, or the tree is gone: a log that has failed vouches for nothing
+        let error = if *self.failure.borrow() { AuditError::Unavailable } else { AuditError::Unsigned };
+        deliver(self.wanted.drain(..).map(|wanted| (wanted.lane, wanted.slot, Err(error))));
     }
 
     fn refuse_batch(&mut self) {
-        deliver(self.batch.drain(..).map(|item| (item.lane, item.slot, Err(AuditError::Unavailable))));
+        let places = |item: Item| {
+            let receipt = item.receipt.map(|slot| (Arc::clone(&item.lane), slot));
+            receipt.into_iter().chain([(item.lane, item.slot)])
+        };
+        deliver(self.batch.drain(..).flat_map(places).map(|(lane, slot)| (lane, slot, Err(AuditError::Unavailable))));
     }
 
     /// Gives the reserve back, and records in its space that the disk is full. What else hinders is met again by the next

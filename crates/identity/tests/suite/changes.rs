@@ -1,6 +1,5 @@
 use crate::house::{House, ROOT};
-use audit::proof::Receipt;
-use audit::{AuditError, AuditSink, Record, Subject};
+use audit::{AuditError, AuditSink, ForReceipt, Record, Subject};
 use bytes::Bytes;
 use envelope::mac;
 use futures_util::future::{BoxFuture, join_all};
@@ -96,10 +95,10 @@ struct ForReceipts(Arc<dyn AuditSink>);
 impl AuditSink for ForReceipts {
     fn append(&self, record: Bytes) -> BoxFuture<'static, Result<(), AuditError>> {
         let appended = self.0.append_for_receipt(record);
-        Box::pin(async move { appended.await.map(drop) })
+        Box::pin(async move { appended.receipt.await.map(drop) })
     }
 
-    fn append_for_receipt(&self, record: Bytes) -> BoxFuture<'static, Result<Receipt, AuditError>> {
+    fn append_for_receipt(&self, record: Bytes) -> ForReceipt {
         self.0.append_for_receipt(record)
     }
 }

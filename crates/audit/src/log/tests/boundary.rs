@@ -71,7 +71,8 @@ async fn receipts_lead_from_their_entry_to_a_checkpoint_and_many_share_a_signatu
     for count in [1, 300, 7] {
         let before = rig.boundary.state().signed;
         // whoever wants none is in between
-        let waiting: Vec<_> = (number..number + count).map(|n| (n, lane.append_for_receipt(draft(2 * n)))).collect();
+        let waiting: Vec<_> =
+            (number..number + count).map(|n| (n, lane.append_for_receipt(draft(2 * n)).receipt)).collect();
         let others: Vec<_> = (number..number + count).map(|n| lane.append(draft(2 * n + 1))).collect();
         let mut receipts = Vec::new();
         for (n, receipt) in waiting {
@@ -107,7 +108,7 @@ async fn a_boundary_that_is_away_delays_checkpoints_and_no_entry() {
         until("a first checkpoint", || covered(&log) == Some(10)).await;
         rig.boundary.set(mode);
         let lane = log.lane();
-        let receipt = lane.append_for_receipt(draft(10));
+        let receipt = lane.append_for_receipt(draft(10)).receipt;
         append(&log, 11..300).await;
         assert_eq!(receipt.await.err(), Some(AuditError::Unsigned), "{mode:?}: nobody waits for ever");
         assert!(rig.entries().contains(&entry(10)), "{mode:?}: and it is durable");
@@ -117,7 +118,7 @@ async fn a_boundary_that_is_away_delays_checkpoints_and_no_entry() {
         let mut checkpoints = log.checkpoints();
         let newest = |signed: &Option<Signed>| signed.as_ref().is_some_and(|signed| signed.0.size == 400);
         tokio::time::timeout(Duration::from_secs(10), checkpoints.wait_for(newest)).await.unwrap().unwrap();
-        assert!(lane.append_for_receipt(draft(400)).await.is_ok());
+        assert!(lane.append_for_receipt(draft(400)).receipt.await.is_ok());
         drop(log);
         assert_eq!((rig.verified().size, rig.boundary.state().forked), (401, 0), "{mode:?}");
     }
@@ -129,7 +130,7 @@ async fn a_log_that_is_closed_unsigned_says_that_the_entry_is_durable() {
     let log = rig.open().unwrap();
     agreed(&log).await;
     rig.boundary.set(Mode::Away);
-    let receipt = log.lane().append_for_receipt(draft(0));
+    let receipt = log.lane().append_for_receipt(draft(0)).receipt;
     drop(log);
     assert_eq!(receipt.await.err(), Some(AuditError::Unsigned));
     assert_eq!(rig.entries(), entries(0..1));
@@ -226,7 +227,7 @@ async fn a_log_that_is_closed_waits_a_second_for_its_last_checkpoint_and_no_long
         rig.boundary.set(mode);
         append(&log, 0..10).await;
         let lane = log.lane();
-        let receipt = lane.append_for_receipt(draft(10));
+        let receipt = lane.append_for_receipt(draft(10)).receipt;
         let began = Instant::now();
         drop(log);
         assert!(began.elapsed() < Duration::from_millis(1900), "{mode:?}: {:?}", began.elapsed());
@@ -269,7 +270,7 @@ async fn the_records_of_an_auditors_log_are_sealed_under_a_months_key_whose_copy
             // and while it is open, the next one
             clock.advance(Duration::from_secs(60));
         }
-        assert!(log.lane().append_for_receipt(record.encode()).await.is_ok());
+        assert!(log.lane().append_for_receipt(record.encode()).receipt.await.is_ok());
         drop(log);
         months.extend((count == 2).then_some("2026-12"));
         months.push(month);

@@ -12,7 +12,7 @@ async fn load(lane: Arc<dyn AuditSink>, callers: usize, stop: Arc<AtomicBool>, a
             while !stop.load(Ordering::Relaxed) {
                 let draft = draft(caller * 1_000_000 + number);
                 if number % 16 == caller {
-                    assert!(lane.append_for_receipt(draft).await.is_ok());
+                    assert!(lane.append_for_receipt(draft).receipt.await.is_ok());
                 } else {
                     assert_eq!(lane.append(draft).await, Ok(()));
                 }
@@ -47,7 +47,7 @@ async fn an_image_taken_under_load_has_all_that_was_acknowledged_and_goes_on() {
     for (acknowledged, image) in images {
         let log = image.open().unwrap();
         append(&log, 99_000_000..99_000_010).await;
-        assert!(log.lane().append_for_receipt(draft(99_000_010)).await.is_ok());
+        assert!(log.lane().append_for_receipt(draft(99_000_010)).receipt.await.is_ok());
         drop(log);
         let found = image.entries();
         assert_eq!(image.verified().size, found.len() as u64);

@@ -67,7 +67,7 @@ impl Known {
         self.compare(&rig.entries())?;
         let log =
             Log::go_on(place, Arc::clone(&rig.boundary) as _, 64 << 10, found).map_err(|error| error.to_string())?;
-        let receipt = log.lane().append_for_receipt(draft(LAST)).await;
+        let receipt = log.lane().append_for_receipt(draft(LAST)).receipt.await;
         receipt.map_err(|error| format!("after recovery: {error}"))?;
         let standing = log.standing();
         drop(log);
@@ -177,7 +177,7 @@ async fn call(lane: Arc<dyn AuditSink>, notes: Notes, caller: usize, count: usiz
     for at in 0..count {
         let number = caller * CALLER + at;
         if (at + caller).is_multiple_of(3) {
-            let receipt = lane.append_for_receipt(draft(number)).await.unwrap();
+            let receipt = lane.append_for_receipt(draft(number)).receipt.await.unwrap();
             notes.write(&format!("receipt {} {number}", receipt.index()));
         } else {
             lane.append(draft(number)).await.unwrap();

@@ -229,7 +229,7 @@ async fn a_log_that_fails_for_good_says_so_and_accepts_nothing_more() {
     let log = Log::go_on(place, signer, 0, found).unwrap();
     let (lane, failed) = (log.lane(), log.failed());
     let waiting: Vec<_> = (0..10).map(|number| lane.append(draft(number))).collect();
-    let receipt = lane.append_for_receipt(draft(10));
+    let receipt = lane.append_for_receipt(draft(10)).receipt;
     for answer in waiting {
         assert_eq!(answer.await, Err(AuditError::Unavailable));
     }
@@ -287,7 +287,7 @@ async fn whoever_waits_is_answered_though_the_lane_is_gone() {
     let log = rig.open().unwrap();
     let lane = log.lane();
     let waiting: Vec<_> = (0..100).map(|number| lane.append(draft(number))).collect();
-    let receipts: Vec<_> = (0..100).map(|number| lane.append_for_receipt(draft(number))).collect();
+    let receipts: Vec<_> = (0..100).map(|number| lane.append_for_receipt(draft(number)).receipt).collect();
     drop(lane);
     for answer in waiting {
         assert_eq!(answer.await, Ok(()));
@@ -336,7 +336,7 @@ async fn a_tree_that_panics_is_a_log_that_has_failed_for_good() {
     rig.boundary.set(Mode::Panics);
     let log = rig.open().unwrap();
     let lane = log.lane();
-    let receipt = lane.append_for_receipt(draft(0));
+    let receipt = lane.append_for_receipt(draft(0)).receipt;
     tokio::time::timeout(Duration::from_secs(5), log.failed()).await.unwrap();
     assert_eq!(receipt.await.err(), Some(AuditError::Unavailable));
     until("the writer has ended", || lane.append(draft(1)).now_or_never() == Some(Err(AuditError::Unavailable))).await;
