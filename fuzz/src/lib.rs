@@ -10,6 +10,7 @@ mod audit_note;
 pub use audit_log::audit_log;
 pub use audit_note::audit_note;
 
+use audit::Ack;
 use audit::record::{Entry, PeriodKeys, SealedPeriodKey, finish, is_entry};
 use envelope::ManualClock;
 use envelope::sealed::{Body, Malformed, parse_barrier, parse_blob, parse_system, parse_token};
@@ -190,7 +191,9 @@ pub fn acl_policy(data: &[u8]) {
     let acl = Acl::compile([(&name, &policy)]);
     if let Some(Ok(path)) = parts.next() {
         for capability in Capability::ALL {
-            assert_ne!(decide(&acl, path, capability), Verdict::Allow { rule: "root" });
+            let decided = decide(&acl, path, capability);
+            assert_ne!(decided.verdict, Verdict::Allow { rule: "root" });
+            assert!(policy.rules().iter().any(|(_, said)| said.ack() == decided.ack) || decided.ack == Ack::Durable);
         }
     }
     for (pattern, _) in policy.rules().iter().take(64).filter(|(pattern, _)| pattern.is_exact()) {
@@ -209,7 +212,9 @@ fn written_out(policy: &Policy, acl: &Acl, path: &str) {
         } else {
             Verdict::Nothing
         };
-        assert_eq!(decide(acl, path, capability), expected, "{path} {capability:?}");
+        let decided = decide(acl, path, capability);
+        assert_eq!(decided.verdict, expected, "{path} {capability:?}");
+        assert!(said().all(|said| said.ack() <= decided.ack), "{path} {capability:?}: no rule is made less");
     }
 }
 
@@ -219,6 +224,10 @@ fn words(said: identity::policy::Capabilities) -> String {
     words.join(", ")
 }
 
+fn demanded(said: identity::policy::Capabilities, write: impl FnOnce(&str) -> String) -> String {
+    if said.ack() == Ack::Durable { String::new() } else { write(said.ack().as_str()) }
+}
+
 fn quoted(path: &str) -> String {
     format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\""))
 }
@@ -226,14 +235,16 @@ fn quoted(path: &str) -> String {
 fn policy_in_hcl(policy: &Policy) -> String {
     let rule = |(pattern, said): &(identity::policy::Pattern, identity::policy::Capabilities)| {
         // a leading slash would be taken for the API's
-        format!("path {} {{ capabilities = [{}] }}\n", quoted(&format!("/{}", pattern.as_str())), words(*said))
+        let ack = demanded(*said, |ack| format!(" audit_ack = \"{ack}\""));
+        format!("path {} {{ capabilities = [{}]{ack} }}\n", quoted(&format!("/{}", pattern.as_str())), words(*said))
     };
     policy.rules().iter().map(rule).collect()
 }
 
 fn policy_in_json(policy: &Policy) -> String {
     let rule = |(pattern, said): &(identity::policy::Pattern, identity::policy::Capabilities)| {
-        format!("{}: {{\"capabilities\": [{}]}}", quoted(&format!("/{}", pattern.as_str())), words(*said))
+        let ack = demanded(*said, |ack| format!(", \"audit_ack\": \"{ack}\""));
+        format!("{}: {{\"capabilities\": [{}]{ack}}}", quoted(&format!("/{}", pattern.as_str())), words(*said))
     };
     let rules: Vec<_> = policy.rules().iter().map(rule).collect();
     format!("{{\"path\": {{{}}}}}", rules.join(", "))

@@ -2,6 +2,7 @@
 //!
 //! Always: a request that is refused here, or by the decoder behind, is in the audit log before its reply leaves.
 //! Always: the id that the reply carries is the record's.
+//! Always: what the decisions demand of the log (`audit_ack`) stands before the reply leaves, whatever it says.
 //! Never: a body read for a caller who was not recognised.
 
 use crate::head::{DEADLINE_DEFAULT, Ids, Reply, Speaks, asked_for, deadline, stamp, tells_path};
@@ -12,12 +13,12 @@ use crate::operation::Operation;
 use crate::peer::{Peer, PeerCertificate};
 use crate::receipt::{self, ReceiptLane};
 use crate::strangers::Strangers;
-use audit::{AuditError, AuditSink, Decision, Outcome, Record, Subject};
+use audit::{Ack, Acks, AuditError, AuditSink, Decision, Outcome, Record, Subject};
 use envelope::Clock;
 use futures_util::future::BoxFuture;
 use http::Request;
 use http::header::AUTHORIZATION;
-use identity::{Identities, Principal, RequestInfo};
+use identity::{AckDemand, Identities, Principal, RequestInfo};
 use kms::Kms;
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -34,6 +35,7 @@ pub(crate) struct Post {
     pub(crate) identities: Identities,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) audit: Arc<dyn AuditSink>,
+    pub(crate) acks: Arc<Acks>,
     pub(crate) strangers: Strangers,
     pub(crate) lane: Lane,
     pub(crate) ids: Ids,
@@ -47,6 +49,13 @@ pub(crate) struct Head {
     pub(crate) speaks: Speaks,
     /// What was asked for in the asker's words, or empty where the operation says it all.
     pub(crate) asked_for: String,
+}
+
+/// How long a request may take.
+#[derive(Debug, Clone, Copy)]
+struct Within {
+    began: Instant,
+    time: Duration,
 }
 
 /// A service behind the gate.
@@ -107,17 +116,18 @@ impl Post {
         let peer = request.extensions_mut().remove::<Arc<Peer>>();
         let head = self.head(&request, peer.as_deref(), began);
         let recognised = OnceLock::new();
-        let (within, fit) = within(&request, head.speaks);
+        let (time, fit) = within(&request, head.speaks);
+        let within = Within { began, time };
         let served = async {
             match fit.and_then(|()| receipt::is_asked(&request)) {
                 Ok(for_receipt) => {
                     let lane = for_receipt.then(|| Arc::new(ReceiptLane::new(&self.audit)));
-                    self.served(request, inner, (peer, lane), &head, &recognised).await
+                    self.served(request, inner, (peer, lane), (&head, within), &recognised).await
                 }
                 Err(refusal) => Err(self.refused(&head, None, refusal).await),
             }
         };
-        let (mut reply, outcome) = match tokio::time::timeout_at(began + within, served).await {
+        let (mut reply, outcome) = match tokio::time::timeout_at(began + time, served).await {
             Ok(Ok((reply, outcome))) => (reply, outcome),
             Ok(Err(refusal)) => (head.speaks.refusal(&refusal), refusal.reason),
             Err(_) => {
@@ -139,6 +149,7 @@ impl Post {
             now: self.clock.now(),
             began: began.into_std(),
             certificate: peer.and_then(|peer| peer.certificate.as_ref()).map(PeerCertificate::hexadecimal),
+            ack: AckDemand::beside(self.acks.offer()),
         };
         let asked_for = if tells_path(operation, speaks) { asked_for(request) } else { String::new() };
         Head { call: Arc::new(call), operation, speaks, asked_for }
@@ -156,7 +167,7 @@ impl Post {
         mut request: Request<B>,
         mut inner: S,
         (peer, lane): (Option<Arc<Peer>>, Option<Arc<ReceiptLane>>),
-        head: &Head,
+        (head, within): (&Head, Within),
         recognised: &OnceLock<Arc<Principal>>,
     ) -> Result<(Reply, &'static str), Refusal>
     where
@@ -187,6 +198,7 @@ impl Post {
         let Ok(reply) = inner.call(request).await;
         match ticket.outcome.get() {
             Some(outcome) => {
+                self.acknowledged(&head.call, within).await?;
                 let reply = if let Some(lane) = lane { lane.attach(reply, outcome).await? } else { reply };
                 Ok((reply, outcome))
             }
@@ -194,6 +206,20 @@ impl Post {
                 let refusal = before_the_handler(Status::from_header_map(reply.headers()).as_ref());
                 Err(self.refused(head, Some(ticket.by.subject()), refusal).await)
             }
+        }
+    }
+
+    /// Waits for what the decisions demanded. All records of the request are durable.
+    async fn acknowledged(&self, call: &RequestInfo, within: Within) -> Result<(), Refusal> {
+        let ack = call.ack.demanded();
+        if ack == Ack::Durable {
+            return Ok(());
+        }
+        // while there is time left to say that it did not come
+        let until = within.began + within.time - (within.time / 8).min(ANSWER_TIME_MAX);
+        match tokio::time::timeout_at(until, self.acks.wait(ack)).await {
+            Ok(stands) => Ok(stands?),
+            Err(_) => Err(Refusal::not_acknowledged(ack)),
         }
     }
 
@@ -353,5 +379,7 @@ pub(crate) fn before_the_handler(status: Option<&Status>) -> Refusal {
 
 /// How long a record may take whose request has had its time.
 pub(crate) const RECORD_TIME_MAX: Duration = Duration::from_secs(1);
+/// Of a request's time, what is left for its answer once what it waited for has not come.
+const ANSWER_TIME_MAX: Duration = Duration::from_millis(500);
 /// The outcome of what went well.
 pub(crate) const OK: &str = "OK";

@@ -13,8 +13,8 @@
 //! | `grpc.reflection.v1` and `v1alpha` | the `.proto` files | everybody |
 //! | `GET /metrics` | [`metrics`] | everybody |
 //!
-//! Every request that is answered leaves one record, durable before the reply's first byte leaves; of a stream, when it
-//! opens. Two leave more: what the boundary was asked for and then failed, and a change after its announcement. What never
+//! Every request that is answered leaves one record, durable before the reply's first byte leaves (and signed or witnessed,
+//! where the caller's policies say so); of a stream, when it opens. Two leave more: what the boundary was asked for and then failed, and a change after its announcement. What never
 //! becomes a request is not recorded, because there is nothing to serve: TLS handshakes, HTTP/2 protocol errors, and what
 //! hyper refuses by itself while it reads a head (HTTP/1.1 that cannot be parsed, a head that is too long).
 //!
@@ -45,7 +45,7 @@ pub use operator_grpc::{BackupPiece, Operator, OperatorError, ServerStatus};
 pub use peer::{Peer, PeerCertificate};
 pub use strangers::{STRANGERS_BURST, STRANGERS_MAX, STRANGERS_PER_SEC, Strangers};
 
-use audit::AuditSink;
+use audit::{Acks, AuditSink};
 use axum::body::Body;
 use envelope::Clock;
 use futures_util::future::BoxFuture;
@@ -74,6 +74,8 @@ pub struct Services {
     pub health: Health,
     pub clock: Arc<dyn Clock>,
     pub audit: Arc<dyn AuditSink>,
+    /// What vouches for records beyond their being durable.
+    pub acks: Arc<Acks>,
     pub strangers: Strangers,
 }
 
@@ -125,9 +127,9 @@ impl std::fmt::Debug for Front {
 }
 
 pub fn front(services: Services) -> Front {
-    let Services { kms, identities, operator, metrics, health, clock, audit, strangers } = services;
+    let Services { kms, identities, operator, metrics, health, clock, audit, acks, strangers } = services;
     let (lane, ids) = (metrics.lane(), Ids::default());
-    let post = Arc::new(Post { identities: identities.clone(), clock, audit, strangers, lane, ids });
+    let post = Arc::new(Post { identities: identities.clone(), clock, audit, acks, strangers, lane, ids });
     let kms = Arc::new(kms_grpc::Face { kms });
     let crypto = CryptoServer::from_arc(Arc::clone(&kms));
     let batch = crypto.clone().max_decoding_message_size(BATCH_BYTES_MAX).max_encoding_message_size(REPLY_BYTES_MAX);

@@ -4,6 +4,7 @@
 //! Never: a sink that drops. No sink, no service.
 #![forbid(unsafe_code)]
 
+pub mod ack;
 pub mod checkpoint;
 pub mod export;
 pub mod log;
@@ -16,6 +17,7 @@ pub mod tile;
 pub mod verify;
 pub mod witness;
 
+pub use ack::{Ack, AckRefusal, Acks, Offer, Witnessed, Witnesses};
 pub use log::{CheckpointSigner, Log, LogOptions, OpenError, SignError, Standing};
 pub use record::{Decision, Item, Outcome, Record, Subject};
 

@@ -34,6 +34,7 @@ mod walk;
 mod writer;
 
 use crate::AuditSink;
+use crate::ack::{Acks, Witnesses};
 use crate::checkpoint::Checkpoint;
 use crate::note::{Note, VerifierKey};
 use crate::record::AuditorPublic;
@@ -253,6 +254,11 @@ impl Log {
     /// Tells how the log stands to the boundary whenever that changes.
     pub fn standings(&self) -> watch::Receiver<Standing> {
         self.published.standing.subscribe()
+    }
+
+    /// What vouches for records beyond their being durable.
+    pub fn acks(&self, witnesses: Witnesses) -> Acks {
+        Acks::new(Arc::clone(&self.size), self.checkpoints(), witnesses)
     }
 
     /// Resolves once the log has failed for good: end the process, the next start recovers.

@@ -90,7 +90,7 @@ impl Error {
                     refusal.code,
                     Code::Unavailable | Code::ResourceExhausted | Code::Aborted | Code::DeadlineExceeded
                 );
-                waiting && refusal.reason != RECEIPT_UNAVAILABLE
+                waiting && !CARRIED_OUT.contains(&refusal.reason.as_str())
             }
             Self::Address { .. }
             | Self::PlaintextElsewhere { .. }
@@ -160,10 +160,14 @@ fn failure<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Failu
     std::iter::successors(Some(error), |error| error.source()).find_map(<dyn std::error::Error>::downcast_ref)
 }
 
-/// The call was carried out: it may not be made again.
+/// The call was carried out, or may have been: it may not be made again.
+const CARRIED_OUT: [&str; 4] = [RECEIPT_UNAVAILABLE, AUDIT_UNSIGNED, AUDIT_UNWITNESSED, AUDIT_LOG_SET_BACK];
 const RECEIPT_UNAVAILABLE: &str = "RECEIPT_UNAVAILABLE";
+const AUDIT_UNSIGNED: &str = "AUDIT_UNSIGNED";
+const AUDIT_UNWITNESSED: &str = "AUDIT_UNWITNESSED";
+const AUDIT_LOG_SET_BACK: &str = "AUDIT_LOG_SET_BACK";
 
-const REASONS: [(&str, &str); 32] = [
+const REASONS: [(&str, &str); 36] = [
     ("INVALID_FIELD", "correct the field that is named"),
     ("INVALID_CIPHERTEXT", "the blob was altered, or the encryption context is not the one that it was made with"),
     ("INCORRECT_KEY", "leave the key id out: the blob names its key itself"),
@@ -203,6 +207,16 @@ const REASONS: [(&str, &str); 32] = [
     (
         RECEIPT_UNAVAILABLE,
         "do not repeat it: it was carried out and recorded; `strongroom audit prove` gives the receipt when the boundary is back",
+    ),
+    (
+        AUDIT_UNSIGNED,
+        "find out first whether it was carried out: it is recorded, but its signed checkpoint did not come in time",
+    ),
+    (AUDIT_UNWITNESSED, "find out first whether it was carried out: it is recorded, but no witness answered in time"),
+    (AUDIT_LOG_SET_BACK, "tell the operator: a witness has seen more of the audit log than there is"),
+    (
+        "AUDIT_NO_WITNESS",
+        "the operator configures a witness (`[[audit.witness]]`), or the policy asks for less (`audit_ack`)",
     ),
     ("DATA_ALTERED", "stored data was altered: tell the operator, with the request id"),
 ];
@@ -298,15 +312,20 @@ mod tests {
 
     #[test]
     fn waiting_helps_against_some_failures_only() {
-        let details = ErrorDetails::with_error_info("RECEIPT_UNAVAILABLE", "strongroom", HashMap::new());
-        let carried_out = Status::with_error_details(Code::Unavailable, "", details);
+        let [receipt, unsigned, unwitnessed, set_back] = CARRIED_OUT.map(|reason| {
+            let details = ErrorDetails::with_error_info(reason, "strongroom", HashMap::new());
+            Status::with_error_details(Code::Unavailable, "", details)
+        });
         for (status, transient) in [
             (Status::unavailable(""), true),
             (Status::resource_exhausted(""), true),
             (Status::aborted(""), true),
             (Status::invalid_argument(""), false),
             (Status::permission_denied(""), false),
-            (carried_out, false),
+            (receipt, false),
+            (unsigned, false),
+            (unwitnessed, false),
+            (set_back, false),
         ] {
             assert_eq!(Error::from(status.clone()).is_transient(), transient, "{status:?}");
         }

@@ -4,11 +4,23 @@
 //! the one whose first wildcard stands latest; then one that does not end in `*`; then fewest `+`; then the longest; then the
 //! greatest by bytes. What several policies say on one pattern is united, and a `deny` among it wins. Listing `a/b` asks
 //! for `a/b/`, and where that is not written out, for `a/b`.
+//!
+//! What must vouch for the record (`audit_ack`) is the strictest of every rule whose pattern matches, whichever decides: no
+//! rule, and no policy more, ever makes it less. For a list both of its paths count.
 
 use crate::name::PolicyName;
 use crate::policy::{Capabilities, Capability, Policy};
+use audit::Ack;
 use std::cmp::Reverse;
 use std::collections::HashMap;
+
+/// What comes of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decided<'a> {
+    pub verdict: Verdict<'a>,
+    /// What the answer waits for, whatever the verdict.
+    pub ack: Ack,
+}
 
 /// What the rules say. A rule is named by the policy that it stands in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +44,8 @@ pub struct Acl {
     wild: HashMap<Box<str>, Vec<(Shape, Rule)>>,
     /// Lengths of the keys of `wild`, longest first.
     lengths: Vec<usize>,
+    /// A rule wants more than a durable record.
+    strict: bool,
 }
 
 /// What is said on one pattern: for each capability, and for denial, the first policy that says so.
@@ -39,6 +53,7 @@ pub struct Acl {
 struct Rule {
     given: [Option<PolicyName>; Capability::ALL.len()],
     denied: Option<PolicyName>,
+    ack: Ack,
 }
 
 /// A pattern from its first wildcard on.
@@ -65,6 +80,7 @@ impl Acl {
                     wild.entry(key.into()).or_default().entry(rest.into()).or_default()
                 };
                 rule.add(name, *capabilities);
+                acl.strict |= capabilities.ack() > Ack::Durable;
             }
         }
         for (key, rules) in wild {
@@ -88,18 +104,38 @@ impl Acl {
     }
 
     fn most_specific(&self, path: &str) -> Option<&Rule> {
+        self.matching(path).next()
+    }
+
+    /// The patterns with wildcards that match, the most specific first.
+    fn matching(&self, path: &str) -> impl Iterator<Item = &Rule> {
         let keys = self.lengths.iter().filter_map(|length| {
             let (key, rest) = path.split_at_checked(*length)?;
             Some((self.wild.get(key)?, rest))
         });
         keys.flat_map(|(shapes, rest)| shapes.iter().filter(move |(shape, _)| shape.matches(rest)))
             .map(|(_, rule)| rule)
-            .next()
+    }
+
+    /// Over all rules that match.
+    fn strictest(&self, path: &str) -> Ack {
+        self.exact.get(path).into_iter().chain(self.matching(path)).map(|rule| rule.ack).max().unwrap_or_default()
     }
 }
 
 /// What `acl` says of `capability` on `path`.
-pub fn decide<'a>(acl: &'a Acl, path: &str, capability: Capability) -> Verdict<'a> {
+pub fn decide<'a>(acl: &'a Acl, path: &str, capability: Capability) -> Decided<'a> {
+    let ack = if acl.strict { demanded(acl, path, capability) } else { Ack::Durable };
+    Decided { verdict: verdict(acl, path, capability), ack }
+}
+
+fn demanded(acl: &Acl, path: &str, capability: Capability) -> Ack {
+    let Capability::List = capability else { return acl.strictest(path) };
+    let path = path.strip_suffix('/').unwrap_or(path);
+    acl.strictest(path).max(acl.strictest(&format!("{path}/")))
+}
+
+fn verdict<'a>(acl: &'a Acl, path: &str, capability: Capability) -> Verdict<'a> {
     if let Some(root) = &acl.root {
         return Verdict::Allow { rule: root.as_str() };
     }
@@ -128,6 +164,7 @@ impl Rule {
         if capabilities.denies() {
             self.denied.get_or_insert_with(|| name.clone());
         }
+        self.ack = self.ack.max(capabilities.ack());
     }
 
     fn verdict(&self, capability: Capability) -> Verdict<'_> {

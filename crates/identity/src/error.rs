@@ -2,7 +2,7 @@
 
 use crate::change::ChangeError;
 use crate::policy::MalformedPolicy;
-use audit::AuditError;
+use audit::{AckRefusal, AuditError};
 use storage::{BarrierError, StorageError};
 
 /// Causes ride inside and reach the log; a caller sees [`IdentityError::face`], [`IdentityError::reason`] and
@@ -43,6 +43,9 @@ pub enum IdentityError {
     Altered(String),
     #[error("the audit log cannot be used: {0}")]
     Audit(#[from] AuditError),
+    /// A policy demands more of the audit log than can be had.
+    #[error(transparent)]
+    Ack(#[from] AckRefusal),
     #[error("an invariant does not hold: {0}")]
     Internal(&'static str),
 }
@@ -77,6 +80,7 @@ pub enum Face {
     InvalidArgument,
     NotFound,
     ResourceExhausted,
+    FailedPrecondition,
     Aborted,
     Unavailable,
     Internal,
@@ -112,6 +116,8 @@ impl IdentityError {
             Self::LimitExceeded | Self::Audit(AuditError::Busy) => Face::ResourceExhausted,
             Self::Conflict => Face::Aborted,
             Self::Storage(_) | Self::Audit(AuditError::Unavailable | AuditError::Unsigned) => Face::Unavailable,
+            Self::Ack(AckRefusal::NoWitness) => Face::FailedPrecondition,
+            Self::Ack(AckRefusal::SetBack) => Face::Unavailable,
             Self::Altered(_) | Self::Internal(_) => Face::Internal,
         }
     }
@@ -134,6 +140,7 @@ impl IdentityError {
             Self::Storage(_) => "STORAGE_UNAVAILABLE",
             Self::Audit(AuditError::Unavailable) => "AUDIT_UNAVAILABLE",
             Self::Audit(AuditError::Unsigned) => "RECEIPT_UNAVAILABLE",
+            Self::Ack(refusal) => refusal.reason(),
             Self::Altered(_) => "DATA_ALTERED",
             Self::Internal(_) => "INTERNAL",
         }
@@ -157,6 +164,7 @@ impl IdentityError {
             | Self::Storage(_)
             | Self::Altered(_)
             | Self::Audit(_)
+            | Self::Ack(_)
             | Self::Internal(_) => None,
         }
     }
@@ -179,6 +187,7 @@ impl IdentityError {
             | Self::Storage(_)
             | Self::Altered(_)
             | Self::Audit(_)
+            | Self::Ack(_)
             | Self::Internal(_) => self.reason(),
         }
     }

@@ -6,6 +6,7 @@
 //! Never: a token in storage, in a record or in a log; it is looked up by its keyed hash.
 #![forbid(unsafe_code)]
 
+mod ack;
 pub mod acl;
 mod alive;
 pub mod certificate;
@@ -21,7 +22,8 @@ mod store;
 mod sweep;
 pub mod token;
 
-pub use acl::{Acl, Verdict, decide};
+pub use ack::AckDemand;
+pub use acl::{Acl, Decided, Verdict, decide};
 pub use certificate::{CertificateMatch, CertificateRole, PeerCertificate};
 pub use change::{ChangeError, Changes};
 pub use cidr::Cidr;
@@ -39,13 +41,13 @@ pub use token::{
     Through, TokenKind, TokenMetadata, TokenRole,
 };
 
-use audit::{Outcome, Record, Subject};
+use audit::{Ack, AckRefusal, Outcome, Record, Subject};
 use envelope::Timestamp;
 use std::sync::Arc;
 use std::time::Instant;
 
 /// What is known of a request before anything is decided. Made once by the façade, which reads the clock for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct RequestInfo {
     pub request_id: String,
     /// The peer's address, or empty.
@@ -55,12 +57,19 @@ pub struct RequestInfo {
     pub began: Instant,
     /// The client certificate that was shown: SHA-256 of its DER, hexadecimal.
     pub certificate: Option<Arc<str>>,
+    /// What its decisions demand of the audit log, beside what can be had.
+    pub ack: AckDemand,
 }
 
 impl RequestInfo {
     /// Of a request that begins here, without a certificate.
     pub fn new(request_id: String, from: String, now: Timestamp) -> Self {
-        Self { request_id, from, now, began: Instant::now(), certificate: None }
+        Self { request_id, from, now, began: Instant::now(), certificate: None, ack: AckDemand::default() }
+    }
+
+    /// Its answer waits for `ack` at least; refused where that cannot be had. For whoever asked [`decide`].
+    pub fn demand(&self, ack: Ack) -> Result<(), AckRefusal> {
+        self.ack.raise(ack)
     }
 
     /// A record of it: all that is known of every request.

@@ -10,7 +10,7 @@ pub use role::{CertificateRolePage, principal_id};
 pub(crate) use token::LOOKED_AT_EVERY;
 pub use token::{AccessorPage, Target, Tidied, TokenRolePage};
 
-use crate::acl::{Verdict, decide};
+use crate::acl::{Decided, Verdict, decide};
 use crate::error::IdentityError;
 use crate::policy::Capability;
 use crate::principal::Principal;
@@ -64,26 +64,39 @@ impl Identities {
         path: String,
         capability: Capability,
     ) -> Result<Act<'a>, IdentityError> {
-        let verdict = decide(by.acl(), &path, capability);
+        let Decided { verdict, ack } = decide(by.acl(), &path, capability);
+        let demanded = call.demand(ack);
         let mut act = self.act(by, call, operation, path.clone());
         match verdict {
             Verdict::Allow { rule } => {
                 act.rule = rule.to_owned();
-                Ok(act)
+                match demanded {
+                    Ok(()) => Ok(act),
+                    Err(refusal) => act.failed(refusal.into()).await,
+                }
             }
             Verdict::Deny { rule } => act.deny(rule).await,
             Verdict::Nothing => act.deny("").await,
         }
     }
 
-    /// Something that everybody may do to themselves.
-    pub(crate) fn act<'a>(
+    /// Something that everybody may do to themselves; their rules say no more than what must vouch for the record.
+    pub(crate) async fn on_oneself<'a>(
         &'a self,
         by: &'a Principal,
         call: &'a RequestInfo,
         operation: &'static str,
         path: String,
-    ) -> Act<'a> {
+    ) -> Result<Act<'a>, IdentityError> {
+        let demanded = call.demand(decide(by.acl(), &path, Capability::Update).ack);
+        let act = self.act(by, call, operation, path);
+        match demanded {
+            Ok(()) => Ok(act),
+            Err(refusal) => act.failed(refusal.into()).await,
+        }
+    }
+
+    fn act<'a>(&'a self, by: &'a Principal, call: &'a RequestInfo, operation: &'static str, path: String) -> Act<'a> {
         Act { identities: self, call, operation, subject: by.subject(), path, rule: String::new() }
     }
 }

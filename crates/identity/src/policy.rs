@@ -2,7 +2,11 @@
 //!
 //! ```text
 //! path "kms/keys/+/decrypt" { capabilities = ["update"] }        {"path": {"kms/*": {"capabilities": ["read", "list"]}}}
+//! path "kms/keys/+/sign" { capabilities = ["update"] audit_ack = "witness" }
 //! ```
+//!
+//! `audit_ack` is ours: a request on such a path is answered only once a signed checkpoint of the audit log (`checkpoint`), or
+//! one that witnesses cosigned (`witness`), covers its record. It holds whichever rule decides, and can only be raised.
 //!
 //! A path ends in `*` to match all that begins so; a segment `+` matches any one segment. Stricter than Vault, on purpose:
 //! what it would take literally or ignore (`*` elsewhere, `+` inside a segment, templates, unknown keys) is refused by name.
@@ -13,6 +17,7 @@
 mod lexer;
 mod parser;
 
+use audit::Ack;
 use std::fmt;
 
 /// Longest text of a policy, bytes.
@@ -50,11 +55,12 @@ impl Capability {
     }
 }
 
-/// What a rule gives on its path: capabilities, or a denial of them all.
+/// What a rule says on its path: capabilities that it gives, or a denial of them all; and what must vouch for the record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Capabilities {
     given: u8,
     deny: bool,
+    ack: Ack,
 }
 
 impl Capabilities {
@@ -72,6 +78,15 @@ impl Capabilities {
 
     pub fn deny(&mut self) {
         self.deny = true;
+    }
+
+    /// What requests on the path wait for.
+    pub fn ack(self) -> Ack {
+        self.ack
+    }
+
+    pub fn demand(&mut self, ack: Ack) {
+        self.ack = ack;
     }
 }
 
@@ -157,6 +172,11 @@ pub enum PolicyFault {
     UnknownKey(String),
     RepeatedKey,
     UnknownCapability(String),
+    /// On which path, and what stands there.
+    UnknownAck {
+        path: String,
+        word: String,
+    },
     /// Empty, too long, or with control characters.
     Path,
     /// `*` stands elsewhere than at the end.
@@ -181,8 +201,11 @@ impl fmt::Display for MalformedPolicy {
             PolicyFault::StringCharacter => f.write_str("an escape or a character that a string cannot hold"),
             PolicyFault::Character(found) => write!(f, "unexpected character {found:?}"),
             PolicyFault::UnknownKey(key) => write!(f, "unknown key {key:?}"),
-            PolicyFault::RepeatedKey => f.write_str("`capabilities` stands twice"),
+            PolicyFault::RepeatedKey => f.write_str("a key stands twice"),
             PolicyFault::UnknownCapability(word) => write!(f, "unknown capability {word:?}"),
+            PolicyFault::UnknownAck { path, word } => {
+                write!(f, "path {path:?}: `audit_ack` is \"checkpoint\" or \"witness\", not {word:?}")
+            }
             PolicyFault::Path => {
                 write!(f, "a path is empty, beyond {RULE_PATH_BYTES_MAX} bytes, or has control characters")
             }

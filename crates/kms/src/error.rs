@@ -1,7 +1,7 @@
 //! What can go wrong in the key domain, and what of it a caller may learn.
 
 use crate::key::Refusal;
-use audit::AuditError;
+use audit::{AckRefusal, AuditError};
 use hsm_api::HsmError;
 use identity::ChangeError;
 use std::time::Duration;
@@ -67,6 +67,9 @@ pub enum KmsError {
     /// All was done, and is recorded.
     #[error("carried out and recorded, but there is no receipt")]
     ReceiptUnavailable,
+    /// A policy demands more of the audit log than can be had; nothing was done.
+    #[error(transparent)]
+    Ack(#[from] AckRefusal),
     /// A stored value was altered, moved, or cannot be understood.
     #[error("stored data was altered: {0}")]
     DataAltered(String),
@@ -118,6 +121,8 @@ impl KmsError {
             Self::StorageUnavailable(_) => (Face::Unavailable, "STORAGE_UNAVAILABLE"),
             Self::AuditUnavailable => (Face::Unavailable, "AUDIT_UNAVAILABLE"),
             Self::ReceiptUnavailable => (Face::Unavailable, "RECEIPT_UNAVAILABLE"),
+            Self::Ack(refusal @ AckRefusal::NoWitness) => (Face::FailedPrecondition, refusal.reason()),
+            Self::Ack(refusal @ AckRefusal::SetBack) => (Face::Unavailable, refusal.reason()),
             Self::DataAltered(_) => (Face::Internal, "DATA_ALTERED"),
             Self::Internal(_) => (Face::Internal, "INTERNAL"),
         }
@@ -143,7 +148,7 @@ impl KmsError {
     /// When the same request may succeed without a change: RetryInfo's delay.
     pub fn retry_after(&self) -> Option<Duration> {
         match self.face() {
-            Face::Unavailable if *self == Self::ReceiptUnavailable => None,
+            Face::Unavailable if matches!(self, Self::ReceiptUnavailable | Self::Ack(_)) => None,
             Face::Unavailable => Some(Duration::from_secs(1)),
             Face::Aborted => Some(Duration::from_millis(50)),
             Face::ResourceExhausted if *self == Self::Busy => Some(Duration::from_millis(100)),

@@ -10,7 +10,7 @@ use crate::store::{Caches, Store};
 use audit::{AuditSink, Decision, Outcome};
 use envelope::{EncryptionContext, mac};
 use hsm_api::{Boundary, HsmError, KeyId, KeyUsage, ModuleStatus, Reply, Request, TenantId, ask};
-use identity::{Capability, Changes, Principal, Verdict};
+use identity::{Capability, Changes, Decided, Principal, Verdict};
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use storage::{Barrier, Batch, Change, EntryPath, Invalidate, Write};
@@ -100,7 +100,8 @@ impl Kms {
     ) -> Result<(), KmsError> {
         act.on_key(id, right.suffix);
         let by = act.by;
-        let verdict = identity::decide(by.acl(), &act.path, right.capability);
+        let Decided { verdict, ack } = identity::decide(by.acl(), &act.path, right.capability);
+        let demanded = act.call.demand(ack);
         let grants = match (verdict, right.grant) {
             (Verdict::Nothing, Some(_)) => Some(self.store().grants(id).await?),
             (Verdict::Nothing | Verdict::Allow { .. } | Verdict::Deny { .. }, _) => None,
@@ -113,7 +114,8 @@ impl Kms {
             Access::DeniedByPolicy { rule } => (Decision::Denied, Cow::Borrowed(rule)),
             Access::DeniedByNone => (Decision::Denied, Cow::Borrowed("")),
         };
-        settle(act, decision, rule)
+        settle(act, decision, rule)?;
+        Ok(demanded?)
     }
 
     /// Resolves, authorises, and loads a key that is usable for `usage` now.
@@ -251,11 +253,14 @@ impl Kms {
 /// What the ACL says of a path that is no key's.
 pub(crate) fn authorise_path(act: &mut Act<'_>, path: &str, capability: Capability) -> Result<(), KmsError> {
     act.on_path(path);
-    match identity::decide(act.by.acl(), path, capability) {
+    let Decided { verdict, ack } = identity::decide(act.by.acl(), path, capability);
+    let demanded = act.call.demand(ack);
+    match verdict {
         Verdict::Allow { rule } => settle(act, Decision::Allowed, Cow::Borrowed(rule)),
         Verdict::Deny { rule } => settle(act, Decision::Denied, Cow::Borrowed(rule)),
         Verdict::Nothing => settle(act, Decision::Denied, Cow::Borrowed("")),
-    }
+    }?;
+    Ok(demanded?)
 }
 
 fn settle<'a>(act: &mut Act<'a>, decision: Decision, rule: Cow<'a, str>) -> Result<(), KmsError> {
@@ -276,7 +281,8 @@ pub(crate) fn unknown_alias(act: &mut Act<'_>, name: &AliasName) -> KmsError {
 
 /// Who may read the alias, or any key.
 pub(crate) fn may_see_alias(by: &Principal, name: &AliasName) -> bool {
-    let reads = |path: &str| matches!(identity::decide(by.acl(), path, Capability::Read), Verdict::Allow { .. });
+    let reads =
+        |path: &str| matches!(identity::decide(by.acl(), path, Capability::Read).verdict, Verdict::Allow { .. });
     reads(&format!("kms/aliases/{}", name.bare())) || reads("kms/keys/+")
 }
 

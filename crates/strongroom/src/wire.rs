@@ -11,7 +11,7 @@ use crate::retention::Retainer;
 use crate::scrub::Scrubber;
 use anyhow::{Context as _, Result};
 use api::{BoundaryState, Health, Metrics, Services};
-use audit::{Log, Standing};
+use audit::{Acks, Log, Standing, Witnesses};
 use envelope::{Clock as _, SecretBytes};
 use futures_util::future::select_all;
 use hsm::SocketBoundary;
@@ -29,6 +29,7 @@ pub struct Wired {
     barrier: Arc<Barrier>,
     tenant: TenantId,
     log: Arc<Log>,
+    acks: Arc<Acks>,
     node: String,
     generation: u64,
     changes: Changes,
@@ -89,6 +90,7 @@ impl Wired {
             barrier,
             tenant,
             log: Arc::clone(log),
+            acks: Arc::new(log.acks(Witnesses::None)),
             node: config.node().to_owned(),
             generation: cluster.core().generation,
             changes,
@@ -137,6 +139,7 @@ impl Wired {
             health: self.health.clone(),
             clock: Arc::new(SystemClock),
             audit: lane,
+            acks: Arc::clone(&self.acks),
             strangers: self.strangers.clone(),
         }))
     }

@@ -4,6 +4,7 @@
 //! google.rpc.RetryInfo where the same request may succeed soon.
 //! Never: a cause. UNAUTHENTICATED and PERMISSION_DENIED carry nothing but their names.
 
+use audit::{Ack, AckRefusal};
 use identity::IdentityError;
 use kms::KmsError;
 use proto::kms::ItemError;
@@ -77,6 +78,41 @@ impl Refusal {
         ),
         retry_after: None,
     };
+    /// Nothing was done.
+    const AUDIT_NO_WITNESS: Self = Self::new(
+        Code::FailedPrecondition,
+        AckRefusal::NoWitness.reason(),
+        "a policy demands that a witness cosigns the record, and this server has none configured",
+    );
+    /// Without RetryInfo: an operator must look.
+    const AUDIT_LOG_SET_BACK: Self = Self::final_unavailable(
+        AckRefusal::SetBack.reason(),
+        "a witness has seen more of the audit log than there is; what this call was to do may have been done",
+    );
+    /// Without RetryInfo: the same call again would be carried out again.
+    const AUDIT_UNSIGNED: Self = Self::final_unavailable(
+        "AUDIT_UNSIGNED",
+        "the outcome is recorded, but no signed checkpoint covers the record yet; what was asked for may have been done",
+    );
+    /// Likewise.
+    const AUDIT_UNWITNESSED: Self = Self::final_unavailable(
+        "AUDIT_UNWITNESSED",
+        "the outcome is recorded, but not yet witnessed; what was asked for may have been done",
+    );
+
+    /// What the policies demanded did not come in the call's time.
+    pub(crate) fn not_acknowledged(ack: Ack) -> Self {
+        match ack {
+            Ack::Durable | Ack::Checkpoint => Self::AUDIT_UNSIGNED,
+            Ack::Witness => Self::AUDIT_UNWITNESSED,
+        }
+    }
+
+    const fn final_unavailable(reason: &'static str, message: &'static str) -> Self {
+        let (code, message) = (Code::Unavailable, Cow::Borrowed(message));
+        Self { code, reason, field: None, message, retry_after: None }
+    }
+
     pub(crate) const BUSY: Self = Self {
         code: Code::ResourceExhausted,
         reason: "BUSY",
@@ -128,12 +164,25 @@ impl Refusal {
             Self { reason, ..Self::INTERNAL }
         } else if reason == Self::RECEIPT_UNAVAILABLE.reason {
             Self::RECEIPT_UNAVAILABLE
+        } else if reason == Self::AUDIT_NO_WITNESS.reason {
+            Self::AUDIT_NO_WITNESS
+        } else if reason == Self::AUDIT_LOG_SET_BACK.reason {
+            Self::AUDIT_LOG_SET_BACK
         } else if code == Code::Unavailable {
             Self::new(code, reason, "something that this needs is away, retry later")
         } else if reason == Self::BUSY.reason {
             Self::BUSY
         } else {
             Self { field: field.map(Cow::Borrowed), message: text.into(), ..Self::new(code, reason, "") }
+        }
+    }
+}
+
+impl From<AckRefusal> for Refusal {
+    fn from(refusal: AckRefusal) -> Self {
+        match refusal {
+            AckRefusal::NoWitness => Self::AUDIT_NO_WITNESS,
+            AckRefusal::SetBack => Self::AUDIT_LOG_SET_BACK,
         }
     }
 }
@@ -147,6 +196,7 @@ impl From<IdentityError> for Refusal {
             Face::InvalidArgument => Code::InvalidArgument,
             Face::NotFound => Code::NotFound,
             Face::ResourceExhausted => Code::ResourceExhausted,
+            Face::FailedPrecondition => Code::FailedPrecondition,
             Face::Aborted => Code::Aborted,
             Face::Unavailable => Code::Unavailable,
             Face::Internal => Code::Internal,
@@ -190,6 +240,11 @@ mod tests {
             (Refusal::AUDIT_UNAVAILABLE, Some("AUDIT_UNAVAILABLE"), None, true),
             (Refusal::RECEIPT_UNAVAILABLE, Some("RECEIPT_UNAVAILABLE"), None, false),
             (Refusal::from(KmsError::ReceiptUnavailable), Some("RECEIPT_UNAVAILABLE"), None, false),
+            (Refusal::from(KmsError::Ack(AckRefusal::NoWitness)), Some("AUDIT_NO_WITNESS"), None, false),
+            (Refusal::from(IdentityError::Ack(AckRefusal::SetBack)), Some("AUDIT_LOG_SET_BACK"), None, false),
+            (Refusal::from(KmsError::Ack(AckRefusal::SetBack)), Some("AUDIT_LOG_SET_BACK"), None, false),
+            (Refusal::not_acknowledged(Ack::Checkpoint), Some("AUDIT_UNSIGNED"), None, false),
+            (Refusal::not_acknowledged(Ack::Witness), Some("AUDIT_UNWITNESSED"), None, false),
             (Refusal::BUSY, Some("BUSY"), None, true),
             (Refusal::RATE_LIMITED, Some("RATE_LIMITED"), None, true),
             (Refusal::INTERNAL, Some("INTERNAL"), None, false),

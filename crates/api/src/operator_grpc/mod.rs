@@ -20,7 +20,7 @@ use envelope::Timestamp;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use hsm_api::ModuleStatus;
-use identity::{Capability, Verdict};
+use identity::{Capability, Decided, Verdict};
 use proto::operator as pb;
 use std::sync::Arc;
 use tonic::{Code, Request, Response, Status};
@@ -113,18 +113,18 @@ impl pb::operator_server::Operator for Face {
 
 /// `sudo` on `path`, told to the log either way.
 async fn authorise(ticket: &Ticket, path: &'static str) -> Result<(), Status> {
-    let verdict = identity::decide(ticket.by().acl(), path, Capability::Sudo);
+    let Decided { verdict, ack } = identity::decide(ticket.by().acl(), path, Capability::Sudo);
+    let demanded = ticket.call().demand(ack).map_err(Refusal::from);
     let (decision, rule) = match verdict {
         Verdict::Allow { rule } => (Decision::Allowed, rule),
         Verdict::Deny { rule } => (Decision::Denied, rule),
         Verdict::Nothing => (Decision::Denied, ""),
     };
-    let (answer, outcome) = match decision {
-        Decision::Allowed => (Ok(()), Outcome::Asked),
-        Decision::Denied | Decision::NotReached => {
-            (Err(Refusal::DENIED), Outcome::Failed(Refusal::DENIED.reason.into()))
-        }
+    let answer = match decision {
+        Decision::Allowed => demanded,
+        Decision::Denied | Decision::NotReached => Err(Refusal::DENIED),
     };
+    let outcome = answer.as_ref().map_or_else(|refusal| Outcome::Failed(refusal.reason.into()), |()| Outcome::Asked);
     let recorded = ticket.record(path, decision, rule, outcome).await;
     ticket.pass(recorded.and(answer))
 }

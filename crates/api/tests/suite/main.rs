@@ -7,3 +7,4 @@ mod public;
 mod receipts;
 mod refused;
 mod rig;
+mod strict;

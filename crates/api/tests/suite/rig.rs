@@ -7,7 +7,7 @@ use audit::checkpoint::Checkpoint;
 use audit::note::VerifierKey;
 use audit::read::{LogFolder, LogReader};
 use audit::record::Entry;
-use audit::{AuditError, AuditSink, CheckpointSigner, ForReceipt, Log, LogOptions, SignError};
+use audit::{Acks, AuditError, AuditSink, CheckpointSigner, ForReceipt, Log, LogOptions, SignError, Witnesses};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use bytes::{Buf, BufMut, Bytes};
 use envelope::merkle::{Hash, leaf_hash};
@@ -213,6 +213,7 @@ pub(crate) struct Rig {
     pub(crate) audit: Willing,
     pub(crate) strangers: api::Strangers,
     pub(crate) signer: Arc<Signer>,
+    pub(crate) acks: Arc<Acks>,
     pub(crate) clock: ManualClock,
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
@@ -226,6 +227,10 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) async fn start() -> Self {
+        Self::beside(Witnesses::None).await
+    }
+
+    pub(crate) async fn beside(witnesses: Witnesses) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = ManualClock::at(Timestamp::from_unix_millis(START));
         let boundary = InReach { module: Arc::new(module(&dir, &clock)), state: Arc::default() };
@@ -261,7 +266,7 @@ impl Rig {
         tokio::spawn(storage::follow(Arc::clone(&store), kms.watched(), vec![keys]));
         let call = RequestInfo::new("start".into(), String::new(), clock.now());
         identities.create_root(ROOT.as_bytes(), &call).await.unwrap();
-        let health = Health::new();
+        let (health, acks) = (Health::new(), Arc::new(file.acks(witnesses)));
         health.serve();
         health.boundary(BoundaryState::Available);
         let metrics = Metrics::new("0.0.1", &health);
@@ -275,6 +280,7 @@ impl Rig {
             health: health.clone(),
             clock: Arc::new(clock.clone()),
             audit,
+            acks: Arc::clone(&acks),
             strangers: strangers.clone(),
         };
         let routes = api::front(services);
@@ -285,6 +291,7 @@ impl Rig {
             audit: willing,
             strangers,
             signer,
+            acks,
             clock,
             health,
             metrics,
@@ -330,6 +337,11 @@ impl Rig {
 
     pub(crate) fn log_key(&self) -> &VerifierKey {
         self.file.key()
+    }
+
+    /// How many leaves the newest checkpoint covers.
+    pub(crate) fn signed(&self) -> u64 {
+        self.file.checkpoint().map_or(0, |signed| signed.0.size)
     }
 
     /// How many leaves the log has.
@@ -432,7 +444,8 @@ pub(crate) fn shown(status: &tonic::Status) -> String {
     let field = info.and_then(|info| info.metadata.get("field").cloned()).unwrap_or_default();
     assert!(info.is_none_or(|info| info.domain == "strongroom"));
     assert_eq!(details.bad_request().map(|bad| bad.field_violations[0].field.clone()).unwrap_or_default(), field);
-    let helps = status.code() == tonic::Code::Unavailable && reason != "RECEIPT_UNAVAILABLE";
+    let may_be_done = ["RECEIPT_UNAVAILABLE", "AUDIT_UNSIGNED", "AUDIT_UNWITNESSED", "AUDIT_LOG_SET_BACK"];
+    let helps = status.code() == tonic::Code::Unavailable && !may_be_done.contains(&reason.as_str());
     assert_eq!(details.retry_info().is_some(), helps, "{status:?}");
     format!("{:?} {reason} {field}", status.code()).trim_end().to_owned()
 }

@@ -4,12 +4,7 @@ use proptest::prelude::*;
 
 /// Deciding, slowly and obviously: every rule that matches, sorted by Vault's sentences.
 fn decide_slowly(policies: &[(PolicyName, Policy)], path: &str, capability: Capability) -> (char, String) {
-    let asked: Vec<String> = if capability == Capability::List {
-        let bare = path.strip_suffix('/').unwrap_or(path);
-        vec![format!("{bare}/"), bare.to_owned()]
-    } else {
-        vec![path.to_owned()]
-    };
+    let asked = asked_for(path, capability);
     let written: Vec<&str> =
         policies.iter().flat_map(|(_, policy)| policy.rules()).map(|(pattern, _)| pattern.as_str()).collect();
     let exact = asked.iter().find(|path| written.contains(&path.as_str()) && !path.contains(['+', '*']));
@@ -51,6 +46,24 @@ fn decide_slowly(policies: &[(PolicyName, Policy)], path: &str, capability: Capa
     }
 }
 
+/// The paths that a question is about.
+fn asked_for(path: &str, capability: Capability) -> Vec<String> {
+    if capability == Capability::List {
+        let bare = path.strip_suffix('/').unwrap_or(path);
+        vec![format!("{bare}/"), bare.to_owned()]
+    } else {
+        vec![path.to_owned()]
+    }
+}
+
+/// The strictest of all that matches, as the sentence says.
+fn demand_slowly(policies: &[(PolicyName, Policy)], path: &str, capability: Capability) -> Ack {
+    let asked = asked_for(path, capability);
+    let rules = policies.iter().flat_map(|(_, policy)| policy.rules());
+    let matching = rules.filter(|(pattern, _)| asked.iter().any(|path| matches_slowly(pattern.as_str(), path)));
+    matching.map(|(_, said)| said.ack()).max().unwrap_or(Ack::Durable)
+}
+
 /// By backtracking over the text: `*` at the end is anything, `+` is anything but a slash.
 fn matches_slowly(pattern: &str, path: &str) -> bool {
     match pattern.chars().next() {
@@ -64,8 +77,8 @@ fn matches_slowly(pattern: &str, path: &str) -> bool {
     }
 }
 
-fn shown(verdict: Verdict<'_>) -> (char, String) {
-    match verdict {
+fn shown(decided: Decided<'_>) -> (char, String) {
+    match decided.verdict {
         Verdict::Allow { rule } => ('a', rule.to_owned()),
         Verdict::Deny { rule } => ('d', rule.to_owned()),
         Verdict::Nothing => ('-', String::new()),
@@ -139,6 +152,49 @@ fn the_most_specific_path_decides() {
     }
 }
 
+#[test]
+fn what_must_vouch_for_the_record_is_the_strictest_of_all_that_matches() {
+    use Capability::{List, Read, Update};
+    let all = policies(&[
+        (
+            "a",
+            r#"path "kms/*" { capabilities = ["read"] audit_ack = "checkpoint" }
+               path "kms/keys/+/sign" { capabilities = ["update"] audit_ack = "witness" }
+               path "kms/keys/k1/sign" { capabilities = ["update"] }
+               path "kms/keys/k1/encrypt" { capabilities = ["update"] audit_ack = "checkpoint" }
+               path "sys/" { capabilities = [] audit_ack = "witness" }
+               path "sys/status" { audit_ack = "checkpoint" capabilities = ["deny"] }"#,
+        ),
+        (
+            "b",
+            r#"{"path": {"kms/keys/k1/encrypt": {"audit_ack": "witness", "capabilities": []}, "x": {"capabilities": ["read"]}}}"#,
+        ),
+    ]);
+    for (names, path, capability, ack) in [
+        // the one that decides says nothing, a wider one does
+        ("a", "kms/keys/k1/sign", Update, Ack::Witness),
+        ("a", "kms/keys/k2/sign", Update, Ack::Witness),
+        // whatever the capability, and whatever the verdict
+        ("a", "kms/keys/k2/sign", Read, Ack::Witness),
+        ("a", "kms/random", Update, Ack::Checkpoint),
+        ("a", "sys/status", Update, Ack::Checkpoint),
+        // of all policies
+        ("a", "kms/keys/k1/encrypt", Update, Ack::Checkpoint),
+        ("ab", "kms/keys/k1/encrypt", Update, Ack::Witness),
+        ("ab", "x", Read, Ack::Durable),
+        ("b", "kms/random", Read, Ack::Durable),
+        // a list asks for both of its paths
+        ("a", "sys", List, Ack::Witness),
+        ("a", "sys/", List, Ack::Witness),
+        ("a", "sys", Read, Ack::Durable),
+        ("a", "kms/keys", List, Ack::Checkpoint),
+    ] {
+        let held: Vec<_> = all.iter().filter(|(name, _)| names.contains(name.as_str())).cloned().collect();
+        assert_eq!(decide(&compiled(&held), path, capability).ack, ack, "{names} {path} {capability:?}");
+        assert_eq!(demand_slowly(&held, path, capability), ack, "slow: {names} {path} {capability:?}");
+    }
+}
+
 /// Of developer.hashicorp.com/vault/docs/concepts/policies, "Priority matching".
 #[test]
 fn vaults_own_examples_of_priority_hold() {
@@ -166,8 +222,10 @@ fn vaults_own_examples_of_priority_hold() {
 #[test]
 fn root_may_do_everything_and_nobody_nothing() {
     for capability in Capability::ALL {
-        assert_eq!(decide(&Acl::root(), "any/path", capability), Verdict::Allow { rule: "root" });
-        assert_eq!(decide(&Acl::default(), "any/path", capability), Verdict::Nothing);
+        let ack = Ack::Durable;
+        let verdict = Verdict::Allow { rule: "root" };
+        assert_eq!(decide(&Acl::root(), "any/path", capability), Decided { verdict, ack });
+        assert_eq!(decide(&Acl::default(), "any/path", capability), Decided { verdict: Verdict::Nothing, ack });
     }
 }
 
@@ -182,12 +240,14 @@ fn pattern() -> impl Strategy<Value = String> {
 }
 
 fn rule() -> impl Strategy<Value = String> {
-    (pattern(), prop::collection::vec(prop::sample::select(vec!["read", "update", "list", "sudo", "deny"]), 0..3))
-        .prop_filter("a path", |(pattern, _)| Pattern::parse(pattern).is_ok())
-        .prop_map(|(pattern, words)| {
+    let words = prop::collection::vec(prop::sample::select(vec!["read", "update", "list", "sudo", "deny"]), 0..3);
+    let ack = prop::sample::select(vec!["", "", "", "audit_ack = \"checkpoint\"", "audit_ack = \"witness\""]);
+    (pattern(), words, ack).prop_filter("a path", |(pattern, _, _)| Pattern::parse(pattern).is_ok()).prop_map(
+        |(pattern, words, ack)| {
             let words: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
-            format!("path \"{pattern}\" {{ capabilities = [{}] }}\n", words.join(", "))
-        })
+            format!("path \"{pattern}\" {{ capabilities = [{}] {ack} }}\n", words.join(", "))
+        },
+    )
 }
 
 proptest! {
@@ -205,7 +265,9 @@ proptest! {
         let acl = compiled(&all);
         for path in &paths {
             for capability in Capability::ALL {
-                prop_assert_eq!(shown(decide(&acl, path, capability)), decide_slowly(&all, path, capability), "{} {:?}", path, capability);
+                let decided = decide(&acl, path, capability);
+                prop_assert_eq!(shown(decided), decide_slowly(&all, path, capability), "{} {:?}", path, capability);
+                prop_assert_eq!(decided.ack, demand_slowly(&all, path, capability), "{} {:?}", path, capability);
             }
         }
     }

@@ -160,9 +160,9 @@ impl Identities {
             Target::Own => {
                 let path = format!("{base}-self");
                 let capability = if base == LOOKUP { Capability::Read } else { Capability::Update };
-                let nothing = matches!(decide(by.acl(), &path, capability), Verdict::Nothing);
+                let nothing = matches!(decide(by.acl(), &path, capability).verdict, Verdict::Nothing);
                 if nothing && base != RENEW {
-                    return Ok(self.act(by, call, operation, path));
+                    return self.on_oneself(by, call, operation, path).await;
                 }
                 self.authorise(by, call, operation, path, capability).await
             }
@@ -219,7 +219,7 @@ fn dead_is_not_found(error: IdentityError) -> IdentityError {
 
 /// Whether the caller is root or holds sudo on the path.
 fn holds_sudo(by: &Principal, path: &str) -> bool {
-    by.is_root() || matches!(decide(by.acl(), path, Capability::Sudo), Verdict::Allow { .. })
+    by.is_root() || matches!(decide(by.acl(), path, Capability::Sudo).verdict, Verdict::Allow { .. })
 }
 
 const LOOKUP: &str = "auth/token/lookup";

@@ -2,6 +2,7 @@
 
 use super::lexer::{Language, Lexer, Word};
 use super::{Capabilities, Capability, MalformedPolicy, POLICY_RULES_MAX, Pattern, PolicyFault};
+use audit::Ack;
 
 type Rules = Vec<(Pattern, Capabilities)>;
 
@@ -19,8 +20,15 @@ struct Parser<'a> {
     rules: Rules,
 }
 
+/// What was read of one path's block. Each key stands once.
+#[derive(Default)]
+struct Block {
+    capabilities: Option<Capabilities>,
+    ack: Option<Ack>,
+}
+
 impl Parser<'_> {
-    /// `path "…" { capabilities = […] }`, any number of times.
+    /// `path "…" { capabilities = […] audit_ack = "…" }`, any number of times.
     fn hcl(&mut self) -> Result<(), MalformedPolicy> {
         loop {
             match self.lexer.next()? {
@@ -31,25 +39,21 @@ impl Parser<'_> {
             }
             let pattern = self.pattern()?;
             self.mark('{', "`{`")?;
-            let mut capabilities = None;
+            let mut block = Block::default();
             loop {
                 match self.lexer.next()? {
                     Word::Mark('}') => break,
-                    Word::Bare("capabilities") if capabilities.is_none() => {}
-                    Word::Bare("capabilities") => return self.lexer.fault(PolicyFault::RepeatedKey),
-                    Word::Bare(key) => return self.lexer.fault(PolicyFault::UnknownKey(key.to_owned())),
+                    Word::Bare(key) => self.member(&mut block, &pattern, key, ('=', "`=`"))?,
                     Word::End | Word::Mark(_) | Word::Text(_) => {
                         return self.lexer.fault(PolicyFault::Expected("`capabilities`"));
                     }
                 }
-                self.mark('=', "`=`")?;
-                capabilities = Some(self.capabilities()?);
             }
-            self.add(pattern, capabilities)?;
+            self.add(pattern, block)?;
         }
     }
 
-    /// `{"path": {"…": {"capabilities": […]}, …}}`
+    /// `{"path": {"…": {"capabilities": […], "audit_ack": "…"}, …}}`
     fn json(&mut self) -> Result<(), MalformedPolicy> {
         self.mark('{', "`{`")?;
         if !self.ends_object()? {
@@ -60,13 +64,14 @@ impl Parser<'_> {
                 let pattern = self.pattern()?;
                 self.mark(':', "`:`")?;
                 self.mark('{', "`{`")?;
-                let mut capabilities = None;
-                if !self.ends_object()? {
-                    self.key("capabilities")?;
-                    capabilities = Some(self.capabilities()?);
-                    self.end_of_single()?;
+                let (mut block, mut first) = (Block::default(), true);
+                while self.another_member(&mut first)? {
+                    let Word::Text(key) = self.lexer.next()? else {
+                        return self.lexer.fault(PolicyFault::Expected("a key in quotes"));
+                    };
+                    self.member(&mut block, &pattern, &key, (':', "`:`"))?;
                 }
-                self.add(pattern, capabilities)?;
+                self.add(pattern, block)?;
             }
             self.end_of_single()?;
         }
@@ -76,8 +81,47 @@ impl Parser<'_> {
         }
     }
 
-    fn add(&mut self, pattern: Pattern, capabilities: Option<Capabilities>) -> Result<(), MalformedPolicy> {
-        let Some(capabilities) = capabilities else { return self.lexer.fault(PolicyFault::Expected("`capabilities`")) };
+    /// A key of a block, what stands before its value, and the value.
+    fn member(
+        &mut self,
+        block: &mut Block,
+        pattern: &Pattern,
+        key: &str,
+        (mark, named): (char, &'static str),
+    ) -> Result<(), MalformedPolicy> {
+        match key {
+            "capabilities" if block.capabilities.is_none() => {
+                self.mark(mark, named)?;
+                block.capabilities = Some(self.capabilities()?);
+            }
+            "audit_ack" if block.ack.is_none() => {
+                self.mark(mark, named)?;
+                block.ack = Some(self.ack(pattern)?);
+            }
+            "capabilities" | "audit_ack" => return self.lexer.fault(PolicyFault::RepeatedKey),
+            key => return self.lexer.fault(PolicyFault::UnknownKey(key.to_owned())),
+        }
+        Ok(())
+    }
+
+    fn ack(&mut self, pattern: &Pattern) -> Result<Ack, MalformedPolicy> {
+        let Word::Text(word) = self.lexer.next()? else {
+            return self.lexer.fault(PolicyFault::Expected("\"checkpoint\" or \"witness\""));
+        };
+        match Ack::STRICT.into_iter().find(|ack| ack.as_str() == word) {
+            Some(ack) => Ok(ack),
+            None => {
+                let (path, word) = (pattern.as_str().to_owned(), word.into_owned());
+                self.lexer.fault(PolicyFault::UnknownAck { path, word })
+            }
+        }
+    }
+
+    fn add(&mut self, pattern: Pattern, block: Block) -> Result<(), MalformedPolicy> {
+        let Some(mut capabilities) = block.capabilities else {
+            return self.lexer.fault(PolicyFault::Expected("`capabilities`"));
+        };
+        capabilities.demand(block.ack.unwrap_or_default());
         if self.rules.len() == POLICY_RULES_MAX {
             return self.lexer.fault(PolicyFault::TooManyRules);
         }
@@ -137,9 +181,7 @@ impl Parser<'_> {
         match self.lexer.next()? {
             Word::Mark('}') => Ok(()),
             Word::Mark(',') => match self.lexer.next()? {
-                Word::Text(key) if matches!(&*key, "path" | "capabilities") => {
-                    self.lexer.fault(PolicyFault::RepeatedKey)
-                }
+                Word::Text(key) if key == "path" => self.lexer.fault(PolicyFault::RepeatedKey),
                 Word::Text(key) => self.lexer.fault(PolicyFault::UnknownKey(key.into_owned())),
                 Word::End | Word::Mark(_) | Word::Bare(_) => self.lexer.fault(PolicyFault::Expected("a key in quotes")),
             },

@@ -6,7 +6,10 @@ fn capabilities(words: &[&str]) -> Capabilities {
     for word in words {
         match Capability::ALL.into_iter().find(|known| known.as_str() == *word) {
             Some(capability) => out.give(capability),
-            None => out.deny(),
+            None => match Ack::STRICT.into_iter().find(|ack| ack.as_str() == *word) {
+                Some(ack) => out.demand(ack),
+                None => out.deny(),
+            },
         }
     }
     out
@@ -35,6 +38,10 @@ fn both_languages_are_read() {
             r#"path "a" { capabilities = ["read"] } path "a" { capabilities = ["list"] }"#,
             &[("a", &["read"]), ("a", &["list"])],
         ),
+        (r#"path "a" { capabilities = ["read"] audit_ack = "witness" }"#, &[("a", &["read", "witness"])]),
+        ("path \"a\" {\n audit_ack = \"checkpoint\"\n capabilities = []\n}", &[("a", &["checkpoint"])]),
+        (r#"{"path": {"a": {"audit_ack": "witness", "capabilities": ["deny"]}}}"#, &[("a", &["deny", "witness"])]),
+        (r#"{"path": {"a": {"capabilities": [], "audit_ack": "checkpoint"}}}"#, &[("a", &["checkpoint"])]),
         ("{}", &[]),
         (r#" { "path" : { } } "#, &[]),
         (
@@ -53,10 +60,11 @@ fn both_languages_are_read() {
 #[test]
 fn what_is_malformed_is_named_with_its_line() {
     use PolicyFault::{
-        Character, Expected, Path, Plus, RepeatedKey, Star, StringCharacter, Template, UnknownCapability, UnknownKey,
-        UnterminatedComment, UnterminatedString,
+        Character, Expected, Path, Plus, RepeatedKey, Star, StringCharacter, Template, UnknownAck, UnknownCapability,
+        UnknownKey, UnterminatedComment, UnterminatedString,
     };
     let rule = |path: &str| format!(r#"path "{path}" {{ capabilities = ["read"] }}"#);
+    let unknown_ack = |path: &str, word: &str| UnknownAck { path: path.into(), word: word.into() };
     for (text, line, fault) in [
         ("name = \"x\"".into(), 1, UnknownKey("name".into())),
         ("\n\npaths \"a\" {}".into(), 3, UnknownKey("paths".into())),
@@ -76,6 +84,24 @@ fn what_is_malformed_is_named_with_its_line() {
         (r#"path "a" { capabilities = ["read",,] }"#.into(), 1, Expected("a capability in quotes")),
         (r#"path "a" { capabilities ["read"] }"#.into(), 1, Expected("`=`")),
         (r#"path "a" {}"#.into(), 1, Expected("`capabilities`")),
+        (r#"path "a" { audit_ack = "witness" }"#.into(), 1, Expected("`capabilities`")),
+        (r#"path "a" { audit_ack = witness capabilities = [] }"#.into(), 1, Expected("\"checkpoint\" or \"witness\"")),
+        (r#"path "a" { audit_ack = ["witness"] }"#.into(), 1, Expected("\"checkpoint\" or \"witness\"")),
+        (r#"path "a" { audit_ack "witness" }"#.into(), 1, Expected("`=`")),
+        (r#"path "a/*" { capabilities = [] audit_ack = "durable" }"#.into(), 1, unknown_ack("a/*", "durable")),
+        (r#"path "a" { capabilities = [] audit_ack = "Witness" }"#.into(), 1, unknown_ack("a", "Witness")),
+        (r#"path "a" { capabilities = [] audit_ack = "" }"#.into(), 1, unknown_ack("a", "")),
+        (r#"path "a" { audit_ack = "witness" audit_ack = "checkpoint" }"#.into(), 1, RepeatedKey),
+        (r#"{"path": {"a": {"audit_ack": "none", "capabilities": []}}}"#.into(), 1, unknown_ack("a", "none")),
+        (r#"{"path": {"a": {"audit_ack": true}}}"#.into(), 1, Character('t')),
+        (r#"{"path": {"a": {"audit_ack": "witness"}}}"#.into(), 1, Expected("`capabilities`")),
+        (r#"{"path": {"a": {"capabilities": [], "capabilities": []}}}"#.into(), 1, RepeatedKey),
+        (r#"{"path": {"a": {"capabilities": [],}}}"#.into(), 1, Expected("a key in quotes")),
+        (
+            r#"{"path": {"a": {"capabilities": [], "min_wrapping_ttl": 1}}}"#.into(),
+            1,
+            UnknownKey("min_wrapping_ttl".into()),
+        ),
         (r#"path "a" { capabilities = ["read"]"#.into(), 1, Expected("`capabilities`")),
         (r#"path "a""#.into(), 1, Expected("`{`")),
         ("path a {}".into(), 1, Expected("a path in quotes")),
@@ -141,6 +167,9 @@ fn a_policy_is_bounded() {
 fn a_fault_reads_as_a_sentence() {
     let error = Policy::parse("path \"a\" {\n  capabilities = [\"write\"]\n}").unwrap_err();
     assert_eq!(error.to_string(), "line 2: unknown capability \"write\"");
+    let error = Policy::parse("path \"a/+\" {\n  capabilities = []\n  audit_ack = \"now\"\n}").unwrap_err();
+    let told = "line 3: path \"a/+\": `audit_ack` is \"checkpoint\" or \"witness\", not \"now\"";
+    assert_eq!(error.to_string(), told);
 }
 
 /// The words of both languages and some that are of none, in any order.
@@ -155,6 +184,9 @@ fn soup() -> impl Strategy<Value = String> {
         "\"\\u0041\"",
         "capabilities",
         "\"capabilities\"",
+        "audit_ack",
+        "\"audit_ack\"",
+        "\"witness\"",
         "=",
         ":",
         "{",

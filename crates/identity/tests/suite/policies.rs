@@ -16,7 +16,7 @@ async fn a_policy_counts_as_soon_as_it_is_written_and_no_longer_than_it_stands()
     let (secret, _) = child(&house, &node, &root, token(&["p"], 600)).await;
     let may = async |node: &identity::Identities| {
         let holder = node.authenticate(Some(secret.expose()), None, &house.call()).await.unwrap();
-        ["a", "b"].map(|path| matches!(decide(holder.acl(), path, Capability::Read), Verdict::Allow { rule: "p" }))
+        ["a", "b"].map(|path| matches!(decide(holder.acl(), path, Capability::Read).verdict, Verdict::Allow { rule: "p" }))
     };
     assert_eq!(may(&there).await, [false, false]);
     for (text, expected) in [(Some(READ_A), [true, false]), (Some(READ_B), [false, true]), (None, [false, false])] {
@@ -70,7 +70,7 @@ async fn built_in_policies_are_read_and_listed_and_default_may_be_replaced() {
     let (secret, _) = child(&house, &node, &root, token(&["default"], 600)).await;
     node.put_policy(&root, &house.call(), &name("default"), READ_A).await.unwrap();
     let holder = node.authenticate(Some(secret.expose()), None, &house.call()).await.unwrap();
-    assert_eq!(decide(holder.acl(), "a", Capability::Read), Verdict::Allow { rule: "default" });
+    assert_eq!(decide(holder.acl(), "a", Capability::Read).verdict, Verdict::Allow { rule: "default" });
     node.delete_policy(&root, &house.call(), &name("default")).await.unwrap();
     assert_eq!(node.get_policy(&root, &house.call(), &name("default")).await.unwrap(), built_in);
 }

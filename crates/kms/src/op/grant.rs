@@ -12,7 +12,7 @@ use crate::store::{Found, codec};
 use audit::Decision;
 use envelope::Timestamp;
 use hsm_api::{KeyId, TenantId};
-use identity::{Capability, Principal, RequestInfo, Verdict};
+use identity::{Capability, Decided, Principal, RequestInfo, Verdict};
 use std::borrow::Cow;
 use storage::Batch;
 
@@ -179,13 +179,15 @@ impl Kms {
         let id = self.resolve(act, &command.key).await?;
         act.on_key(&id, &format!("/grants/{}", command.grant_id));
         act.decision = Decision::Denied;
-        if let Verdict::Deny { rule } = identity::decide(act.by.acl(), &act.path, Capability::Delete) {
+        let Decided { verdict, ack } = identity::decide(act.by.acl(), &act.path, Capability::Delete);
+        let demanded = act.call.demand(ack);
+        if let Verdict::Deny { rule } = verdict {
             act.rule = Cow::Borrowed(rule);
             return Err(KmsError::PermissionDenied);
         }
         let Some(found) = self.store().grant_now(&id, &command.grant_id).await? else {
             let listing = format!("kms/keys/{id}{}", Right::LIST_GRANTS.suffix);
-            return match identity::decide(act.by.acl(), &listing, Right::LIST_GRANTS.capability) {
+            return match identity::decide(act.by.acl(), &listing, Right::LIST_GRANTS.capability).verdict {
                 Verdict::Allow { .. } => Err(KmsError::GrantNotFound),
                 Verdict::Deny { .. } | Verdict::Nothing => Err(KmsError::PermissionDenied),
             };
@@ -195,6 +197,7 @@ impl Kms {
         }
         act.decision = Decision::Allowed;
         act.rule = Cow::Owned(format!("grant/{}", found.value.id));
+        demanded?;
         self.end(act, &id, &found).await
     }
 
