@@ -101,7 +101,8 @@ pub struct Acks {
 }
 
 impl Acks {
-    pub(crate) fn new(size: Arc<AtomicU64>, signed: watch::Receiver<Option<Signed>>, witnesses: Witnesses) -> Self {
+    /// `size`: how many entries are durable; `signed`: the newest checkpoint.
+    pub fn new(size: Arc<AtomicU64>, signed: watch::Receiver<Option<Signed>>, witnesses: Witnesses) -> Self {
         let (witnessed, wanted) = (watch::Sender::new(Witnessed::default()), watch::Sender::new(0));
         Self { size, signed, witnesses, witnessed, wanted, offer: AtomicU8::new(IN_ORDER) }
     }
@@ -142,6 +143,14 @@ impl Acks {
     pub fn witnessed(&self, now: Witnessed) {
         self.offer.store(if now.set_back { SET_BACK } else { IN_ORDER }, Ordering::Relaxed);
         self.witnessed.send_if_modified(|was| std::mem::replace(was, now) != now);
+    }
+
+    pub fn witnesses(&self) -> Witnesses {
+        self.witnesses
+    }
+
+    pub fn standing(&self) -> Witnessed {
+        *self.witnessed.borrow()
     }
 
     /// How far witnesses are waited for.

@@ -3,7 +3,7 @@
 //! ```text
 //! segment/<N>   the entries, 65,536 a file: the truth, and all that is synced before an answer
 //! tile/…        the tree (c2sp.org/tlog-tiles), derived
-//! checkpoint    the newest signed one (c2sp.org/tlog-checkpoint)
+//! checkpoint    the newest signed one (c2sp.org/tlog-checkpoint); checkpoint.witnessed: one that witnesses cosigned
 //! signing       what the boundary was asked to sign last
 //! log.vkey      the log's verifier key
 //! personal/…    keys of personal fields, sealed to the auditor
@@ -31,6 +31,7 @@ mod segment;
 mod signing;
 mod tree;
 mod walk;
+mod witnessed;
 mod writer;
 
 use crate::AuditSink;
@@ -43,7 +44,7 @@ use envelope::Clock;
 use envelope::merkle::Hash;
 use form::{Form, Records};
 use futures_util::future::BoxFuture;
-use inbox::Inbox;
+use inbox::{Inbox, ProofWanted};
 use queue::Queue;
 use recover::{Recovered, recover};
 use reserve::Reserve;
@@ -54,11 +55,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tree::{Tree, TreeThread};
 use writer::Writer;
 
 pub use crate::record::ENTRY_BYTES_MAX;
+pub use witnessed::WITNESSED;
 
 /// Most entries that wait; beyond it the log is [`crate::AuditError::Busy`].
 pub const QUEUE_RECORDS_MAX: usize = 16 << 10;
@@ -254,6 +256,19 @@ impl Log {
     /// Tells how the log stands to the boundary whenever that changes.
     pub fn standings(&self) -> watch::Receiver<Standing> {
         self.published.standing.subscribe()
+    }
+
+    /// That the tree of `size` leaves, at most the newest checkpoint's, extends that of `old` (RFC 6962 §2.1.2). `None` where
+    /// it cannot be proven now.
+    pub async fn consistency(&self, old: u64, size: u64) -> Option<Vec<Hash>> {
+        let (reply, proof) = oneshot::channel();
+        self.inbox.prove(ProofWanted { old, size, reply });
+        proof.await.ok()?.inspect_err(|error| tracing::warn!(%error, old, size, "no proof of the audit log")).ok()
+    }
+
+    /// Keeps the newest checkpoint with its cosignatures in the folder. Blocks for the disk.
+    pub fn keep_witnessed(&self, note: &Note) -> io::Result<()> {
+        witnessed::keep(&self.place.dir, note)
     }
 
     /// What vouches for records beyond their being durable.

@@ -6,6 +6,7 @@
 mod cosigner;
 mod folder;
 mod request;
+pub mod submitting;
 #[cfg(test)]
 mod tests;
 

@@ -92,7 +92,7 @@ fn tls_config(options: &Options) -> Result<Arc<ClientConfig>, Error> {
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(Error::Tls)?
-        .with_root_certificates(roots(options.ca.as_deref())?);
+        .with_root_certificates(authorities(options.ca.as_deref())?);
     let mut config = match &options.certificate {
         None => builder.with_no_client_auth(),
         Some(ClientCertificate { chain, key }) => {
@@ -108,7 +108,8 @@ fn tls_config(options: &Options) -> Result<Arc<ClientConfig>, Error> {
     Ok(Arc::new(config))
 }
 
-fn roots(ca: Option<&Path>) -> Result<RootCertStore, Error> {
+/// Those of the file, or else those that the system trusts.
+pub fn authorities(ca: Option<&Path>) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     match ca {
         Some(path) => {

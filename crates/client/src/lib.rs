@@ -29,6 +29,7 @@ mod options;
 mod stream;
 
 pub use backup::BackupSummary;
+pub use connect::authorities;
 pub use envelope::stream::FileHeader;
 pub use envelope::{EncryptionContext, SecretBytes};
 pub use error::{Error, Refusal};

@@ -1,6 +1,7 @@
 //! `server --config FILE`: TOML into types. Unknown fields are errors; every field tells its unit.
 
 use crate::forward::Forward;
+use crate::witnesses::Panel;
 use anyhow::{Context as _, Result, bail};
 use audit::record::AuditorPublic;
 use serde::Deserialize;
@@ -71,6 +72,22 @@ pub struct Audit {
     pub forward: Vec<Forward>,
     /// Entries a second that the scrubber verifies again, in a round an hour; 0: none.
     pub scrub_entries_per_sec: u32,
+    /// Who is shown each new checkpoint and cosigns it: at most 8.
+    pub witness: Vec<Witness>,
+    /// How many of them are enough. Default: all.
+    pub witness_quorum: Option<usize>,
+}
+
+/// A witness of the audit log (c2sp.org/tlog-witness), such as `strongroom audit witness`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Witness {
+    /// `https://HOST[:PORT][/PATH]`, below which `add-checkpoint` stands. `http://` only on loopback.
+    pub url: String,
+    /// Its verifier key (C2SP vkey), or both lines of its `witness.vkey`; then both must sign.
+    pub key: String,
+    /// PEM certificates of the authorities of its certificate. Default: the system's.
+    pub ca: Option<PathBuf>,
 }
 
 impl Default for Audit {
@@ -84,6 +101,8 @@ impl Default for Audit {
             archive_dir: None,
             forward: Vec::new(),
             scrub_entries_per_sec: 20_000,
+            witness: Vec::new(),
+            witness_quorum: None,
         }
     }
 }
@@ -116,6 +135,13 @@ impl Audit {
         if self.scrub_entries_per_sec > SCRUB_ENTRIES_PER_SEC_MAX {
             bail!("`audit.scrub_entries_per_sec` is 0 to {SCRUB_ENTRIES_PER_SEC_MAX}");
         }
+        if self.witness.len() > WITNESSES_MAX {
+            bail!("`audit.witness` stands there at most {WITNESSES_MAX} times");
+        }
+        if self.witness_quorum.is_some_and(|quorum| !(1..=self.witness.len()).contains(&quorum)) {
+            bail!("`audit.witness_quorum` is 1 to {}, the number of witnesses", self.witness.len());
+        }
+        Panel::new(self)?;
         self.personal_to().map(drop)
     }
 }
@@ -189,6 +215,7 @@ impl Config {
 
 const THREADS_MAX: usize = 1024;
 const FORWARDS_MAX: usize = 8;
+const WITNESSES_MAX: usize = 8;
 const SCRUB_ENTRIES_PER_SEC_MAX: u32 = 1_000_000;
 /// A week.
 const LIFE_SECS_MAX: u64 = 7 * 24 * 3600;
@@ -248,6 +275,9 @@ mod tests {
             ("[boundary]", "[audit]\nscrub_entries_per_sec = 1000001\n[boundary]"),
             ("[boundary]", "[audit]\narchive_dir = \"/a\"\n[boundary]"),
             ("[boundary]", "[audit]\nretain_days = 1\narchive_dir = \"a\"\n[boundary]"),
+            ("[boundary]", "[audit]\nwitness_quorum = 1\n[boundary]"),
+            ("[boundary]", "[[audit.witness]]\nurl = \"https://w\"\nkey = \"w\"\n[boundary]"),
+            ("[boundary]", "[[audit.witness]]\nurl = \"https://w\"\n[boundary]"),
             ("[boundary]", "[limits]\nhandshake_secs = 0\n[boundary]"),
             ("[boundary]", "[limits]\nthreads = 1025\n[boundary]"),
             ("[boundary]", "[limits]\nidle_secs = 0\n[boundary]"),

@@ -25,4 +25,5 @@ pub mod supervise;
 pub mod telemetry;
 pub mod tls;
 pub mod wire;
+pub mod witnesses;
 pub mod worker;

@@ -9,6 +9,7 @@ use crate::forward::Forwarder;
 use crate::operator::LocalOperator;
 use crate::retention::Retainer;
 use crate::scrub::Scrubber;
+use crate::witnesses::Panel;
 use anyhow::{Context as _, Result};
 use api::{BoundaryState, Health, Metrics, Services};
 use audit::{Acks, Log, Standing, Witnesses};
@@ -30,6 +31,7 @@ pub struct Wired {
     tenant: TenantId,
     log: Arc<Log>,
     acks: Arc<Acks>,
+    witnesses: Panel,
     node: String,
     generation: u64,
     changes: Changes,
@@ -72,6 +74,9 @@ impl Wired {
         let kms_caches = Arc::new(kms::Caches::new(KEYS_MAX));
         cache_gauges(&metrics, &identity_caches, &kms_caches);
         log_gauges(&metrics, log);
+        let witnesses = Panel::new(&config.audit)?;
+        let acks = Arc::new(log.acks(witnesses.are_there()));
+        witnesses.gauges(&metrics, &acks);
         let scrubber = Scrubber {
             dir: config.audit_dir(),
             node: config.node().to_owned(),
@@ -90,7 +95,8 @@ impl Wired {
             barrier,
             tenant,
             log: Arc::clone(log),
-            acks: Arc::new(log.acks(Witnesses::None)),
+            acks,
+            witnesses,
             node: config.node().to_owned(),
             generation: cluster.core().generation,
             changes,
@@ -178,6 +184,10 @@ impl Wired {
         workers.push(tokio::spawn(strangers.tell(self.log.lane(), clock, self.node.clone())));
         let forwards = self.forwarders.iter().cloned();
         workers.extend(forwards.map(|forwarder| tokio::spawn(forwarder.run(Arc::clone(&self.log)))));
+        if self.acks.witnesses() == Witnesses::Configured {
+            let panel = self.witnesses.clone();
+            workers.push(tokio::spawn(panel.submit(Arc::clone(&self.log), Arc::clone(&self.acks))));
+        }
         Ok(Workers(workers))
     }
 }

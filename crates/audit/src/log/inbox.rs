@@ -1,9 +1,11 @@
-//! What the writer tells the tree's thread: how many entries are durable, and who wants a receipt.
+//! What the tree's thread is told: how many entries are durable, who wants a receipt, and who a proof.
 
 use super::lane::Lane;
+use crate::tile::TileError;
+use envelope::merkle::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 /// Somebody waits for the receipt of a durable entry.
 pub(super) struct Wanted {
@@ -11,6 +13,13 @@ pub(super) struct Wanted {
     pub(super) lane: Arc<Lane>,
     pub(super) slot: u32,
     pub(super) since: Instant,
+}
+
+/// Somebody waits for the proof that the tree of `size` leaves extends that of `old`.
+pub(super) struct ProofWanted {
+    pub(super) old: u64,
+    pub(super) size: u64,
+    pub(super) reply: oneshot::Sender<Result<Vec<Hash>, TileError>>,
 }
 
 pub(super) struct Inbox {
@@ -22,6 +31,7 @@ pub(super) struct Inbox {
 struct State {
     size: u64,
     wanted: Vec<Wanted>,
+    proofs: Vec<ProofWanted>,
     /// Receipts that nobody answered yet, wherever they wait.
     out: usize,
     /// The tree's thread has nothing to do until it is woken.
@@ -35,6 +45,7 @@ struct State {
 pub(super) struct News {
     pub(super) size: u64,
     pub(super) ended: bool,
+    pub(super) proofs: Vec<ProofWanted>,
 }
 
 impl Inbox {
@@ -57,6 +68,16 @@ impl Inbox {
         }
     }
 
+    /// Whoever is one too many hears nothing, and his sender is gone.
+    pub(super) fn prove(&self, wanted: ProofWanted) {
+        let mut state = self.state();
+        if !state.gone && state.proofs.len() < PROOFS_MAX {
+            state.proofs.push(wanted);
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
     /// The writer has ended.
     pub(super) fn end(&self) {
         self.state().ended = true;
@@ -68,13 +89,14 @@ impl Inbox {
         let mut state = self.state();
         state.resting = false;
         waiting.append(&mut state.wanted);
-        News { size: state.size, ended: state.ended }
+        News { size: state.size, ended: state.ended, proofs: std::mem::take(&mut state.proofs) }
     }
 
     /// The tree looks for the last time.
     pub(super) fn leave(&self, waiting: &mut Vec<Wanted>) {
         let mut state = self.state();
         state.gone = true;
+        state.proofs.clear();
         waiting.append(&mut state.wanted);
     }
 
@@ -106,3 +128,5 @@ impl Inbox {
 
 /// Most receipts that wait.
 const RECEIPTS_MAX: usize = 16 << 10;
+/// Most proofs that wait.
+const PROOFS_MAX: usize = 64;

@@ -7,7 +7,7 @@
 //! `signing` after which nobody knows what is on the disk, and a panic.
 
 use super::asking::{self, Asking, Next};
-use super::inbox::{Inbox, Wanted};
+use super::inbox::{Inbox, ProofWanted, Wanted};
 use super::lane::deliver;
 use super::proofs::Nodes;
 use super::queue::Queue;
@@ -147,6 +147,7 @@ impl Tree {
                 self.asking.hurry(Instant::now());
             }
             self.passing(|tree| tree.follow(news.size, !tree.waiting.is_empty() || news.ended))?;
+            self.prove(news.proofs);
             if request.is_none() {
                 request = self.ask(news.ended)?;
             }
@@ -351,6 +352,16 @@ impl Tree {
             && self.may_tell(Instant::now())
         {
             tracing::error!(%error, size, "receipts have no proofs, and are not given");
+        }
+    }
+
+    /// Whoever wanted a proof may have gone.
+    fn prove(&mut self, wanted: Vec<ProofWanted>) {
+        let reader = self.tiles.over(&self.folder);
+        for ProofWanted { old, size, reply } in wanted {
+            let known = old <= size && size <= self.tiles.size();
+            let proof = if known { self.nodes.proofs(&reader, size).consistency(old) } else { Err(TileError::Range) };
+            let _ = reply.send(proof);
         }
     }
 

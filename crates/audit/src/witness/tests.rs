@@ -6,9 +6,9 @@ use envelope::merkle::leaf_hash;
 use envelope::secret::SecretKey;
 use std::os::unix::fs::PermissionsExt;
 
-const NOW: u64 = 1_679_315_147;
+pub(super) const NOW: u64 = 1_679_315_147;
 const NAME: &str = "witness.example/w1";
-const ORIGIN: &str = "example.com/log";
+pub(super) const ORIGIN: &str = "example.com/log";
 
 fn cosigner(seed: u8) -> Cosigner {
     let filled = |with| SecretKey::init_with(|bytes| bytes.fill(with));
@@ -16,7 +16,7 @@ fn cosigner(seed: u8) -> Cosigner {
 }
 
 /// A log that holds every size of one history.
-struct History {
+pub(super) struct History {
     pair: Ed25519KeyPair,
     origin: &'static str,
     leaves: Vec<Hash>,
@@ -33,14 +33,14 @@ impl TileReader for Nothing {
 
 impl History {
     /// Two of the same `origin` share leaves up to `forked`.
-    fn new(origin: &'static str, forked: usize, mark: u8) -> Self {
+    pub(super) fn new(origin: &'static str, forked: usize, mark: u8) -> Self {
         let leaf = |i: usize| leaf_hash(&[i.to_be_bytes().as_slice(), &[if i < forked { 0 } else { mark }]].concat());
         let (leaves, mut tiles) = ((0..600).map(leaf).collect::<Vec<_>>(), Tiles::default());
         leaves.iter().for_each(|leaf| tiles.push(*leaf));
         Self { pair: Ed25519KeyPair::from_seed_unchecked(&[1; 32]).unwrap(), origin, leaves, tiles }
     }
 
-    fn key(&self) -> VerifierKey {
+    pub(super) fn key(&self) -> VerifierKey {
         VerifierKey::ed25519(self.origin, self.pair.public_key().as_ref().try_into().unwrap()).unwrap()
     }
 
@@ -53,11 +53,11 @@ impl History {
         Note::new(body.into(), vec![line]).unwrap()
     }
 
-    fn note(&self, size: usize) -> Note {
+    pub(super) fn note(&self, size: usize) -> Note {
         self.signed(&Checkpoint { origin: self.origin.into(), size: size as u64, root: self.root(size) }.body())
     }
 
-    fn request(&self, old: usize, new: usize) -> AddCheckpoint {
+    pub(super) fn request(&self, old: usize, new: usize) -> AddCheckpoint {
         let proof = consistency_proof(&self.tiles.over(&Nothing), old as u64, new as u64).unwrap_or_default();
         AddCheckpoint { old: old as u64, proof, checkpoint: self.note(new) }
     }

@@ -380,3 +380,29 @@ async fn the_writer_renews_what_entries_need_and_a_sync_that_fails_there_ends_th
     tokio::time::timeout(Duration::from_secs(20), log.failed()).await.unwrap();
     assert_eq!(lane.append(draft(1)).await, Err(AuditError::Unavailable));
 }
+
+#[tokio::test]
+async fn whoever_asks_witnesses_gets_proofs_of_every_signed_size_and_keeps_what_they_cosign() {
+    let rig = Rig::new();
+    let log = rig.open().unwrap();
+    let lane = log.lane();
+    let mut signed = vec![(0, envelope::merkle::empty_root())];
+    for number in 0..7 {
+        futures_util::future::join_all((0..40).map(|at| lane.append(draft(number * 40 + at)))).await;
+        until("it is signed", || log.checkpoint().is_some_and(|signed| signed.0.size == log.size())).await;
+        let newest = log.checkpoint().unwrap();
+        for (old, root) in &signed {
+            let proof = log.consistency(*old, newest.0.size).await.unwrap();
+            envelope::merkle::verify_consistency(*old, root, newest.0.size, &newest.0.root, &proof).unwrap();
+        }
+        signed.push((newest.0.size, newest.0.root));
+        log.keep_witnessed(&newest.1).unwrap();
+        assert_eq!(std::fs::read_to_string(rig.dir.join(crate::log::WITNESSED)).unwrap(), newest.1.encode());
+    }
+    assert_eq!(log.consistency(1, log.size() + 1).await, None);
+    assert_eq!(log.consistency(3, 2).await, None);
+    drop(lane);
+    drop(log);
+    // the folder is a log's as before
+    drop(rig.open().unwrap());
+}
