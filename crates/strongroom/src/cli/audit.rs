@@ -4,6 +4,7 @@
 //! Always: what is read is a log's folder, also beside its writer. A witness reads none: logs come to it.
 //! Never: anything written into it.
 
+pub mod cosigned;
 pub mod export;
 pub mod keygen;
 pub mod prove;

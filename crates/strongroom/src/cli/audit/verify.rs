@@ -1,5 +1,6 @@
 //! `strongroom audit verify`.
 
+use super::cosigned::{Cosigned, Demand};
 use super::store::{Opened, Outcome, StoreFile};
 use super::{Key, Place, blocking, read_small};
 use crate::cli::Usage;
@@ -33,6 +34,11 @@ Examples:
   strongroom audit verify --data-dir /var/lib/strongroom --key log.vkey --checkpoint seen --save-checkpoint seen
   strongroom audit verify --key log.vkey --receipt receipt --dir audit
   strongroom audit verify --dir audit --key log.vkey --store store.db
+  strongroom audit verify --dir audit --key log.vkey --witness w1.vkey --witness w2.vkey --quorum 1
+
+--witness demands that witnesses cosigned a checkpoint, which the log must extend; up to there nobody was shown another log. Their
+cosigned checkpoint stands beside the log, so a disk that was set back whole has an old one: `witnessed_at` tells, and a witness itself
+knows its newest one (GET /SHA256-OF-ORIGIN/checkpoint), to be named with --checkpoint.
 
 Every entry is read and the Merkle tree made anew; its root must be the one that the log's key signed. A log that somebody set
 back to an old copy is valid up to there: only a checkpoint that you kept elsewhere finds it. Exit status: 0 valid, 1 not valid.
@@ -69,6 +75,8 @@ pub struct Verify {
     /// Receipt that a caller got: check it, and with --dir or --data-dir whether the log kept its entry
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
+    #[command(flatten)]
+    witnesses: Demand,
 }
 
 /// Which logs.
@@ -118,11 +126,20 @@ impl Verify {
         let Some(dir) = dir else {
             let (receipt, checkpoint) =
                 receipt.ok_or_else(|| Usage("which log? name --dir or --data-dir".to_owned()))?;
-            if self.save_checkpoint.is_some() {
-                return Err(Usage("--save-checkpoint wants a log: name --dir or --data-dir".to_owned()).into());
+            if self.save_checkpoint.is_some() || self.witnesses.is_made() {
+                return Err(
+                    Usage("--save-checkpoint and --witness want a log: name --dir or --data-dir".to_owned()).into()
+                );
             }
             return signed_receipt(&receipt, &checkpoint, &known);
         };
+        let cosigned = match self.cosigned(&dir, &key)? {
+            Ok(cosigned) => cosigned,
+            Err(why) => return Ok(not_valid(&anyhow::Error::msg(why), None)),
+        };
+        if let Some(Cosigned { checkpoint, note, .. }) = &cosigned {
+            known.push(Known { checkpoint: checkpoint.clone(), note: note.clone() });
+        }
         if let Some((receipt, checkpoint)) = &receipt {
             known.push(Known { checkpoint: checkpoint.clone(), note: receipt.checkpoint().encode().into_bytes() });
         }
@@ -154,7 +171,15 @@ impl Verify {
             }
             (Some(_), None) | (None, _) => None,
         };
-        self.valid(report, known, receipt.as_ref(), outcome.as_ref())
+        self.valid(report, known, (receipt.as_ref(), cosigned.as_ref()), outcome.as_ref())
+    }
+
+    /// `None` where no witness is demanded.
+    fn cosigned(&self, dir: &Path, key: &VerifierKey) -> Result<Result<Option<Cosigned>, String>> {
+        if !self.witnesses.is_made() {
+            return Ok(Ok(None));
+        }
+        Ok(self.witnesses.met(dir, key, &self.checkpoint)?.map(Some))
     }
 
     /// The log's folder, and those of other logs of the same store.
@@ -173,8 +198,11 @@ impl Verify {
         if !self.store.is_named() {
             return Err(Usage("more than one --dir is for --store".to_owned()).into());
         }
-        if !self.checkpoint.is_empty() || self.save_checkpoint.is_some() || self.receipt.is_some() {
-            return Err(Usage("--checkpoint, --save-checkpoint and --receipt are for one log".to_owned()).into());
+        let of_one = !self.checkpoint.is_empty() || self.save_checkpoint.is_some() || self.receipt.is_some();
+        if of_one || self.witnesses.is_made() {
+            return Err(
+                Usage("--checkpoint, --save-checkpoint, --receipt and --witness are for one log".to_owned()).into()
+            );
         }
         if !self.key.is_empty() && self.key.len() != self.place.dir.len() {
             return Err(Usage("a --key for each --dir, in the same order".to_owned()).into());
@@ -212,7 +240,7 @@ impl Verify {
         &self,
         report: Report,
         known: Vec<Known>,
-        receipt: Option<&Receipt>,
+        (receipt, cosigned): (Option<&Receipt>, Option<&Cosigned>),
         store: Option<&Outcome>,
     ) -> Result<Answer> {
         let up_to = report.checkpoint.size.max(report.seen_elsewhere.unwrap_or(0));
@@ -239,6 +267,9 @@ impl Verify {
             .with("root", STANDARD.encode(report.checkpoint.root))
             .with("tiles", report.tiles)
             .with_some("tiles_missing", Some(report.tiles_missing).filter(|missing| *missing > 0));
+        if let Some(cosigned) = cosigned {
+            record = cosigned.told(record, |at| millis_text(at.saturating_mul(1000)));
+        }
         if let Some(receipt) = receipt {
             record = record.with("receipt_index", receipt.index()).with("receipt_kept", true);
         }
