@@ -3,6 +3,7 @@ use crate::Decision;
 use crate::log::{CheckpointSigner, Log, LogOptions, SignError};
 use crate::read::rig::{self, ORIGIN, Signer};
 use crate::read::{LogFolder, WithArchive};
+use crate::tile::TileFolder;
 use crate::verify::{Change, Fault, Options, Report, verify};
 use envelope::{ManualClock, Timestamp};
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -227,12 +228,21 @@ async fn what_is_archived_and_pruned_is_proven_and_a_gap_without_its_record_is_d
     let log = rig.open().unwrap();
     append(&log, 0..4096).await;
     let pruned = rig.prepare(1..2, Fate::Pruned).unwrap();
+    let before = fs::read(rig.dir.join("checkpoint")).unwrap();
     let index = record(&log, &pruned).await;
     signed(&log).await;
     remove(&log, &pruned, index).unwrap();
     let removed = rig.verify(true).unwrap().removed.unwrap();
     assert_eq!((removed.entries, removed.unread, removed.removal.fate), (2 * SEGMENT, SEGMENT, Fate::Pruned));
     drop(log);
+    // a record that no checkpoint covers excuses nothing
+    let checkpoint = rig.dir.join("checkpoint");
+    let newest = fs::read(&checkpoint).unwrap();
+    fs::write(&checkpoint, before).unwrap();
+    let fault = rig.verify(false).unwrap_err();
+    let missing = Change::Missing { entries: SEGMENT };
+    assert!(matches!(fault, Fault::Entry { index: SEGMENT, change } if change == missing), "{fault}");
+    fs::write(&checkpoint, newest).unwrap();
 
     gaps(&rig, 2 * SEGMENT, index).await;
 }
@@ -319,6 +329,13 @@ async fn nothing_is_prepared_that_is_not_what_was_signed() {
     // nor does one archive hold two logs
     fs::write(rig.archive.join("log.vkey"), "another").unwrap();
     assert!(matches!(copy(&rig.folder(), 0..1, &rig.archive, &mut each), Err(RetentionError::Archive { .. })));
+    // entries and tiles that fit together, and lead to another root
+    fs::write(rig.dir.join(segment), &other).unwrap();
+    let tiles = TileFolder::new(&rig.dir);
+    for (id, hashes) in rig::tiles(&rig::entries(SEGMENT)).into_iter().filter(|(id, _)| id.width == 256) {
+        tiles.write(id, &hashes).unwrap();
+    }
+    assert!(matches!(rig.prepare(0..1, Fate::Pruned), Err(RetentionError::NotSigned { first: 0, last: 65_535 })));
     let mut called_off = || ControlFlow::Break(());
     let outcome = prepare(&rig.folder(), &rig.signed(), 0..1, (&rig.folder(), Fate::Pruned), &mut called_off);
     assert!(matches!(outcome, Err(RetentionError::CalledOff)));
