@@ -143,16 +143,20 @@ impl Post {
     /// `peer` is out of the request's extensions already.
     pub(crate) fn head<B>(&self, request: &Request<B>, peer: Option<&Peer>, began: Instant) -> Head {
         let (operation, speaks) = (Operation::of(request.uri().path()), Speaks::of(request));
-        let call = RequestInfo {
-            request_id: self.ids.taken_or_made(request.headers()),
+        let call = self.info(self.ids.taken_or_made(request.headers()), peer, began);
+        let asked_for = if tells_path(operation, speaks) { asked_for(request) } else { String::new() };
+        Head { call: Arc::new(call), operation, speaks, asked_for }
+    }
+
+    pub(crate) fn info(&self, request_id: String, peer: Option<&Peer>, began: Instant) -> RequestInfo {
+        RequestInfo {
+            request_id,
             from: peer.map(|peer| peer.addr.clone()).unwrap_or_default(),
             now: self.clock.now(),
             began: began.into_std(),
             certificate: peer.and_then(|peer| peer.certificate.as_ref()).map(PeerCertificate::hexadecimal),
             ack: AckDemand::beside(self.acks.offer()),
-        };
-        let asked_for = if tells_path(operation, speaks) { asked_for(request) } else { String::new() };
-        Head { call: Arc::new(call), operation, speaks, asked_for }
+        }
     }
 
     pub(crate) fn count(&self, operation: Operation, outcome: &'static str, began: Instant) {
@@ -210,7 +214,7 @@ impl Post {
     }
 
     /// Waits for what the decisions demanded. All records of the request are durable.
-    async fn acknowledged(&self, call: &RequestInfo, within: Within) -> Result<(), Refusal> {
+    pub(crate) async fn acknowledged(&self, call: &RequestInfo, within: Within) -> Result<(), Refusal> {
         let ack = call.ack.demanded();
         if ack == Ack::Durable {
             return Ok(());

@@ -131,6 +131,13 @@ impl Ids {
         }
     }
 
+    /// A new one, in the form of a UUID: what the vault's clients look for in an answer.
+    pub(crate) fn uuid(&self) -> String {
+        let id = self.made();
+        let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| id.get(part).unwrap_or_default());
+        parts.join("-")
+    }
+
     fn made(&self) -> String {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
         let halves = [self.keys.hash_one((n, 0u8)).to_be_bytes(), self.keys.hash_one((n, 1u8)).to_be_bytes()];
@@ -150,7 +157,7 @@ pub(crate) fn stamp(reply: &mut Reply, request_id: &str) {
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub(crate) const DEADLINE_DEFAULT: Duration = Duration::from_secs(10);
-const DEADLINE_MAX: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE_MAX: Duration = Duration::from_secs(30);
 /// Longest record of what was asked for.
 const ASKED_BYTES_MAX: usize = 200;
 /// Of which the method; the longest registered one (RFC 9110 §16.1) has 17.

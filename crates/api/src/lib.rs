@@ -9,6 +9,7 @@
 //! | `strongroom.kms.v1.{Keys,Crypto}` | [`kms_grpc`] | principals |
 //! | `strongroom.identity.v1.Identity` | [`identity_grpc`] | principals |
 //! | `strongroom.operator.v1.Operator` | [`operator_grpc`] | principals with `sudo` |
+//! | `/v1/…` | [`vault_http`] | tokens; logins, unwrapping and the seal's state everybody |
 //! | `grpc.health.v1.Health`, `GET /health` | [`health`] | everybody |
 //! | `grpc.reflection.v1` and `v1alpha` | the `.proto` files | everybody |
 //! | `GET /metrics` | [`metrics`] | everybody |
@@ -37,6 +38,7 @@ pub mod peer;
 mod public;
 mod receipt;
 mod strangers;
+pub mod vault_http;
 
 pub use health::{AuditLogState, BoundaryState, Health};
 pub use metrics::Metrics;
@@ -63,12 +65,14 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tower::Service;
+use vault::Vault;
 
-/// What the faces stand on. One a core: `kms`, `identities` and `audit` are that core's own; the rest is shared.
+/// What the faces stand on. One a core: `kms`, `identities`, `vault` and `audit` are that core's own; the rest is shared.
 #[derive(Debug, Clone)]
 pub struct Services {
     pub kms: Kms,
     pub identities: Identities,
+    pub vault: Vault,
     pub operator: Arc<dyn Operator>,
     pub metrics: Metrics,
     pub health: Health,
@@ -127,7 +131,7 @@ impl std::fmt::Debug for Front {
 }
 
 pub fn front(services: Services) -> Front {
-    let Services { kms, identities, operator, metrics, health, clock, audit, acks, strangers } = services;
+    let Services { kms, identities, vault, operator, metrics, health, clock, audit, acks, strangers } = services;
     let (lane, ids) = (metrics.lane(), Ids::default());
     let post = Arc::new(Post { identities: identities.clone(), clock, audit, acks, strangers, lane, ids });
     let kms = Arc::new(kms_grpc::Face { kms });
@@ -147,6 +151,7 @@ pub fn front(services: Services) -> Front {
         .route_service("/strongroom.kms.v1.Keys/{method}", Gate::new(&post, keys))
         .route_service("/strongroom.identity.v1.Identity/{method}", Gate::new(&post, identity))
         .route_service("/strongroom.operator.v1.Operator/{method}", Gate::new(&post, operator))
+        .route_service("/v1/{*path}", vault_http::Face::new(&post, vault))
         .fallback_service(Public::new(&post, health, metrics));
     Front(Arc::new(Parts { unary, batch, rest }))
 }

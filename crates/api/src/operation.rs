@@ -1,8 +1,8 @@
 //! What can be asked, as metrics and records name it.
 
 macro_rules! operations {
-    ($($variant:ident = $($path:literal)|+;)*) => {
-        /// A method of one of our services, or what stands beside them for everybody.
+    ($($variant:ident $(= $($path:literal)|+)?;)*) => {
+        /// A method of one of our services, a verb of the vault's API, or what stands beside them for everybody.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum Operation {
             $($variant,)*
@@ -23,7 +23,7 @@ macro_rules! operations {
 
             pub(crate) fn of(path: &str) -> Self {
                 match path {
-                    $($($path)|+ => Self::$variant,)*
+                    $($($($path)|+ => Self::$variant,)?)*
                     _ => Self::Unknown,
                 }
             }
@@ -75,15 +75,44 @@ operations! {
     DeleteCertificateRole = "/strongroom.identity.v1.Identity/DeleteCertificateRole";
     Status = "/strongroom.operator.v1.Operator/Status";
     Backup = "/strongroom.operator.v1.Operator/Backup";
+    VaultRead;
+    VaultList;
+    VaultWrite;
+    VaultPatch;
+    VaultDelete;
     Health = "/health" | "/grpc.health.v1.Health/Check" | "/grpc.health.v1.Health/Watch";
     Metrics = "/metrics";
     Reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
         | "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
 }
 
+impl Operation {
+    /// Those of the vault's API, whatever the path.
+    pub const VERBS: [Self; 5] =
+        [Self::VaultRead, Self::VaultList, Self::VaultWrite, Self::VaultPatch, Self::VaultDelete];
+
+    pub(crate) fn of_verb(verb: vault::Verb) -> Self {
+        match verb {
+            vault::Verb::Read => Self::VaultRead,
+            vault::Verb::List => Self::VaultList,
+            vault::Verb::Write => Self::VaultWrite,
+            vault::Verb::Patch => Self::VaultPatch,
+            vault::Verb::Delete => Self::VaultDelete,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_vaults_verbs_are_named_as_its_records_name_them() {
+        use vault::Verb;
+        for verb in [Verb::Read, Verb::List, Verb::Write, Verb::Patch, Verb::Delete] {
+            assert_eq!(Operation::of_verb(verb).name(), vault::scope::operation(verb));
+        }
+    }
 
     #[test]
     fn every_method_that_is_described_is_an_operation() {
@@ -98,8 +127,9 @@ mod tests {
                 }
             }
         }
+        let verbs = Operation::VERBS.len();
         let beside = [Operation::Health, Operation::Metrics, Operation::Reflection, Operation::Unknown];
-        assert_eq!(methods + beside.len(), Operation::ALL.len());
+        assert_eq!(methods + verbs + beside.len(), Operation::ALL.len());
         assert!(Operation::ALL.ends_with(&beside));
         assert_eq!(Operation::of("/strongroom.kms.v1.Keys/Encrypt"), Operation::Unknown);
     }

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use vault::VaultError;
 
 /// The places of their records on the way to the log. Clones share them; one for all cores, as the log is.
 #[derive(Debug, Clone, Default)]
@@ -58,6 +59,11 @@ impl Default for Part {
 }
 
 impl Strangers {
+    /// Their part of `audit`, for the vault.
+    pub fn of_vault(&self, audit: &Arc<dyn AuditSink>) -> Arc<dyn vault::service::Strangers> {
+        Arc::new(OfVault { strangers: self.clone(), audit: Arc::clone(audit) })
+    }
+
     /// Answers when the record is durable.
     pub(crate) async fn append(
         &self,
@@ -148,6 +154,22 @@ fn address(from: &str) -> Option<IpAddr> {
         IpAddr::V4(_) => ip,
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
     })
+}
+
+/// Strangers' part of a log, as the vault knows it.
+#[derive(Debug)]
+struct OfVault {
+    strangers: Strangers,
+    audit: Arc<dyn AuditSink>,
+}
+
+#[async_trait::async_trait]
+impl vault::service::Strangers for OfVault {
+    async fn append(&self, record: &Record<'_>) -> Result<(), VaultError> {
+        // the vault tells health among the rest
+        let appended = self.strangers.append(&*self.audit, Operation::VaultRead, record);
+        appended.await.map_err(|refusal| VaultError::Unavailable(refusal.reason))
+    }
 }
 
 /// Most records of strangers on their way, of those who watch and of all others each: a sixteenth of what waits in the log.

@@ -103,6 +103,15 @@ impl Acl {
         self.root.is_some()
     }
 
+    /// Whether some rule may give something at or below `prefix`: a mount shows itself to who may see something in it.
+    pub fn speaks_of(&self, prefix: &str) -> bool {
+        let gives = |rule: &Rule| rule.denied.is_none() && rule.given.iter().any(Option::is_some);
+        let overlaps = |key: &str| key.starts_with(prefix) || prefix.starts_with(key);
+        self.is_root()
+            || self.exact.iter().any(|(path, rule)| path.starts_with(prefix) && gives(rule))
+            || self.wild.iter().any(|(key, rules)| overlaps(key) && rules.iter().any(|(_, rule)| gives(rule)))
+    }
+
     fn most_specific(&self, path: &str) -> Option<&Rule> {
         self.matching(path).next()
     }

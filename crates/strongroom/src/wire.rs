@@ -23,6 +23,7 @@ use kms::boot::Cluster;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::{Barrier, EntryPath, Invalidate, Sqlite, Storage};
+use vault::Vault;
 
 /// What all cores share.
 #[derive(Debug, Clone)]
@@ -38,6 +39,7 @@ pub struct Wired {
     identities: Identities,
     identity_caches: Arc<identity::Caches>,
     kms_caches: Arc<kms::Caches>,
+    vault_caches: Arc<vault::Caches>,
     boundary: hsm::Options,
     /// Of the main runtime: for workers, status and health.
     watched_boundary: Arc<SocketBoundary>,
@@ -103,6 +105,7 @@ impl Wired {
             identities,
             identity_caches,
             kms_caches,
+            vault_caches: Arc::new(vault::Caches::new(VALUES_MAX)),
             boundary: options,
             watched_boundary,
             operator: Arc::new(operator),
@@ -137,8 +140,10 @@ impl Wired {
         let _away = tokio::time::timeout(CONNECT, boundary.connected()).await;
         let boundary: Arc<dyn Boundary> = boundary;
         let lane = self.log.lane();
+        let kms = self.kms(boundary, &lane)?;
         Ok(api::front(Services {
-            kms: self.kms(boundary, &lane)?,
+            vault: self.vault(&kms, &lane)?,
+            kms,
             identities: self.identities.on_lane(Arc::clone(&lane)),
             operator: Arc::clone(&self.operator) as _,
             metrics: self.metrics.clone(),
@@ -162,15 +167,39 @@ impl Wired {
         })?)
     }
 
+    fn vault(&self, kms: &Kms, lane: &Arc<dyn audit::AuditSink>) -> Result<Vault> {
+        Ok(Vault::new(vault::Seams {
+            barrier: Arc::clone(&self.barrier),
+            tenant: self.tenant,
+            identities: self.identities.on_lane(Arc::clone(lane)),
+            identity_caches: Arc::clone(&self.identity_caches),
+            kms: kms.clone(),
+            changes: self.changes.on_lane(Arc::clone(lane)),
+            strangers: self.strangers.of_vault(lane),
+            caches: Arc::clone(&self.vault_caches),
+        })?)
+    }
+
+    /// Makes the first mounts, if there are none.
+    pub async fn prepare_vault(&self) -> Result<()> {
+        let lane = self.log.lane();
+        let kms = self.kms(Arc::clone(&self.watched_boundary) as _, &lane)?;
+        self.vault(&kms, &lane)?.prepare(SystemClock.now()).await.context("cannot make the first mounts")
+    }
+
     /// Inside the main runtime: what goes on without anybody asking. Aborted by dropping.
     pub fn start_workers(&self) -> Result<Workers> {
         let tenant = EntryPath::parse(&hex::encode(self.tenant)).context("the tenant's path")?;
-        let caches: Vec<Arc<dyn Invalidate>> =
-            vec![Arc::clone(&self.identity_caches) as _, Arc::clone(&self.kms_caches) as _];
+        let caches: Vec<Arc<dyn Invalidate>> = vec![
+            Arc::clone(&self.identity_caches) as _,
+            Arc::clone(&self.kms_caches) as _,
+            Arc::clone(&self.vault_caches) as _,
+        ];
         let store = Arc::clone(self.barrier.storage()) as Arc<dyn Storage>;
         let follow = tokio::spawn(storage::follow(store, tenant, caches));
         let kms = self.kms(Arc::clone(&self.watched_boundary) as _, &self.log.lane())?;
         let renew = tokio::spawn(crate::worker::renew(kms.clone()));
+        let tend = tokio::spawn(crate::worker::tend(self.vault(&kms, &self.log.lane())?));
         let sweep = tokio::spawn(crate::worker::sweep(self.identities.clone(), kms, self.changes.clone()));
         let watch = tokio::spawn(watch_boundary(Arc::clone(&self.watched_boundary), self.health.clone()));
         let (barrier, log) = (Arc::clone(&self.barrier), Arc::clone(&self.log));
@@ -179,7 +208,7 @@ impl Wired {
         let scrub =
             tokio::spawn(crate::scrub::scrub(self.scrubber.clone(), Arc::clone(&self.log), self.health.clone()));
         let retain = tokio::spawn(self.retainer.clone().run(Arc::clone(&self.log)));
-        let mut workers = vec![follow, renew, sweep, watch, anchor, stands, scrub, retain];
+        let mut workers = vec![follow, renew, tend, sweep, watch, anchor, stands, scrub, retain];
         let (strangers, clock) = (self.strangers.clone(), Arc::new(SystemClock));
         workers.push(tokio::spawn(strangers.tell(self.log.lane(), clock, self.node.clone())));
         let forwards = self.forwarders.iter().cloned();
@@ -282,6 +311,8 @@ const CONNECT: Duration = Duration::from_secs(2);
 const PRINCIPALS_MAX: usize = 4096;
 /// Keys kept in memory, with their aliases and grants.
 const KEYS_MAX: usize = 4096;
+/// Small values of the vault kept in memory.
+const VALUES_MAX: usize = 8192;
 
 #[cfg(test)]
 mod tests {

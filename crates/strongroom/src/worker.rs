@@ -62,6 +62,18 @@ async fn renew_all(kms: &Kms) -> Result<usize, KmsError> {
     }
 }
 
+/// Every ten seconds: wrapped answers whose time is over, and when secrets were read last.
+pub async fn tend(vault: vault::Vault) {
+    loop {
+        tokio::time::sleep(TEND_EVERY).await;
+        for _ in 0..PAGES_MAX {
+            if told("the vault", vault::tend(&vault, SystemClock.now()).await) == 0 {
+                break;
+            }
+        }
+    }
+}
+
 fn told<E: std::fmt::Display>(what: &str, outcome: Result<usize, E>) -> usize {
     outcome.unwrap_or_else(|error| {
         tracing::warn!(%error, what, "was not swept; it stays due");
@@ -71,4 +83,5 @@ fn told<E: std::fmt::Display>(what: &str, outcome: Result<usize, E>) -> usize {
 
 const TICK: Duration = Duration::from_secs(1);
 const RENEW_PAUSE_MAX: Duration = Duration::from_secs(60);
+const TEND_EVERY: Duration = Duration::from_secs(10);
 const PAGES_MAX: usize = 10;

@@ -256,25 +256,40 @@ impl Rig {
             boundary: Arc::new(boundary.clone()),
             barrier: Arc::clone(&cluster.barrier),
             audit: Arc::clone(&audit),
-            changes,
+            changes: changes.clone(),
             caches: Arc::clone(&keys),
             tenant: cluster.tenant,
             generation: 1,
         });
         let kms = kms.unwrap();
-        tokio::spawn(storage::follow(Arc::clone(&store), identities.watched(), vec![names]));
+        tokio::spawn(storage::follow(Arc::clone(&store), identities.watched(), vec![Arc::clone(&names) as _]));
         tokio::spawn(storage::follow(Arc::clone(&store), kms.watched(), vec![keys]));
         let call = RequestInfo::new("start".into(), String::new(), clock.now());
         identities.create_root(ROOT.as_bytes(), &call).await.unwrap();
+        let (strangers, vault_caches) = (api::Strangers::default(), Arc::new(vault::Caches::new(100)));
+        let vault = vault::Vault::new(vault::Seams {
+            barrier: Arc::clone(&cluster.barrier),
+            tenant: cluster.tenant,
+            identities: identities.clone(),
+            identity_caches: Arc::clone(&names),
+            kms: kms.clone(),
+            changes,
+            strangers: strangers.of_vault(&audit),
+            caches: Arc::clone(&vault_caches),
+        });
+        let vault = vault.unwrap();
+        vault.prepare(clock.now()).await.unwrap();
+        let all = storage::EntryPath::parse(&hex::encode(cluster.tenant)).unwrap();
+        tokio::spawn(storage::follow(Arc::clone(&store), all, vec![vault_caches]));
         let (health, acks) = (Health::new(), Arc::new(file.acks(witnesses)));
         health.serve();
         health.boundary(BoundaryState::Available);
         let metrics = Metrics::new("0.0.1", &health);
         let operator = Arc::new(Server { boundary: boundary.clone(), store, dir: dir.path().to_owned() });
-        let strangers = api::Strangers::default();
         let services = Services {
             kms,
             identities,
+            vault,
             operator,
             metrics: metrics.clone(),
             health: health.clone(),

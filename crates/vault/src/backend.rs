@@ -1,0 +1,65 @@
+//! What answers below a mount: a secrets engine, an auth method, or the system itself.
+//!
+//! All three speak the same request and answer, and most of an auth method is its administration: one trait for all.
+
+use crate::call::Verb;
+use crate::error::VaultError;
+use crate::mount::Kind;
+use crate::reply::Reply;
+use crate::scope::Scope;
+use crate::{auth, engine, sys};
+
+#[async_trait::async_trait]
+pub trait Backend: Send + Sync + std::fmt::Debug {
+    /// Answered to who shows no token: logins, unwrapping, health.
+    fn is_public(&self, verb: Verb, path: &str) -> bool;
+
+    /// Answered to every token, whatever its policies say: what is bound to the token itself.
+    fn is_everybodys(&self, verb: Verb, path: &str) -> bool;
+
+    /// Takes `sudo` beside the verb's own capability.
+    fn needs_sudo(&self, verb: Verb, path: &str) -> bool;
+
+    /// Whether a write updates what is there; else it creates, which is another capability.
+    async fn exists(&self, scope: &Scope<'_>) -> Result<bool, VaultError>;
+
+    async fn handle(&self, scope: &Scope<'_>) -> Result<Reply, VaultError>;
+}
+
+pub(crate) fn of(kind: Kind) -> &'static dyn Backend {
+    match kind {
+        Kind::System => &sys::System,
+        Kind::Cubbyhole => &engine::cubbyhole::Cubbyhole,
+        Kind::Kv1 => &engine::kv1::Kv1,
+        Kind::Kv2 => &engine::kv2::Kv2,
+        Kind::Token => &auth::token::Tokens,
+        Kind::Identity | Kind::Transit | Kind::AppRole | Kind::Userpass => &Unserved,
+    }
+}
+
+/// A kind that this version cannot serve: it cannot be mounted, and answers by name.
+#[derive(Debug)]
+struct Unserved;
+
+#[async_trait::async_trait]
+impl Backend for Unserved {
+    fn is_public(&self, _verb: Verb, _path: &str) -> bool {
+        false
+    }
+
+    fn is_everybodys(&self, _verb: Verb, _path: &str) -> bool {
+        false
+    }
+
+    fn needs_sudo(&self, _verb: Verb, _path: &str) -> bool {
+        false
+    }
+
+    async fn exists(&self, _scope: &Scope<'_>) -> Result<bool, VaultError> {
+        Ok(true)
+    }
+
+    async fn handle(&self, scope: &Scope<'_>) -> Result<Reply, VaultError> {
+        Err(VaultError::NoRoute(scope.call.path.as_str().to_owned()))
+    }
+}

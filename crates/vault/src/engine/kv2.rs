@@ -1,0 +1,129 @@
+//! KV version 2: versioned secrets, of which several may be valid at once.
+//!
+//! Beyond Vault: a write with `options.label = "pending"` stages a version that nobody gets who does not ask for it;
+//! `promote` makes it the current one and keeps the one before as `previous`. `?label=` reads by label. Metadata tells when
+//! each version was read last, so that an old one is withdrawn when nobody uses it any more.
+//!
+//! Always: a version's data stands in an entry of its own, written once.
+//! Never: data in metadata; what is destroyed is deleted in the same commit that says so.
+
+mod data;
+mod last_read;
+mod meta;
+pub(crate) mod metadata;
+
+pub use last_read::LastReads;
+
+use super::kv1::{list, name};
+use super::tree::Tree;
+use crate::backend::Backend;
+use crate::call::Verb;
+use crate::error::VaultError;
+use crate::reply::Reply;
+use crate::scope::Scope;
+use crate::view::View;
+use meta::{Config, Meta};
+use storage::{EntryPath, Revision};
+
+#[derive(Debug)]
+pub struct Kv2;
+
+#[async_trait::async_trait]
+impl Backend for Kv2 {
+    fn is_public(&self, _verb: Verb, _path: &str) -> bool {
+        false
+    }
+
+    fn is_everybodys(&self, _verb: Verb, _path: &str) -> bool {
+        false
+    }
+
+    fn needs_sudo(&self, _verb: Verb, _path: &str) -> bool {
+        false
+    }
+
+    async fn exists(&self, scope: &Scope<'_>) -> Result<bool, VaultError> {
+        let Some((_, rest)) = scope.path.split_once('/').filter(|(_, rest)| !rest.is_empty()) else { return Ok(true) };
+        let view = scope.view()?;
+        Ok(view.read(&Secret::new(&view, rest).meta_path()?).await?.is_some())
+    }
+
+    async fn handle(&self, scope: &Scope<'_>) -> Result<Reply, VaultError> {
+        let (kind, rest) = scope.path.split_once('/').unwrap_or((scope.path, ""));
+        let view = scope.view()?;
+        let secret = || name(rest).map(|name| Secret::new(&view, name));
+        match (kind, scope.call.verb) {
+            ("config", Verb::Read) => Reply::data(&config(&view).await?.shown()),
+            ("config", Verb::Write) => metadata::configure(scope, &view).await,
+            ("data", Verb::Read) => data::read(scope, &secret()?).await,
+            ("data", Verb::Write) => data::write(scope, &secret()?).await,
+            ("data", Verb::Patch) => data::patch(scope, &secret()?).await,
+            ("data", Verb::Delete) => data::delete_latest(scope, &secret()?).await,
+            ("subkeys", Verb::Read) => data::subkeys(scope, &secret()?).await,
+            ("delete", Verb::Write) => data::change_versions(scope, &secret()?, data::Fate::Deleted).await,
+            ("undelete", Verb::Write) => data::change_versions(scope, &secret()?, data::Fate::Undeleted).await,
+            ("destroy", Verb::Write) => data::change_versions(scope, &secret()?, data::Fate::Destroyed).await,
+            ("promote", Verb::Write) => metadata::promote(scope, &secret()?).await,
+            ("metadata", Verb::List) => list(scope, &Tree::new(&view, LIST), rest).await,
+            ("metadata", Verb::Read) if rest.is_empty() || rest.ends_with('/') => Err(VaultError::NotFound),
+            ("metadata", Verb::Read) => metadata::read(scope, &secret()?).await,
+            ("metadata", Verb::Write) => metadata::write(scope, &secret()?, metadata::Way::Replace).await,
+            ("metadata", Verb::Patch) => metadata::write(scope, &secret()?, metadata::Way::Merge).await,
+            ("metadata", Verb::Delete) => metadata::delete(scope, &secret()?).await,
+            ("config" | "data" | "subkeys" | "delete" | "undelete" | "destroy" | "promote", _) => {
+                Err(VaultError::Unsupported)
+            }
+            _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+        }
+    }
+}
+
+/// One name of a mount.
+pub(super) struct Secret<'v> {
+    view: &'v View,
+    name: &'v str,
+    slot: String,
+}
+
+impl<'v> Secret<'v> {
+    fn new(view: &'v View, name: &'v str) -> Self {
+        Self { view, name, slot: Tree::new(view, LIST).slot(name) }
+    }
+
+    fn tree(&self) -> Tree<'v> {
+        Tree::new(self.view, LIST)
+    }
+
+    fn meta_path(&self) -> Result<EntryPath, VaultError> {
+        self.view.path(&format!("m/{}", self.slot))
+    }
+
+    fn data_path(&self, version: u32) -> Result<EntryPath, VaultError> {
+        self.view.path(&format!("d/{}/{version:08x}", self.slot))
+    }
+
+    /// Perhaps from memory.
+    async fn meta(&self) -> Result<Option<Meta>, VaultError> {
+        let found = self.view.read(&self.meta_path()?).await?;
+        found.as_ref().as_ref().map(|found| Meta::decode(found.value.expose())).transpose()
+    }
+
+    /// To be changed: as it stands in the store.
+    async fn load(&self) -> Result<Option<(Meta, Revision)>, VaultError> {
+        let found = self.view.load(&self.meta_path()?).await?;
+        found.map(|found| Ok((Meta::decode(found.value.expose())?, found.revision))).transpose()
+    }
+}
+
+async fn config(view: &View) -> Result<Config, VaultError> {
+    let found = view.read(&view.path(CONFIG)?).await?;
+    match found.as_ref() {
+        Some(found) => serde_json::from_slice(found.value.expose())
+            .map_err(|_| VaultError::Internal("a mount's configuration cannot be read".into())),
+        None => Ok(Config::default()),
+    }
+}
+
+const LIST: &str = "l";
+const CONFIG: &str = "c";
+const ATTEMPTS_MAX: usize = 16;

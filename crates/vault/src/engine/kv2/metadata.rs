@@ -1,0 +1,258 @@
+//! What is kept of a secret beside its data: read, written, deleted with everything; which version is served.
+
+use super::data::{begin, shed};
+use super::meta::{Config, Meta, VERSIONS_MAX};
+use super::{ATTEMPTS_MAX, CONFIG, Secret, config};
+use crate::body::Body;
+use crate::clock::rfc3339;
+use crate::duration;
+use crate::error::VaultError;
+use crate::reply::Reply;
+use crate::scope::Scope;
+use crate::view::View;
+use audit::{Decision, Outcome, Record, Subject};
+use envelope::Timestamp;
+use identity::ChangeError;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Replace,
+    Merge,
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    cas_required: bool,
+    created_time: String,
+    current_version: u32,
+    custom_metadata: Option<&'a BTreeMap<String, String>>,
+    delete_version_after: String,
+    max_versions: u32,
+    oldest_version: u32,
+    updated_time: String,
+    pending_version: Option<u32>,
+    previous_version: Option<u32>,
+    versions: BTreeMap<String, ShownVersion>,
+}
+
+#[derive(Serialize)]
+struct ShownVersion {
+    created_time: String,
+    deletion_time: String,
+    destroyed: bool,
+    labels: Vec<&'static str>,
+    last_read_time: String,
+}
+
+pub(super) async fn read(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Reply, VaultError> {
+    let meta = secret.meta().await?.ok_or(VaultError::NotFound)?;
+    let mut versions = BTreeMap::new();
+    for (number, version) in &meta.versions {
+        let read = last_read(scope, secret, *number).await?;
+        let shown = ShownVersion {
+            created_time: rfc3339(Timestamp::from_unix_millis(version.created)),
+            deletion_time: version.deletion_time(),
+            destroyed: version.destroyed,
+            labels: meta.labels(*number),
+            last_read_time: if read == 0 { String::new() } else { rfc3339(Timestamp::from_unix_millis(read)) },
+        };
+        versions.insert(number.to_string(), shown);
+    }
+    Reply::data(&Shown {
+        cas_required: meta.cas_required,
+        created_time: rfc3339(Timestamp::from_unix_millis(meta.created)),
+        current_version: meta.current(),
+        custom_metadata: (!meta.custom.is_empty()).then_some(&meta.custom),
+        delete_version_after: duration::show(Duration::from_secs(meta.delete_version_after_secs)),
+        max_versions: meta.max_versions,
+        oldest_version: meta.versions.keys().next().copied().filter(|oldest| *oldest > 1).unwrap_or(0),
+        updated_time: rfc3339(Timestamp::from_unix_millis(meta.updated)),
+        pending_version: meta.pending(),
+        previous_version: meta.previous,
+        versions,
+    })
+}
+
+async fn last_read(scope: &Scope<'_>, secret: &Secret<'_>, number: u32) -> Result<u64, VaultError> {
+    let path = secret.data_path(number)?;
+    let noted = secret.view.read(&noted_at(&path)?).await?;
+    let noted = noted.as_ref().as_ref().and_then(|noted| noted.value.expose().try_into().ok()).map(u64::from_be_bytes);
+    Ok(noted.unwrap_or(0).max(scope.vault.last_reads().of(&path)))
+}
+
+/// `r/SLOT/VERSION` for `d/SLOT/VERSION`.
+fn noted_at(data: &storage::EntryPath) -> Result<storage::EntryPath, VaultError> {
+    let mut segments: Vec<&str> = data.segments().collect();
+    if let Some(kind) = segments.len().checked_sub(3).and_then(|at| segments.get_mut(at)) {
+        *kind = "r";
+    }
+    storage::EntryPath::parse(&segments.join("/")).map_err(|_| VaultError::Internal("a path of ours".into()))
+}
+
+/// Notes in the store what was read since the last time. For a worker, every few seconds.
+pub(crate) async fn note_last_reads(vault: &crate::Vault, now: Timestamp) -> Result<usize, VaultError> {
+    let reads = vault.last_reads().unnoted(NOTED_AT_ONCE);
+    if reads.is_empty() {
+        return Ok(0);
+    }
+    let mut batch = vault.changes().batch()?;
+    for (path, at) in &reads {
+        let noted = noted_at(path)?;
+        let sealed = vault.barrier().seal(&noted, &at.to_be_bytes())?;
+        batch = batch.put(noted, sealed);
+    }
+    let record = Record {
+        decision: Decision::Allowed,
+        outcome: Outcome::Done,
+        ..Record::new(now, "worker", "VaultNoteLastReads", &Subject::System)
+    };
+    vault.commit(batch, &record).await?;
+    vault.last_reads().noted(&reads);
+    Ok(reads.len())
+}
+
+pub(super) async fn configure(scope: &Scope<'_>, view: &View) -> Result<Reply, VaultError> {
+    let body = &scope.call.body;
+    let mut config: Config = config(view).await?;
+    if let Some(max) = max_versions(body)? {
+        config.max_versions = max;
+    }
+    if let Some(required) = body.bool("cas_required")? {
+        config.cas_required = required;
+    }
+    if body.has("delete_version_after") {
+        config.delete_version_after_secs = delete_after(body)?;
+    }
+    let text = serde_json::to_vec(&config).map_err(|_| VaultError::Internal("a configuration".into()))?;
+    scope.commit(view.put(scope.batch()?, view.path(CONFIG)?, &text)?).await?;
+    Ok(Reply::empty())
+}
+
+fn max_versions(body: &Body) -> Result<Option<u32>, VaultError> {
+    body.count("max_versions", VERSIONS_MAX)
+}
+
+fn delete_after(body: &Body) -> Result<u64, VaultError> {
+    Ok(body.duration("delete_version_after")?.map_or(0, |after| after.as_secs()))
+}
+
+pub(super) async fn write(scope: &Scope<'_>, secret: &Secret<'_>, way: Way) -> Result<Reply, VaultError> {
+    let body = &scope.call.body;
+    let config = config(secret.view).await?;
+    for _ in 0..ATTEMPTS_MAX {
+        let found = secret.load().await?;
+        if found.is_none() && way == Way::Merge {
+            return Err(VaultError::NotFound);
+        }
+        let (batch, mut meta) = begin(scope, secret, found).await?;
+        if let Some(max) = max_versions(body)? {
+            meta.max_versions = max;
+        }
+        if let Some(required) = body.bool("cas_required")? {
+            meta.cas_required = required;
+        }
+        if body.has("delete_version_after") {
+            meta.delete_version_after_secs = delete_after(body)?;
+        }
+        custom(&mut meta, body, way)?;
+        meta.updated = scope.now().unix_millis();
+        let batch = shed(secret, batch, &mut meta, &config)?;
+        let batch = secret.view.put(batch, secret.meta_path()?, &meta.encode()?)?;
+        match scope.commit(batch).await {
+            Err(ChangeError::Conflict(_)) => {}
+            outcome => return Ok(outcome.map(|_| Reply::empty())?),
+        }
+    }
+    Err(VaultError::Conflict)
+}
+
+/// Vault's bounds: 64 keys of 128 bytes, values of 512. In a merge null takes a key out.
+fn custom(meta: &mut Meta, body: &Body, way: Way) -> Result<(), VaultError> {
+    let wrong = |why: &'static str| VaultError::field("custom_metadata", why);
+    let Some(raw) = body.object("custom_metadata")? else { return Ok(()) };
+    let told: BTreeMap<String, Option<String>> =
+        serde_json::from_str(raw).map_err(|_| wrong("not an object of strings"))?;
+    if way == Way::Replace {
+        meta.custom.clear();
+    }
+    for (key, value) in told {
+        match value {
+            Some(value) => {
+                if key.is_empty() || key.len() > 128 || value.len() > 512 {
+                    return Err(wrong("a key has 1 to 128 bytes, a value at most 512"));
+                }
+                meta.custom.insert(key, value);
+            }
+            None => {
+                meta.custom.remove(&key);
+            }
+        }
+    }
+    if meta.custom.len() > 64 { Err(wrong("more than 64 keys")) } else { Ok(()) }
+}
+
+/// All of it goes: every version, and the name.
+pub(super) async fn delete(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Reply, VaultError> {
+    for _ in 0..ATTEMPTS_MAX {
+        let Some((mut meta, revision)) = secret.load().await? else { return Ok(Reply::empty()) };
+        let numbers: Vec<u32> = meta.versions.keys().copied().collect();
+        let (now, later) = numbers.split_at(numbers.len().min(DELETED_AT_ONCE));
+        let mut batch = scope.batch()?.revision_is(secret.meta_path()?, revision);
+        for number in now {
+            let path = secret.data_path(*number)?;
+            batch = batch.delete(noted_at(&path)?).delete(path);
+            meta.versions.remove(number);
+        }
+        let over = later.is_empty();
+        let batch = if over {
+            secret.tree().remove(batch.delete(secret.meta_path()?), secret.name)?
+        } else {
+            secret.view.put(batch, secret.meta_path()?, &meta.encode()?)?
+        };
+        match scope.commit(batch).await {
+            Ok(_) if over => {
+                secret.tree().prune(scope, secret.name).await;
+                return Ok(Reply::empty());
+            }
+            Ok(_) | Err(ChangeError::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(VaultError::Conflict)
+}
+
+/// `version`, or the pending one, is served from now on; the one before is kept as `previous`.
+pub(super) async fn promote(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Reply, VaultError> {
+    let asked = scope.call.body.count("version", u32::MAX)?.filter(|number| *number > 0);
+    for _ in 0..ATTEMPTS_MAX {
+        let (mut meta, revision) = secret.load().await?.ok_or(VaultError::NotFound)?;
+        let number = asked.or(meta.pending()).ok_or_else(|| VaultError::Invalid("no version is pending".into()))?;
+        let version = meta.versions.get(&number).copied().ok_or(VaultError::NotFound)?;
+        if !version.is_readable(scope.now()) {
+            return Err(VaultError::field("version", "deleted or destroyed"));
+        }
+        let was = meta.current();
+        meta.serve(number, was);
+        meta.updated = scope.now().unix_millis();
+        let batch = scope.batch()?.revision_is(secret.meta_path()?, revision);
+        match scope.commit(secret.view.put(batch, secret.meta_path()?, &meta.encode()?)?).await {
+            Err(ChangeError::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => {
+                return Reply::data(&BTreeMap::from([
+                    ("current_version", Some(meta.current())),
+                    ("previous_version", meta.previous),
+                    ("pending_version", meta.pending()),
+                ]));
+            }
+        }
+    }
+    Err(VaultError::Conflict)
+}
+
+/// Two deletions each, beside the rest of a commit.
+const DELETED_AT_ONCE: usize = 50;
+const NOTED_AT_ONCE: usize = 100;

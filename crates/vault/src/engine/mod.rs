@@ -1,0 +1,6 @@
+//! Secrets engines.
+
+pub mod cubbyhole;
+pub mod kv1;
+pub mod kv2;
+mod tree;

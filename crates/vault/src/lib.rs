@@ -1,0 +1,39 @@
+//! The secrets vault: what the API of Vault speaks of, on top of keys, identity, storage and audit.
+//!
+//! Always: a request is authenticated, routed, decided on, carried out and recorded in that order ([`service`]); a change and
+//! its record are durable at once.
+//! Always: an engine sees its own mount's part of the store and nothing else.
+//! Never: a secret in an error, a record, a log, or a path of the store.
+#![forbid(unsafe_code)]
+
+pub mod auth;
+pub mod backend;
+pub mod body;
+pub mod call;
+mod clock;
+pub mod duration;
+pub mod engine;
+pub mod error;
+pub mod mount;
+pub mod reply;
+pub mod scope;
+pub mod service;
+mod sys;
+pub mod text;
+pub mod view;
+pub mod wrapping;
+
+pub use body::Body;
+pub use call::{ApiPath, Call, Verb};
+pub use engine::kv2::LastReads;
+pub use error::VaultError;
+pub use reply::{Answer, Reply};
+pub use service::{Caches, Seams, Vault};
+pub use text::Text;
+
+use envelope::Timestamp;
+
+/// What goes on without anybody asking: for a worker, every few seconds. How much there was to do.
+pub async fn tend(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
+    Ok(wrapping::sweep(vault, now).await? + engine::kv2::metadata::note_last_reads(vault, now).await?)
+}

@@ -1,0 +1,334 @@
+//! `Vault`: holds the seams, and carries every request through the same steps.
+//!
+//! ```text
+//! who asks → which mount → may they → the mount's backend → wrapped, where asked for → recorded → answered
+//! ```
+
+use crate::backend::{self, Backend};
+use crate::call::{Call, Verb};
+use crate::error::VaultError;
+use crate::mount::{Kind, Mount, Table, Tune};
+use crate::reply::{Answer, Reply};
+use crate::scope::{Scope, record};
+use crate::view::{Values, View};
+use audit::{Decision, Outcome, Record, Subject};
+use envelope::Timestamp;
+use identity::{Capability, ChangeError, Changes, Identities, Principal, Verdict, decide};
+use kms::Kms;
+use std::sync::Arc;
+use storage::{AtLeast, Barrier, Batch, Cache, Change, EntryPath, Invalidate, Revision};
+
+/// What the vault stands on.
+#[derive(Debug, Clone)]
+pub struct Seams {
+    pub barrier: Arc<Barrier>,
+    pub tenant: [u8; 16],
+    pub identities: Identities,
+    /// Its identity's caches hear of what is changed here at once.
+    pub identity_caches: Arc<identity::Caches>,
+    pub kms: Kms,
+    pub changes: Changes,
+    pub strangers: Arc<dyn Strangers>,
+    /// One for the whole process.
+    pub caches: Arc<Caches>,
+}
+
+/// Takes the records of who was not recognised: a bounded part of the log, of each address.
+#[async_trait::async_trait]
+pub trait Strangers: Send + Sync + std::fmt::Debug {
+    /// Answers when the record is durable.
+    async fn append(&self, record: &Record<'_>) -> Result<(), VaultError>;
+}
+
+/// What is known already. One for all cores; tell it of changes with [`storage::follow`].
+#[derive(Debug)]
+pub struct Caches {
+    mounts: Cache<(), Table>,
+    values: Arc<Values>,
+    last_reads: crate::LastReads,
+}
+
+impl Caches {
+    /// At most `values` small values.
+    pub fn new(values: usize) -> Self {
+        Self { mounts: Cache::new(1), values: Arc::new(Cache::new(values)), last_reads: crate::LastReads::default() }
+    }
+
+    pub fn values(&self) -> usize {
+        self.values.len()
+    }
+}
+
+impl Invalidate for Caches {
+    fn apply(&self, change: &Change) {
+        self.mounts.apply(change);
+        self.values.apply(change);
+    }
+}
+
+/// The secrets domain of one tenant. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Vault {
+    seams: Seams,
+    root: EntryPath,
+}
+
+impl Vault {
+    pub fn new(seams: Seams) -> Result<Self, VaultError> {
+        let root = EntryPath::parse(&format!("{}/vault", hex::encode(seams.tenant)))
+            .map_err(|_| VaultError::Internal("a tenant is a segment".into()))?;
+        Ok(Self { seams, root })
+    }
+
+    /// At the start: the built-in mounts, and `secret/`, where nothing was ever mounted.
+    pub async fn prepare(&self, now: Timestamp) -> Result<(), VaultError> {
+        let path = self.mounts_path()?;
+        let (_, found) = self.seams.barrier.get(std::slice::from_ref(&path), AtLeast::Latest).await?;
+        if found.into_iter().flatten().next().is_some() {
+            return Ok(());
+        }
+        let mut table = Table::default();
+        for (at, kind, description) in FIRST_MOUNTS {
+            table.add(at, self.new_mount(kind, description, now)?)?;
+        }
+        let batch = self.put_table(self.changes().batch()?.absent(path), &table)?;
+        let leaf = Record {
+            path: "sys/mounts",
+            decision: Decision::Allowed,
+            ..Record::new(now, "start", "VaultPrepare", &Subject::System)
+        };
+        match self.commit(batch, &leaf).await {
+            // another node was first
+            Ok(_) | Err(ChangeError::Conflict(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub fn identities(&self) -> &Identities {
+        &self.seams.identities
+    }
+
+    pub fn kms(&self) -> &Kms {
+        &self.seams.kms
+    }
+
+    pub fn changes(&self) -> &Changes {
+        &self.seams.changes
+    }
+
+    pub(crate) fn last_reads(&self) -> &crate::LastReads {
+        &self.seams.caches.last_reads
+    }
+
+    pub fn barrier(&self) -> &Arc<Barrier> {
+        &self.seams.barrier
+    }
+
+    /// Answers a request. Never fails: a refusal is an answer.
+    pub async fn handle(&self, call: Call) -> Answer {
+        let request_id = call.info.request_id.clone();
+        match self.serve(&call).await {
+            Ok(reply) => reply.into_answer(&request_id),
+            Err(error) => {
+                tracing::debug!(request_id, path = call.path.as_str(), ?error, "refused");
+                Answer::refused(error, &request_id)
+            }
+        }
+    }
+
+    async fn serve(&self, call: &Call) -> Result<Reply, VaultError> {
+        let table = match self.table().await {
+            Ok(table) => table,
+            Err(error) => return self.refused(call, None, (Decision::NotReached, ""), error).await,
+        };
+        let routed = table.route(call.path.as_str());
+        let backend = routed.map(|(_, mount, _)| backend::of(mount.kind));
+        let below = routed.map_or("", |(_, _, below)| below);
+        if let (Some(routed), Some(backend)) = (routed, backend)
+            && backend.is_public(call.verb, below)
+        {
+            let scope = Scope::new(self, call, routed, None, String::new());
+            return self.carry_out(&scope, backend).await;
+        }
+        let token = call.token.as_ref().map(envelope::SecretBytes::expose);
+        let by = match self.identities().authenticate(token, call.certificate.as_deref(), &call.info).await {
+            Ok(by) => by,
+            Err(error) => return self.refused(call, None, (Decision::NotReached, ""), error.into()).await,
+        };
+        let (Some(routed), Some(backend)) = (routed, backend) else {
+            let error = if by.is_root() {
+                VaultError::NoRoute(call.path.as_str().to_owned())
+            } else {
+                VaultError::PermissionDenied
+            };
+            return self.refused(call, Some(&by), (Decision::Denied, ""), error).await;
+        };
+        self.authorised(call, routed, backend, &by).await
+    }
+
+    async fn authorised(
+        &self,
+        call: &Call,
+        routed: (&str, &Mount, &str),
+        backend: &dyn Backend,
+        by: &Arc<Principal>,
+    ) -> Result<Reply, VaultError> {
+        let mut scope = Scope::new(self, call, routed, Some(by), String::new());
+        if backend.is_everybodys(call.verb, scope.path) {
+            return self.carry_out(&scope, backend).await;
+        }
+        let capability = match capability(backend, &scope).await {
+            Ok(capability) => capability,
+            Err(error) => return self.refused(call, Some(by), (Decision::NotReached, ""), error).await,
+        };
+        let path = call.path.as_str();
+        match decide(by.acl(), path, capability) {
+            Verdict::Allow { rule } => scope.rule = rule.to_owned(),
+            Verdict::Deny { rule } => {
+                let refusal = VaultError::PermissionDenied;
+                return self.refused(call, Some(by), (Decision::Denied, rule), refusal).await;
+            }
+            Verdict::Nothing => {
+                return self.refused(call, Some(by), (Decision::Denied, ""), VaultError::PermissionDenied).await;
+            }
+        }
+        let sudo = backend.needs_sudo(call.verb, scope.path);
+        if sudo && !matches!(decide(by.acl(), path, Capability::Sudo), Verdict::Allow { .. }) {
+            return self.refused(call, Some(by), (Decision::Denied, ""), VaultError::PermissionDenied).await;
+        }
+        self.carry_out(&scope, backend).await
+    }
+
+    async fn carry_out(&self, scope: &Scope<'_>, backend: &dyn Backend) -> Result<Reply, VaultError> {
+        let outcome = backend.handle(scope).await;
+        match outcome {
+            Ok(reply) => {
+                if !scope.is_recorded() {
+                    self.log(&scope.record(scope.subject(), Decision::Allowed, Outcome::Done)).await?;
+                }
+                let mount_type = scope.mount.kind.type_name();
+                let reply = Reply { mount_type, ..reply };
+                match scope.call.wrap_ttl {
+                    Some(ttl) if reply.has_content() => crate::wrapping::wrap(scope, reply, ttl).await,
+                    Some(_) | None => Ok(reply),
+                }
+            }
+            Err(error) if scope.is_recorded() || error.is_unrecorded() => Err(error),
+            Err(error) => {
+                let outcome = Outcome::Failed(error.reason().into());
+                self.log(&scope.record(scope.subject(), Decision::Allowed, outcome)).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Records a refusal, then refuses.
+    async fn refused(
+        &self,
+        call: &Call,
+        by: Option<&Arc<Principal>>,
+        (decision, rule): (Decision, &str),
+        error: VaultError,
+    ) -> Result<Reply, VaultError> {
+        if error.is_unrecorded() {
+            return Err(error);
+        }
+        let subject = by.map_or(&Subject::Unauthenticated, |by| by.subject());
+        let outcome = Outcome::Failed(error.reason().into());
+        self.log(&record(call, subject, decision, rule, outcome)).await?;
+        Err(error)
+    }
+
+    async fn log(&self, record: &Record<'_>) -> Result<(), VaultError> {
+        match record.subject {
+            Subject::Unauthenticated => self.seams.strangers.append(record).await,
+            Subject::Token { .. } | Subject::Certificate { .. } | Subject::System => {
+                Ok(self.changes().log(record).await?)
+            }
+        }
+    }
+
+    /// Commits, and drops what the change outdates before the caller hears of it.
+    pub(crate) async fn commit(&self, batch: Batch, record: &Record<'_>) -> Result<Revision, ChangeError> {
+        let paths = batch.writes.iter().map(|write| write.path().clone()).collect();
+        let revision = self.changes().commit(batch, record).await?;
+        let change = Change::Paths { revision, paths };
+        self.seams.caches.apply(&change);
+        self.seams.identity_caches.apply(&change);
+        Ok(revision)
+    }
+
+    /// All mounts, as they are now or were a moment ago.
+    pub async fn table(&self) -> Result<Arc<Table>, VaultError> {
+        if let Some(table) = self.seams.caches.mounts.peek(&()) {
+            return Ok(table);
+        }
+        let (table, _, read_at) = self.load_table().await?;
+        let table = Arc::new(table);
+        self.seams.caches.mounts.insert((), Arc::clone(&table), &[self.mounts_path()?], read_at);
+        Ok(table)
+    }
+
+    /// With the revision of their entry, and of the read.
+    pub(crate) async fn load_table(&self) -> Result<(Table, Revision, Revision), VaultError> {
+        let path = self.mounts_path()?;
+        let (read_at, found) = self.seams.barrier.get(std::slice::from_ref(&path), AtLeast::Latest).await?;
+        let opened = found.into_iter().flatten().next();
+        let opened = opened.ok_or_else(|| VaultError::Internal("there are no mounts".into()))?;
+        let table = serde_json::from_slice(opened.value.expose())
+            .map_err(|_| VaultError::Internal("the stored mounts cannot be read".into()))?;
+        Ok((table, opened.revision, read_at))
+    }
+
+    pub(crate) fn put_table(&self, batch: Batch, table: &Table) -> Result<Batch, VaultError> {
+        let path = self.mounts_path()?;
+        let text =
+            serde_json::to_vec(table).map_err(|_| VaultError::Internal("the mounts cannot be written".into()))?;
+        let sealed = self.seams.barrier.seal(&path, &text)?;
+        Ok(batch.put(path, sealed))
+    }
+
+    pub(crate) fn mounts_path(&self) -> Result<EntryPath, VaultError> {
+        self.below("mounts")
+    }
+
+    pub(crate) fn new_mount(&self, kind: Kind, description: &str, now: Timestamp) -> Result<Mount, VaultError> {
+        Ok(Mount {
+            kind,
+            id: hex::encode(self.seams.barrier.random::<16>()?),
+            accessor: format!("{}_{}", kind.type_name(), hex::encode(self.seams.barrier.random::<4>()?)),
+            description: description.to_owned(),
+            tune: Tune::default(),
+            created: now.unix_millis(),
+        })
+    }
+
+    /// The part of the store of one mount, or of the vault's own under a name that is no mount's id.
+    pub(crate) fn view(&self, id: &str) -> Result<View, VaultError> {
+        Ok(View::new(&self.seams.barrier, self.below(&format!("m/{id}"))?, &self.seams.caches.values))
+    }
+
+    fn below(&self, rest: &str) -> Result<EntryPath, VaultError> {
+        self.root.join(rest).map_err(|_| VaultError::Internal("ids are segments".into()))
+    }
+}
+
+/// What a rule must give for this.
+async fn capability(backend: &dyn Backend, scope: &Scope<'_>) -> Result<Capability, VaultError> {
+    Ok(match scope.call.verb {
+        Verb::Read => Capability::Read,
+        Verb::List => Capability::List,
+        Verb::Patch => Capability::Patch,
+        Verb::Delete => Capability::Delete,
+        Verb::Write if backend.exists(scope).await? => Capability::Update,
+        Verb::Write => Capability::Create,
+    })
+}
+
+const FIRST_MOUNTS: [(&str, Kind, &str); 5] = [
+    ("auth/token/", Kind::Token, "token based credentials"),
+    ("cubbyhole/", Kind::Cubbyhole, "per-token private secret storage"),
+    ("identity/", Kind::Identity, "identity store"),
+    ("secret/", Kind::Kv2, "key/value secret storage"),
+    ("sys/", Kind::System, "system endpoints used for control, policy and debugging"),
+];

@@ -1,0 +1,51 @@
+//! The system's own paths: one file a subtree.
+
+mod mounts;
+mod policies;
+mod status;
+mod wrapping;
+
+use crate::backend::Backend;
+use crate::call::Verb;
+use crate::error::VaultError;
+use crate::reply::Reply;
+use crate::scope::Scope;
+
+#[derive(Debug)]
+pub(crate) struct System;
+
+#[async_trait::async_trait]
+impl Backend for System {
+    fn is_public(&self, verb: Verb, path: &str) -> bool {
+        match path {
+            "health" | "seal-status" | "leader" | "init" => verb == Verb::Read,
+            "wrapping/lookup" => matches!(verb, Verb::Read | Verb::Write),
+            "wrapping/unwrap" | "wrapping/rewrap" => verb == Verb::Write,
+            _ => false,
+        }
+    }
+
+    fn is_everybodys(&self, verb: Verb, path: &str) -> bool {
+        path.starts_with("internal/ui/mounts") && verb == Verb::Read
+    }
+
+    fn needs_sudo(&self, verb: Verb, path: &str) -> bool {
+        path.starts_with("auth/") && matches!(verb, Verb::Write | Verb::Delete)
+    }
+
+    async fn exists(&self, _scope: &Scope<'_>) -> Result<bool, VaultError> {
+        Ok(true)
+    }
+
+    async fn handle(&self, scope: &Scope<'_>) -> Result<Reply, VaultError> {
+        let segments = scope.segments();
+        match segments.first().copied().unwrap_or_default() {
+            "health" | "seal-status" | "leader" | "ha-status" | "init" => status::handle(scope, &segments).await,
+            "mounts" | "auth" | "remount" | "internal" => mounts::handle(scope, &segments).await,
+            "policies" | "policy" => policies::handle(scope, &segments).await,
+            "capabilities-self" => policies::capabilities(scope).await,
+            "wrapping" => wrapping::handle(scope, &segments).await,
+            _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+        }
+    }
+}
