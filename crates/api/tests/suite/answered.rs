@@ -69,7 +69,8 @@ async fn every_method_answers() {
     server(&mut clients).await;
     everybodys(&rig).await;
     let text = rig.metrics.render();
-    for operation in Operation::ALL.iter().filter(|operation| **operation != Operation::Unknown) {
+    let ours = |operation: &&Operation| **operation != Operation::Unknown && !Operation::VERBS.contains(operation);
+    for operation in Operation::ALL.iter().filter(ours) {
         let line = format!("strongroom_requests_total{{operation=\"{}\",outcome=\"OK\"}}", operation.name());
         assert!(text.contains(&line), "{} did not answer", operation.name());
     }
