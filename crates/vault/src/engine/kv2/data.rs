@@ -214,9 +214,8 @@ pub(super) async fn delete_latest(scope: &Scope<'_>, secret: &Secret<'_>) -> Res
 }
 
 pub(super) async fn change_versions(scope: &Scope<'_>, secret: &Secret<'_>, fate: Fate) -> Result<Reply, VaultError> {
-    let versions = scope.call.body.list("versions").map(|_| scope.call.body.raw("versions"))?;
     let wrong = || VaultError::field("versions", "1 to 100 numbers of versions");
-    let numbers: Vec<u32> = match versions {
+    let numbers: Vec<u32> = match scope.call.body.raw("versions") {
         Some(raw) if raw.starts_with('[') => numbers(raw).ok_or_else(wrong)?,
         Some(_) => {
             let list = scope.call.body.list("versions")?.unwrap_or_default();

@@ -1,0 +1,219 @@
+//! A vault, and how it is asked.
+
+use audit::read::{LogFolder, LogReader};
+use audit::record::Entry;
+use audit::{CheckpointSigner, Log, LogOptions, SignError};
+use envelope::merkle::Hash;
+use envelope::time::Clock;
+use envelope::{ManualClock, SecretBytes, SecretKey, Timestamp};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use hsm_api::{Boundary, Pending, Reply, Request, Role};
+use hsm_sim::jail::SecretPage;
+use hsm_sim::{KeyStore, Module, Options, Unlock};
+use identity::{Changes, Identities, PeerCertificate, RequestInfo};
+use kms::Kms;
+use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use storage::{Barrier, EntryPath, Keyring, Memory, Storage, follow};
+use vault::{ApiPath, Body, Call, Vault, Verb};
+
+pub(crate) const TENANT: [u8; 16] = [0x7e; 16];
+pub(crate) const START: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
+pub(crate) const ROOT: &str = "root-token-of-these-tests";
+
+#[derive(Debug)]
+struct InProcess(Module);
+
+impl Boundary for InProcess {
+    fn submit(&self, request: Request) -> Pending<Reply> {
+        let reply = self.0.serve(Role::User, request);
+        async move {
+            tokio::task::yield_now().await;
+            reply
+        }
+        .boxed()
+    }
+}
+
+pub(crate) struct Rig {
+    dir: tempfile::TempDir,
+    pub(crate) clock: ManualClock,
+    pub(crate) store: Arc<dyn Storage>,
+    pub(crate) vault: Vault,
+    /// Ends with its last holder that is no lane.
+    _log: Arc<Log>,
+    calls: AtomicU64,
+}
+
+/// How a request is sent beside its path and body.
+#[derive(Default, Clone)]
+pub(crate) struct With<'a> {
+    pub(crate) token: Option<&'a str>,
+    pub(crate) certificate: Option<u8>,
+    pub(crate) wrap_secs: Option<u64>,
+    pub(crate) bind: Option<u8>,
+    pub(crate) from: Option<&'a str>,
+}
+
+impl Rig {
+    pub(crate) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = ManualClock::at(START);
+        let module = start_module(&dir.path().join("hsm"), &clock);
+        module.serve(Role::Officer, Request::Initialise { threshold: 1, shares: 1 }).unwrap();
+        let store: Arc<dyn Storage> = Arc::new(Memory::with_clock(Arc::new(clock.clone())));
+        let barrier = Arc::new(Barrier::new(Arc::clone(&store), [0xc1; 16], Keyring::generate().unwrap()));
+        let log = open_log(dir.path().join("audit"));
+        let changes = Changes::new(Arc::clone(&barrier), log.lane());
+        let (names, keys) = (Arc::new(identity::Caches::new(100)), Arc::new(kms::Caches::new(100)));
+        let identities = Identities::new(identity::Seams {
+            barrier: Arc::clone(&barrier),
+            tenant: TENANT,
+            generation: 1,
+            changes: changes.clone(),
+            caches: Arc::clone(&names),
+        })
+        .unwrap();
+        let kms = Kms::new(kms::Seams {
+            boundary: Arc::new(InProcess(module)),
+            barrier: Arc::clone(&barrier),
+            audit: log.lane(),
+            changes: changes.clone(),
+            caches: Arc::clone(&keys),
+            tenant: TENANT,
+            generation: 1,
+        })
+        .unwrap();
+        let caches = Arc::new(vault::Caches::new(1000));
+        let all = EntryPath::parse(&hex::encode(TENANT)).unwrap();
+        tokio::spawn(follow(
+            Arc::clone(&store),
+            all,
+            vec![Arc::clone(&names) as _, Arc::clone(&keys) as _, Arc::clone(&caches) as _],
+        ));
+        let info = RequestInfo::new("boot".into(), String::new(), START);
+        identities.create_root(ROOT.as_bytes(), &info).await.unwrap();
+        let vault = Vault::new(vault::Seams {
+            barrier,
+            tenant: TENANT,
+            identities,
+            identity_caches: names,
+            kms,
+            changes,
+            strangers: log.lane(),
+            caches,
+        })
+        .unwrap();
+        vault.prepare(START).await.unwrap();
+        Self { dir, clock, store, vault, _log: log, calls: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn clock_now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// As root. The status, and the body or null.
+    pub(crate) async fn root(&self, verb: Verb, path: &str, body: Value) -> (u16, Value) {
+        self.ask(verb, path, body, With { token: Some(ROOT), ..With::default() }).await
+    }
+
+    /// As root, and it must succeed: its `data`.
+    pub(crate) async fn done(&self, verb: Verb, path: &str, body: Value) -> Value {
+        let (status, body) = self.root(verb, path, body).await;
+        assert!((200..300).contains(&status), "{path}: {status} {body}");
+        body["data"].clone()
+    }
+
+    pub(crate) async fn ask(&self, verb: Verb, path: &str, body: Value, with: With<'_>) -> (u16, Value) {
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
+        let from = with.from.unwrap_or("192.0.2.7:4711").to_owned();
+        let text = if body.is_null() { String::new() } else { body.to_string() };
+        let certificate = with.certificate.map(certificate);
+        let mut info = RequestInfo::new(format!("call-{number}"), from, self.clock.now());
+        info.certificate = certificate.as_ref().map(|shown| hex::encode(shown.thumbprint).into());
+        let call = Call {
+            verb,
+            path: ApiPath::parse(path).unwrap(),
+            parameters: pairs.map(|(name, value)| (name.into(), value.into())).collect(),
+            body: Body::parse(SecretBytes::copy_from(text.as_bytes())).unwrap(),
+            token: with.token.map(|token| SecretBytes::copy_from(token.as_bytes())),
+            certificate,
+            wrap_ttl: with.wrap_secs.map(Duration::from_secs),
+            bind: with.bind.map(|byte| [byte; 32]),
+            info,
+        };
+        let answer = self.vault.handle(call).await;
+        let body = answer.body.map_or(Value::Null, |body| serde_json::from_slice(body.as_bytes()).unwrap());
+        (answer.status, body)
+    }
+
+    /// The log's records.
+    pub(crate) fn records(&self) -> Vec<Value> {
+        let log = LogReader::over(LogFolder::open(&self.log_path()).unwrap());
+        let (mut entries, mut out) = (log.iter_from(0).unwrap(), Vec::new());
+        while let Some((_, entry)) = entries.read().unwrap() {
+            out.push(serde_json::from_str(&Entry::decode(entry).unwrap().to_json(None)).unwrap());
+        }
+        out
+    }
+
+    /// What `act` adds to the log.
+    pub(crate) async fn recorded<T>(&self, act: impl Future<Output = T>) -> (T, Vec<Value>) {
+        let before = self.records().len();
+        let outcome = act.await;
+        (outcome, self.records().split_off(before))
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("audit")
+    }
+}
+
+/// A client certificate whose thumbprint is this byte, repeated.
+pub(crate) fn certificate(byte: u8) -> Arc<PeerCertificate> {
+    Arc::new(PeerCertificate { thumbprint: [byte; 32], common_name: None, sans: Vec::new() })
+}
+
+/// A boundary that is away: the log goes on, unsigned.
+#[derive(Debug)]
+struct Away;
+
+impl CheckpointSigner for Away {
+    /// RFC 8032 §7.1, test 1.
+    fn verifier(&self) -> [u8; 32] {
+        let mut key = [0; 32];
+        hex::decode_to_slice("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a", &mut key).unwrap();
+        key
+    }
+
+    fn sign(&self, _: String, _: u64, _: Hash, _: Vec<Hash>) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
+        std::future::ready(Err(SignError::Unavailable)).boxed()
+    }
+}
+
+fn open_log(dir: PathBuf) -> Arc<Log> {
+    let (origin, clock) = ("strongroom.audit/test".to_owned(), Arc::new(ManualClock::at(START)));
+    let options = LogOptions::new(dir, origin, "1", Arc::new(Away), clock);
+    Log::open(LogOptions { reserve_bytes: 1 << 16, ..options }).unwrap()
+}
+
+fn start_module(dir: &std::path::Path, clock: &ManualClock) -> Module {
+    std::fs::create_dir_all(dir).unwrap();
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let clock = clock.clone();
+    let options = Options {
+        unlock: Some(Unlock::Secret(SecretKey::init_with(|key| key.fill(7)))),
+        now: Arc::new(move || clock.now()),
+        report: vec![],
+        allow_fault_build: true,
+        fault: None,
+    };
+    Module::open(KeyStore::open(dir).unwrap(), SecretPage::ordinary().unwrap(), options)
+}
