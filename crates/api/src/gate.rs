@@ -53,9 +53,9 @@ pub(crate) struct Head {
 
 /// How long a request may take.
 #[derive(Debug, Clone, Copy)]
-struct Within {
-    began: Instant,
-    time: Duration,
+pub(crate) struct Within {
+    pub(crate) began: Instant,
+    pub(crate) time: Duration,
 }
 
 /// A service behind the gate.

@@ -122,7 +122,7 @@ pub struct Call {
     /// What is made by this call (a wrapping token, a SecretID, a login's token) counts only beside the client certificate
     /// of this SHA-256.
     pub bind: Option<[u8; 32]>,
-    pub info: RequestInfo,
+    pub info: Arc<RequestInfo>,
 }
 
 impl Call {

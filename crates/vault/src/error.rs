@@ -161,7 +161,7 @@ impl From<IdentityError> for VaultError {
         match error.face() {
             Face::Unauthenticated => Self::Unauthenticated(error.cause()),
             Face::PermissionDenied => Self::PermissionDenied,
-            Face::InvalidArgument => match error.field() {
+            Face::InvalidArgument | Face::FailedPrecondition => match error.field() {
                 Some(field) => Self::field(field, error.to_string()),
                 None => Self::Invalid(error.to_string().into()),
             },

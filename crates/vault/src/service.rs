@@ -13,7 +13,7 @@ use crate::scope::{Scope, record};
 use crate::view::{Values, View};
 use audit::{Decision, Outcome, Record, Subject};
 use envelope::Timestamp;
-use identity::{Capability, ChangeError, Changes, Identities, Principal, Verdict, decide};
+use identity::{Capability, ChangeError, Changes, Decided, Identities, Principal, Verdict, decide};
 use kms::Kms;
 use std::sync::Arc;
 use storage::{AtLeast, Barrier, Batch, Cache, Change, EntryPath, Invalidate, Revision};
@@ -182,7 +182,8 @@ impl Vault {
             Err(error) => return self.refused(call, Some(by), (Decision::NotReached, ""), error).await,
         };
         let path = call.path.as_str();
-        match decide(by.acl(), path, capability) {
+        let Decided { verdict, ack } = decide(by.acl(), path, capability);
+        match verdict {
             Verdict::Allow { rule } => scope.rule = rule.to_owned(),
             Verdict::Deny { rule } => {
                 let refusal = VaultError::PermissionDenied;
@@ -192,8 +193,12 @@ impl Vault {
                 return self.refused(call, Some(by), (Decision::Denied, ""), VaultError::PermissionDenied).await;
             }
         }
+        if let Err(refusal) = call.info.demand(ack) {
+            let refusal = VaultError::Unavailable(refusal.reason());
+            return self.refused(call, Some(by), (Decision::Allowed, &scope.rule), refusal).await;
+        }
         let sudo = backend.needs_sudo(call.verb, scope.path);
-        if sudo && !matches!(decide(by.acl(), path, Capability::Sudo), Verdict::Allow { .. }) {
+        if sudo && !matches!(decide(by.acl(), path, Capability::Sudo).verdict, Verdict::Allow { .. }) {
             return self.refused(call, Some(by), (Decision::Denied, ""), VaultError::PermissionDenied).await;
         }
         self.carry_out(&scope, backend).await

@@ -62,7 +62,7 @@ impl Parts {
         if self.token.is_some() || self.certificate.is_some() { BODY_BYTES_MAX } else { STRANGERS_BODY_BYTES_MAX }
     }
 
-    pub(super) fn call(self, body: SecretBytes, info: RequestInfo) -> Result<Call, VaultError> {
+    pub(super) fn call(self, body: SecretBytes, info: Arc<RequestInfo>) -> Result<Call, VaultError> {
         // what a read or a list brings along is ignored, as by Vault
         let body = match self.verb {
             Verb::Read | Verb::List => vault::Body::empty(),

@@ -17,7 +17,7 @@ mod auth;
 mod codec;
 mod error;
 
-use crate::gate::{Post, RECORD_TIME_MAX};
+use crate::gate::{Post, RECORD_TIME_MAX, Within};
 use crate::head::{DEADLINE_MAX, Reply, asked_for, stamp};
 use crate::operation::Operation;
 use crate::peer::Peer;
@@ -48,10 +48,11 @@ impl Face {
     async fn answer(&self, mut request: Request<Body>) -> Reply {
         let began = Instant::now();
         let peer = request.extensions_mut().remove::<Arc<Peer>>();
-        let info = self.post.info(self.post.ids.uuid(), peer.as_deref(), began);
+        let info = Arc::new(self.post.info(self.post.ids.uuid(), peer.as_deref(), began));
         let operation = codec::verb(&request).map_or(Operation::Unknown, Operation::of_verb);
-        let (request_id, asked) = (info.request_id.clone(), asked_for(&request));
-        let served = tokio::time::timeout_at(began + DEADLINE_MAX, self.serve(request, peer, info.clone()));
+        let asked = asked_for(&request);
+        let within = Within { began, time: DEADLINE_MAX };
+        let served = tokio::time::timeout_at(began + within.time, self.serve(request, peer, &info, within));
         let answer = match served.await {
             Ok(Ok(answer)) => answer,
             Ok(Err(malformed)) => self.refused(operation, &info, &asked, malformed).await,
@@ -59,21 +60,26 @@ impl Face {
         };
         self.post.count(operation, answer.outcome, began);
         let mut reply = error::reply(answer);
-        stamp(&mut reply, &request_id);
+        stamp(&mut reply, &info.request_id);
         reply
     }
 
-    /// What cannot be read is refused here; all else is the vault's to answer.
+    /// What cannot be read is refused here; all else is the vault's to answer, once what its decisions demand of the log stands.
     async fn serve(
         &self,
         request: Request<Body>,
         peer: Option<Arc<Peer>>,
-        info: RequestInfo,
+        info: &Arc<RequestInfo>,
+        within: Within,
     ) -> Result<Answer, VaultError> {
         let (head, body) = request.into_parts();
         let parts = Parts::parse(&head, peer.as_deref())?;
         let body = codec::read(body, parts.body_bytes_max()).await?;
-        Ok(self.vault.handle(parts.call(body, info)?).await)
+        let answer = self.vault.handle(parts.call(body, Arc::clone(info))?).await;
+        match self.post.acknowledged(info, within).await {
+            Ok(()) => Ok(answer),
+            Err(refusal) => Ok(Answer::refused(VaultError::Unavailable(refusal.reason), &info.request_id)),
+        }
     }
 
     /// Records the refusal; or tells what stood in the record's way.

@@ -16,7 +16,8 @@ const STATUS: &str = "/strongroom.operator.v1.Operator/Status";
 async fn token(rig: &Rig, name: &str, ack: &str) -> String {
     let rule =
         |path: &str, capability: &str| format!("path \"{path}\" {{ capabilities = [\"{capability}\"] {ack} }}\n");
-    let policy = rule("kms/*", "create\", \"update") + &rule("sys/*", "sudo") + &rule("auth/token/lookup-self", "update");
+    let policy =
+        rule("kms/*", "create\", \"update") + &rule("sys/*", "sudo") + &rule("auth/token/lookup-self", "update");
     let put = PutPolicyRequest { name: name.into(), policy };
     rig.root("/strongroom.identity.v1.Identity/PutPolicy", &put).await.result.unwrap();
     let create = CreateTokenRequest { policies: vec![name.into()], ..Default::default() };

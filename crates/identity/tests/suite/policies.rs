@@ -16,7 +16,8 @@ async fn a_policy_counts_as_soon_as_it_is_written_and_no_longer_than_it_stands()
     let (secret, _) = child(&house, &node, &root, token(&["p"], 600)).await;
     let may = async |node: &identity::Identities| {
         let holder = node.authenticate(Some(secret.expose()), None, &house.call()).await.unwrap();
-        ["a", "b"].map(|path| matches!(decide(holder.acl(), path, Capability::Read).verdict, Verdict::Allow { rule: "p" }))
+        ["a", "b"]
+            .map(|path| matches!(decide(holder.acl(), path, Capability::Read).verdict, Verdict::Allow { rule: "p" }))
     };
     assert_eq!(may(&there).await, [false, false]);
     for (text, expected) in [(Some(READ_A), [true, false]), (Some(READ_B), [false, true]), (None, [false, false])] {

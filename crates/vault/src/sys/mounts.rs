@@ -156,7 +156,7 @@ fn may_see(by: &identity::Principal, path: &str) -> bool {
     by.acl().speaks_of(path)
         || Capability::ALL
             .into_iter()
-            .any(|capability| matches!(decide(by.acl(), path, capability), Verdict::Allow { .. }))
+            .any(|capability| matches!(decide(by.acl(), path, capability).verdict, Verdict::Allow { .. }))
 }
 
 async fn enable(scope: &Scope<'_>, auth: bool, at: &str) -> Result<Reply, VaultError> {

@@ -98,7 +98,7 @@ pub(super) fn of(by: &Principal, path: &str) -> Vec<&'static str> {
     }
     let mut given = Vec::new();
     for capability in Capability::ALL {
-        match decide(by.acl(), path, capability) {
+        match decide(by.acl(), path, capability).verdict {
             Verdict::Allow { .. } => given.push(capability.as_str()),
             Verdict::Deny { .. } => return vec!["deny"],
             Verdict::Nothing => {}

@@ -158,7 +158,7 @@ impl Rig {
             certificate,
             wrap_ttl: with.wrap_secs.map(Duration::from_secs),
             bind: with.bind.map(|byte| [byte; 32]),
-            info,
+            info: Arc::new(info),
         };
         let answer = self.vault.handle(call).await;
         let body = answer.body.map_or(Value::Null, |body| serde_json::from_slice(body.as_bytes()).unwrap());
