@@ -1,4 +1,4 @@
-//! A client of the native API: one connection, typed stubs, errors that say what to do next, envelope encryption of
+//! A client of the native API, and of the vault's: one connection, typed stubs, errors that say what to do next, envelope encryption of
 //! streams.
 //!
 //! ```no_run
@@ -22,17 +22,20 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod api;
 mod backup;
 mod connect;
 mod error;
 mod options;
 mod stream;
 
+pub use api::ApiRequest;
 pub use backup::BackupSummary;
 pub use connect::authorities;
 pub use envelope::stream::FileHeader;
 pub use envelope::{EncryptionContext, SecretBytes};
 pub use error::{Error, Refusal};
+pub use http::Method;
 pub use options::{ClientCertificate, Options};
 pub use stream::{Done, StreamError, decrypt_chunks, encrypt_chunks, read_header};
 

@@ -9,11 +9,13 @@ pub mod connection;
 pub mod demo;
 pub mod dev;
 pub mod kms;
+pub mod kv;
 pub mod new_file;
 pub mod new_folder;
 pub mod operator;
 pub mod output;
 pub mod policy;
+pub mod secrets;
 pub mod server;
 pub mod source;
 pub mod token;
@@ -48,6 +50,13 @@ enum Command {
     Policy(Remote<policy::Command>),
     /// Say which client certificate stands for whom
     Auth(Remote<auth::Command>),
+    /// Keep secrets, in versions
+    Kv(Remote<kv::Command>),
+    Read(secrets::Read),
+    Write(secrets::Write),
+    List(secrets::List),
+    Delete(secrets::Delete),
+    Unwrap(secrets::Unwrap),
     /// Verify, read and export the audit log; offline
     Audit(audit::Arguments),
     /// Look after server, storage and boundary
@@ -111,6 +120,12 @@ impl Command {
             Self::Token(remote) => remote.connection.output,
             Self::Policy(remote) => remote.connection.output,
             Self::Auth(remote) => remote.connection.output,
+            Self::Kv(remote) => remote.connection.output,
+            Self::Read(command) => command.connection.output,
+            Self::Write(command) => command.connection.output,
+            Self::List(command) => command.connection.output,
+            Self::Delete(command) => command.connection.output,
+            Self::Unwrap(command) => command.connection.output,
             Self::Audit(arguments) => arguments.output,
             Self::Operator(remote) => remote.connection.output,
         }
@@ -125,6 +140,12 @@ impl Command {
             Self::Token(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
             Self::Policy(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
             Self::Auth(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
+            Self::Kv(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
+            Self::Read(command) => answered(command.connection.output, command.run()),
+            Self::Write(command) => answered(command.connection.output, command.run()),
+            Self::List(command) => answered(command.connection.output, command.run()),
+            Self::Delete(command) => answered(command.connection.output, command.run()),
+            Self::Unwrap(command) => answered(command.connection.output, command.run()),
             Self::Audit(arguments) => arguments.run(),
             Self::Operator(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
         }

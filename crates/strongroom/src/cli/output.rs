@@ -35,6 +35,8 @@ pub enum Answer {
     Line(SecretBytes),
     /// As [`Self::Record`], and the answer is no: exit 1.
     No(Record),
+    /// What the vault answered, as it is; in a table a line for each value, named by where it stands.
+    Json(serde_json::Value),
 }
 
 /// Fields in the order in which they are told.
@@ -150,9 +152,12 @@ pub fn print(answer: &Answer, format: Format, terminal: bool) -> anyhow::Result<
         Answer::Line(bytes) => SecretBytes::copy_from(bytes.expose()),
         Answer::Raw(bytes) if !terminal => SecretBytes::copy_from(bytes.expose()),
         Answer::Raw(bytes) => SecretBytes::from_vec((STANDARD.encode(bytes.expose()) + "\n").into_bytes()),
-        Answer::Done | Answer::Record(_) | Answer::List { .. } | Answer::Text { .. } | Answer::No(_) => {
-            SecretBytes::from_vec(render(answer, format)?.into_bytes())
-        }
+        Answer::Done
+        | Answer::Record(_)
+        | Answer::List { .. }
+        | Answer::Text { .. }
+        | Answer::No(_)
+        | Answer::Json(_) => SecretBytes::from_vec(render(answer, format)?.into_bytes()),
     };
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes.expose()).and_then(|()| out.flush()) {
@@ -180,6 +185,8 @@ pub fn render(answer: &Answer, format: Format) -> anyhow::Result<String> {
         (Format::Table, Answer::Record(record) | Answer::No(record)) => lines(record),
         (Format::Table, Answer::Text { text, .. }) => shown(text, true),
         (Format::Table, Answer::List { rows, next_marker, .. }) => table(rows, next_marker.as_deref()),
+        (Format::Json, Answer::Json(value)) => json(value)?,
+        (Format::Table, Answer::Json(value)) => leaves(value),
         (Format::Table, Answer::Done) | (_, Answer::Raw(_) | Answer::Line(_)) => String::new(),
     })
 }
@@ -226,6 +233,45 @@ fn flatten(prefix: &str, record: &Record, out: &mut Vec<(String, String)>) {
             | Value::Secret(_)
             | Value::List(_)
             | Value::Pairs(_) => out.push((name, cell(value))),
+        }
+    }
+}
+
+/// `outer.inner  value`, a line each; of a list of plain values, one line.
+fn leaves(value: &serde_json::Value) -> String {
+    let mut flat = Vec::new();
+    flatten_json(String::new(), value, &mut flat);
+    let width = flat.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let mut out = String::with_capacity(16 * 1024);
+    for (name, mut value) in flat {
+        let _ = writeln!(out, "{name:width$}  {value}");
+        value.zeroize();
+    }
+    out
+}
+
+fn flatten_json(name: String, value: &serde_json::Value, out: &mut Vec<(String, String)>) {
+    use serde_json::Value as Json;
+    let below =
+        |part: &str| if name.is_empty() { shown(part, false) } else { format!("{name}.{}", shown(part, false)) };
+    let plain = |value: &Json| match value {
+        Json::Null => "-".to_owned(),
+        Json::String(text) if text.is_empty() => "-".to_owned(),
+        Json::String(text) => shown(text, false),
+        Json::Bool(_) | Json::Number(_) | Json::Array(_) | Json::Object(_) => value.to_string(),
+    };
+    match value {
+        Json::Object(map) if !map.is_empty() => {
+            map.iter().for_each(|(key, value)| flatten_json(below(key), value, out));
+        }
+        Json::Array(list) if list.iter().any(|value| value.is_object() || value.is_array()) => {
+            list.iter().enumerate().for_each(|(n, value)| flatten_json(below(&n.to_string()), value, out));
+        }
+        Json::Array(list) if !list.is_empty() => {
+            out.push((name, list.iter().map(plain).collect::<Vec<_>>().join(", ")));
+        }
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) | Json::Array(_) | Json::Object(_) => {
+            out.push((name, plain(value)));
         }
     }
 }
