@@ -1,11 +1,25 @@
-//! What the tests need beside a Rust toolchain and a C compiler: SoftHSM2, OpenSSL, strace, Python with grpcio.
+//! What the tests need beside a Rust toolchain and a C compiler: SoftHSM2, OpenSSL, strace, Python with grpcio and
+//! hvac, Node with node-vault.
 
 use anyhow::{Context as _, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-const DEBIAN_PACKAGES: &[&str] = &["softhsm2", "opensc", "openssl", "strace", "python3", "python3-venv"];
-const PYTHON_PACKAGES: &[&str] = &["grpcio", "grpcio-reflection", "protobuf", "googleapis-common-protos"];
+const DEBIAN_PACKAGES: &[&str] = &[
+    "softhsm2",
+    "opensc",
+    "openssl",
+    "strace",
+    "python3",
+    "python3-venv",
+    "rsyslog",
+    "rsyslog-openssl",
+    "nodejs",
+    "npm",
+];
+const PYTHON_PACKAGES: &[&str] =
+    &["grpcio", "grpcio-reflection", "protobuf", "googleapis-common-protos", "hvac==2.4.0"];
+const NODE_PACKAGES: &[&str] = &["node-vault@0.12.0"];
 
 /// Installs what is missing where we are root; otherwise says the one command and stops.
 pub(crate) fn install() -> Result<()> {
@@ -22,7 +36,23 @@ pub(crate) fn install() -> Result<()> {
             .args(["install", "-y", "-qq", "--no-install-recommends"])
             .args(&missing))?;
     }
-    python()
+    python()?;
+    node()
+}
+
+/// Modules for `tests/stock_clients.rs`, beside nothing else.
+fn node() -> Result<()> {
+    let folder = crate::steps::root().join("target/node");
+    if folder.join("node_modules/node-vault").exists() {
+        return Ok(());
+    }
+    say("fetching node-vault");
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join("package.json"), r#"{"private": true}"#)?;
+    run(Command::new("npm")
+        .args(["install", "--silent", "--no-audit", "--no-fund", "--no-save", "--ignore-scripts"])
+        .args(NODE_PACKAGES)
+        .current_dir(&folder))
 }
 
 /// The virtual environment that `tests/stock_clients.rs` uses.
@@ -31,7 +61,7 @@ fn python() -> Result<()> {
     let python = venv.join("bin/python");
     let has_grpc = |python: &Path| {
         Command::new(python)
-            .args(["-c", "import grpc, grpc_reflection, google.rpc.error_details_pb2"])
+            .args(["-c", "import grpc, grpc_reflection, google.rpc.error_details_pb2, hvac"])
             .stderr(Stdio::null())
             .status()
             .is_ok_and(|status| status.success())
@@ -55,6 +85,7 @@ fn is_installed(package: &str) -> bool {
     let binary = match package {
         "softhsm2" => "softhsm2-util",
         "opensc" => "pkcs11-tool",
+        "nodejs" => "node",
         "rsyslog" => "/usr/sbin/rsyslogd",
         "rsyslog-openssl" => {
             let listed =

@@ -33,6 +33,7 @@ Examples:
 pub struct Read {
     #[command(flatten)]
     pub connection: Connection,
+    /// Below /v1/, as the API names it
     path: String,
     #[command(flatten)]
     wrapping: Wrapping,
@@ -50,6 +51,7 @@ Examples:
 pub struct Write {
     #[command(flatten)]
     pub connection: Connection,
+    /// Below /v1/, as the API names it
     path: String,
     /// `KEY=VALUE` for settings, `KEY=@FILE` or `KEY=-` for secrets, or `-` alone for JSON on standard input
     fields: Vec<String>,
@@ -62,6 +64,7 @@ pub struct Write {
 pub struct List {
     #[command(flatten)]
     pub connection: Connection,
+    /// Below /v1/, as the API names it
     path: String,
 }
 
@@ -70,6 +73,7 @@ pub struct List {
 pub struct Delete {
     #[command(flatten)]
     pub connection: Connection,
+    /// Below /v1/, as the API names it
     path: String,
 }
 
@@ -187,6 +191,7 @@ fn setting(text: &str) -> Value {
 pub async fn ask(
     connection: &Connection,
     method: Method,
+    /// Below /v1/, as the API names it
     path: String,
     body: Option<SecretBytes>,
     wrapping: Wrapping,
@@ -207,6 +212,7 @@ pub async fn ask(
 pub async fn call(
     connection: &Connection,
     method: Method,
+    /// Below /v1/, as the API names it
     path: String,
     body: Option<SecretBytes>,
     wrapping: Wrapping,
