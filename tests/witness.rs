@@ -59,7 +59,7 @@ impl Witness {
         let mut out = format!("[[audit.witness]]\nkey = \"{}\"\n", keys.join(" "));
         match ca {
             Some(ca) => write!(out, "url = \"https://localhost:{port}\"\nca = {:?}\n", ca.to_str().unwrap()).unwrap(),
-            None => write!(out, "url = \"http://127.0.0.1:{port}/\"\n").unwrap(),
+            None => writeln!(out, "url = \"http://127.0.0.1:{port}/\"").unwrap(),
         }
         out
     }
@@ -150,7 +150,7 @@ async fn checkpoints_are_cosigned_verified_and_waited_for_by_who_demands_it_alon
         slowest = slowest.max(began.elapsed());
         assert!(witnessed(&dev, &[&first]) > before, "what was answered is cosigned");
     }
-    println!("slowest of 20 witnessed calls: {slowest:?}");
+    eprintln!("slowest of 20 witnessed calls: {slowest:?}");
 
     second.pid().stop();
     let began = Instant::now();

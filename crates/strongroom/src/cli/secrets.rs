@@ -191,7 +191,6 @@ fn setting(text: &str) -> Value {
 pub async fn ask(
     connection: &Connection,
     method: Method,
-    /// Below /v1/, as the API names it
     path: String,
     body: Option<SecretBytes>,
     wrapping: Wrapping,
@@ -212,7 +211,6 @@ pub async fn ask(
 pub async fn call(
     connection: &Connection,
     method: Method,
-    /// Below /v1/, as the API names it
     path: String,
     body: Option<SecretBytes>,
     wrapping: Wrapping,
