@@ -231,10 +231,10 @@ fn by_code(code: Code) -> &'static str {
         Code::Aborted => "look again, then repeat",
         Code::Unimplemented | Code::Unknown => "is this the address of a Strongroom server, and of this version?",
         Code::Internal | Code::DataLoss => "tell the operator, with the request id",
+        Code::NotFound => "`list` shows what is there; a deleted version comes back with `kv undelete`",
         Code::Ok
         | Code::Cancelled
         | Code::InvalidArgument
-        | Code::NotFound
         | Code::AlreadyExists
         | Code::FailedPrecondition
         | Code::OutOfRange => "",

@@ -219,6 +219,7 @@ fn every_command_answers_in_both_formats() {
         grants(&mut session);
         tokens_and_policies(&mut session);
         certificate_roles(&mut session);
+        secrets(&mut session);
         operator(&mut session);
         boundary(&mut session);
         let mut expected = all_paths();
@@ -367,6 +368,48 @@ fn grants(session: &mut Session<'_>) {
     session.ok(&format!("kms revoke-grant --key-id {key} --grant-id {}", grant.get("grant_id")));
     session
         .refused(&format!("kms revoke-grant --key-id {key} --grant-id {}", grant.get("grant_id")), "GRANT_NOT_FOUND");
+}
+
+fn secrets(session: &mut Session<'_>) {
+    let f = session.format;
+    let name = format!("secret/app/{f}");
+    let put = |session: &mut Session<'_>, rest: &str, input: &[u8]| {
+        session.ok_with(&format!("kv put {name} {rest}"), input).get("version")
+    };
+    assert_eq!(put(session, "-", b"{\"user\": \"me\", \"pw\": \"one\"}"), "1");
+    assert_eq!(session.ok(&format!("kv get {name}")).get("data.pw"), "one");
+    assert_eq!(put(session, "pw=- --label pending --cas 1", b"two"), "2");
+    let field = session.run(&format!("kv get {name} --label pending --field pw"), b"");
+    assert_eq!((field.code, field.stdout.as_slice()), (0, &b"two\n"[..]));
+    let said = session.run(&format!("kv put {name} pw=in-the-clear"), b"");
+    assert!(said.code == 2 && said.stderr.contains("pw=@FILE") && !said.stderr.contains("in-the-clear"));
+    assert_eq!(session.ok(&format!("kv promote {name}")).get("current_version"), "2");
+    session.ok_with(&format!("kv patch {name} more=-"), b"x");
+    assert_eq!(session.ok(&format!("kv metadata {name}")).get("versions.3.destroyed"), "false");
+    assert_eq!(session.ok("kv list secret/app").count(f), 1);
+    session.ok(&format!("kv delete {name} --versions 1,3"));
+    session.ok(&format!("kv undelete {name} --versions 3"));
+    session.ok(&format!("kv destroy {name} --versions 1"));
+    session.refused(&format!("kv get {name} --version 1"), "NOT_FOUND");
+
+    session.ok(&format!("write sys/mounts/old-{f} type=kv"));
+    session.ok_with(&format!("write old-{f}/a pw=-"), b"three");
+    assert_eq!(session.ok(&format!("read old-{f}/a")).get("pw"), "three");
+    assert_eq!(session.ok(&format!("list old-{f}")).count("a"), 1);
+    session.ok(&format!("delete old-{f}/a"));
+
+    let wrapped = session.ok(&format!("read --wrap-ttl 1m secret/data/app/{f}")).get("token");
+    let file = session.rig.file(&format!("{f}.wrapped"));
+    std::fs::write(&file, wrapped).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let unwrap =
+        |session: &mut Session<'_>, rest: &str| session.run(&format!("unwrap --token-file {f}.wrapped {rest}"), b"");
+    let other = unwrap(session, "--expect-path auth/approle/role/web/secret-id");
+    assert!(other.code == 1 && other.stderr.contains("somebody may have unwrapped it"), "{}", other.stderr);
+    let fetched = unwrap(session, &format!("--expect-path secret/data/app/{f}"));
+    assert!(fetched.code == 0 && String::from_utf8_lossy(&fetched.stdout).contains("two"), "{}", fetched.stderr);
+    assert_eq!(unwrap(session, "").code, 1, "it is fetched once");
+    session.ok(&format!("kv purge {name}"));
 }
 
 fn tokens_and_policies(session: &mut Session<'_>) {
