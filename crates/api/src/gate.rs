@@ -156,6 +156,7 @@ impl Post {
             began: began.into_std(),
             certificate: peer.and_then(|peer| peer.certificate.as_ref()).map(PeerCertificate::hexadecimal),
             ack: AckDemand::beside(self.acks.offer()),
+            asked: OnceLock::new(),
         }
     }
 

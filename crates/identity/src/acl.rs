@@ -5,11 +5,16 @@
 //! greatest by bytes. What several policies say on one pattern is united, and a `deny` among it wins. Listing `a/b` asks
 //! for `a/b/`, and where that is not written out, for `a/b`.
 //!
+//! What a rule demands of a request beside the capability ([`Limits`](crate::policy::Limits)) binds whoever may do something on
+//! its pattern, whichever policy gives it; a request that does not keep within is denied. Parameters are looked at where a
+//! request reads, creates, updates or patches.
+//!
 //! What must vouch for the record (`audit_ack`) is the strictest of every rule whose pattern matches, whichever decides: no
 //! rule, and no policy more, ever makes it less. For a list both of its paths count.
 
+use crate::asked::Facts;
 use crate::name::PolicyName;
-use crate::policy::{Capabilities, Capability, Policy};
+use crate::policy::{Capabilities, Capability, Limits, Policy};
 use audit::Ack;
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -28,6 +33,7 @@ pub enum Verdict<'a> {
     Allow {
         rule: &'a str,
     },
+    /// By a rule that denies, or that demands what the request does not ask with.
     Deny {
         rule: &'a str,
     },
@@ -46,6 +52,8 @@ pub struct Acl {
     lengths: Vec<usize>,
     /// A rule wants more than a durable record.
     strict: bool,
+    /// A rule demands something of requests.
+    limited: bool,
 }
 
 /// What is said on one pattern: for each capability, and for denial, the first policy that says so.
@@ -54,6 +62,8 @@ struct Rule {
     given: [Option<PolicyName>; Capability::ALL.len()],
     denied: Option<PolicyName>,
     ack: Ack,
+    /// With the first policy that limits.
+    limits: Option<Box<(PolicyName, Limits)>>,
 }
 
 /// A pattern from its first wildcard on.
@@ -79,8 +89,9 @@ impl Acl {
                     let (key, rest) = pattern.as_str().split_at(pattern.wildcard_at());
                     wild.entry(key.into()).or_default().entry(rest.into()).or_default()
                 };
-                rule.add(name, *capabilities);
+                rule.add(name, capabilities);
                 acl.strict |= capabilities.ack() > Ack::Durable;
+                acl.limited |= capabilities.limits().is_some();
             }
         }
         for (key, rules) in wild {
@@ -101,6 +112,11 @@ impl Acl {
 
     pub fn is_root(&self) -> bool {
         self.root.is_some()
+    }
+
+    /// Whether it may matter what a request asks with.
+    pub fn is_limited(&self) -> bool {
+        self.limited
     }
 
     /// Whether some rule may give something at or below `prefix`: a mount shows itself to who may see something in it.
@@ -132,10 +148,15 @@ impl Acl {
     }
 }
 
-/// What `acl` says of `capability` on `path`.
+/// What `acl` says of `capability` on `path`, of a request whose parameters are not shown: what limits them is not met.
 pub fn decide<'a>(acl: &'a Acl, path: &str, capability: Capability) -> Decided<'a> {
+    decide_on(acl, path, capability, Facts::Hidden)
+}
+
+/// What `acl` says of `capability` on `path`, where this is known of the request.
+pub fn decide_on<'a>(acl: &'a Acl, path: &str, capability: Capability, facts: Facts<'_>) -> Decided<'a> {
     let ack = if acl.strict { demanded(acl, path, capability) } else { Ack::Durable };
-    Decided { verdict: verdict(acl, path, capability), ack }
+    Decided { verdict: verdict(acl, path, capability, facts), ack }
 }
 
 fn demanded(acl: &Acl, path: &str, capability: Capability) -> Ack {
@@ -144,7 +165,7 @@ fn demanded(acl: &Acl, path: &str, capability: Capability) -> Ack {
     acl.strictest(path).max(acl.strictest(&format!("{path}/")))
 }
 
-fn verdict<'a>(acl: &'a Acl, path: &str, capability: Capability) -> Verdict<'a> {
+fn verdict<'a>(acl: &'a Acl, path: &str, capability: Capability, facts: Facts<'_>) -> Verdict<'a> {
     if let Some(root) = &acl.root {
         return Verdict::Allow { rule: root.as_str() };
     }
@@ -162,11 +183,11 @@ fn verdict<'a>(acl: &'a Acl, path: &str, capability: Capability) -> Verdict<'a> 
         | Capability::Delete
         | Capability::Sudo => acl.exact.get(path).or_else(|| acl.most_specific(path)),
     };
-    rule.map_or(Verdict::Nothing, |rule| rule.verdict(capability))
+    rule.map_or(Verdict::Nothing, |rule| rule.verdict(capability, facts))
 }
 
 impl Rule {
-    fn add(&mut self, name: &PolicyName, capabilities: Capabilities) {
+    fn add(&mut self, name: &PolicyName, capabilities: &Capabilities) {
         for capability in Capability::ALL.into_iter().filter(|capability| capabilities.gives(*capability)) {
             self.given[capability as usize].get_or_insert_with(|| name.clone());
         }
@@ -174,14 +195,32 @@ impl Rule {
             self.denied.get_or_insert_with(|| name.clone());
         }
         self.ack = self.ack.max(capabilities.ack());
+        if let Some(limits) = capabilities.limits() {
+            self.limits.get_or_insert_with(|| Box::new((name.clone(), Limits::default()))).1.add(limits);
+        }
     }
 
-    fn verdict(&self, capability: Capability) -> Verdict<'_> {
-        match (&self.denied, &self.given[capability as usize]) {
-            (Some(policy), _) => Verdict::Deny { rule: policy.as_str() },
-            (None, Some(policy)) => Verdict::Allow { rule: policy.as_str() },
-            (None, None) => Verdict::Nothing,
+    fn verdict(&self, capability: Capability, facts: Facts<'_>) -> Verdict<'_> {
+        match (&self.denied, &self.given[capability as usize], &self.limits) {
+            (Some(policy), ..) => Verdict::Deny { rule: policy.as_str() },
+            (None, Some(_), Some(limits)) if !is_met(&limits.1, capability, facts) => {
+                Verdict::Deny { rule: limits.0.as_str() }
+            }
+            (None, Some(policy), _) => Verdict::Allow { rule: policy.as_str() },
+            (None, None, _) => Verdict::Nothing,
         }
+    }
+}
+
+fn is_met(limits: &Limits, capability: Capability, facts: Facts<'_>) -> bool {
+    let has_parameters = match capability {
+        Capability::Create | Capability::Read | Capability::Update | Capability::Patch => true,
+        Capability::Delete | Capability::List | Capability::Sudo => false,
+    };
+    match facts {
+        Facts::Any => true,
+        Facts::Hidden => false,
+        Facts::Asked(asked) => limits.are_met(asked, has_parameters),
     }
 }
 

@@ -9,6 +9,7 @@
 mod ack;
 pub mod acl;
 mod alive;
+mod asked;
 pub mod certificate;
 pub mod change;
 pub mod cidr;
@@ -23,7 +24,8 @@ mod sweep;
 pub mod token;
 
 pub use ack::AckDemand;
-pub use acl::{Acl, Decided, Verdict, decide};
+pub use acl::{Acl, Decided, Verdict, decide, decide_on};
+pub use asked::{Asked, Facts, Given};
 pub use certificate::{CertificateMatch, CertificateRole, PeerCertificate};
 pub use change::{ChangeError, Changes};
 pub use cidr::Cidr;
@@ -32,7 +34,7 @@ pub use name::{Accessor, DisplayName, Malformed, PolicyName, RoleName};
 pub use op::{
     AccessorPage, CertificateRolePage, PageRequest, PolicyPage, PolicyText, Target, Tidied, TokenRolePage, principal_id,
 };
-pub use policy::{Capability, MalformedPolicy, Policy, PolicyFault};
+pub use policy::{Capability, Limits, MalformedPolicy, Policy, PolicyFault};
 pub use principal::Principal;
 pub use service::{Identities, Seams};
 pub use store::{CacheSizes, Caches};
@@ -43,7 +45,7 @@ pub use token::{
 
 use audit::{Ack, AckRefusal, Outcome, Record, Subject};
 use envelope::Timestamp;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// What is known of a request before anything is decided. Made once by the façade, which reads the clock for it.
@@ -59,12 +61,20 @@ pub struct RequestInfo {
     pub certificate: Option<Arc<str>>,
     /// What its decisions demand of the audit log, beside what can be had.
     pub ack: AckDemand,
+    /// What it asks with, where a façade shows it: rules may bound that.
+    pub asked: OnceLock<Asked>,
 }
 
 impl RequestInfo {
     /// Of a request that begins here, without a certificate.
     pub fn new(request_id: String, from: String, now: Timestamp) -> Self {
-        Self { request_id, from, now, began: Instant::now(), certificate: None, ack: AckDemand::default() }
+        let (ack, asked) = (AckDemand::default(), OnceLock::new());
+        Self { request_id, from, now, began: Instant::now(), certificate: None, ack, asked }
+    }
+
+    /// What a decision is told of it.
+    pub fn facts(&self) -> Facts<'_> {
+        self.asked.get().map_or(Facts::Hidden, Facts::Asked)
     }
 
     /// Its answer waits for `ack` at least; refused where that cannot be had. For whoever asked [`decide`].

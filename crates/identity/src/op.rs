@@ -10,7 +10,7 @@ pub use role::{CertificateRolePage, principal_id};
 pub(crate) use token::LOOKED_AT_EVERY;
 pub use token::{AccessorPage, Target, Tidied, TokenRolePage};
 
-use crate::acl::{Decided, Verdict, decide};
+use crate::acl::{Decided, Verdict, decide, decide_on};
 use crate::error::IdentityError;
 use crate::policy::Capability;
 use crate::principal::Principal;
@@ -64,7 +64,7 @@ impl Identities {
         path: String,
         capability: Capability,
     ) -> Result<Act<'a>, IdentityError> {
-        let Decided { verdict, ack } = decide(by.acl(), &path, capability);
+        let Decided { verdict, ack } = decide_on(by.acl(), &path, capability, call.facts());
         let demanded = call.demand(ack);
         let mut act = self.act(by, call, operation, path.clone());
         match verdict {

@@ -5,6 +5,10 @@
 //! path "kms/keys/+/sign" { capabilities = ["update"] audit_ack = "witness" }
 //! ```
 //!
+//! Beside them what a request must ask with ([`Limits`]): `allowed_parameters`, `denied_parameters` (values by parameter, `[]`
+//! for any, `*` at a value's ends), `required_parameters`, `min_wrapping_ttl`, `max_wrapping_ttl`. `policy = "read"` and its
+//! like are older words for capabilities.
+//!
 //! `audit_ack` is ours: a request on such a path is answered only once a signed checkpoint of the audit log (`checkpoint`), or
 //! one that witnesses cosigned (`witness`), covers its record. It holds whichever rule decides, and can only be raised.
 //!
@@ -15,7 +19,10 @@
 //! Never: recursion; the grammar has a fixed depth.
 
 mod lexer;
+mod limits;
 mod parser;
+
+pub use limits::Limits;
 
 use audit::Ack;
 use std::fmt;
@@ -55,20 +62,22 @@ impl Capability {
     }
 }
 
-/// What a rule says on its path: capabilities that it gives, or a denial of them all; and what must vouch for the record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What a rule says on its path: capabilities that it gives, or a denial of them all; what must vouch for the record; and
+/// what it demands of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Capabilities {
     given: u8,
     deny: bool,
     ack: Ack,
+    limits: Option<Box<Limits>>,
 }
 
 impl Capabilities {
-    pub fn gives(self, capability: Capability) -> bool {
+    pub fn gives(&self, capability: Capability) -> bool {
         self.given & (1 << capability as u8) != 0
     }
 
-    pub fn denies(self) -> bool {
+    pub fn denies(&self) -> bool {
         self.deny
     }
 
@@ -81,12 +90,21 @@ impl Capabilities {
     }
 
     /// What requests on the path wait for.
-    pub fn ack(self) -> Ack {
+    pub fn ack(&self) -> Ack {
         self.ack
     }
 
     pub fn demand(&mut self, ack: Ack) {
         self.ack = ack;
+    }
+
+    /// What a request must ask with.
+    pub fn limits(&self) -> Option<&Limits> {
+        self.limits.as_deref()
+    }
+
+    pub(crate) fn limit(&mut self, limits: Limits) {
+        self.limits = (!limits.bound_nothing()).then(|| Box::new(limits));
     }
 }
 
@@ -177,6 +195,12 @@ pub enum PolicyFault {
         path: String,
         word: String,
     },
+    /// On a value of a parameter, or on `*` with values.
+    Parameter(&'static str),
+    /// A time that is none, or a lowest one above the highest.
+    WrappingTtl,
+    /// An older word for capabilities that is none.
+    UnknownShorthand(String),
     /// Empty, too long, or with control characters.
     Path,
     /// `*` stands elsewhere than at the end.
@@ -205,6 +229,13 @@ impl fmt::Display for MalformedPolicy {
             PolicyFault::UnknownCapability(word) => write!(f, "unknown capability {word:?}"),
             PolicyFault::UnknownAck { path, word } => {
                 write!(f, "path {path:?}: `audit_ack` is \"checkpoint\" or \"witness\", not {word:?}")
+            }
+            PolicyFault::Parameter(why) => f.write_str(why),
+            PolicyFault::WrappingTtl => {
+                f.write_str("a wrapping time is seconds or like \"1h30m\", and the lowest is not above the highest")
+            }
+            PolicyFault::UnknownShorthand(word) => {
+                write!(f, "`policy` is \"read\", \"write\", \"sudo\" or \"deny\", not {word:?}")
             }
             PolicyFault::Path => {
                 write!(f, "a path is empty, beyond {RULE_PATH_BYTES_MAX} bytes, or has control characters")

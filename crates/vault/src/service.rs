@@ -12,9 +12,12 @@ use crate::reply::{Answer, Reply};
 use crate::scope::{Scope, record};
 use crate::view::{Values, View};
 use audit::{Decision, Outcome, Record, Subject};
-use envelope::Timestamp;
-use identity::{Capability, ChangeError, Changes, Decided, Identities, Principal, Verdict, decide};
+use envelope::{SecretBytes, Timestamp};
+use identity::{
+    Asked, Capability, ChangeError, Changes, Decided, Facts, Given, Identities, Principal, Verdict, decide_on,
+};
 use kms::Kms;
+use serde_json::value::RawValue;
 use std::sync::Arc;
 use storage::{AtLeast, Barrier, Batch, Cache, Change, EntryPath, Invalidate, Revision};
 
@@ -182,7 +185,10 @@ impl Vault {
             Err(error) => return self.refused(call, Some(by), (Decision::NotReached, ""), error).await,
         };
         let path = call.path.as_str();
-        let Decided { verdict, ack } = decide(by.acl(), path, capability);
+        if by.acl().is_limited() {
+            call.info.asked.get_or_init(|| asked(call));
+        }
+        let Decided { verdict, ack } = decide_on(by.acl(), path, capability, call.info.facts());
         match verdict {
             Verdict::Allow { rule } => scope.rule = rule.to_owned(),
             Verdict::Deny { rule } => {
@@ -198,7 +204,7 @@ impl Vault {
             return self.refused(call, Some(by), (Decision::Allowed, &scope.rule), refusal).await;
         }
         let sudo = backend.needs_sudo(call.verb, scope.path);
-        if sudo && !matches!(decide(by.acl(), path, Capability::Sudo).verdict, Verdict::Allow { .. }) {
+        if sudo && !matches!(decide_on(by.acl(), path, Capability::Sudo, Facts::Any).verdict, Verdict::Allow { .. }) {
             return self.refused(call, Some(by), (Decision::Denied, ""), VaultError::PermissionDenied).await;
         }
         self.carry_out(&scope, backend).await
@@ -328,6 +334,32 @@ async fn capability(backend: &dyn Backend, scope: &Scope<'_>) -> Result<Capabili
         Verb::Write if backend.exists(scope).await? => Capability::Update,
         Verb::Write => Capability::Create,
     })
+}
+
+/// What a request asks with: its body's fields, the query's parameters, and how long its answer is to be wrapped.
+fn asked(call: &Call) -> Asked {
+    let mut asked = Asked::new(call.wrap_ttl);
+    for name in call.body.names() {
+        asked.add(name, call.body.raw(name).map_or(Given::Other, given));
+    }
+    for (name, value) in &call.parameters {
+        asked.add(name, Given::text(value));
+    }
+    asked
+}
+
+/// A field's JSON.
+fn given(raw: &str) -> Given {
+    let scalar = |raw: &str| match raw.as_bytes().first() {
+        Some(b'"') => serde_json::from_str(raw).ok().map(|text: String| SecretBytes::from_vec(text.into_bytes())),
+        Some(b'{' | b'[' | b'n') | None => None,
+        Some(_) => Some(SecretBytes::copy_from(raw.as_bytes())),
+    };
+    if !raw.starts_with('[') {
+        return scalar(raw).map_or(Given::Other, Given::One);
+    }
+    let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(raw) else { return Given::Other };
+    items.into_iter().map(|item| scalar(item.get())).collect::<Option<_>>().map_or(Given::Other, Given::Many)
 }
 
 const FIRST_MOUNTS: [(&str, Kind, &str); 5] = [

@@ -46,6 +46,11 @@ enum Command {
         #[arg(long, default_value_t = 10_000_000)]
         records: u64,
     },
+    /// Policies: the fast way of deciding against the slow one, at random, in release
+    Policies {
+        #[arg(long, default_value_t = 10_000_000)]
+        cases: u64,
+    },
     /// Fuzz every target, ten minutes each
     Fuzz {
         #[arg(long, default_value_t = 600)]
@@ -67,6 +72,7 @@ fn main() -> Result<()> {
         Command::Bench { smoke, args } => steps::bench(smoke, &args),
         Command::Soak { kills } => steps::soak(kills),
         Command::Audit { losses, mutations, records } => steps::audit(losses, mutations, records),
+        Command::Policies { cases } => steps::policies(cases),
         Command::Fuzz { seconds, target } => steps::fuzz(seconds, target.as_deref()),
     }
 }

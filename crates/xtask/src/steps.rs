@@ -119,6 +119,12 @@ pub(crate) fn audit(losses: u32, mutations: u32, records: u64) -> Result<()> {
     run(size.args(["test", "--release", "--package", "tests", "--test", "audit_size", "--"]).args(shown))
 }
 
+/// Ten million decisions, each made twice.
+pub(crate) fn policies(cases: u64) -> Result<()> {
+    let random = ["test", "--release", "--package", "identity", "--lib", "--", "acl::tests::random", "--nocapture"];
+    run(cargo().env("STRONGROOM_POLICY_CASES", cases.to_string()).args(random))
+}
+
 const PROGRAMS: [&str; 6] = ["--package", "strongroom", "--package", "hsm-sim", "--package", "hsm-pkcs11"];
 
 pub(crate) fn fuzz(seconds: u32, target: Option<&str>) -> Result<()> {

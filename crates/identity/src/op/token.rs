@@ -217,9 +217,9 @@ fn dead_is_not_found(error: IdentityError) -> IdentityError {
     if matches!(error, IdentityError::Unauthenticated(_)) { IdentityError::TokenNotFound } else { error }
 }
 
-/// Whether the caller is root or holds sudo on the path.
+/// Whether the caller is root or holds sudo on the path, on which the request was decided already.
 fn holds_sudo(by: &Principal, path: &str) -> bool {
-    by.is_root() || matches!(decide(by.acl(), path, Capability::Sudo).verdict, Verdict::Allow { .. })
+    by.is_root() || matches!(crate::decide_on(by.acl(), path, Capability::Sudo, crate::Facts::Any).verdict, Verdict::Allow { .. })
 }
 
 const LOOKUP: &str = "auth/token/lookup";

@@ -8,8 +8,10 @@ pub(super) enum Word<'a> {
     /// `{ } [ ] , : =`
     Mark(char),
     Text(Cow<'a, str>),
-    /// A word without quotes: HCL only.
+    /// A word without quotes: in JSON only `true`, `false` and `null`.
     Bare(&'a str),
+    /// As it is written.
+    Number(&'a str),
     End,
 }
 
@@ -54,6 +56,22 @@ impl<'a> Lexer<'a> {
                 let (bare, _) = self.rest.split_at(len);
                 self.advance(len);
                 Ok(Word::Bare(bare))
+            }
+            '-' | '0'..='9' => {
+                let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '+' | '.');
+                let len = self.rest.find(|c| !legal(c)).unwrap_or(self.rest.len());
+                let (number, _) = self.rest.split_at(len);
+                if number.parse::<f64>().is_ok_and(f64::is_finite) {
+                    self.advance(len);
+                    return Ok(Word::Number(number));
+                }
+                self.fault(PolicyFault::Character(first))
+            }
+            't' | 'f' | 'n' => {
+                let constant = ["true", "false", "null"].into_iter().find(|word| self.rest.starts_with(word));
+                let Some(constant) = constant else { return self.fault(PolicyFault::Character(first)) };
+                self.advance(constant.len());
+                Ok(Word::Bare(constant))
             }
             other => self.fault(PolicyFault::Character(other)),
         }

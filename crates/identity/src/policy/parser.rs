@@ -1,8 +1,11 @@
 //! The two grammars. Both are of a fixed depth, so that nothing recurs.
 
+mod limits;
+
 use super::lexer::{Language, Lexer, Word};
-use super::{Capabilities, Capability, MalformedPolicy, POLICY_RULES_MAX, Pattern, PolicyFault};
+use super::{Capabilities, Capability, Limits, MalformedPolicy, POLICY_RULES_MAX, Pattern, PolicyFault};
 use audit::Ack;
+use std::collections::BTreeSet;
 
 type Rules = Vec<(Pattern, Capabilities)>;
 
@@ -25,6 +28,8 @@ struct Parser<'a> {
 struct Block {
     capabilities: Option<Capabilities>,
     ack: Option<Ack>,
+    limits: Limits,
+    seen: BTreeSet<String>,
 }
 
 impl Parser<'_> {
@@ -35,7 +40,9 @@ impl Parser<'_> {
                 Word::End => return Ok(()),
                 Word::Bare("path") => {}
                 Word::Bare(key) => return self.lexer.fault(PolicyFault::UnknownKey(key.to_owned())),
-                Word::Mark(_) | Word::Text(_) => return self.lexer.fault(PolicyFault::Expected("`path`")),
+                Word::Mark(_) | Word::Text(_) | Word::Number(_) => {
+                    return self.lexer.fault(PolicyFault::Expected("`path`"));
+                }
             }
             let pattern = self.pattern()?;
             self.mark('{', "`{`")?;
@@ -44,7 +51,7 @@ impl Parser<'_> {
                 match self.lexer.next()? {
                     Word::Mark('}') => break,
                     Word::Bare(key) => self.member(&mut block, &pattern, key, ('=', "`=`"))?,
-                    Word::End | Word::Mark(_) | Word::Text(_) => {
+                    Word::End | Word::Mark(_) | Word::Text(_) | Word::Number(_) => {
                         return self.lexer.fault(PolicyFault::Expected("`capabilities`"));
                     }
                 }
@@ -77,7 +84,9 @@ impl Parser<'_> {
         }
         match self.lexer.next()? {
             Word::End => Ok(()),
-            Word::Mark(_) | Word::Text(_) | Word::Bare(_) => self.lexer.fault(PolicyFault::Expected("the end")),
+            Word::Mark(_) | Word::Text(_) | Word::Bare(_) | Word::Number(_) => {
+                self.lexer.fault(PolicyFault::Expected("the end"))
+            }
         }
     }
 
@@ -89,17 +98,29 @@ impl Parser<'_> {
         key: &str,
         (mark, named): (char, &'static str),
     ) -> Result<(), MalformedPolicy> {
+        if !KEYS.contains(&key) {
+            return self.lexer.fault(PolicyFault::UnknownKey(key.to_owned()));
+        }
+        if !block.seen.insert(key.to_owned()) {
+            return self.lexer.fault(PolicyFault::RepeatedKey);
+        }
+        if matches!(key, "allowed_parameters" | "denied_parameters") {
+            let values = Some(self.parameters((mark, named))?).filter(|values| !values.is_empty());
+            if key == "allowed_parameters" {
+                block.limits.allowed = values;
+            } else {
+                block.limits.denied = values;
+            }
+            return Ok(());
+        }
+        self.mark(mark, named)?;
         match key {
-            "capabilities" if block.capabilities.is_none() => {
-                self.mark(mark, named)?;
-                block.capabilities = Some(self.capabilities()?);
-            }
-            "audit_ack" if block.ack.is_none() => {
-                self.mark(mark, named)?;
-                block.ack = Some(self.ack(pattern)?);
-            }
-            "capabilities" | "audit_ack" => return self.lexer.fault(PolicyFault::RepeatedKey),
-            key => return self.lexer.fault(PolicyFault::UnknownKey(key.to_owned())),
+            "capabilities" => self.capabilities(block.capabilities.get_or_insert_default())?,
+            "policy" => self.shorthand(block.capabilities.get_or_insert_default())?,
+            "audit_ack" => block.ack = Some(self.ack(pattern)?),
+            "required_parameters" => block.limits.required = self.required()?,
+            "min_wrapping_ttl" => block.limits.min_wrapping = self.wrapping_ttl()?,
+            _ => block.limits.max_wrapping = self.wrapping_ttl()?,
         }
         Ok(())
     }
@@ -122,6 +143,10 @@ impl Parser<'_> {
             return self.lexer.fault(PolicyFault::Expected("`capabilities`"));
         };
         capabilities.demand(block.ack.unwrap_or_default());
+        if matches!((block.limits.min_wrapping, block.limits.max_wrapping), (Some(min), Some(max)) if min > max) {
+            return self.lexer.fault(PolicyFault::WrappingTtl);
+        }
+        capabilities.limit(block.limits);
         if self.rules.len() == POLICY_RULES_MAX {
             return self.lexer.fault(PolicyFault::TooManyRules);
         }
@@ -137,26 +162,25 @@ impl Parser<'_> {
     }
 
     /// `[` strings `]`. A comma may end an HCL list.
-    fn capabilities(&mut self) -> Result<Capabilities, MalformedPolicy> {
+    fn capabilities(&mut self, capabilities: &mut Capabilities) -> Result<(), MalformedPolicy> {
         self.mark('[', "`[`")?;
-        let mut capabilities = Capabilities::default();
         let mut after_comma = false;
         loop {
             match self.lexer.next()? {
-                Word::Mark(']') if !after_comma || self.lexer.language() == Language::Hcl => return Ok(capabilities),
+                Word::Mark(']') if !after_comma || self.lexer.language() == Language::Hcl => return Ok(()),
                 Word::Text(word) if &*word == "deny" => capabilities.deny(),
                 Word::Text(word) => match Capability::ALL.into_iter().find(|known| known.as_str() == word) {
                     Some(capability) => capabilities.give(capability),
                     None => return self.lexer.fault(PolicyFault::UnknownCapability(word.into_owned())),
                 },
-                Word::End | Word::Mark(_) | Word::Bare(_) => {
+                Word::End | Word::Mark(_) | Word::Bare(_) | Word::Number(_) => {
                     return self.lexer.fault(PolicyFault::Expected("a capability in quotes"));
                 }
             }
             match self.lexer.next()? {
-                Word::Mark(']') => return Ok(capabilities),
+                Word::Mark(']') => return Ok(()),
                 Word::Mark(',') => after_comma = true,
-                Word::End | Word::Mark(_) | Word::Text(_) | Word::Bare(_) => {
+                Word::End | Word::Mark(_) | Word::Text(_) | Word::Bare(_) | Word::Number(_) => {
                     return self.lexer.fault(PolicyFault::Expected("`,` or `]`"));
                 }
             }
@@ -172,7 +196,9 @@ impl Parser<'_> {
         match self.lexer.next()? {
             Word::Text(key) if key == known => self.mark(':', "`:`"),
             Word::Text(key) => self.lexer.fault(PolicyFault::UnknownKey(key.into_owned())),
-            Word::End | Word::Mark(_) | Word::Bare(_) => self.lexer.fault(PolicyFault::Expected("a key in quotes")),
+            Word::End | Word::Mark(_) | Word::Bare(_) | Word::Number(_) => {
+                self.lexer.fault(PolicyFault::Expected("a key in quotes"))
+            }
         }
     }
 
@@ -183,9 +209,13 @@ impl Parser<'_> {
             Word::Mark(',') => match self.lexer.next()? {
                 Word::Text(key) if key == "path" => self.lexer.fault(PolicyFault::RepeatedKey),
                 Word::Text(key) => self.lexer.fault(PolicyFault::UnknownKey(key.into_owned())),
-                Word::End | Word::Mark(_) | Word::Bare(_) => self.lexer.fault(PolicyFault::Expected("a key in quotes")),
+                Word::End | Word::Mark(_) | Word::Bare(_) | Word::Number(_) => {
+                    self.lexer.fault(PolicyFault::Expected("a key in quotes"))
+                }
             },
-            Word::End | Word::Mark(_) | Word::Text(_) | Word::Bare(_) => self.lexer.fault(PolicyFault::Expected("`}`")),
+            Word::End | Word::Mark(_) | Word::Text(_) | Word::Bare(_) | Word::Number(_) => {
+                self.lexer.fault(PolicyFault::Expected("`}`"))
+            }
         }
     }
 
@@ -203,3 +233,15 @@ impl Parser<'_> {
         Ok(true)
     }
 }
+
+/// What a block may hold.
+const KEYS: [&str; 8] = [
+    "capabilities",
+    "policy",
+    "audit_ack",
+    "allowed_parameters",
+    "denied_parameters",
+    "required_parameters",
+    "min_wrapping_ttl",
+    "max_wrapping_ttl",
+];

@@ -42,6 +42,10 @@ fn both_languages_are_read() {
         ("path \"a\" {\n audit_ack = \"checkpoint\"\n capabilities = []\n}", &[("a", &["checkpoint"])]),
         (r#"{"path": {"a": {"audit_ack": "witness", "capabilities": ["deny"]}}}"#, &[("a", &["deny", "witness"])]),
         (r#"{"path": {"a": {"capabilities": [], "audit_ack": "checkpoint"}}}"#, &[("a", &["checkpoint"])]),
+        (r#"path "a" { policy = "read" }"#, &[("a", &["read", "list"])]),
+        (r#"path "a" { policy = "write" }"#, &[("a", &["create", "read", "update", "delete", "list"])]),
+        (r#"{"path": {"a": {"policy": "sudo"}}}"#, &[("a", &["create", "read", "update", "delete", "list", "sudo"])]),
+        (r#"path "a" { policy = "deny" capabilities = ["read"] }"#, &[("a", &["deny", "read"])]),
         ("{}", &[]),
         (r#" { "path" : { } } "#, &[]),
         (
@@ -51,7 +55,7 @@ fn both_languages_are_read() {
     ];
     for (text, expected) in cases {
         let policy = Policy::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-        let rules: Vec<_> = policy.rules().iter().map(|(pattern, found)| (pattern.as_str(), *found)).collect();
+        let rules: Vec<_> = policy.rules().iter().map(|(pattern, found)| (pattern.as_str(), found.clone())).collect();
         let expected: Vec<_> = expected.iter().map(|(path, words)| (*path, capabilities(words))).collect();
         assert_eq!(rules, expected, "{text}");
     }
@@ -60,19 +64,46 @@ fn both_languages_are_read() {
 #[test]
 fn what_is_malformed_is_named_with_its_line() {
     use PolicyFault::{
-        Character, Expected, Path, Plus, RepeatedKey, Star, StringCharacter, Template, UnknownAck, UnknownCapability,
-        UnknownKey, UnterminatedComment, UnterminatedString,
+        Character, Expected, Parameter, Path, Plus, RepeatedKey, Star, StringCharacter, Template, UnknownAck,
+        UnknownCapability, UnknownKey, UnknownShorthand, UnterminatedComment, UnterminatedString, WrappingTtl,
     };
     let rule = |path: &str| format!(r#"path "{path}" {{ capabilities = ["read"] }}"#);
+    let limits = |keys: &str| format!(r#"path "a" {{ capabilities = ["read"] {keys} }}"#);
     let unknown_ack = |path: &str, word: &str| UnknownAck { path: path.into(), word: word.into() };
     for (text, line, fault) in [
         ("name = \"x\"".into(), 1, UnknownKey("name".into())),
         ("\n\npaths \"a\" {}".into(), 3, UnknownKey("paths".into())),
-        (r#"path "a" { policy = "write" }"#.into(), 1, UnknownKey("policy".into())),
+        (r#"path "a" { policy = "admin" }"#.into(), 1, UnknownShorthand("admin".into())),
+        (r#"path "a" { policy = ["read"] }"#.into(), 1, Expected("\"read\", \"write\", \"sudo\" or \"deny\"")),
         (
-            "path \"a\" {\n capabilities = [\"read\"]\n allowed_parameters = {}\n}".into(),
+            "path \"a\" {\n capabilities = [\"read\"]\n allowed_parameter = {}\n}".into(),
             3,
-            UnknownKey("allowed_parameters".into()),
+            UnknownKey("allowed_parameter".into()),
+        ),
+        (limits(r#"allowed_parameters = { "*" = ["a"] }"#), 1, Parameter("the parameter `*` takes only []")),
+        (limits(r#"denied_parameters = { "a" = ["x*y"] }"#), 1, Parameter("`*` stands only at the ends of a value")),
+        (limits(r#"denied_parameters = { "a" = [["x"]] }"#), 1, Expected("a string, a number or a boolean")),
+        (limits(r#"denied_parameters = { "a" = [null] }"#), 1, Expected("a string, a number or a boolean")),
+        (limits(r#"denied_parameters = { "a" = "x" }"#), 1, Expected("`[`")),
+        (limits(r#"denied_parameters = { "a" = [], "a" = [] }"#), 1, RepeatedKey),
+        (limits(r#"allowed_parameters = {} allowed_parameters = {}"#), 1, RepeatedKey),
+        (limits(r#"allowed_parameters = ["a"]"#), 1, Expected("`{`")),
+        (limits(r#"required_parameters = { "a" = [] }"#), 1, Expected("`[`")),
+        (limits(r#"required_parameters = ["a" "b"]"#), 1, Expected("`,` or `]`")),
+        (limits(r#"required_parameters = [1]"#), 1, Expected("a parameter in quotes")),
+        (limits(r#"min_wrapping_ttl = "soon""#), 1, WrappingTtl),
+        (limits(r#"min_wrapping_ttl = -1"#), 1, WrappingTtl),
+        (limits(r#"min_wrapping_ttl = "90s" max_wrapping_ttl = "1m""#), 1, WrappingTtl),
+        (r#"{"path": {"a": {"policy": "read", "denied_parameters": {"a": [],}}}}"#.into(), 1, Expected("a parameter")),
+        (
+            r#"{"path": {"a": {"policy": "read", "denied_parameters": {"a": [] "b": []}}}}"#.into(),
+            1,
+            Expected("`,` or `}`"),
+        ),
+        (
+            r#"{"path": {"a": {"policy": "read", "denied_parameters": {"a": [1,]}}}}"#.into(),
+            1,
+            Expected("a string, a number or a boolean"),
         ),
         (r#"path "a" { capabilities = ["read"] capabilities = ["list"] }"#.into(), 1, RepeatedKey),
         (r#"path "a" { capabilities = ["write"] }"#.into(), 1, UnknownCapability("write".into())),
@@ -93,15 +124,12 @@ fn what_is_malformed_is_named_with_its_line() {
         (r#"path "a" { capabilities = [] audit_ack = "" }"#.into(), 1, unknown_ack("a", "")),
         (r#"path "a" { audit_ack = "witness" audit_ack = "checkpoint" }"#.into(), 1, RepeatedKey),
         (r#"{"path": {"a": {"audit_ack": "none", "capabilities": []}}}"#.into(), 1, unknown_ack("a", "none")),
-        (r#"{"path": {"a": {"audit_ack": true}}}"#.into(), 1, Character('t')),
+        (r#"{"path": {"a": {"audit_ack": true}}}"#.into(), 1, Expected("\"checkpoint\" or \"witness\"")),
+        (r#"{"path": {"a": {"audit_ack": tru}}}"#.into(), 1, Character('t')),
         (r#"{"path": {"a": {"audit_ack": "witness"}}}"#.into(), 1, Expected("`capabilities`")),
         (r#"{"path": {"a": {"capabilities": [], "capabilities": []}}}"#.into(), 1, RepeatedKey),
         (r#"{"path": {"a": {"capabilities": [],}}}"#.into(), 1, Expected("a key in quotes")),
-        (
-            r#"{"path": {"a": {"capabilities": [], "min_wrapping_ttl": 1}}}"#.into(),
-            1,
-            UnknownKey("min_wrapping_ttl".into()),
-        ),
+        (r#"{"path": {"a": {"capabilities": [], "mfa_methods": []}}}"#.into(), 1, UnknownKey("mfa_methods".into())),
         (r#"path "a" { capabilities = ["read"]"#.into(), 1, Expected("`capabilities`")),
         (r#"path "a""#.into(), 1, Expected("`{`")),
         ("path a {}".into(), 1, Expected("a path in quotes")),
@@ -119,7 +147,8 @@ fn what_is_malformed_is_named_with_its_line() {
         ("/*/".into(), 1, UnterminatedComment),
         ("path \"a\" { capabilities = <<EOF".into(), 1, Character('<')),
         ("\u{feff}path".into(), 1, Character('\u{feff}')),
-        ("12".into(), 1, Character('1')),
+        ("12".into(), 1, Expected("`path`")),
+        ("1x".into(), 1, Character('1')),
         (rule(""), 1, Path),
         (rule("/"), 1, Path),
         (rule(&"x".repeat(513)), 1, Path),
@@ -144,6 +173,43 @@ fn what_is_malformed_is_named_with_its_line() {
     ] {
         let text: String = text;
         assert_eq!(Policy::parse(&text), Err(MalformedPolicy { line, fault }), "{text}");
+    }
+}
+
+#[test]
+fn what_a_request_must_ask_with_is_read_in_both_languages() {
+    let hcl = r#"path "a" {
+        capabilities = ["update"]
+        required_parameters = ["b", "a", "b",]
+        allowed_parameters = {
+            "a" = ["x*", true, 8]
+            b = [],
+            "*" = []
+        }
+        denied_parameters { "c" = ["*y", "1.5"] }
+        min_wrapping_ttl = "1m30s"
+        max_wrapping_ttl = 7200
+    }"#;
+    let json = r#"{"path": {"a": {"capabilities": ["update"], "required_parameters": ["a", "b"],
+        "allowed_parameters": {"a": ["8", "x*", "true"], "b": [], "*": []}, "denied_parameters": {"c": [1.5, "*y"]},
+        "min_wrapping_ttl": 90, "max_wrapping_ttl": "2h"}}}"#;
+    let names = |names: &[&str]| names.iter().map(|name| (*name).into()).collect::<Vec<Box<str>>>();
+    let expected = Limits {
+        required: names(&["a", "b"]),
+        allowed: Some([("a".into(), names(&["8", "true", "x*"])), ("b".into(), vec![]), ("*".into(), vec![])].into()),
+        denied: Some([("c".into(), names(&["*y", "1.5"]))].into()),
+        min_wrapping: Some(std::time::Duration::from_secs(90)),
+        max_wrapping: Some(std::time::Duration::from_secs(7200)),
+    };
+    for text in [hcl, json] {
+        let policy = Policy::parse(text).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(policy.rules()[0].1.limits(), Some(&expected), "{text}");
+    }
+    for nothing in
+        ["allowed_parameters = {}", "required_parameters = []", "min_wrapping_ttl = \"0\" max_wrapping_ttl = 0"]
+    {
+        let policy = Policy::parse(&format!(r#"path "a" {{ policy = "read" {nothing} }}"#)).unwrap();
+        assert_eq!(policy.rules()[0].1.limits(), None, "{nothing}");
     }
 }
 
@@ -187,6 +253,13 @@ fn soup() -> impl Strategy<Value = String> {
         "audit_ack",
         "\"audit_ack\"",
         "\"witness\"",
+        "policy",
+        "allowed_parameters",
+        "\"denied_parameters\"",
+        "required_parameters",
+        "min_wrapping_ttl",
+        "12",
+        "true",
         "=",
         ":",
         "{",

@@ -42,7 +42,7 @@ async fn what_is_wrong_with_a_policy_is_said() {
     for (policy, text, reason, field) in [
         ("root", READ_A, "INVALID_FIELD", "name"),
         ("p", "path", "INVALID_FIELD", "policy"),
-        ("p", r#"path "a" { policy = "read" }"#, "INVALID_FIELD", "policy"),
+        ("p", r#"path "a" { policy = "all" }"#, "INVALID_FIELD", "policy"),
         ("p", &long, "INVALID_FIELD", "policy"),
     ] {
         let error = node.put_policy(&root, &house.call(), &name(policy), text).await.unwrap_err();

@@ -5,7 +5,7 @@ use crate::call::Verb;
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
-use identity::{Capability, PageRequest, PolicyName, Principal, Verdict, decide};
+use identity::{Capability, Facts, PageRequest, PolicyName, Principal, Verdict, decide_on};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -98,7 +98,7 @@ pub(super) fn of(by: &Principal, path: &str) -> Vec<&'static str> {
     }
     let mut given = Vec::new();
     for capability in Capability::ALL {
-        match decide(by.acl(), path, capability).verdict {
+        match decide_on(by.acl(), path, capability, Facts::Any).verdict {
             Verdict::Allow { .. } => given.push(capability.as_str()),
             Verdict::Deny { .. } => return vec!["deny"],
             Verdict::Nothing => {}

@@ -2,5 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::wildcard_enum_match_arm, reason = "a test ends where it fails")]
 
 mod kv;
+mod policies;
 mod rig;
+mod sys;
+mod tokens;
 mod wrapping;
