@@ -32,7 +32,7 @@ pub use cidr::Cidr;
 pub use error::{Cause, Face, IdentityError};
 pub use name::{Accessor, DisplayName, Malformed, PolicyName, RoleName};
 pub use op::{
-    AccessorPage, CertificateRolePage, PageRequest, PolicyPage, PolicyText, Target, Tidied, TokenRolePage, principal_id,
+    AccessorPage, CertificateRolePage, LEASES_A_BATCH, Lease, LeasePage, PageRequest, PolicyPage, PolicyText, Target, Tidied, TokenRolePage, principal_id,
 };
 pub use policy::{Capability, Limits, MalformedPolicy, Policy, PolicyFault};
 pub use principal::Principal;

@@ -55,7 +55,7 @@ name! {
 }
 
 impl PolicyName {
-    /// Allows everything. Never written, never given to a token but the root token.
+    /// Allows everything. Never written; given to the root token, and by it to tokens of its own.
     pub fn root() -> Self {
         Self("root".into())
     }

@@ -82,6 +82,10 @@ impl Principal {
         &self.acl
     }
 
+    pub(crate) fn rules(&self) -> Arc<Acl> {
+        Arc::clone(&self.acl)
+    }
+
     pub fn policies(&self) -> &[PolicyName] {
         &self.policies
     }

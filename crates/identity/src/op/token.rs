@@ -4,11 +4,13 @@
 //! Always: a token's end changes with its place in the queue of what is due, in one batch.
 //! Never: a child that outlives its parent, may do more, or counts where its parent would not, but for what a role gives.
 
+mod lease;
 mod list;
 mod make;
 mod revoke;
 mod role;
 
+pub use lease::{LEASES_A_BATCH, Lease, LeasePage};
 pub use list::{AccessorPage, Tidied};
 pub(super) use make::within_own;
 pub(crate) use revoke::LOOKED_AT_EVERY;
@@ -17,7 +19,7 @@ pub use role::TokenRolePage;
 use super::Act;
 use crate::ChangeError;
 use crate::RequestInfo;
-use crate::acl::{Verdict, decide};
+use crate::acl::{Acl, Verdict, decide};
 use crate::alive::Loaded;
 use crate::error::IdentityError;
 use crate::name::Accessor;
@@ -27,6 +29,7 @@ use crate::service::{ATTEMPTS_MAX, Identities};
 use crate::store;
 use crate::token::{self, Digest, TokenKind, TokenMetadata, lifetime};
 use envelope::Timestamp;
+use std::sync::Arc;
 use std::time::Duration;
 use storage::{AtLeast, Batch};
 
@@ -86,6 +89,16 @@ impl Identities {
             Ok(loaded.record.metadata(loaded.uses.map(|(left, _)| left)))
         };
         act.read(outcome.await).await
+    }
+
+    /// What the rules of a token that is alive say. Who asks, and whether they may, is the caller's to decide and to record.
+    pub async fn rules_of(&self, target: Target<'_>, by: &Principal, now: Timestamp) -> Result<Arc<Acl>, IdentityError> {
+        let loaded = match self.named(by, target).await? {
+            Named::Stored(digest) => self.load_token(&digest, now).await,
+            Named::Sealed(token) => self.open_stateless(token, now).await,
+            Named::Own => return Ok(by.rules()),
+        };
+        Ok(loaded.map_err(dead_is_not_found)?.acl)
     }
 
     /// Lets a token go on: for `increment`, or for what it was given at first; a periodic one for its period, for ever. Never

@@ -127,7 +127,7 @@ impl<'a> NewToken<'a> {
     /// Refuses what no token may have.
     pub(crate) fn check(&self) -> Result<(), IdentityError> {
         let wrong = |field| Err(IdentityError::InvalidField(field));
-        if self.policies.len() > POLICIES_MAX || self.policies.iter().any(PolicyName::is_root) {
+        if self.policies.len() > POLICIES_MAX {
             return wrong("policies");
         }
         let long = |text: &String| text.len() > META_BYTES_MAX;

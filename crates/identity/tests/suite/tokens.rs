@@ -1,7 +1,10 @@
 use crate::house::{House, ROOT, START, child, policies, refusal, token, within_two_seconds};
 use envelope::Timestamp;
 use identity::token::{Parent, TTL_MAX};
-use identity::{Accessor, CreateToken, IdentityError, Target};
+use identity::{
+    Accessor, CreateToken, DefaultPolicy, IdentityError, LEASES_A_BATCH, RoleName, Target, Through, TokenKind,
+    TokenRole,
+};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -175,8 +178,8 @@ async fn nobody_gives_what_is_not_theirs() {
         (&strong, &["root"], Err("INVALID_FIELD")),
         (&weak, &["p"], Err("PERMISSION_DENIED")),
         (&root, &["nowhere"], Ok(&["nowhere"])),
-        (&root, &["root"], Err("INVALID_FIELD")),
-        (&root, &[], Err("INVALID_FIELD")),
+        (&root, &["root"], Ok(&["root"])),
+        (&root, &[], Ok(&["root"])),
     ] {
         let made = node.create_token(by, &house.call(), token(asked, 0)).await;
         let found = made.as_ref().map(|made| made.metadata.policies.to_vec()).map_err(IdentityError::reason);
@@ -422,4 +425,91 @@ fn what_was_made_and_revoked_is_so_after_a_restart() {
             assert_eq!(refusal(&house, &node, ROOT).await, None);
         }));
     }
+}
+
+#[tokio::test]
+async fn root_makes_root_and_nobody_else_does_whatever_they_hold() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    let sudo = r#"path "*" { capabilities = ["create", "read", "update", "delete", "list", "sudo"] }"#;
+    node.put_policy(&root, &house.call(), &policies(&["all"])[0], sudo).await.unwrap();
+    node.put_token_role(&root, &house.call(), &TokenRole::new(RoleName::parse("r").unwrap())).await.unwrap();
+    let (_, mighty) = child(&house, &node, &root, token(&["all"], 600)).await;
+    let role = || Through::Role(RoleName::parse("r").unwrap());
+    for (by, names, through, kind, outcome) in [
+        (&root, &[][..], Through::Create, None, Ok(&["root"][..])),
+        (&root, &["root", "all"], Through::Create, None, Ok(&["root"])),
+        (&root, &["root"], Through::CreateOrphan, None, Ok(&["root"])),
+        (&root, &["all"], Through::Create, None, Ok(&["all", "default"])),
+        (&root, &[], Through::Create, Some(TokenKind::Stateless), Err("INVALID_FIELD")),
+        (&root, &["root"], role(), None, Err("INVALID_FIELD")),
+        (&root, &[], role(), None, Err("INVALID_FIELD")),
+        (&mighty, &["root"], Through::Create, None, Err("INVALID_FIELD")),
+        (&mighty, &["root"], Through::CreateOrphan, None, Err("INVALID_FIELD")),
+        (&mighty, &[], Through::Create, None, Ok(&["all"])),
+    ] {
+        let default_policy = DefaultPolicy::Added;
+        let command = CreateToken { through: through.clone(), kind, default_policy, ..token(names, 600) };
+        let made = node.create_token(by, &house.call(), command).await;
+        let found = made.as_ref().map(|made| made.metadata.policies.to_vec()).map_err(IdentityError::reason);
+        assert_eq!(found, outcome.map(policies), "{names:?} {through:?} {kind:?}");
+    }
+    // it is root, has an end, and ends with its maker
+    let (secret, heir) = child(&house, &node, &root, token(&[], 600)).await;
+    assert!(heir.is_root() && heir.expires().is_some());
+    let (below, _) = child(&house, &node, &heir, token(&[], 60)).await;
+    node.revoke_token(&heir, &house.call(), Target::Own).await.unwrap();
+    for token in [&secret, &below] {
+        assert!(refusal(&house, &node, token.expose()).await.is_some());
+    }
+}
+
+#[tokio::test]
+async fn tokens_are_found_and_ended_by_where_they_were_made_a_page_at_a_time() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    node.put_token_role(&root, &house.call(), &TokenRole::new(RoleName::parse("ci").unwrap())).await.unwrap();
+    let through = Through::Role(RoleName::parse("ci").unwrap());
+    let mut ci = Vec::new();
+    for _ in 0..40 {
+        ci.push(child(&house, &node, &root, CreateToken { through: through.clone(), ..token(&["p"], 600) }).await.0);
+    }
+    let (other, _) = child(&house, &node, &root, token(&["p"], 600)).await;
+    let count = async |prefix: &str| {
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = node.leases(prefix, after.as_deref(), 7, house.call().now).await.unwrap();
+            assert!(page.leases.len() <= 7);
+            found.extend(page.leases);
+            after = page.next_marker;
+            if after.is_none() {
+                return found;
+            }
+        }
+    };
+    for (prefix, expected) in [
+        ("", 41),
+        ("auth/token/", 41),
+        ("auth/token/create/", 41),
+        ("auth/token/create/ci/", 40),
+        ("auth/token/create/c", 40),
+        ("auth/approle/", 0),
+    ] {
+        assert_eq!(count(prefix).await.len(), expected, "{prefix}");
+    }
+    let leases = count("auth/token/create/ci/").await;
+    let mut ended = 0;
+    for some in leases.chunks(LEASES_A_BATCH) {
+        let batch = house.changes().batch().unwrap();
+        let (batch, count) = node.prepare_ends(batch, some, house.call().now).await.unwrap();
+        let call = house.call();
+        node.commit(batch, &call.record("EndLeases", root.subject(), audit::Outcome::Done)).await.unwrap();
+        ended += count;
+    }
+    assert_eq!((ended, count("auth/token/create/ci/").await.len()), (40, 0));
+    assert_eq!(node.prepare_ends(house.changes().batch().unwrap(), &leases, house.call().now).await.unwrap().1, 0);
+    for token in &ci {
+        assert_eq!(refusal(&house, &node, token.expose()).await, Some("TOKEN_UNKNOWN"));
+    }
+    assert_eq!(refusal(&house, &node, other.expose()).await, None);
 }

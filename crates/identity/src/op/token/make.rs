@@ -112,9 +112,13 @@ impl Identities {
         new: NewToken<'_>,
         now: Timestamp,
     ) -> Result<(Batch, CreatedToken), IdentityError> {
+        if new.policies.iter().any(PolicyName::is_root) {
+            return Err(IdentityError::InvalidField("policies"));
+        }
         self.prepare(batch, new, now, Excess::Cap).await
     }
 
+    /// Who calls has decided on `root`.
     async fn prepare(
         &self,
         batch: Batch,
@@ -351,7 +355,12 @@ fn policies(
         None if command.policies.is_empty() => by.policies().to_vec(),
         None => command.policies.clone(),
     };
-    if policies.len() > token::POLICIES_MAX || policies.iter().any(PolicyName::is_root) {
+    if policies.iter().any(PolicyName::is_root) {
+        // as Vault does: who is root makes root, and nobody else, by no role
+        let by_root = by.is_root() && role.is_none() && command.kind.unwrap_or_default() == TokenKind::Service;
+        return if by_root { Ok(vec![PolicyName::root()]) } else { Err(IdentityError::InvalidField("policies")) };
+    }
+    if policies.len() > token::POLICIES_MAX {
         return Err(IdentityError::InvalidField("policies"));
     }
     if role.is_some_and(TokenRole::names_policies) {
@@ -378,6 +387,7 @@ fn asked<'p>(
 ) -> Result<NewToken<'p>, IdentityError> {
     let new = NewToken {
         policies,
+        path: command.through.path(),
         display_name: command.display_name,
         ttl: command.ttl,
         explicit_max_ttl: command.explicit_max_ttl,
@@ -386,7 +396,6 @@ fn asked<'p>(
         renewable: command.renewable,
         kind: command.kind.unwrap_or_default(),
         meta: command.meta,
-        path: CREATE.to_owned(),
         entity: None,
         bound_cidrs: command.bound_cidrs,
         certificate_thumbprint: command.certificate_thumbprint,

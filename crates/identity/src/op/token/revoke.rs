@@ -15,7 +15,7 @@ use storage::{AtLeast, Batch};
 
 /// What becomes of a token's children.
 #[derive(Clone, Copy)]
-enum Children {
+pub(super) enum Children {
     End,
     GoOn,
 }
@@ -60,7 +60,8 @@ impl Identities {
         let digest = self.stored(by, target).await?;
         let _turn = self.turn(&digest).await;
         for _ in 0..ATTEMPTS_MAX {
-            match act.commit(self.revocation(&digest, children, now).await?).await {
+            let batch = self.revocation(self.changes.batch()?, &digest, children, now).await?;
+            match act.commit(batch).await {
                 Err(ChangeError::Conflict(_)) => {}
                 outcome => return Ok(outcome?),
             }
@@ -68,7 +69,13 @@ impl Identities {
         Err(IdentityError::Conflict)
     }
 
-    async fn revocation(&self, digest: &Digest, children: Children, now: Timestamp) -> Result<Batch, IdentityError> {
+    pub(super) async fn revocation(
+        &self,
+        batch: Batch,
+        digest: &Digest,
+        children: Children,
+        now: Timestamp,
+    ) -> Result<Batch, IdentityError> {
         let path = self.layout.token(digest)?;
         let (_, found) = self.barrier.get(std::slice::from_ref(&path), AtLeast::Latest).await?;
         let opened = found.into_iter().flatten().next().ok_or(IdentityError::TokenNotFound)?;
@@ -76,8 +83,7 @@ impl Identities {
         if record.terms.released {
             return Err(IdentityError::TokenNotFound);
         }
-        let batch = self.changes.batch()?.revision_is(path.clone(), opened.revision);
-        let batch = self.drop_token(batch, digest, &record)?;
+        let batch = self.drop_token(batch.revision_is(path.clone(), opened.revision), digest, &record)?;
         match children {
             // Its children are swept up from there. They are dead already.
             Children::End => self.put_due(batch, now, digest),

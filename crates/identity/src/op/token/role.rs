@@ -42,6 +42,44 @@ impl Identities {
         act.changed(outcome.await).await
     }
 
+    /// Changes a role, or makes one that gives nothing by itself and changes that. `change` may be asked again.
+    pub async fn change_token_role(
+        &self,
+        by: &Principal,
+        call: &RequestInfo,
+        name: &RoleName,
+        change: impl Fn(&mut TokenRole) -> Result<(), IdentityError> + Send,
+    ) -> Result<(), IdentityError> {
+        let path = path(name);
+        let act = self.authorise(by, call, "PutTokenRole", path.clone(), Capability::Update).await?;
+        let at = self.layout.token_role(name)?;
+        let attempt = async || {
+            let (_, found) = self.barrier.get(std::slice::from_ref(&at), AtLeast::Latest).await?;
+            let batch = self.changes.batch()?;
+            let (mut role, batch) = match found.into_iter().flatten().next() {
+                Some(opened) => {
+                    (store::decode_token_role(name, &opened.value)?, batch.revision_is(at.clone(), opened.revision))
+                }
+                None => (TokenRole::new(name.clone()), batch.absent(at.clone())),
+            };
+            change(&mut role)?;
+            role.check()?;
+            if !role.gives_only(by.policies()) && !holds_sudo(by, &path) {
+                return Err(IdentityError::PermissionDenied);
+            }
+            let sealed = self.barrier.seal(&at, &store::encode_token_role(&role)?)?;
+            Ok(act.commit(batch.put(at.clone(), sealed)).await?)
+        };
+        let mut outcome = Err(IdentityError::Conflict);
+        for _ in 0..ATTEMPTS_MAX {
+            outcome = attempt().await;
+            if !matches!(outcome, Err(IdentityError::Conflict)) {
+                break;
+            }
+        }
+        act.changed(outcome).await
+    }
+
     pub async fn read_token_role(
         &self,
         by: &Principal,
