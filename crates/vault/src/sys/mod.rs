@@ -1,8 +1,11 @@
 //! The system's own paths: one file a subtree.
 
+mod capabilities;
+mod leases;
 mod mounts;
 mod policies;
 mod status;
+mod tools;
 mod wrapping;
 
 use crate::backend::Backend;
@@ -30,7 +33,7 @@ impl Backend for System {
     }
 
     fn needs_sudo(&self, verb: Verb, path: &str) -> bool {
-        path.starts_with("auth/") && matches!(verb, Verb::Write | Verb::Delete)
+        path.starts_with("auth/") && matches!(verb, Verb::Write | Verb::Delete) || leases::needs_sudo(path)
     }
 
     async fn exists(&self, _scope: &Scope<'_>) -> Result<bool, VaultError> {
@@ -43,7 +46,13 @@ impl Backend for System {
             "health" | "seal-status" | "leader" | "ha-status" | "init" => status::handle(scope, &segments).await,
             "mounts" | "auth" | "remount" | "internal" => mounts::handle(scope, &segments).await,
             "policies" | "policy" => policies::handle(scope, &segments).await,
-            "capabilities-self" => policies::capabilities(scope).await,
+            "capabilities" | "capabilities-self" | "capabilities-accessor" => {
+                capabilities::handle(scope, &segments).await
+            }
+            "leases" | "renew" | "revoke" | "revoke-prefix" | "revoke-force" => {
+                leases::handle(scope, &segments).await
+            }
+            "tools" => tools::handle(scope, &segments).await,
             "wrapping" => wrapping::handle(scope, &segments).await,
             _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
         }

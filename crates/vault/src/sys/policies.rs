@@ -5,7 +5,7 @@ use crate::call::Verb;
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
-use identity::{Capability, Facts, PageRequest, PolicyName, Principal, Verdict, decide_on};
+use identity::{Acl, Capability, Facts, PageRequest, PolicyName, Verdict, decide_on};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -74,31 +74,14 @@ async fn list(scope: &Scope<'_>, old: bool) -> Result<Reply, VaultError> {
     }
 }
 
-/// `sys/capabilities-self`: of the caller's own token, for each path.
-pub(super) async fn capabilities(scope: &Scope<'_>) -> Result<Reply, VaultError> {
-    let paths = match scope.call.body.list("paths")? {
-        Some(paths) => paths,
-        None => scope.call.body.list("path")?.ok_or_else(|| VaultError::field("paths", "missing"))?,
-    };
-    if paths.is_empty() || paths.len() > PATHS_MAX {
-        return Err(VaultError::field("paths", format!("1 to {PATHS_MAX} paths")));
-    }
-    let by = scope.by()?;
-    let mut found: BTreeMap<&str, Vec<&str>> = paths.iter().map(|path| (path.as_str(), of(by, path))).collect();
-    if let [path] = paths.as_slice() {
-        found.insert("capabilities", of(by, path));
-    }
-    Ok(Reply::data(&found)?.repeated())
-}
-
-pub(super) fn of(by: &Principal, path: &str) -> Vec<&'static str> {
+pub(super) fn of(acl: &Acl, path: &str) -> Vec<&'static str> {
     let path = path.trim_start_matches('/');
-    if by.is_root() {
+    if acl.is_root() {
         return vec!["root"];
     }
     let mut given = Vec::new();
     for capability in Capability::ALL {
-        match decide_on(by.acl(), path, capability, Facts::Any).verdict {
+        match decide_on(acl, path, capability, Facts::Any).verdict {
             Verdict::Allow { .. } => given.push(capability.as_str()),
             Verdict::Deny { .. } => return vec!["deny"],
             Verdict::Nothing => {}
@@ -110,5 +93,3 @@ pub(super) fn of(by: &Principal, path: &str) -> Vec<&'static str> {
     given.sort_unstable();
     given
 }
-
-const PATHS_MAX: usize = 256;

@@ -1,0 +1,180 @@
+//! The system's own paths.
+
+use crate::rig::{Rig, With};
+use serde_json::{Value, json};
+use std::time::Duration;
+use vault::Verb::{self, List, Read, Write};
+
+async fn token(rig: &Rig, path: &str, body: Value) -> (String, String) {
+    let (status, answer) = rig.root(Write, path, body).await;
+    assert_eq!(status, 200, "{answer}");
+    let text = |name: &str| answer["auth"][name].as_str().unwrap().to_owned();
+    (text("client_token"), text("accessor"))
+}
+
+async fn by(rig: &Rig, token: &str, verb: Verb, path: &str, body: Value) -> (u16, Value) {
+    rig.ask(verb, path, body, With { token: Some(token), ..With::default() }).await
+}
+
+#[tokio::test]
+async fn capabilities_are_told_of_oneself_and_of_others() {
+    let rig = Rig::new().await;
+    let policy = r#"path "a/*" { capabilities = ["read", "list"] } path "a/b" { capabilities = ["deny"] }"#;
+    rig.done(Write, "sys/policies/acl/p", json!({"policy": policy})).await;
+    let (of, accessor) = token(&rig, "auth/token/create", json!({"policies": ["p"], "num_uses": 9})).await;
+    let expected = json!({"a/x": ["list", "read"], "a/b": ["deny"], "other": ["deny"]});
+    let paths = json!(["a/x", "a/b", "other"]);
+    for (path, body) in [
+        ("sys/capabilities", json!({"token": of, "paths": paths})),
+        ("sys/capabilities-accessor", json!({"accessor": accessor, "paths": paths})),
+    ] {
+        let (status, body) = rig.root(Write, path, body).await;
+        assert_eq!((status, &body["data"], &body["a/x"]), (200, &expected, &json!(["list", "read"])), "{path}");
+    }
+    let own = by(&rig, &of, Write, "sys/capabilities-self", json!({"path": "a/x"})).await.1;
+    assert_eq!(own["data"]["capabilities"], json!(["list", "read"]));
+    // who was asked about spent no use but its own
+    let left = rig.done(Write, "auth/token/lookup", json!({"token": of})).await;
+    assert_eq!(left["num_uses"], 8);
+    for (path, body, told) in [
+        ("sys/capabilities", json!({"paths": ["a"]}), "token"),
+        ("sys/capabilities", json!({"token": "sr.nobodys-token-at-all", "paths": ["a"]}), "invalid token"),
+        ("sys/capabilities-accessor", json!({"accessor": "0".repeat(32), "paths": ["a"]}), "invalid accessor"),
+        ("sys/capabilities", json!({"token": of}), "paths"),
+        ("sys/capabilities", json!({"token": of, "paths": vec!["a"; 257]}), "paths"),
+    ] {
+        let (status, body) = rig.root(Write, path, body).await;
+        assert!(status == 400 && body["errors"][0].as_str().unwrap().contains(told), "{path} {body}");
+    }
+    assert_eq!(by(&rig, &of, Write, "sys/capabilities", json!({"token": of, "paths": ["a"]})).await.0, 403);
+}
+
+#[tokio::test]
+async fn what_was_lent_is_found_by_its_lease_and_taken_back_by_it_or_by_prefix() {
+    let rig = Rig::new().await;
+    rig.done(Write, "auth/token/roles/ci", json!({"orphan": true})).await;
+    let (lone, _) = token(&rig, "auth/token/create", json!({"policies": ["p"], "ttl": "1h"})).await;
+    let mut ci = Vec::new();
+    for _ in 0..37 {
+        ci.push(token(&rig, "auth/token/create/ci", json!({"policies": ["p"], "ttl": "1h"})).await.0);
+    }
+    let alive = async |token: &str| by(&rig, token, Read, "auth/token/lookup-self", Value::Null).await.0 == 200;
+    assert_eq!(rig.done(List, "sys/leases/lookup/auth", Value::Null).await["keys"], json!(["token/"]));
+    let below = rig.done(List, "sys/leases/lookup/auth/token/create/", Value::Null).await;
+    let names = below["keys"].as_array().unwrap();
+    assert_eq!((names.len(), &names[0]), (2, &json!("ci/")));
+    let lease = format!("auth/token/create/{}", names[1].as_str().unwrap());
+    rig.clock.advance(Duration::from_secs(60));
+    let shown = rig.done(Write, "sys/leases/lookup", json!({"lease_id": lease})).await;
+    assert_eq!(
+        shown,
+        json!({
+            "id": lease, "issue_time": "2023-11-14T22:13:20Z", "expire_time": "2023-11-14T23:13:20Z",
+            "last_renewal": null, "renewable": true, "ttl": 3540,
+        })
+    );
+    let counted = rig.done(Read, "sys/leases/count", Value::Null).await;
+    assert_eq!(counted, json!({"lease_count": 38, "counts": {"auth/token/": 38}}));
+    let (answer, records) = rig.recorded(rig.root(Write, "sys/leases/revoke", json!({"lease_id": lease}))).await;
+    assert_eq!((answer.0, records.len(), alive(&lone).await, alive(&ci[0]).await), (204, 1, false, true));
+    for (path, body) in [
+        ("sys/leases/lookup", json!({"lease_id": lease})),
+        ("sys/leases/revoke", json!({"lease_id": "auth/token/create/hxyz"})),
+        ("sys/leases/revoke", json!({"lease_id": "none"})),
+        ("sys/leases/revoke", json!({})),
+        ("sys/leases/renew", json!({"lease_id": lease})),
+    ] {
+        assert_eq!(rig.root(Write, path, body).await.0, 400, "{path}");
+    }
+    let (status, _) = rig.root(Write, "sys/leases/revoke-prefix/auth/token/create/c", Value::Null).await;
+    assert!(status == 204 && alive(&ci[36]).await, "a prefix ends with its segment");
+    assert_eq!(rig.root(Write, "sys/leases/revoke-prefix/auth/token/create/ci", json!({"sync": true})).await.0, 204);
+    for token in &ci {
+        assert!(!alive(token).await);
+    }
+    assert_eq!(rig.root(List, "sys/leases/lookup/auth/", Value::Null).await.0, 404);
+    assert_eq!(rig.root(Write, "sys/leases/tidy", Value::Null).await.0, 202);
+}
+
+#[tokio::test]
+async fn taking_back_below_a_prefix_takes_sudo() {
+    let rig = Rig::new().await;
+    for (name, more) in [("weak", ""), ("strong", r#", "sudo""#)] {
+        let policy = format!(r#"path "sys/leases/*" {{ capabilities = ["update", "list"{more}] }}"#);
+        rig.done(Write, &format!("sys/policies/acl/{name}"), json!({"policy": policy})).await;
+    }
+    for (policy, status) in [("weak", 403), ("strong", 204)] {
+        let (token, _) = token(&rig, "auth/token/create", json!({"policies": [policy]})).await;
+        for path in ["sys/leases/revoke-prefix/auth/approle", "sys/leases/revoke-force/auth/approle"] {
+            assert_eq!(by(&rig, &token, Write, path, Value::Null).await.0, status, "{policy} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn random_bytes_are_as_many_as_asked_for_from_where_it_is_asked() {
+    let rig = Rig::new().await;
+    let mut seen = std::collections::BTreeSet::new();
+    for (path, body, bytes) in [
+        ("", json!({}), Some(32)),
+        ("/164", json!({"format": "hex"}), Some(164)),
+        ("/platform", json!({"bytes": 1024}), Some(1024)),
+        ("/seal/33", json!({"format": "hex"}), Some(33)),
+        ("/all/64", json!({}), Some(64)),
+        ("", json!({"source": "seal", "bytes": "16"}), Some(16)),
+        ("/0", json!({}), None),
+        ("/1025", json!({}), None),
+        ("/99999999999", json!({}), None),
+        ("/other/3", json!({}), None),
+        ("/seal/x", json!({}), None),
+        ("", json!({"format": "octal"}), None),
+        ("", json!({"bytes": -1}), None),
+    ] {
+        let (answer, records) = rig.recorded(rig.root(Write, &format!("sys/tools/random{path}"), body.clone())).await;
+        let text = answer.1["data"]["random_bytes"].as_str().unwrap_or_default().to_owned();
+        let expected = bytes.map(|bytes: usize| match body["format"].as_str() {
+            Some("hex") => bytes * 2,
+            _ => bytes.div_ceil(3) * 4,
+        });
+        assert_eq!(
+            (answer.0, text.len()),
+            (if bytes.is_some() { 200 } else { 400 }, expected.unwrap_or(0)),
+            "{path} {body}"
+        );
+        assert!(records.len() == 1 && (bytes.is_none() || seen.insert(text)));
+    }
+}
+
+#[tokio::test]
+async fn hashes_are_those_of_fips_180() {
+    let rig = Rig::new().await;
+    // FIPS 180-4's "abc"
+    for (path, body, sum) in [
+        ("/sha2-224", json!({}), "23097d223405d8228642a477bda255b32aadbce4bda0b3f7e36c9da7"),
+        ("", json!({}), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        ("/sha2-256", json!({"format": "base64"}), "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0="),
+        (
+            "",
+            json!({"algorithm": "sha2-384"}),
+            "cb00753f45a35e8bb5a03d699ac65007272c32ab0eded1631a8b605a43ff5bed8086072ba1e7cc2358baeca134c825a7",
+        ),
+        (
+            "/sha2-512",
+            json!({}),
+            "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f",
+        ),
+    ] {
+        let mut body = body;
+        body["input"] = json!("YWJj");
+        assert_eq!(rig.done(Write, &format!("sys/tools/hash{path}"), body).await, json!({"sum": sum}), "{path}");
+    }
+    for (path, body, field) in [
+        ("/sha3-256", json!({"input": "YWJj"}), "SHA-3"),
+        ("/md5", json!({"input": "YWJj"}), "algorithm"),
+        ("", json!({"input": "no base64!"}), "input"),
+        ("", json!({}), "input"),
+    ] {
+        let (status, body) = rig.root(Write, &format!("sys/tools/hash{path}"), body).await;
+        assert!(status == 400 && body["errors"][0].as_str().unwrap().contains(field), "{path} {body}");
+    }
+}
