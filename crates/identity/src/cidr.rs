@@ -32,6 +32,11 @@ impl Cidr {
         self.0.contains(&address.to_canonical())
     }
 
+    /// Whether all of `other` lies in it.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.0.contains(&other.0)
+    }
+
     /// Of two ranges the one that lies in the other.
     fn within(self, other: Self) -> Option<Self> {
         if self.0.contains(&other.0) { Some(other) } else { other.0.contains(&self.0).then_some(self) }
@@ -64,7 +69,7 @@ pub(crate) fn narrowed(one: &[Cidr], other: &[Cidr], most: usize) -> Result<Vec<
 }
 
 /// Whether a request from `peer`, an address with or without its port, is from one of `ranges`. From nowhere is outside.
-pub(crate) fn allows(ranges: &[Cidr], peer: &str) -> bool {
+pub fn allows(ranges: &[Cidr], peer: &str) -> bool {
     if ranges.is_empty() {
         return true;
     }
