@@ -33,7 +33,9 @@ pub(crate) fn of(kind: Kind) -> &'static dyn Backend {
         Kind::Kv1 => &engine::kv1::Kv1,
         Kind::Kv2 => &engine::kv2::Kv2,
         Kind::Token => &auth::token::Tokens,
-        Kind::Identity | Kind::Transit | Kind::AppRole | Kind::Userpass => &Unserved,
+        Kind::AppRole => &auth::approle::AppRole,
+        Kind::Userpass => &auth::userpass::Userpass,
+        Kind::Identity | Kind::Transit => &Unserved,
     }
 }
 

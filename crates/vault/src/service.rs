@@ -4,6 +4,8 @@
 //! who asks → which mount → may they → the mount's backend → wrapped, where asked for → recorded → answered
 //! ```
 
+use crate::auth::turn::Turns;
+use crate::auth::userpass::Hashing;
 use crate::backend::{self, Backend};
 use crate::call::{Call, Verb};
 use crate::error::VaultError;
@@ -49,12 +51,20 @@ pub struct Caches {
     mounts: Cache<(), Table>,
     values: Arc<Values>,
     last_reads: crate::LastReads,
+    turns: Turns,
+    hashing: Hashing,
 }
 
 impl Caches {
     /// At most `values` small values.
     pub fn new(values: usize) -> Self {
-        Self { mounts: Cache::new(1), values: Arc::new(Cache::new(values)), last_reads: crate::LastReads::default() }
+        Self {
+            mounts: Cache::new(1),
+            values: Arc::new(Cache::new(values)),
+            last_reads: crate::LastReads::default(),
+            turns: Turns::default(),
+            hashing: Hashing::default(),
+        }
     }
 
     pub fn values(&self) -> usize {
@@ -117,6 +127,19 @@ impl Vault {
 
     pub fn changes(&self) -> &Changes {
         &self.seams.changes
+    }
+
+    /// How many hashes of passwords were made.
+    pub fn password_hashes(&self) -> u64 {
+        self.seams.caches.hashing.done()
+    }
+
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.seams.caches.turns
+    }
+
+    pub(crate) fn hashing(&self) -> &Hashing {
+        &self.seams.caches.hashing
     }
 
     pub(crate) fn last_reads(&self) -> &crate::LastReads {
