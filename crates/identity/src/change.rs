@@ -326,7 +326,8 @@ impl ChangeError {
 
 /// In a record, in place of a value's hash.
 const DELETED: &str = "deleted";
-const PATH_LABEL: &[u8] = b"audit/path";
+/// The label of the keyed hash that stands in a record for an entry's path.
+pub const PATH_LABEL: &[u8] = b"audit/path";
 /// Rows taken out of the outbox beside a change.
 const PIGGYBACK_MAX: usize = 16;
 const TAKEN_OUT_MAX: usize = 100;

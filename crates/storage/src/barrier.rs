@@ -146,6 +146,11 @@ impl Barrier {
         &self.cluster_id
     }
 
+    /// The epoch that seals now.
+    pub fn epoch(&self) -> u32 {
+        self.keyring.epoch
+    }
+
     /// One value that does not open fails the whole read.
     pub async fn get(&self, paths: &[EntryPath], at: AtLeast) -> Result<(Revision, Vec<Option<Opened>>), BarrierError> {
         let (revision, entries) = self.storage.get(paths, at).await?;

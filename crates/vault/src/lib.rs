@@ -15,6 +15,7 @@ pub mod duration;
 pub mod engine;
 pub mod error;
 pub mod mount;
+mod quota;
 pub mod reply;
 pub mod scope;
 pub mod service;

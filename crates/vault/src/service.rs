@@ -51,6 +51,7 @@ pub struct Caches {
     mounts: Cache<(), Table>,
     values: Arc<Values>,
     last_reads: crate::LastReads,
+    quotas: crate::quota::Quotas,
     turns: Turns,
     hashing: Hashing,
 }
@@ -62,6 +63,7 @@ impl Caches {
             mounts: Cache::new(1),
             values: Arc::new(Cache::new(values)),
             last_reads: crate::LastReads::default(),
+            quotas: crate::quota::Quotas::default(),
             turns: Turns::default(),
             hashing: Hashing::default(),
         }
@@ -76,6 +78,7 @@ impl Invalidate for Caches {
     fn apply(&self, change: &Change) {
         self.mounts.apply(change);
         self.values.apply(change);
+        self.quotas.apply(change);
     }
 }
 
@@ -163,6 +166,9 @@ impl Vault {
     }
 
     async fn serve(&self, call: &Call) -> Result<Reply, VaultError> {
+        if let Err(error) = self.seams.caches.quotas.admit(self, call).await {
+            return self.refused(call, None, (Decision::NotReached, ""), error).await;
+        }
         let table = match self.table().await {
             Ok(table) => table,
             Err(error) => return self.refused(call, None, (Decision::NotReached, ""), error).await,

@@ -1,9 +1,13 @@
 //! The system's own paths: one file a subtree.
 
+mod audit;
 mod capabilities;
 mod leases;
 mod mounts;
+mod operator;
+mod passwords;
 mod policies;
+mod quotas;
 mod status;
 mod tools;
 mod wrapping;
@@ -21,7 +25,9 @@ pub(crate) struct System;
 impl Backend for System {
     fn is_public(&self, verb: Verb, path: &str) -> bool {
         match path {
-            "health" | "seal-status" | "leader" | "init" => verb == Verb::Read,
+            "health" | "seal-status" | "leader" => verb == Verb::Read,
+            "init" => matches!(verb, Verb::Read | Verb::Write),
+            "unseal" => verb == Verb::Write,
             "wrapping/lookup" => matches!(verb, Verb::Read | Verb::Write),
             "wrapping/unwrap" | "wrapping/rewrap" => verb == Verb::Write,
             _ => false,
@@ -33,7 +39,12 @@ impl Backend for System {
     }
 
     fn needs_sudo(&self, verb: Verb, path: &str) -> bool {
-        path.starts_with("auth/") && matches!(verb, Verb::Write | Verb::Delete) || leases::needs_sudo(path)
+        let first = path.split('/').next().unwrap_or_default();
+        match first {
+            "auth" => matches!(verb, Verb::Write | Verb::Delete),
+            "remount" | "audit" | "rotate" | "seal" | "step-down" | "rekey" => true,
+            _ => leases::needs_sudo(path),
+        }
     }
 
     async fn exists(&self, _scope: &Scope<'_>) -> Result<bool, VaultError> {
@@ -43,7 +54,13 @@ impl Backend for System {
     async fn handle(&self, scope: &Scope<'_>) -> Result<Reply, VaultError> {
         let segments = scope.segments();
         match segments.first().copied().unwrap_or_default() {
+            "init" if scope.call.verb == Verb::Write => operator::handle(scope, &segments).await,
             "health" | "seal-status" | "leader" | "ha-status" | "init" => status::handle(scope, &segments).await,
+            "unseal" | "seal" | "step-down" | "rekey" | "rekey-recovery-key" | "generate-root"
+            | "generate-recovery-token" | "rotate" | "key-status" => operator::handle(scope, &segments).await,
+            "quotas" => quotas::handle(scope, &segments).await,
+            "audit" | "audit-hash" => audit::handle(scope, &segments).await,
+            "policies" if segments.get(1) == Some(&"password") => passwords::handle(scope, &segments).await,
             "mounts" | "auth" | "remount" | "internal" => mounts::handle(scope, &segments).await,
             "policies" | "policy" => policies::handle(scope, &segments).await,
             "capabilities" | "capabilities-self" | "capabilities-accessor" => {

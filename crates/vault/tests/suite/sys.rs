@@ -3,7 +3,7 @@
 use crate::rig::{Rig, With};
 use serde_json::{Value, json};
 use std::time::Duration;
-use vault::Verb::{self, List, Read, Write};
+use vault::Verb::{self, Delete, List, Read, Write};
 
 async fn token(rig: &Rig, path: &str, body: Value) -> (String, String) {
     let (status, answer) = rig.root(Write, path, body).await;
@@ -177,4 +177,153 @@ async fn hashes_are_those_of_fips_180() {
         let (status, body) = rig.root(Write, &format!("sys/tools/hash{path}"), body).await;
         assert!(status == 400 && body["errors"][0].as_str().unwrap().contains(field), "{path} {body}");
     }
+}
+
+#[tokio::test]
+async fn the_log_is_shown_cannot_be_turned_off_and_its_hashes_are_told() {
+    let rig = Rig::new().await;
+    let log = rig.done(Read, "sys/audit", Value::Null).await;
+    assert_eq!((&log["strongroom/"]["type"], &log["strongroom/"]["path"]), (&json!("log"), &json!("strongroom/")));
+    for (verb, path) in [(Write, "sys/audit/file"), (Delete, "sys/audit/strongroom"), (Delete, "sys/audit/file")] {
+        let (status, body) = rig.root(verb, path, json!({"type": "file", "options": {"file_path": "/x"}})).await;
+        assert!(status == 400 && body["errors"][0].as_str().unwrap().contains("always on"), "{body}");
+    }
+    // what a record tells of a changed entry is what the hash of its path is
+    let (_, records) = rig.recorded(rig.done(Write, "sys/policies/password/p", json!({"policy": DICE}))).await;
+    let tenant = storage::EntryPath::parse(&hex(&crate::rig::TENANT)).unwrap();
+    let page = rig.store.scan(&tenant, None, 1000, storage::AtLeast::Latest).await.unwrap();
+    let entry = page.entries.iter().find(|(path, _)| path.as_str().contains("password-policies")).unwrap();
+    let hash = rig.done(Write, "sys/audit-hash/strongroom", json!({"input": entry.0.as_str()})).await;
+    let hash = hash["hash"].as_str().unwrap().strip_prefix("hmac-sha256:").unwrap().to_owned();
+    assert!(hash.len() == 64 && records[0].to_string().contains(&hash), "{hash} {}", records[0]);
+    assert_eq!(rig.root(Write, "sys/audit-hash/other", json!({"input": "a"})).await.0, 400);
+    assert_eq!(rig.root(Write, "sys/audit-hash/strongroom", json!({})).await.0, 400);
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+const DICE: &str = "length = 9\nrule \"charset\" {\n  charset = \"123456\"\n  min-chars = 3\n}\n";
+
+#[tokio::test]
+async fn password_policies_are_kept_and_make_passwords() {
+    let rig = Rig::new().await;
+    assert_eq!(rig.root(List, "sys/policies/password", Value::Null).await.0, 404);
+    let base64 = "bGVuZ3RoID0gNwpydWxlICJjaGFyc2V0IiB7IGNoYXJzZXQgPSAieHl6IiB9Cg==";
+    for (name, policy) in [("Dice", DICE), ("base64", base64)] {
+        rig.done(Write, &format!("sys/policies/password/{name}"), json!({"policy": policy})).await;
+    }
+    assert_eq!(rig.done(List, "sys/policies/password", Value::Null).await, json!({"keys": ["base64", "dice"]}));
+    assert_eq!(rig.done(Read, "sys/policies/password/dice", Value::Null).await, json!({"policy": DICE}));
+    let mut seen = std::collections::BTreeSet::new();
+    for (name, length, charset) in [("dice", 9, "123456"), ("base64", 7, "xyz")] {
+        for _ in 0..20 {
+            let made = rig.done(Read, &format!("sys/policies/password/{name}/generate"), Value::Null).await;
+            let password = made["password"].as_str().unwrap().to_owned();
+            assert!(password.len() == length && password.chars().all(|c| charset.contains(c)), "{password}");
+            seen.insert(password);
+        }
+    }
+    assert!(seen.len() > 30);
+    for (path, body, status) in [
+        ("sys/policies/password/p", json!({"policy": "length = 3"}), 400),
+        ("sys/policies/password/p", json!({}), 400),
+        ("sys/policies/password/a%20b", json!({"policy": DICE}), 400),
+        ("sys/policies/password", json!({"policy": DICE}), 405),
+        ("sys/policies/password/p/generate", json!({}), 405),
+        ("sys/policies/password/p/other", json!({}), 404),
+    ] {
+        assert_eq!(rig.root(Write, path, body).await.0, status, "{path}");
+    }
+    rig.done(Delete, "sys/policies/password/dice", Value::Null).await;
+    for path in ["sys/policies/password/dice", "sys/policies/password/dice/generate"] {
+        assert_eq!(rig.root(Read, path, Value::Null).await.0, 404);
+    }
+}
+
+#[tokio::test]
+async fn a_rate_limit_stops_one_address_and_no_other() {
+    let rig = Rig::new().await;
+    let limit = "sys/quotas/rate-limit/logins";
+    rig.done(Write, limit, json!({"path": "secret/", "rate": 2.5, "interval": "10s"})).await;
+    rig.done(Write, limit, json!({"rate": "3"})).await;
+    let shown = rig.done(Read, limit, Value::Null).await;
+    assert_eq!(
+        shown,
+        json!({
+            "block_interval": 0, "inheritable": false, "interval": 10, "name": "logins", "path": "secret/", "rate": 3.0,
+            "role": "", "type": "rate-limit",
+        })
+    );
+    assert_eq!(rig.done(List, "sys/quotas/rate-limit", Value::Null).await, json!({"keys": ["logins"]}));
+    let read = async |from: &str, path: &str| {
+        let with = With { token: Some(crate::rig::ROOT), from: Some(from), ..With::default() };
+        rig.ask(Read, path, Value::Null, with).await.0
+    };
+    for (from, path, status) in [
+        ("192.0.2.1:1", "secret/data/a", 404),
+        ("192.0.2.1:2", "secret/data/b", 404),
+        ("192.0.2.1:3", "secret/data/a", 404),
+        ("192.0.2.1:4", "secret/data/a", 429),
+        ("192.0.2.1:4", "sys/mounts", 200),
+        ("192.0.2.2:1", "secret/data/a", 404),
+    ] {
+        assert_eq!(read(from, path).await, status, "{from} {path}");
+    }
+    let (status, records) = rig.recorded(read("192.0.2.1:5", "secret/data/a")).await;
+    assert_eq!((status, records.len()), (429, 0), "the log is spared");
+    rig.clock.advance(Duration::from_secs(4));
+    assert_eq!((read("192.0.2.1:1", "secret/data/a").await, read("192.0.2.1:1", "secret/data/a").await), (404, 429));
+    for (name, body, field) in [
+        ("a", json!({"path": "x"}), "rate"),
+        ("a", json!({"rate": 0}), "rate"),
+        ("a", json!({"rate": -1}), "rate"),
+        ("a", json!({"rate": "1e3"}), "rate"),
+        ("a", json!({"rate": 0.0001}), "rate"),
+        ("a", json!({"rate": 99_999_999}), "rate"),
+        ("a", json!({"rate": 1, "interval": "2h"}), "interval"),
+        ("a", json!({"rate": 1, "block_interval": "2h"}), "block_interval"),
+        ("a", json!({"rate": 1, "path": "secret/"}), "path"),
+        ("a", json!({"rate": 1, "path": "x".repeat(513)}), "path"),
+        ("a", json!({"rate": 1, "role": "r"}), "role"),
+        ("A", json!({"rate": 1}), "name"),
+    ] {
+        let (status, body) = rig.root(Write, &format!("sys/quotas/rate-limit/{name}"), body).await;
+        assert!(status == 400 && body["errors"][0].as_str().unwrap().starts_with(field), "{field} {body}");
+    }
+    rig.done(Delete, limit, Value::Null).await;
+    assert_eq!(read("192.0.2.1:1", "secret/data/a").await, 404);
+    // a rule on everything leaves the watchers alone
+    rig.done(Write, limit, json!({"path": "", "rate": 0.001})).await;
+    assert_eq!((read("192.0.2.9:1", "sys/mounts").await, read("192.0.2.9:1", "sys/mounts").await), (200, 429));
+    assert_eq!((read("192.0.2.9:1", "sys/health").await, read("192.0.2.9:1", "sys/seal-status").await), (200, 200));
+}
+
+#[tokio::test]
+async fn what_operators_of_vault_do_by_hand_answers_in_words() {
+    let rig = Rig::new().await;
+    let public = async |verb, path| rig.ask(verb, path, Value::Null, With::default()).await;
+    let (status, body) = public(Write, "sys/init").await;
+    assert_eq!((status, body), (400, json!({"errors": ["Vault is already initialized"]})));
+    assert_eq!(public(Read, "sys/init").await, (200, json!({"initialized": true})));
+    let (status, body) = public(Write, "sys/unseal").await;
+    assert_eq!((status, &body), (200, &public(Read, "sys/seal-status").await.1));
+    assert_eq!(body["sealed"], false);
+    for (verb, path) in [
+        (Write, "sys/seal"),
+        (Write, "sys/step-down"),
+        (Write, "sys/rotate"),
+        (Write, "sys/rotate/keyring"),
+        (Read, "sys/rotate/config"),
+        (Write, "sys/rekey/init"),
+        (Read, "sys/generate-root/attempt"),
+        (Write, "sys/generate-root/update"),
+    ] {
+        assert_eq!(public(verb, path).await.0, 403, "{path}");
+        let (status, body) = rig.root(verb, path, Value::Null).await;
+        assert!(status == 400 && body["errors"][0].as_str().unwrap().len() > 20, "{path} {body}");
+    }
+    let keys = rig.done(Read, "sys/key-status", Value::Null).await;
+    assert_eq!(keys, json!({"term": 1, "install_time": "2023-11-14T22:13:20Z", "encryptions": null}));
 }

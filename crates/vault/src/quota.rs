@@ -1,0 +1,271 @@
+//! Rate limits: how many requests an address may send at and below a path.
+//!
+//! Always: of all rules that match, the one with the longest path decides alone; each address has a measure of its own, on
+//! each node, in memory.
+//! Always: bounded: of more addresses than are told apart, all others share one measure.
+//! Never: a record of what is refused here: the log is what is spared.
+
+use crate::call::Call;
+use crate::error::VaultError;
+use crate::service::Vault;
+use crate::view::View;
+use envelope::Timestamp;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use storage::{AtLeast, Cache, Change, EntryPath, Revision};
+
+/// Most rules.
+pub(crate) const RULES_MAX: usize = 256;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Rule {
+    /// Empty: everything. `auth/approle/`: what is at it and below; `auth/app*`: what begins so.
+    pub(crate) path: String,
+    /// Thousandths of a request, in each interval.
+    pub(crate) rate_milli: u64,
+    pub(crate) interval_secs: u64,
+    /// For so long nothing passes once it was too much.
+    pub(crate) block_secs: u64,
+}
+
+/// By name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Rules(pub(crate) BTreeMap<String, Rule>);
+
+/// What is known of rules, and what each address has left.
+pub(crate) struct Quotas {
+    rules: Cache<(), Rules>,
+    measures: Mutex<HashMap<(String, Option<IpAddr>), Measure>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Measure {
+    /// Thousandths of a request, times the interval's milliseconds.
+    left: u128,
+    at: Timestamp,
+    blocked_until: Option<Timestamp>,
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Self { rules: Cache::new(1), measures: Mutex::default() }
+    }
+}
+
+impl std::fmt::Debug for Quotas {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Quotas").finish_non_exhaustive()
+    }
+}
+
+impl Quotas {
+    pub(crate) fn apply(&self, change: &Change) {
+        self.rules.apply(change);
+    }
+
+    /// Refuses what is too much.
+    pub(crate) async fn admit(&self, vault: &Vault, call: &Call) -> Result<(), VaultError> {
+        let rules = match self.rules.peek(&()) {
+            Some(rules) => rules,
+            None => self.read(vault).await?,
+        };
+        let path = call.path.as_str();
+        if rules.0.is_empty() || EXEMPT.contains(&path) {
+            return Ok(());
+        }
+        let Some((name, rule)) = rules.matching(path) else { return Ok(()) };
+        let mut measures = self.measures.lock().unwrap_or_else(PoisonError::into_inner);
+        if measures.len() >= MEASURES_MAX {
+            measures.retain(|_, measure| call.info.now.since(measure.at) < IDLE);
+        }
+        let mut key = (name.to_owned(), address(&call.info.from));
+        if measures.len() >= MEASURES_MAX && !measures.contains_key(&key) {
+            key.1 = None;
+        }
+        if measures.entry(key).or_insert_with(|| rule.full(call.info.now)).take(rule, call.info.now) {
+            Ok(())
+        } else {
+            Err(VaultError::Unavailable("RATE_LIMITED"))
+        }
+    }
+
+    async fn read(&self, vault: &Vault) -> Result<Arc<Rules>, VaultError> {
+        let (rules, _, read_at) = load(vault).await?;
+        let rules = Arc::new(rules);
+        self.rules.insert((), Arc::clone(&rules), &[place(&view(vault)?)?], read_at);
+        Ok(rules)
+    }
+}
+
+impl Rules {
+    fn matching(&self, path: &str) -> Option<(&str, &Rule)> {
+        let found = self.0.iter().filter(|(_, rule)| rule.matches(path));
+        found.max_by_key(|(_, rule)| rule.path.len()).map(|(name, rule)| (name.as_str(), rule))
+    }
+}
+
+impl Rule {
+    fn matches(&self, path: &str) -> bool {
+        match self.path.strip_suffix('*') {
+            Some(prefix) => path.starts_with(prefix),
+            None if self.path.is_empty() => true,
+            None => {
+                let at = self.path.trim_end_matches('/');
+                path.strip_prefix(at).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+        }
+    }
+
+    fn interval_millis(&self) -> u128 {
+        u128::from(self.interval_secs.max(1)) * 1000
+    }
+
+    fn full(&self, now: Timestamp) -> Measure {
+        Measure { left: self.capacity(), at: now, blocked_until: None }
+    }
+
+    /// At least one request.
+    fn capacity(&self) -> u128 {
+        u128::from(self.rate_milli.max(1000)) * self.interval_millis()
+    }
+}
+
+impl Measure {
+    fn take(&mut self, rule: &Rule, now: Timestamp) -> bool {
+        if self.blocked_until.is_some_and(|until| now < until) {
+            return false;
+        }
+        let passed = now.since(self.at).as_millis();
+        self.left = self.left.saturating_add(passed * u128::from(rule.rate_milli)).min(rule.capacity());
+        self.at = now;
+        match self.left.checked_sub(1000 * rule.interval_millis()) {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => {
+                let block = Duration::from_secs(rule.block_secs);
+                self.blocked_until = (!block.is_zero()).then(|| now.plus(block));
+                false
+            }
+        }
+    }
+}
+
+/// Of an IPv6 address the network: who has one has all of it.
+fn address(from: &str) -> Option<IpAddr> {
+    let address = from.parse::<SocketAddr>().map(|peer| peer.ip()).or_else(|_| from.parse()).ok()?;
+    Some(match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX))),
+    })
+}
+
+pub(crate) fn view(vault: &Vault) -> Result<View, VaultError> {
+    vault.view("quotas")
+}
+
+pub(crate) fn place(view: &View) -> Result<EntryPath, VaultError> {
+    view.path("rate-limits")
+}
+
+/// With the revision of their entry, if there is one, and of the read.
+pub(crate) async fn load(vault: &Vault) -> Result<(Rules, Option<Revision>, Revision), VaultError> {
+    let place = place(&view(vault)?)?;
+    let (read_at, found) = vault.barrier().get(std::slice::from_ref(&place), AtLeast::Latest).await?;
+    let Some(opened) = found.into_iter().flatten().next() else { return Ok((Rules::default(), None, read_at)) };
+    let rules = serde_json::from_slice(opened.value.expose())
+        .map_err(|_| VaultError::Internal("the rate limits cannot be read".into()))?;
+    Ok((rules, Some(opened.revision), read_at))
+}
+
+/// What must answer a server that is flooded.
+pub(crate) const EXEMPT: [&str; 3] = ["sys/health", "sys/seal-status", "sys/unseal"];
+const MEASURES_MAX: usize = 10_000;
+/// Whoever sent nothing for so long is forgotten when there are too many.
+const IDLE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(path: &str, rate_milli: u64, interval_secs: u64, block_secs: u64) -> Rule {
+        Rule { path: path.into(), rate_milli, interval_secs, block_secs }
+    }
+
+    #[test]
+    fn the_longest_path_decides() {
+        let paths = ["", "auth/approle/", "auth/approle/login", "secret/data/a*", "kv"];
+        let rules = paths.iter().map(|path| ((*path).to_owned(), rule(path, 1000, 1, 0))).collect();
+        let rules = Rules(rules);
+        for (path, name) in [
+            ("sys/mounts", ""),
+            ("auth/approle/role/x", "auth/approle/"),
+            ("auth/approle", "auth/approle/"),
+            ("auth/approle/login", "auth/approle/login"),
+            ("auth/approle/login/x", "auth/approle/login"),
+            ("auth/approle/logins", "auth/approle/"),
+            ("auth/approles", ""),
+            ("secret/data/abc/d", "secret/data/a*"),
+            ("secret/data/b", ""),
+            ("kv/a", "kv"),
+            ("kv2", ""),
+        ] {
+            assert_eq!(rules.matching(path).map(|(name, _)| name), Some(name), "{path}");
+        }
+        assert!(Rules::default().matching("a").is_none());
+    }
+
+    #[test]
+    fn a_measure_fills_again_up_to_its_rate_and_blocks_where_it_shall() {
+        let at = |millis: u64| Timestamp::from_unix_millis(1_000_000 + millis);
+        for (rule, asked) in [
+            (
+                rule("", 2000, 1, 0),
+                &[
+                    (0, true),
+                    (0, true),
+                    (0, false),
+                    (499, false),
+                    (998, true),
+                    (9000, true),
+                    (9000, true),
+                    (9000, false),
+                ][..],
+            ),
+            // one request each two seconds
+            (rule("", 500, 1, 0), &[(0, true), (0, false), (1999, false), (4000, true), (4001, false)]),
+            (
+                rule("", 3000, 60, 0),
+                &[(0, true), (0, true), (0, true), (10_000, false), (20_000, true), (20_001, false)],
+            ),
+            (rule("", 1000, 1, 10), &[(0, true), (1, false), (5000, false), (10_000, false), (10_001, true)]),
+            // a clock that was set back
+            (rule("", 1000, 1, 0), &[(5000, true), (0, false), (999, false), (1000, true)]),
+        ] {
+            let mut measure = rule.full(at(0));
+            for (millis, passes) in asked {
+                assert_eq!(measure.take(&rule, at(*millis)), *passes, "{rule:?} {millis}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_is_told_without_its_port_and_a_network_as_one() {
+        for (from, told) in [
+            ("192.0.2.1:5", Some("192.0.2.1")),
+            ("192.0.2.1", Some("192.0.2.1")),
+            ("[::ffff:192.0.2.1]:5", Some("192.0.2.1")),
+            ("[2001:db8::1:2:3:4]:5", Some("2001:db8::")),
+            ("", None),
+            ("unix", None),
+        ] {
+            assert_eq!(address(from), told.map(|told| told.parse().unwrap()), "{from}");
+        }
+    }
+}
