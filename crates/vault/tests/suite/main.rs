@@ -1,9 +1,11 @@
 //! The vault over a real module in this process, a store in memory and an audit log in a folder.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::wildcard_enum_match_arm, reason = "a test ends where it fails")]
 
+mod approle;
 mod kv;
 mod policies;
 mod rig;
 mod sys;
 mod tokens;
+mod userpass;
 mod wrapping;

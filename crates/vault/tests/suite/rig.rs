@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use storage::{Barrier, EntryPath, Keyring, Memory, Storage, follow};
+use storage::{AtLeast, Barrier, EntryPath, Keyring, Memory, Storage, follow};
 use vault::{ApiPath, Body, Call, Vault, VaultError, Verb};
 
 pub(crate) const TENANT: [u8; 16] = [0x7e; 16];
@@ -184,6 +184,20 @@ impl Rig {
 
     fn log_path(&self) -> PathBuf {
         self.dir.path().join("audit")
+    }
+}
+
+/// All entries of the tenant, by their paths.
+pub(crate) async fn everything_stored(rig: &Rig) -> Vec<(String, Vec<u8>)> {
+    let all = EntryPath::parse(&hex::encode(TENANT)).unwrap();
+    let (mut stored, mut after) = (Vec::new(), None);
+    loop {
+        let page = rig.store.scan(&all, after.as_ref(), 100, AtLeast::Latest).await.unwrap();
+        stored.extend(page.entries.iter().map(|(path, entry)| (path.as_str().to_owned(), entry.value.to_vec())));
+        after = page.entries.last().map(|(path, _)| path.clone());
+        if !page.more {
+            return stored;
+        }
     }
 }
 

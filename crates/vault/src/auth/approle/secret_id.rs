@@ -391,7 +391,7 @@ async fn drop_one(
 fn most_bits(text: &str) -> u32 {
     let bytes = text.as_bytes();
     let repeats = |period: &usize| bytes.iter().zip(bytes.iter().skip(*period)).all(|(one, other)| one == other);
-    let period = (1..=bytes.len()).find(repeats).unwrap_or(0);
+    let period = (1..=bytes.len() / 2).find(repeats).unwrap_or(bytes.len());
     let counted: Vec<u8> = bytes.iter().take(period).copied().filter(|byte| *byte != b'-').collect();
     let mut different = counted.clone();
     different.sort_unstable();
@@ -448,6 +448,7 @@ mod tests {
             (&"a".repeat(200), false),
             (&"password1!".repeat(20), false),
             (&"0123456789".repeat(20), false),
+            (&"0f1e2d3c4b5a69".repeat(3), false),
             ("314159265358979323846264338327950288419", true),
             ("31415926535897932384626433832795028841", false),
         ] {
