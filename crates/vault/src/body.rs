@@ -32,12 +32,12 @@ impl Body {
         Self { text: SecretBytes::copy_from(b""), fields: Vec::new() }
     }
 
-    /// An empty text has no fields.
+    /// An empty text has no fields, nor has `null`, which some clients send instead.
     pub fn parse(text: SecretBytes) -> Result<Self, VaultError> {
         if text.len() > BODY_BYTES_MAX {
             return Err(VaultError::TooLarge);
         }
-        if text.expose().trim_ascii().is_empty() {
+        if matches!(text.expose().trim_ascii(), b"" | b"null") {
             return Ok(Self::empty());
         }
         let start = text.expose().as_ptr() as usize;
