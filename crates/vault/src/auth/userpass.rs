@@ -2,8 +2,8 @@
 //!
 //! Always: a name is folded once ([`super::token_fields::folded`]), so that whom a login names and whose failures are counted
 //! is one and the same, however it is spelled.
-//! Always: a login costs one hash, whether there is such a user or not, and a refusal leaves at a fixed time after its
-//! request came: what it was refused for cannot be told by how long it took.
+//! Always: a login costs one hash, whether there is such a user or not, and a refusal leaves at a multiple of 300 ms
+//! after its request came: what it was refused for cannot be told by how long it took.
 //! Always: after five wrong passwords within 15 minutes the user is locked for 15; the right password then hears the same.
 //! Failures stand in the store under revisions: nodes share them, and a login that raced with the fifth does not succeed.
 //! Never: a password in the store: Argon2id of it, with a salt of its own ([`hash`]).

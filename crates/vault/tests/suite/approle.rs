@@ -261,6 +261,31 @@ async fn of_64_parallel_logins_as_many_win_as_there_are_uses() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_share_a_store_spend_a_use_once() {
+    let rig = Arc::new(rig().await);
+    let nodes = Arc::new([rig.another_node(), rig.another_node(), rig.another_node()]);
+    for uses in [1, 4, 1, 4] {
+        let role_id = role(&rig, "web", json!({"secret_id_num_uses": uses})).await;
+        let (secret, _) = secret_id(&rig, "web", json!({})).await;
+        let attempts: Vec<_> = (0..48)
+            .map(|i| {
+                let (rig, nodes, role_id, secret) =
+                    (Arc::clone(&rig), Arc::clone(&nodes), role_id.clone(), secret.clone());
+                tokio::spawn(async move {
+                    let with = With { node: nodes.get(i % 3), ..With::default() };
+                    login(&rig, &role_id, &secret, with).await.0
+                })
+            })
+            .collect();
+        let mut won = 0;
+        for attempt in attempts {
+            won += usize::from(attempt.await.unwrap() == 200);
+        }
+        assert_eq!(won, uses);
+    }
+}
+
 #[tokio::test]
 async fn all_refusals_wear_one_face_and_the_records_tell_them_apart() {
     let rig = rig().await;

@@ -45,8 +45,10 @@ pub(crate) struct Rig {
     pub(crate) clock: ManualClock,
     pub(crate) store: Arc<dyn Storage>,
     pub(crate) vault: Vault,
+    barrier: Arc<Barrier>,
+    boundary: Arc<InProcess>,
     /// Ends with its last holder that is no lane.
-    _log: Arc<Log>,
+    log: Arc<Log>,
     calls: AtomicU64,
 }
 
@@ -69,6 +71,8 @@ pub(crate) struct With<'a> {
     pub(crate) wrap_secs: Option<u64>,
     pub(crate) bind: Option<u8>,
     pub(crate) from: Option<&'a str>,
+    /// Else the rig's first.
+    pub(crate) node: Option<&'a Vault>,
 }
 
 impl Rig {
@@ -80,48 +84,17 @@ impl Rig {
         let store: Arc<dyn Storage> = Arc::new(Memory::with_clock(Arc::new(clock.clone())));
         let barrier = Arc::new(Barrier::new(Arc::clone(&store), [0xc1; 16], Keyring::generate().unwrap()));
         let log = open_log(dir.path().join("audit"));
-        let changes = Changes::new(Arc::clone(&barrier), log.lane());
-        let (names, keys) = (Arc::new(identity::Caches::new(100)), Arc::new(kms::Caches::new(100)));
-        let identities = Identities::new(identity::Seams {
-            barrier: Arc::clone(&barrier),
-            tenant: TENANT,
-            generation: 1,
-            changes: changes.clone(),
-            caches: Arc::clone(&names),
-        })
-        .unwrap();
-        let kms = Kms::new(kms::Seams {
-            boundary: Arc::new(InProcess(module)),
-            barrier: Arc::clone(&barrier),
-            audit: log.lane(),
-            changes: changes.clone(),
-            caches: Arc::clone(&keys),
-            tenant: TENANT,
-            generation: 1,
-        })
-        .unwrap();
-        let caches = Arc::new(vault::Caches::new(1000));
-        let all = EntryPath::parse(&hex::encode(TENANT)).unwrap();
-        tokio::spawn(follow(
-            Arc::clone(&store),
-            all,
-            vec![Arc::clone(&names) as _, Arc::clone(&keys) as _, Arc::clone(&caches) as _],
-        ));
+        let boundary = Arc::new(InProcess(module));
+        let vault = node(&store, &barrier, &log, &boundary);
         let info = RequestInfo::new("boot".into(), String::new(), START);
-        identities.create_root(ROOT.as_bytes(), &info).await.unwrap();
-        let vault = Vault::new(vault::Seams {
-            barrier,
-            tenant: TENANT,
-            identities,
-            identity_caches: names,
-            kms,
-            changes,
-            strangers: Arc::new(Unbounded(log.lane())),
-            caches,
-        })
-        .unwrap();
+        vault.identities().create_root(ROOT.as_bytes(), &info).await.unwrap();
         vault.prepare(START).await.unwrap();
-        Self { dir, clock, store, vault, _log: log, calls: AtomicU64::new(0) }
+        Self { dir, clock, store, vault, barrier, boundary, log, calls: AtomicU64::new(0) }
+    }
+
+    /// Another node over the same store, log and boundary: what it knows from memory is its own.
+    pub(crate) fn another_node(&self) -> Vault {
+        node(&self.store, &self.barrier, &self.log, &self.boundary)
     }
 
     pub(crate) fn clock_now(&self) -> Timestamp {
@@ -160,7 +133,7 @@ impl Rig {
             bind: with.bind.map(|byte| [byte; 32]),
             info: Arc::new(info),
         };
-        let answer = self.vault.handle(call).await;
+        let answer = with.node.unwrap_or(&self.vault).handle(call).await;
         let body = answer.body.map_or(Value::Null, |body| serde_json::from_slice(body.as_bytes()).unwrap());
         (answer.status, body)
     }
@@ -185,6 +158,44 @@ impl Rig {
     fn log_path(&self) -> PathBuf {
         self.dir.path().join("audit")
     }
+}
+
+fn node(store: &Arc<dyn Storage>, barrier: &Arc<Barrier>, log: &Arc<Log>, boundary: &Arc<InProcess>) -> Vault {
+    let changes = Changes::new(Arc::clone(barrier), log.lane());
+    let (names, keys) = (Arc::new(identity::Caches::new(100)), Arc::new(kms::Caches::new(100)));
+    let identities = Identities::new(identity::Seams {
+        barrier: Arc::clone(barrier),
+        tenant: TENANT,
+        generation: 1,
+        changes: changes.clone(),
+        caches: Arc::clone(&names),
+    })
+    .unwrap();
+    let kms = Kms::new(kms::Seams {
+        boundary: Arc::clone(boundary) as _,
+        barrier: Arc::clone(barrier),
+        audit: log.lane(),
+        changes: changes.clone(),
+        caches: Arc::clone(&keys),
+        tenant: TENANT,
+        generation: 1,
+    })
+    .unwrap();
+    let caches = Arc::new(vault::Caches::new(1000));
+    let all = EntryPath::parse(&hex::encode(TENANT)).unwrap();
+    let told = vec![Arc::clone(&names) as _, Arc::clone(&keys) as _, Arc::clone(&caches) as _];
+    tokio::spawn(follow(Arc::clone(store), all, told));
+    Vault::new(vault::Seams {
+        barrier: Arc::clone(barrier),
+        tenant: TENANT,
+        identities,
+        identity_caches: names,
+        kms,
+        changes,
+        strangers: Arc::new(Unbounded(log.lane())),
+        caches,
+    })
+    .unwrap()
 }
 
 /// All entries of the tenant, by their paths.

@@ -192,12 +192,17 @@ async fn a_lock_is_not_evaded_by_spelling_and_ends_with_its_time_or_a_new_passwo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_64_parallel_wrong_logins_five_are_counted_and_none_that_is_right_comes_after() {
+async fn of_64_wrong_logins_at_once_on_three_nodes_five_are_counted_and_none_that_is_right_comes_after() {
     let rig = Arc::new(rig().await);
+    let nodes = Arc::new([rig.another_node(), rig.another_node(), rig.another_node()]);
     let before = rig.records().len();
-    let attempts = (0..64).map(|_| {
-        let rig = Arc::clone(&rig);
-        tokio::spawn(async move { login(&rig, "alice", "wrong", With::default()).await })
+    let attempts = (0..64).map(|i| {
+        let (rig, nodes) = (Arc::clone(&rig), Arc::clone(&nodes));
+        let name = ["alice", "Alice", "ALICE", "aLICE"][i / 16];
+        tokio::spawn(async move {
+            let with = With { node: nodes.get(i % 3), ..With::default() };
+            login(&rig, name, "wrong", with).await
+        })
     });
     for attempt in join_all(attempts).await {
         assert_eq!(attempt.unwrap(), refusal());
@@ -205,6 +210,10 @@ async fn of_64_parallel_wrong_logins_five_are_counted_and_none_that_is_right_com
     let counted = rig.records().split_off(before);
     let counted = counted.iter().filter(|record| record["operation"] == "VaultCountFailedLogin");
     assert_eq!(counted.count(), 5);
+    for node in nodes.iter() {
+        let with = With { node: Some(node), ..With::default() };
+        assert_eq!(login(&rig, "alice", RIGHT, with).await, refusal());
+    }
     assert_eq!(told(&rig, "alice", RIGHT).await, (400, vec!["USERPASS_LOCKED".to_owned()]));
 }
 

@@ -84,6 +84,8 @@ async fn drop_secret_id(roles: &Roles<'_>, batch: Batch, incarnation: &str, hash
     let path = roles.secret_path(incarnation, hash)?;
     let Some(found) = roles.view.load(&path).await? else { return Ok(batch) };
     let secret_id = SecretId::decode(found.value.expose())?;
+    // a chosen one may have been taken anew in between
+    let batch = batch.revision_is(path.clone(), found.revision);
     Ok(batch.delete(roles.accessor_path(incarnation, &secret_id.accessor)?).delete(path))
 }
 

@@ -29,7 +29,10 @@ pub(super) async fn login(scope: &Scope<'_>, users: &Users<'_>, raw: &str) -> Re
         None => Err(refused(NAME_MALFORMED)),
     };
     if matches!(outcome, Err(VaultError::LoginRefused { .. })) {
-        tokio::time::sleep_until(Instant::from_std(scope.call.info.began) + REFUSED_AFTER).await;
+        let began = Instant::from_std(scope.call.info.began);
+        let periods = began.elapsed().as_millis() / REFUSED_EVERY.as_millis() + 1;
+        let wait = REFUSED_EVERY.saturating_mul(u32::try_from(periods).unwrap_or(u32::MAX));
+        tokio::time::sleep_until(began + wait).await;
     }
     outcome
 }
@@ -169,5 +172,5 @@ const UNKNOWN: &str = "USERPASS_USER_UNKNOWN";
 const WRONG: &str = "USERPASS_PASSWORD_WRONG";
 const LOCKED: &str = "USERPASS_LOCKED";
 const ADDRESS_OTHER: &str = "USERPASS_ADDRESS_OTHER";
-/// Longer than a hash and a commit take where the cores are not overloaded.
-const REFUSED_AFTER: Duration = Duration::from_millis(300);
+/// Refusals leave at multiples of this. A hash and a commit take less where the cores are not overloaded.
+const REFUSED_EVERY: Duration = Duration::from_millis(300);
