@@ -23,7 +23,7 @@ pub(crate) struct Act<'a> {
 }
 
 /// What is asked of a key: below its path, and by which grants it can be allowed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Right<'a> {
     /// What follows `kms/keys/<key id>`, its slash included.
     pub(crate) suffix: &'a str,
@@ -117,6 +117,7 @@ impl Right<'static> {
     pub(crate) const SCHEDULE_DELETION: Self = Self::administer("/schedule-deletion");
     pub(crate) const CANCEL_DELETION: Self = Self::administer("/cancel-deletion");
     pub(crate) const ROTATE: Self = Self::administer("/rotate");
+    pub(crate) const ERASE_VERSIONS: Self = Self::administer("/erase-versions");
     pub(crate) const ALIAS: Self = Self::administer("/alias");
     pub(crate) const DECRYPT: Self = Self::using("/decrypt", GrantOperation::Decrypt);
     pub(crate) const ENCRYPT: Self = Self::using("/encrypt", GrantOperation::Encrypt);

@@ -52,7 +52,7 @@ pub struct KeyVersion {
     pub created: Timestamp,
     /// The cluster's generation then; it rises when the store or the log was put back.
     pub generation: u64,
-    /// `None` once the key is deleted.
+    /// `None` once the key is deleted, or this version and all before it were erased.
     pub material: Option<Material>,
 }
 
@@ -119,9 +119,41 @@ impl KeyRecord {
         }
     }
 
-    /// The number that the next version will have.
+    /// The version that was asked for, or else the current one, and its material.
+    pub fn at(&self, version: Option<u32>) -> Option<(u32, &Material)> {
+        match version {
+            None => self.current(),
+            Some(number) => Some((number, self.version(number)?)),
+        }
+    }
+
+    /// Whether this version may seal, though it may not be the current one: a token that counts its invocations knows how
+    /// many there were.
+    pub fn may_seal(&self, number: u32, generation: u64) -> bool {
+        let counted = self.level == ProtectionLevel::HsmResident;
+        self.versions.iter().any(|version| version.number == number && !(counted && version.generation < generation))
+    }
+
+    /// Without the material of all versions before `number`: nobody gets it back. `None`: it is gone already.
+    pub fn erased_before(&self, number: u32) -> Result<Option<Self>, Refusal> {
+        if self.versions.last().is_none_or(|current| current.number < number) {
+            return Err(Refusal::State);
+        }
+        let mut erased = self.clone();
+        let old = erased.versions.iter_mut().filter(|version| version.number < number && version.material.is_some());
+        let gone = old.map(|version| version.material = None).count();
+        Ok((gone > 0).then_some(erased))
+    }
+
+    /// The number that the next version will have, of a key whose results tell of their versions by themselves.
     pub fn next_version(&self) -> Result<u32, Refusal> {
         self.usable_for(KeyUsage::EncryptDecrypt)?;
+        self.next_version_of_any()
+    }
+
+    /// As [`Self::next_version`], whatever the key is for: whoever uses it keeps results and versions together.
+    pub fn next_version_of_any(&self) -> Result<u32, Refusal> {
+        self.usable_for(self.usage)?;
         if self.versions.len() >= KEY_VERSIONS_MAX {
             return Err(Refusal::TooManyVersions);
         }
@@ -270,6 +302,46 @@ mod tests {
         ] {
             let key = KeyRecord { level, usage, ..key_in(KeyState::Enabled) };
             assert_eq!(key.is_outlived(generation), outlived, "{level:?} {usage:?} {generation}");
+        }
+    }
+
+    #[test]
+    fn old_versions_are_erased_and_the_current_one_stays() {
+        let material = || {
+            let header = envelope::Header {
+                kind: envelope::Kind::KeyToken,
+                suite: envelope::Suite::KdfCommitGcm,
+                key_id: [1; 16],
+                key_version: 1,
+                domain_id: [0; 16],
+                generation: 1,
+            };
+            let token = [&header.to_bytes()[..], &[0x5a; 16 + 12 + 32 + 8 + 16]].concat();
+            Material { token: KeyToken::parse([0; 16], token.into()).unwrap(), public_key: Bytes::new() }
+        };
+        let mut key = key_in(KeyState::Enabled);
+        key.versions[0].material = Some(material());
+        for number in [2, 3] {
+            key = key.rotated(material(), number, AT, 2);
+        }
+        for (number, left) in [(0, None), (1, None), (2, Some(2)), (3, Some(1))] {
+            let erased = key.erased_before(number).unwrap();
+            let of = |key: &KeyRecord| key.versions.iter().filter(|version| version.material.is_some()).count();
+            assert_eq!(erased.as_ref().map(of), left, "{number}");
+            if let Some(erased) = erased {
+                assert_eq!(erased.erased_before(number), Ok(None));
+                assert!(erased.at(None).is_some() && erased.at(Some(1)).is_none());
+            }
+        }
+        assert_eq!(key.erased_before(4), Err(Refusal::State));
+        for (level, number, generation, may) in [
+            (ProtectionLevel::Boundary, 1, 9, true),
+            (ProtectionLevel::HsmResident, 1, 2, true),
+            (ProtectionLevel::HsmResident, 1, 3, false),
+            (ProtectionLevel::Boundary, 4, 2, false),
+        ] {
+            let key = KeyRecord { level, ..key.clone() };
+            assert_eq!(key.may_seal(number, generation), may, "{level:?} {number} {generation}");
         }
     }
 

@@ -20,6 +20,7 @@ mod key_use;
 mod service;
 mod store;
 mod sweep;
+mod through;
 
 pub use error::{Face, KmsError};
 pub use grant::{Grant, GrantConstraints, GrantOperation, Operations};
@@ -40,9 +41,11 @@ pub use op::mac::{GenerateMac, GeneratedMac, MacAlgorithm, MacVerified, VerifyMa
 pub use op::re_encrypt::{ReEncrypt, ReEncrypted};
 pub use op::rotate::{KeyRotated, RenewedPage};
 pub use op::sign::{MessageType, PublicKey, Sign, Signed, Verified, Verify};
+pub use op::version::AtVersion;
 pub use op::{Page, PageRequest};
 pub use service::{Kms, Seams};
 pub use store::{CacheSizes, Caches};
+pub use through::Through;
 
 /// Most items in a batch.
 pub const BATCH_ITEMS_MAX: usize = hsm_api::message::BATCH_ITEMS_MAX;

@@ -6,6 +6,7 @@ pub mod decrypt;
 pub mod deletion;
 pub mod describe_key;
 pub mod encrypt;
+pub mod erase;
 pub mod generate_data_key;
 pub mod grant;
 pub mod mac;
@@ -14,6 +15,7 @@ pub mod re_encrypt;
 pub mod rotate;
 pub mod sign;
 pub mod state;
+pub mod version;
 
 /// A page of a listing, asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

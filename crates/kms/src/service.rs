@@ -7,6 +7,7 @@ use crate::key::KeyRecord;
 use crate::name::{AliasName, KeyRef};
 use crate::policy::{Access, decide};
 use crate::store::{Caches, Store};
+use crate::through::Errand;
 use audit::{AuditSink, Decision, Outcome};
 use envelope::{EncryptionContext, mac};
 use hsm_api::{Boundary, HsmError, KeyId, KeyUsage, ModuleStatus, Reply, Request, TenantId, ask};
@@ -33,6 +34,8 @@ pub struct Seams {
 #[derive(Debug, Clone)]
 pub struct Kms {
     pub(crate) inner: Arc<Inner>,
+    /// What this handle is for, and nothing else: another domain has decided.
+    pub(crate) errand: Option<Errand>,
 }
 
 #[derive(Debug)]
@@ -49,7 +52,7 @@ impl Kms {
     pub fn new(seams: Seams) -> Result<Self, KmsError> {
         let store = Store::new(Arc::clone(&seams.barrier), Arc::clone(&seams.caches), seams.tenant)?;
         let (status, swept_to) = (Arc::default(), Arc::default());
-        Ok(Self { inner: Arc::new(Inner { seams, store, status, swept_to }) })
+        Ok(Self { inner: Arc::new(Inner { seams, store, status, swept_to }), errand: None })
     }
 
     /// The same keys, with records on another lane of the same log.
@@ -59,7 +62,7 @@ impl Kms {
         let changes = seams.changes.on_lane(Arc::clone(lane));
         let seams = Seams { audit: Arc::clone(lane), changes, ..seams.clone() };
         let (store, status, swept_to) = (store.clone(), Arc::clone(status), Arc::clone(swept_to));
-        Self { inner: Arc::new(Inner { seams, store, status, swept_to }) }
+        Self { inner: Arc::new(Inner { seams, store, status, swept_to }), errand: self.errand.clone() }
     }
 
     /// What [`storage::follow`] watches for the caches.
@@ -99,6 +102,9 @@ impl Kms {
         context: Option<&EncryptionContext>,
     ) -> Result<(), KmsError> {
         act.on_key(id, right.suffix);
+        if let Some(errand) = &self.errand {
+            return settle(act, errand.covers(id, right), Cow::Owned(errand.rule.to_string()));
+        }
         let by = act.by;
         let Decided { verdict, ack } = identity::decide(by.acl(), &act.path, right.capability);
         let demanded = act.call.demand(ack);
@@ -250,8 +256,20 @@ impl Kms {
     }
 }
 
-/// What the ACL says of a path that is no key's.
-pub(crate) fn authorise_path(act: &mut Act<'_>, path: &str, capability: Capability) -> Result<(), KmsError> {
+impl Kms {
+    /// What the ACL says of a path that is no key's.
+    pub(crate) fn authorise_path(&self, act: &mut Act<'_>, path: &str, capability: Capability) -> Result<(), KmsError> {
+        match &self.errand {
+            None => authorise_path(act, path, capability),
+            Some(errand) => {
+                act.on_path(path);
+                settle(act, errand.covers_path(path, capability), Cow::Owned(errand.rule.to_string()))
+            }
+        }
+    }
+}
+
+fn authorise_path(act: &mut Act<'_>, path: &str, capability: Capability) -> Result<(), KmsError> {
     act.on_path(path);
     let Decided { verdict, ack } = identity::decide(act.by.acl(), path, capability);
     let demanded = act.call.demand(ack);

@@ -5,7 +5,7 @@ use crate::error::KmsError;
 use crate::key::{KeyRecord, KeyState};
 use crate::name::{AliasName, KeyRef};
 use crate::op::{Page, PageRequest};
-use crate::service::{Kms, authorise_path, unknown_alias};
+use crate::service::{Kms, unknown_alias};
 use crate::store::{Found, codec};
 use audit::Outcome;
 use bytes::Bytes;
@@ -81,7 +81,7 @@ impl Kms {
         if alias.is_reserved() {
             return Err(KmsError::InvalidField("alias_name"));
         }
-        authorise_alias(act, alias, Capability::Create)?;
+        self.authorise_alias(act, alias, Capability::Create)?;
         let key = self.target(act, target).await?;
         let entry = AliasEntry { name: alias.clone(), target: *target, created: act.call.now };
         let (path, value) = self.sealed_alias(&entry)?;
@@ -99,7 +99,7 @@ impl Kms {
         if alias.is_reserved() {
             return Err(KmsError::InvalidField("alias_name"));
         }
-        authorise_alias(act, alias, Capability::Update)?;
+        self.authorise_alias(act, alias, Capability::Update)?;
         let found = self.store().alias_now(alias).await?.ok_or_else(|| unknown_alias(act, alias))?;
         let present = found.value.target;
         self.authorise(act, &present, Right::ALIAS, None).await?;
@@ -118,7 +118,7 @@ impl Kms {
 
     async fn drop_name(&self, act: &mut Act<'_>, command: &DeleteAlias) -> Result<Told, KmsError> {
         let alias = &command.alias;
-        authorise_alias(act, alias, Capability::Delete)?;
+        self.authorise_alias(act, alias, Capability::Delete)?;
         let found = self.store().alias_now(alias).await?.ok_or_else(|| unknown_alias(act, alias))?;
         self.authorise(act, &found.value.target, Right::ALIAS, None).await?;
         let path = self.store().alias_path(alias)?;
@@ -127,7 +127,7 @@ impl Kms {
     }
 
     async fn list_names(&self, act: &mut Act<'_>, command: &ListAliases) -> Result<Page<AliasEntry>, KmsError> {
-        authorise_path(act, "kms/aliases", Capability::List)?;
+        self.authorise_path(act, "kms/aliases", Capability::List)?;
         let target = match &command.key {
             Some(key) => Some(self.resolve(act, key).await?),
             None => None,
@@ -140,6 +140,10 @@ impl Kms {
             Some(target.is_none_or(|target| alias.target == target).then_some(alias))
         };
         self.store().page(&prefix, &paging, pick).await
+    }
+
+    fn authorise_alias(&self, act: &mut Act<'_>, alias: &AliasName, capability: Capability) -> Result<(), KmsError> {
+        self.authorise_path(act, &format!("kms/aliases/{}", alias.bare()), capability)
     }
 
     /// A key that a name may point at: authorised, there, and not on its way out.
@@ -159,10 +163,6 @@ impl Kms {
         let value = self.seal(&path, &value)?;
         Ok((path, value))
     }
-}
-
-fn authorise_alias(act: &mut Act<'_>, alias: &AliasName, capability: Capability) -> Result<(), KmsError> {
-    authorise_path(act, &format!("kms/aliases/{}", alias.bare()), capability)
 }
 
 /// What the record tells once all is authorised: the alias, and the keys that it points at, before and after.

@@ -5,7 +5,7 @@ use crate::error::KmsError;
 use crate::key::{KeyRecord, KeyState, KeyVersion, Material};
 use crate::name::{ClientRequestId, Description};
 use crate::op::describe_key::KeyMetadata;
-use crate::service::{Kms, authorise_path};
+use crate::service::Kms;
 use crate::store::codec::{self, RequestRecord};
 use audit::Outcome;
 use bytes::Bytes;
@@ -39,7 +39,7 @@ impl Kms {
     }
 
     async fn create(&self, act: &mut Act<'_>, command: &CreateKey) -> Result<(KeyMetadata, Told), KmsError> {
-        authorise_path(act, "kms/keys", Capability::Create)?;
+        self.authorise_path(act, "kms/keys", Capability::Create)?;
         let usage = command.usage.unwrap_or(command.spec.usage());
         if usage != command.spec.usage() {
             return Err(KmsError::InvalidField("key_usage"));

@@ -6,7 +6,7 @@ use crate::key::{DeletionFinality, KeyRecord, KeyState};
 use crate::name::KeyRef;
 use crate::op::mac::MacAlgorithm;
 use crate::op::{Page, PageRequest};
-use crate::service::{Kms, authorise_path};
+use crate::service::Kms;
 use crate::store::codec;
 use envelope::Timestamp;
 use hsm_api::{KeyId, KeySpec, KeyUsage, Origin, ProtectionLevel, SigningAlgorithm};
@@ -70,7 +70,7 @@ impl Kms {
     }
 
     async fn list_ids(&self, act: &mut Act<'_>, page: &PageRequest) -> Result<(Page<KeyId>, Told), KmsError> {
-        authorise_path(act, "kms/keys", Capability::List)?;
+        self.authorise_path(act, "kms/keys", Capability::List)?;
         let prefix = self.store().keys_path()?;
         let paging = self.store().paging(&prefix, page, (100, 1000), |marker| KeyId::parse(marker).is_ok())?;
         let page = self.store().page(&prefix, &paging, |tenant, bytes| {

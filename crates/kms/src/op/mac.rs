@@ -3,6 +3,7 @@
 use crate::act::{Act, Right};
 use crate::error::KmsError;
 use crate::name::KeyRef;
+use crate::op::version::{AtVersion, no_version};
 use crate::service::Kms;
 use crate::{BLOB_BYTES_MAX, PLAINTEXT_BYTES_MAX};
 use bytes::Bytes;
@@ -52,9 +53,18 @@ impl Kms {
         call: &RequestInfo,
         command: GenerateMac,
     ) -> Result<GeneratedMac, KmsError> {
-        let GenerateMac { key, message, algorithm } = command;
-        let (key_id, key_version, mac) =
-            self.mac(Act::new("GenerateMac", by, call), &key, Right::GENERATE_MAC, message, Ok(())).await?;
+        self.generate_mac_at(by, call, AtVersion { command, version: None }).await
+    }
+
+    pub(crate) async fn generate_mac_at(
+        &self,
+        by: &Principal,
+        call: &RequestInfo,
+        command: AtVersion<GenerateMac>,
+    ) -> Result<GeneratedMac, KmsError> {
+        let AtVersion { command: GenerateMac { key, message, algorithm }, version } = command;
+        let act = Act::new("GenerateMac", by, call);
+        let (key_id, key_version, mac) = self.mac(act, (&key, version), Right::GENERATE_MAC, message, Ok(())).await?;
         Ok(GeneratedMac { key_id, key_version, mac, algorithm })
     }
 
@@ -65,18 +75,27 @@ impl Kms {
         call: &RequestInfo,
         command: VerifyMac,
     ) -> Result<MacVerified, KmsError> {
-        let VerifyMac { key, message, algorithm, mac: given } = command;
+        self.verify_mac_at(by, call, AtVersion { command, version: None }).await
+    }
+
+    pub(crate) async fn verify_mac_at(
+        &self,
+        by: &Principal,
+        call: &RequestInfo,
+        command: AtVersion<VerifyMac>,
+    ) -> Result<MacVerified, KmsError> {
+        let AtVersion { command: VerifyMac { key, message, algorithm, mac: given }, version } = command;
         let sound =
             if (1..=BLOB_BYTES_MAX).contains(&given.len()) { Ok(()) } else { Err(KmsError::InvalidField("mac")) };
-        let (key_id, _, mac) =
-            self.mac(Act::new("VerifyMac", by, call), &key, Right::VERIFY_MAC, message, sound).await?;
+        let act = Act::new("VerifyMac", by, call);
+        let (key_id, _, mac) = self.mac(act, (&key, version), Right::VERIFY_MAC, message, sound).await?;
         Ok(MacVerified { key_id, mac_valid: envelope::mac::equal(&mac, &given), algorithm })
     }
 
     async fn mac(
         &self,
         mut act: Act<'_>,
-        key: &KeyRef,
+        (key, version): (&KeyRef, Option<u32>),
         right: Right<'_>,
         message: SecretBytes,
         sound: Result<(), KmsError>,
@@ -87,7 +106,7 @@ impl Kms {
             }
             sound?;
             let key = self.admit(&mut act, key, right, KeyUsage::GenerateVerifyMac, None).await?;
-            let (version, material) = key.current().ok_or(KmsError::Internal("a usable key has a current version"))?;
+            let (version, material) = key.at(version).ok_or(no_version(version))?;
             Ok((key.id, version, material.token.clone()))
         };
         match admitted.await {

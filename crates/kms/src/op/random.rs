@@ -3,7 +3,7 @@
 use crate::RANDOM_BYTES_MAX;
 use crate::act::Act;
 use crate::error::KmsError;
-use crate::service::{Kms, authorise_path};
+use crate::service::Kms;
 use envelope::SecretBytes;
 use hsm_api::{HsmError, Reply, Request};
 use identity::{Capability, Principal, RequestInfo};
@@ -17,7 +17,7 @@ impl Kms {
         number_of_bytes: u32,
     ) -> Result<SecretBytes, KmsError> {
         let mut act = Act::new("GenerateRandom", by, call);
-        let bytes = match admit(&mut act, number_of_bytes) {
+        let bytes = match self.admit_random(&mut act, number_of_bytes) {
             Ok(bytes) => bytes,
             Err(error) => return self.refuse(&act, error).await,
         };
@@ -27,11 +27,11 @@ impl Kms {
         };
         self.ask(&act, Request::Random { bytes }, take).await
     }
-}
 
-fn admit(act: &mut Act<'_>, number_of_bytes: u32) -> Result<u16, KmsError> {
-    let bytes = u16::try_from(number_of_bytes).ok().filter(|_| (1..=RANDOM_BYTES_MAX).contains(&number_of_bytes));
-    let bytes = bytes.ok_or(KmsError::InvalidField("number_of_bytes"))?;
-    authorise_path(act, "kms/random", Capability::Update)?;
-    Ok(bytes)
+    fn admit_random(&self, act: &mut Act<'_>, number_of_bytes: u32) -> Result<u16, KmsError> {
+        let bytes = u16::try_from(number_of_bytes).ok().filter(|_| (1..=RANDOM_BYTES_MAX).contains(&number_of_bytes));
+        let bytes = bytes.ok_or(KmsError::InvalidField("number_of_bytes"))?;
+        self.authorise_path(act, "kms/random", Capability::Update)?;
+        Ok(bytes)
+    }
 }

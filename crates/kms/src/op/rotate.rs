@@ -4,7 +4,7 @@
 
 use crate::act::{Act, Right, Told};
 use crate::error::KmsError;
-use crate::key::{KeyRecord, KeyState};
+use crate::key::{KeyRecord, KeyState, Refusal};
 use crate::name::KeyRef;
 use crate::op::PageRequest;
 use crate::op::create_key::ATTEMPTS_MAX;
@@ -41,18 +41,33 @@ impl Kms {
         call: &RequestInfo,
         key: &KeyRef,
     ) -> Result<KeyRotated, KmsError> {
+        self.rotate_where(by, call, key, KeyRecord::next_version).await
+    }
+
+    pub(crate) async fn rotate_where(
+        &self,
+        by: &Principal,
+        call: &RequestInfo,
+        key: &KeyRef,
+        next: fn(&KeyRecord) -> Result<u32, Refusal>,
+    ) -> Result<KeyRotated, KmsError> {
         let mut act = Act::new("RotateKeyOnDemand", by, call);
-        let ended = self.rotate(&mut act, key).await;
+        let ended = self.rotate(&mut act, key, next).await;
         self.finish(&act, ended).await
     }
 
-    async fn rotate(&self, act: &mut Act<'_>, key: &KeyRef) -> Result<(KeyRotated, Told), KmsError> {
+    async fn rotate(
+        &self,
+        act: &mut Act<'_>,
+        key: &KeyRef,
+        next: fn(&KeyRecord) -> Result<u32, Refusal>,
+    ) -> Result<(KeyRotated, Told), KmsError> {
         let id = self.resolve(act, key).await?;
         self.authorise(act, &id, Right::ROTATE, None).await?;
         let path = self.store().key_path(&id)?;
         for _ in 0..ATTEMPTS_MAX {
             let Found { value: key, revision } = self.store().key_now(&id).await?.ok_or(KmsError::KeyNotFound)?;
-            let version = key.next_version()?;
+            let version = next(&key)?;
             let asked = act.record(Outcome::Asked).encode();
             let (_, material) = self.generate(asked, self.successor(&key, version)).await?;
             let rotated = key.rotated(material, version, act.call.now, self.generation());
@@ -67,6 +82,7 @@ impl Kms {
         }
         Err(KmsError::Conflict)
     }
+
     fn successor(&self, key: &KeyRecord, version: u32) -> NewKey {
         NewKey {
             key_id: Some(key.id),
@@ -84,17 +100,40 @@ impl Kms {
         if key.is_outlived(self.generation()) { self.renew(&key.id, now).await } else { Ok(key) }
     }
 
-    /// One at a time on this node, so that many callers make one version.
     async fn renew(&self, id: &KeyId, now: Timestamp) -> Result<Arc<KeyRecord>, KmsError> {
+        self.rotate_by_itself("RotateOutlivedKey", id, now, |key| key.is_outlived(self.generation())).await
+    }
+
+    /// For a domain that rotates its keys by their age: a new version, where the current one was made before `made_before`.
+    /// When the current one was made. The record's subject is the system.
+    pub async fn rotate_when_due(
+        &self,
+        id: &KeyId,
+        made_before: Timestamp,
+        now: Timestamp,
+    ) -> Result<Timestamp, KmsError> {
+        let is_due = |key: &KeyRecord| key.versions.last().is_some_and(|version| version.created < made_before);
+        let key = self.rotate_by_itself("RotateKeyWhenDue", id, now, is_due).await?;
+        Ok(key.versions.last().map_or(key.created, |version| version.created))
+    }
+
+    /// One at a time on this node, so that many callers make one version.
+    async fn rotate_by_itself(
+        &self,
+        operation: &'static str,
+        id: &KeyId,
+        now: Timestamp,
+        is_due: impl Fn(&KeyRecord) -> bool + Send,
+    ) -> Result<Arc<KeyRecord>, KmsError> {
         let _one = self.inner.seams.caches.renewing.lock().await;
         let (path, record_path) = (self.store().key_path(id)?, format!("kms/keys/{id}"));
         for _ in 0..ATTEMPTS_MAX {
             let Found { value: key, revision } = self.store().key_now(id).await?.ok_or(KmsError::KeyNotFound)?;
-            if !key.is_outlived(self.generation()) {
+            if !is_due(&key) {
                 return Ok(Arc::new(key));
             }
-            let version = key.next_version()?;
-            let done = system_record(now, "RotateOutlivedKey", &record_path);
+            let version = key.next_version_of_any()?;
+            let done = system_record(now, operation, &record_path);
             let asked = Record { outcome: Outcome::Asked, ..done.clone() };
             let (_, material) = self.generate(asked.encode(), self.successor(&key, version)).await?;
             let rotated = key.rotated(material, version, now, self.generation());

@@ -4,6 +4,7 @@ use crate::act::{Act, Right, Told};
 use crate::error::KmsError;
 use crate::key::KeyRecord;
 use crate::name::KeyRef;
+use crate::op::version::{AtVersion, no_version};
 use crate::service::Kms;
 use crate::{BLOB_BYTES_MAX, PLAINTEXT_BYTES_MAX};
 use aws_lc_rs::digest::{self, Digest};
@@ -66,11 +67,20 @@ pub struct PublicKey {
 
 impl Kms {
     pub async fn sign(&self, by: &Principal, call: &RequestInfo, command: Sign) -> Result<Signed, KmsError> {
+        self.sign_at(by, call, AtVersion { command, version: None }).await
+    }
+
+    pub(crate) async fn sign_at(
+        &self,
+        by: &Principal,
+        call: &RequestInfo,
+        command: AtVersion<Sign>,
+    ) -> Result<Signed, KmsError> {
         let mut act = Act::new("Sign", by, call);
-        let Sign { key, message, message_type, algorithm } = command;
+        let AtVersion { command: Sign { key, message, message_type, algorithm }, version } = command;
         let admitted = self.admit_message(&mut act, &key, Right::SIGN, (&message, message_type, algorithm)).await;
         let admitted = admitted.and_then(|key| {
-            let (version, material) = key.current().ok_or(KmsError::Internal(NO_CURRENT))?;
+            let (version, material) = key.at(version).ok_or(no_version(version))?;
             Ok((key.id, version, material.token.clone()))
         });
         match admitted {
@@ -92,6 +102,15 @@ impl Kms {
 
     /// By the public key alone: the boundary is not asked.
     pub async fn verify(&self, by: &Principal, call: &RequestInfo, command: Verify) -> Result<Verified, KmsError> {
+        self.verify_at(by, call, AtVersion { command, version: None }).await
+    }
+
+    pub(crate) async fn verify_at(
+        &self,
+        by: &Principal,
+        call: &RequestInfo,
+        command: AtVersion<Verify>,
+    ) -> Result<Verified, KmsError> {
         let mut act = Act::new("Verify", by, call);
         let ended = self.check_signature(&mut act, &command).await.map(|verified| (verified, Told::NotYet));
         self.finish(&act, ended).await
@@ -114,13 +133,13 @@ impl Kms {
         self.finish(&act, ended).await
     }
 
-    async fn check_signature(&self, act: &mut Act<'_>, command: &Verify) -> Result<Verified, KmsError> {
-        let Verify { key, message, message_type, signature, algorithm } = command;
+    async fn check_signature(&self, act: &mut Act<'_>, command: &AtVersion<Verify>) -> Result<Verified, KmsError> {
+        let AtVersion { command: Verify { key, message, message_type, signature, algorithm }, version } = command;
         if !(1..=BLOB_BYTES_MAX).contains(&signature.len()) {
             return Err(KmsError::InvalidField("signature"));
         }
         let key = self.admit_message(act, key, Right::VERIFY, (message, *message_type, *algorithm)).await?;
-        let (_, material) = key.current().ok_or(KmsError::Internal(NO_CURRENT))?;
+        let (_, material) = key.at(*version).ok_or(no_version(*version))?;
         let signature_valid = is_signature(*algorithm, &material.public_key, (message, *message_type), signature);
         Ok(Verified { key_id: key.id, signature_valid, algorithm: *algorithm })
     }

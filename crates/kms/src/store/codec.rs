@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! key      u8 = 1 | key id 16 | spec u8 | usage u8 | level u8 | origin u8 | created u64 | state u8 | state's time u64 (0: none)
-//!          | description text | count u16 | count × (number u32 | created u64 | token bytes (empty: erased) | public key bytes)
+//!          | description text | count u16 | count × (number u32 | created u64 | token bytes (empty: erased, of all versions or the oldest) | public key bytes)
 //!          or u8 = 2 | the same, with the version's generation u64 after each `created`; in 1 it is 1 everywhere
 //! alias    u8 = 1 | target key id 16 | created u64 | name text
 //! grant    u8 = 1 | grant id 16 | operations u16 (bit n: operation n) | created u64 | expires u64 (2^64-1: never)
@@ -90,10 +90,14 @@ pub(crate) fn decode_key(tenant: &TenantId, bytes: &[u8]) -> Option<KeyRecord> {
         let created = r.time()?;
         let generation = if told { u64::from_be_bytes(r.array()?) } else { FIRST_GENERATION };
         let (token, public_key) = (r.bytes()?, r.bytes()?);
-        if usize::try_from(number).ok()? != expected || token.is_empty() != erased {
+        // old versions can be erased, oldest first; the current one goes with its key only
+        let after_material = versions.last().is_some_and(|version: &KeyVersion| version.material.is_some());
+        let gone = token.is_empty() && public_key.is_empty();
+        let sound = if gone { erased || (!after_material && expected < count) } else { !erased };
+        if usize::try_from(number).ok()? != expected || !sound {
             return None;
         }
-        let material = if erased { None } else { Some(material(tenant, token, public_key)?) };
+        let material = if gone { None } else { Some(material(tenant, token, public_key)?) };
         versions.push(KeyVersion { number, created, generation, material });
     }
     r.end()?;

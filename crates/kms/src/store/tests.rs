@@ -57,6 +57,13 @@ fn renewed() -> KeyRecord {
     key
 }
 
+/// Its first version's material is gone.
+fn trimmed() -> KeyRecord {
+    let mut key = key(KeyState::Enabled);
+    key.versions[0].material = None;
+    key
+}
+
 fn grant(full: bool) -> Grant {
     let principal = |name| PrincipalName::parse(name).unwrap();
     let pairs = |pairs: &[(&str, &str)]| EncryptionContext::parse(pairs.iter().copied()).unwrap();
@@ -100,6 +107,7 @@ fn samples() -> Vec<(&'static str, Vec<u8>, Again)> {
         ("key-pending-deletion", encode_key(&key(KeyState::PendingDeletion { at: at(2000) })).unwrap(), key_again),
         ("key-deleted", encode_key(&key(KeyState::Deleted { at: at(2000) })).unwrap(), key_again),
         ("key-renewed", encode_key(&renewed()).unwrap(), key_again),
+        ("key-trimmed", encode_key(&trimmed()).unwrap(), key_again),
         ("grant-full", encode_grant(&grant(true)).unwrap(), grant_again),
         ("grant-bare", encode_grant(&grant(false)).unwrap(), grant_again),
         ("alias", encode_alias(&alias()).unwrap(), alias_again),
@@ -130,6 +138,13 @@ fn what_is_decoded_is_what_was_encoded() {
         assert_eq!(decode_key(&TENANT, &encode_key(&key(state)).unwrap()), Some(key(state)));
     }
     assert_eq!(decode_key(&TENANT, &encode_key(&renewed()).unwrap()), Some(renewed()));
+    assert_eq!(decode_key(&TENANT, &encode_key(&trimmed()).unwrap()), Some(trimmed()));
+    // the oldest go first, and the newest goes with its key
+    for gone in [&[1][..], &[0, 1]] {
+        let mut key = key(KeyState::Enabled);
+        gone.iter().for_each(|at| key.versions[*at].material = None);
+        assert_eq!(decode_key(&TENANT, &encode_key(&key).unwrap()), None, "{gone:?}");
+    }
     for full in [true, false] {
         assert_eq!(decode_grant(&encode_grant(&grant(full)).unwrap()), Some(grant(full)));
     }
