@@ -17,6 +17,7 @@ pub mod error;
 pub mod mount;
 mod quota;
 pub mod reply;
+pub mod routes;
 pub mod scope;
 pub mod service;
 mod sys;

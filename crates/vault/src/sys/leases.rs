@@ -43,7 +43,8 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
             started(scope, "Tidied what was over now; what is left is swept up all the time.")
         }
         (["count"], Read) if below.len() < segments.len() => count(scope).await,
-        ([], Read | List) if scope.call.parameter("type") == Some("irrevocable") => none_irrevocable(),
+        ([], List) => none_irrevocable(),
+        ([], _) => Err(VaultError::Unsupported),
         (["lookup" | "renew" | "revoke" | "revoke-prefix" | "revoke-force" | "tidy" | "count", ..], _) => {
             Err(VaultError::Unsupported)
         }
@@ -51,8 +52,11 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
     }
 }
 
-pub(super) fn needs_sudo(path: &str) -> bool {
+pub(super) fn needs_sudo(verb: Verb, path: &str) -> bool {
     let path = path.strip_prefix("leases/").unwrap_or(path);
+    if path == "lookup" {
+        return verb == Verb::List;
+    }
     ["revoke-prefix/", "revoke-force/", "lookup/"].iter().any(|sudo| path.starts_with(sudo)) || path == "tidy"
 }
 

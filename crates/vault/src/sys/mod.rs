@@ -4,6 +4,7 @@ mod audit;
 mod capabilities;
 mod leases;
 mod mounts;
+mod openapi;
 mod operator;
 mod passwords;
 mod policies;
@@ -43,7 +44,7 @@ impl Backend for System {
         match first {
             "auth" => matches!(verb, Verb::Write | Verb::Delete),
             "remount" | "audit" | "rotate" | "seal" | "step-down" | "rekey" => true,
-            _ => leases::needs_sudo(path),
+            _ => leases::needs_sudo(verb, path),
         }
     }
 
@@ -61,6 +62,7 @@ impl Backend for System {
             "quotas" => quotas::handle(scope, &segments).await,
             "audit" | "audit-hash" => audit::handle(scope, &segments).await,
             "policies" if segments.get(1) == Some(&"password") => passwords::handle(scope, &segments).await,
+            "internal" if segments.get(1..) == Some(&["specs", "openapi"]) => openapi::handle(scope).await,
             "mounts" | "auth" | "remount" | "internal" => mounts::handle(scope, &segments).await,
             "policies" | "policy" => policies::handle(scope, &segments).await,
             "capabilities" | "capabilities-self" | "capabilities-accessor" => {

@@ -152,7 +152,7 @@ async fn preflight(scope: &Scope<'_>, path: &str) -> Result<Reply, VaultError> {
 }
 
 /// Some rule says something of what is at or below the path.
-fn may_see(by: &identity::Principal, path: &str) -> bool {
+pub(super) fn may_see(by: &identity::Principal, path: &str) -> bool {
     by.acl().speaks_of(path)
         || Capability::ALL
             .into_iter()

@@ -3,7 +3,7 @@
 use crate::rig::{Rig, With};
 use serde_json::{Value, json};
 use std::time::Duration;
-use vault::Verb::{self, Delete, List, Read, Write};
+use vault::Verb::{self, Delete, List, Patch, Read, Write};
 
 async fn token(rig: &Rig, path: &str, body: Value) -> (String, String) {
     let (status, answer) = rig.root(Write, path, body).await;
@@ -326,4 +326,62 @@ async fn what_operators_of_vault_do_by_hand_answers_in_words() {
     }
     let keys = rig.done(Read, "sys/key-status", Value::Null).await;
     assert_eq!(keys, json!({"term": 1, "install_time": "2023-11-14T22:13:20Z", "encryptions": null}));
+}
+
+#[tokio::test]
+async fn what_the_openapi_document_tells_is_served_and_nothing_beside_it() {
+    let rig = Rig::new().await;
+    for (at, kind) in [("kv1", "kv"), ("transit", "transit")] {
+        rig.done(Write, &format!("sys/mounts/{at}"), json!({"type": kind})).await;
+    }
+    for kind in ["approle", "userpass"] {
+        rig.done(Write, &format!("sys/auth/{kind}"), json!({"type": kind})).await;
+    }
+    let (status, document) = rig.root(Read, "sys/internal/specs/openapi", Value::Null).await;
+    assert_eq!((status, &document["openapi"]), (200, &json!("3.0.2")));
+    let table = rig.vault.table().await.unwrap();
+    let (before, mut asked) = (rig.records().len(), 0);
+    let (mut told, mut ids) = (0, std::collections::BTreeSet::new());
+    for (at, mount) in &table.mounts {
+        for route in vault::routes::of(mount.kind) {
+            let item = &document["paths"][format!("/{at}{}", route.path)];
+            let path = format!("{at}{}", route.path).replace(['{', '}'], "");
+            let mut methods = 0;
+            for verb in [Read, List, Write, Patch, Delete] {
+                let served = route.verbs.contains(&verb);
+                let method = match verb {
+                    Read | List => "get",
+                    Write => "post",
+                    Patch => "patch",
+                    Delete => "delete",
+                };
+                assert!(!served || item[method].is_object(), "{path} {method} {item}");
+                let (own, _) = token(&rig, "auth/token/create", json!({})).await;
+                let answer = by(&rig, &own, verb, &path, json!({"lease_id": 7, "data": 7})).await;
+                let unserved = answer.0 == 405 || answer.1.to_string().contains("no handler for route");
+                assert!(answer.0 < 500 && unserved != served, "{verb:?} {path}: {answer:?}");
+                asked += 1;
+                methods += usize::from(served && !(verb == List && route.verbs.contains(&Read)));
+            }
+            for method in ["get", "post", "patch", "delete"] {
+                if let Some(id) = item[method]["operationId"].as_str() {
+                    assert!(ids.insert(id.to_owned()), "{id}");
+                    methods -= 1;
+                }
+            }
+            assert_eq!(methods, 0, "{path} {item}");
+            told += 1;
+        }
+    }
+    assert_eq!(document["paths"].as_object().unwrap().len(), told);
+    // of each request one, of each token that asks another
+    assert!(rig.records().len() - before >= 2 * asked, "{asked}");
+    // who sees no mount is told of none
+    let policy = r#"path "sys/internal/specs/openapi" { capabilities = ["read"] }"#;
+    rig.done(Write, "sys/policies/acl/reader", json!({"policy": policy})).await;
+    let (reader, _) =
+        token(&rig, "auth/token/create", json!({"policies": ["reader"], "no_default_policy": true})).await;
+    let (_, document) = by(&rig, &reader, Read, "sys/internal/specs/openapi", Value::Null).await;
+    let paths = document["paths"].as_object().unwrap();
+    assert!(!paths.is_empty() && paths.keys().all(|path| path.starts_with("/sys/")), "{paths:?}");
 }

@@ -1,0 +1,156 @@
+//! What is served below each kind of mount: the table that `sys/internal/specs/openapi` tells.
+//!
+//! Always: a path that stands here is served by the verbs that stand beside it, and by no others; a test asks each.
+
+use crate::call::Verb::{self, Delete, List, Patch, Read, Write};
+use crate::mount::Kind;
+
+#[derive(Debug, Clone, Copy)]
+pub struct Route {
+    /// Below the mount; `{name}` is one segment, `{path}` at the end one or more.
+    pub path: &'static str,
+    pub verbs: &'static [Verb],
+    pub told: &'static str,
+}
+
+const fn route(path: &'static str, verbs: &'static [Verb], told: &'static str) -> Route {
+    Route { path, verbs, told }
+}
+
+pub fn of(kind: Kind) -> &'static [Route] {
+    match kind {
+        Kind::System => SYSTEM,
+        Kind::Token => TOKEN,
+        Kind::Cubbyhole | Kind::Kv1 => KV1,
+        Kind::Kv2 => KV2,
+        Kind::AppRole => APPROLE,
+        Kind::Userpass => USERPASS,
+        Kind::Transit => TRANSIT,
+        Kind::Identity => &[],
+    }
+}
+
+const SYSTEM: &[Route] = &[
+    route("health", &[Read], "Whether the server serves."),
+    route("seal-status", &[Read], "What the seal is."),
+    route("leader", &[Read], "Who leads: nobody."),
+    route("ha-status", &[Read], "The nodes."),
+    route("init", &[Read, Write], "Whether the server is initialised."),
+    route("unseal", &[Write], "What the seal is; it opens by itself."),
+    route("key-status", &[Read], "The term of the barrier's key."),
+    route("mounts", &[Read], "Secrets engines."),
+    route("mounts/{path}", &[Read, Write, Delete], "One secrets engine."),
+    route("mounts/{path}/tune", &[Read, Write], "What can be tuned of a secrets engine."),
+    route("auth", &[Read], "Auth methods."),
+    route("auth/{path}", &[Read, Write, Delete], "One auth method."),
+    route("auth/{path}/tune", &[Read, Write], "What can be tuned of an auth method."),
+    route("remount", &[Write], "Moves a mount."),
+    route("internal/ui/mounts", &[Read], "Mounts that the caller sees something of."),
+    route("internal/ui/mounts/{path}", &[Read], "The mount that serves a path."),
+    route("internal/specs/openapi", &[Read], "This document."),
+    route("policies/acl", &[List], "Names of policies."),
+    route("policies/acl/{name}", &[Read, Write, Delete], "One policy."),
+    route("policy", &[Read, List], "Names of policies, as older clients ask."),
+    route("policy/{name}", &[Read, Write, Delete], "One policy, as older clients ask."),
+    route("policies/password", &[List], "Names of password policies."),
+    route("policies/password/{name}", &[Read, Write, Delete], "One password policy."),
+    route("policies/password/{name}/generate", &[Read], "A password."),
+    route("capabilities", &[Write], "What a token may do on paths."),
+    route("capabilities-self", &[Write], "What the caller may do on paths."),
+    route("capabilities-accessor", &[Write], "What the token of an accessor may do on paths."),
+    route("leases", &[List], "Irrevocable leases: none."),
+    route("leases/lookup", &[Write, List], "One lease; or names of leases."),
+    route("leases/lookup/{path}", &[List], "Names of leases below a prefix."),
+    route("leases/renew", &[Write], "Refused: tokens are renewed below auth/token/."),
+    route("leases/revoke", &[Write], "Takes back what one lease lent."),
+    route("leases/revoke-prefix/{path}", &[Write], "Takes back what was lent below a prefix."),
+    route("leases/revoke-force/{path}", &[Write], "The same."),
+    route("leases/tidy", &[Write], "Sweeps up what is over."),
+    route("leases/count", &[Read], "How many leases there are, by mount."),
+    route("tools/random", &[Write, Read], "Random bytes."),
+    route("tools/random/{bytes}", &[Write, Read], "So many random bytes."),
+    route("tools/random/{source}/{bytes}", &[Write, Read], "So many random bytes, of the platform, the seal, or both."),
+    route("tools/hash", &[Write], "SHA-256 of what is sent."),
+    route("tools/hash/{algorithm}", &[Write], "A hash of what is sent."),
+    route("wrapping/wrap", &[Write], "Wraps what is sent."),
+    route("wrapping/lookup", &[Read, Write], "Tells of a wrapping token, without spending it."),
+    route("wrapping/unwrap", &[Write], "Hands out what was wrapped, once."),
+    route("wrapping/rewrap", &[Write], "A new wrapping token for the same."),
+    route("audit", &[Read], "The audit log."),
+    route("audit-hash/{path}", &[Write], "What stands in records for a path of the store."),
+    route("quotas/config", &[Read, Write], "What is never limited."),
+    route("quotas/rate-limit", &[List], "Names of rate limits."),
+    route("quotas/rate-limit/{name}", &[Read, Write, Delete], "One rate limit."),
+];
+
+const TOKEN: &[Route] = &[
+    route("create", &[Write], "A token."),
+    route("create-orphan", &[Write], "A token without a parent."),
+    route("create/{role_name}", &[Write], "A token as a role says."),
+    route("lookup", &[Read, Write], "Tells of a token."),
+    route("lookup-self", &[Read, Write], "Tells of the caller's token."),
+    route("lookup-accessor", &[Write], "Tells of the token of an accessor."),
+    route("renew", &[Write], "Lets a token go on."),
+    route("renew-self", &[Write], "Lets the caller's token go on."),
+    route("renew-accessor", &[Write], "Lets the token of an accessor go on."),
+    route("revoke", &[Write], "Ends a token and its children."),
+    route("revoke-self", &[Write], "Ends the caller's token and its children."),
+    route("revoke-accessor", &[Write], "Ends the token of an accessor and its children."),
+    route("revoke-orphan", &[Write], "Ends a token; its children become orphans."),
+    route("accessors", &[List], "Accessors of all tokens."),
+    route("roles", &[List], "Names of roles."),
+    route("roles/{role_name}", &[Read, Write, Delete], "One role."),
+    route("tidy", &[Write], "Sweeps up what is over."),
+];
+
+const KV1: &[Route] = &[route("{path}", &[Read, Write, Delete, List], "One secret; or names of secrets.")];
+
+const KV2: &[Route] = &[
+    route("config", &[Read, Write], "The mount's own settings."),
+    route("data/{path}", &[Read, Write, Patch, Delete], "A version of a secret."),
+    route("subkeys/{path}", &[Read], "A version's keys, without values."),
+    route("delete/{path}", &[Write], "Deletes versions."),
+    route("undelete/{path}", &[Write], "Takes deletions back."),
+    route("destroy/{path}", &[Write], "Destroys versions."),
+    route("promote/{path}", &[Write], "Makes a version the current one."),
+    route("metadata/{path}", &[Read, Write, Patch, Delete, List], "What is known of a secret; or names of secrets."),
+];
+
+const APPROLE: &[Route] = &[
+    route("login", &[Write], "A token for a role's id and a secret id."),
+    route("role", &[List], "Names of roles."),
+    route("role/{role_name}", &[Read, Write, Delete], "One role."),
+    route("role/{role_name}/role-id", &[Read, Write], "A role's id."),
+    route("role/{role_name}/secret-id", &[List, Write], "A new secret id; or accessors of all."),
+    route("role/{role_name}/custom-secret-id", &[Write], "A secret id that was chosen."),
+    route("role/{role_name}/secret-id/lookup", &[Write], "Tells of a secret id."),
+    route("role/{role_name}/secret-id/destroy", &[Write, Delete], "Ends a secret id."),
+    route("role/{role_name}/secret-id-accessor/lookup", &[Write], "Tells of the secret id of an accessor."),
+    route("role/{role_name}/secret-id-accessor/destroy", &[Write, Delete], "Ends the secret id of an accessor."),
+    route("tidy/secret-id", &[Write], "Sweeps up what is over."),
+];
+
+const USERPASS: &[Route] = &[
+    route("login/{username}", &[Write], "A token for a password."),
+    route("users", &[List], "Names of users."),
+    route("users/{username}", &[Read, Write, Delete], "One user."),
+    route("users/{username}/password", &[Write], "A user's new password."),
+    route("users/{username}/policies", &[Write], "A user's policies."),
+];
+
+const TRANSIT: &[Route] = &[
+    route("keys", &[List], "Names of keys."),
+    route("keys/{name}", &[Read, Write, Delete], "One key."),
+    route("keys/{name}/config", &[Write], "What a key allows."),
+    route("keys/{name}/rotate", &[Write], "A new version of a key."),
+    route("keys/{name}/trim", &[Write], "Drops old versions of a key."),
+    route("encrypt/{name}", &[Write], "Encrypts."),
+    route("decrypt/{name}", &[Write], "Decrypts."),
+    route("rewrap/{name}", &[Write], "Encrypts anew, under the latest version."),
+    route("datakey/{plaintext}/{name}", &[Write], "A new data key."),
+    route("sign/{name}", &[Write], "Signs."),
+    route("verify/{name}", &[Write], "Verifies a signature or a code."),
+    route("hmac/{name}", &[Write], "An authentication code."),
+    route("hash", &[Write], "A hash of what is sent."),
+    route("random", &[Write], "Random bytes."),
+];
