@@ -157,6 +157,7 @@ impl Post {
             certificate: peer.and_then(|peer| peer.certificate.as_ref()).map(PeerCertificate::hexadecimal),
             ack: AckDemand::beside(self.acks.offer()),
             asked: OnceLock::new(),
+            entity: OnceLock::new(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! Never: a stateless token whose parent's record is gone, or let its children go.
 
 use crate::acl::Acl;
+use crate::entity::EntityId;
 use crate::error::{Cause, IdentityError};
 use crate::service::Identities;
 use crate::store;
@@ -89,13 +90,28 @@ impl Identities {
             paths.push(self.layout.role(role)?);
         }
         let upto = paths.len();
-        paths.extend(record.policies.iter().map(|name| self.layout.policy(name)).collect::<Result<Vec<_>, _>>()?);
+        let derived = match record.terms.entity {
+            Some(id) => Some(self.derive(EntityId(id)).await?),
+            None => None,
+        };
+        let mut names = record.policies.to_vec();
+        if let Some(derived) = &derived {
+            record.terms.entity = Some(derived.entity.id.0);
+            names.extend(derived.policies());
+            names.sort_unstable();
+            names.dedup();
+        }
+        paths.extend(names.iter().map(|name| self.layout.policy(name)).collect::<Result<Vec<_>, _>>()?);
         let (revision, entries) = self.barrier.storage().get(&paths, AtLeast::Latest).await?;
         let (above, policies) = entries.split_at(upto);
         let parents_end = self.check_ancestors(&mut record, paths.iter().zip(above), now)?;
-        let acl = self.acl(&record.policies, policies, revision)?;
+        let acl = self.acl(&names, policies, revision)?;
         paths.extend(own);
-        let read_at = read_at.min(revision);
+        let mut read_at = read_at.min(revision);
+        if let Some(derived) = derived {
+            read_at = read_at.min(derived.read_at);
+            paths.extend(derived.depends_on);
+        }
         Ok(Loaded { record, revision: read_at, uses: None, acl, parents_end, depends_on: paths, read_at })
     }
 

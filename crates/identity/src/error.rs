@@ -26,6 +26,9 @@ pub enum IdentityError {
     RoleNotFound,
     #[error("no such token")]
     TokenNotFound,
+    /// Nor a group, nor an alias.
+    #[error("no such entity")]
+    EntityNotFound,
     #[error("the token is not renewable")]
     TokenNotRenewable,
     /// Nothing of it is stored: it ends by itself, or with its parent.
@@ -70,6 +73,9 @@ pub enum Cause {
     CertificateUnknown,
     /// Bound to addresses, and used from another one.
     AddressOther,
+    /// The token's entity is gone.
+    EntityGone,
+    EntityDisabled,
 }
 
 /// The status that a façade puts on an error.
@@ -101,6 +107,8 @@ impl Cause {
             Self::CertificateOther => "CERTIFICATE_OTHER",
             Self::CertificateUnknown => "CERTIFICATE_UNKNOWN",
             Self::AddressOther => "ADDRESS_OTHER",
+            Self::EntityGone => "ENTITY_GONE",
+            Self::EntityDisabled => "ENTITY_DISABLED",
         }
     }
 }
@@ -112,7 +120,7 @@ impl IdentityError {
             Self::PermissionDenied => Face::PermissionDenied,
             Self::InvalidField(_) | Self::Policy(_) | Self::InvalidMarker => Face::InvalidArgument,
             Self::TokenNotRenewable | Self::TokenStateless => Face::InvalidArgument,
-            Self::PolicyNotFound | Self::RoleNotFound | Self::TokenNotFound => Face::NotFound,
+            Self::PolicyNotFound | Self::RoleNotFound | Self::TokenNotFound | Self::EntityNotFound => Face::NotFound,
             Self::LimitExceeded | Self::Audit(AuditError::Busy) => Face::ResourceExhausted,
             Self::Conflict => Face::Aborted,
             Self::Storage(_) | Self::Audit(AuditError::Unavailable | AuditError::Unsigned) => Face::Unavailable,
@@ -132,6 +140,7 @@ impl IdentityError {
             Self::PolicyNotFound => "POLICY_NOT_FOUND",
             Self::RoleNotFound => "ROLE_NOT_FOUND",
             Self::TokenNotFound => "TOKEN_NOT_FOUND",
+            Self::EntityNotFound => "ENTITY_NOT_FOUND",
             Self::TokenNotRenewable => "TOKEN_NOT_RENEWABLE",
             Self::TokenStateless => "TOKEN_STATELESS",
             Self::LimitExceeded => "LIMIT_EXCEEDED",
@@ -157,6 +166,7 @@ impl IdentityError {
             | Self::PolicyNotFound
             | Self::RoleNotFound
             | Self::TokenNotFound
+            | Self::EntityNotFound
             | Self::TokenNotRenewable
             | Self::TokenStateless
             | Self::LimitExceeded
@@ -180,6 +190,7 @@ impl IdentityError {
             | Self::PolicyNotFound
             | Self::RoleNotFound
             | Self::TokenNotFound
+            | Self::EntityNotFound
             | Self::TokenNotRenewable
             | Self::TokenStateless
             | Self::LimitExceeded

@@ -13,6 +13,7 @@ mod asked;
 pub mod certificate;
 pub mod change;
 pub mod cidr;
+pub mod entity;
 pub mod error;
 pub mod name;
 mod op;
@@ -29,6 +30,9 @@ pub use asked::{Asked, Facts, Given};
 pub use certificate::{CertificateMatch, CertificateRole, PeerCertificate};
 pub use change::{ChangeError, Changes};
 pub use cidr::Cidr;
+pub use entity::{
+    Alias, AliasChange, Entity, EntityChange, EntityId, EntityRef, Group, GroupChange, GroupKind,
+};
 pub use error::{Cause, Face, IdentityError};
 pub use name::{Accessor, DisplayName, Malformed, PolicyName, RoleName};
 pub use op::{
@@ -63,13 +67,15 @@ pub struct RequestInfo {
     pub ack: AckDemand,
     /// What it asks with, where a façade shows it: rules may bound that.
     pub asked: OnceLock<Asked>,
+    /// Whom the subject belongs to, once it is known: an entity, as its records name it.
+    pub entity: OnceLock<Box<str>>,
 }
 
 impl RequestInfo {
     /// Of a request that begins here, without a certificate.
     pub fn new(request_id: String, from: String, now: Timestamp) -> Self {
-        let (ack, asked) = (AckDemand::default(), OnceLock::new());
-        Self { request_id, from, now, began: Instant::now(), certificate: None, ack, asked }
+        let (ack, asked, entity) = (AckDemand::default(), OnceLock::new(), OnceLock::new());
+        Self { request_id, from, now, began: Instant::now(), certificate: None, ack, asked, entity }
     }
 
     /// What a decision is told of it.
@@ -93,8 +99,12 @@ impl RequestInfo {
             // the subject itself, or beside nothing that was recognised
             Subject::Certificate { .. } | Subject::Unauthenticated | Subject::System => "",
         };
+        let entity = match subject {
+            Subject::Token { .. } => self.entity.get().map(|entity| &**entity).unwrap_or_default(),
+            Subject::Certificate { .. } | Subject::Unauthenticated | Subject::System => "",
+        };
         let from = &self.from;
         let known = Record::new(self.now, &self.request_id, operation, subject);
-        Record { from, outcome, latency_micros, certificate, ..known }
+        Record { from, outcome, latency_micros, certificate, entity, ..known }
     }
 }

@@ -1,5 +1,7 @@
 //! The operations: authorise, apply, record. One file a kind of thing.
 
+mod entity;
+mod group;
 mod policy;
 mod role;
 mod token;

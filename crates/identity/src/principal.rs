@@ -1,6 +1,7 @@
 //! Who asks, once recognised.
 
 use crate::acl::Acl;
+use crate::entity::EntityId;
 use crate::name::{PolicyName, RoleName};
 use crate::token::{Digest, TokenMetadata, TokenRecord};
 use audit::Subject;
@@ -88,6 +89,14 @@ impl Principal {
 
     pub fn policies(&self) -> &[PolicyName] {
         &self.policies
+    }
+
+    /// To whom its token belongs.
+    pub fn entity(&self) -> Option<EntityId> {
+        match &self.proof {
+            Proof::Token { record, .. } => record.terms.entity.map(EntityId),
+            Proof::Certificate { .. } => None,
+        }
     }
 
     pub fn is_root(&self) -> bool {

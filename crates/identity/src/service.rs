@@ -82,6 +82,9 @@ impl Identities {
             (None, Some(certificate)) => self.by_certificate(certificate).await,
             (None, None) => Err(IdentityError::Unauthenticated(Cause::NoCredentials)),
         };
+        if let Ok(Some(entity)) = outcome.as_ref().map(|by| by.entity()) {
+            let _ = call.entity.set(entity.to_string().into());
+        }
         if let Err(error) = &outcome {
             tracing::debug!(request_id = call.request_id, from = call.from, cause = error.cause(), %error, "not recognised");
         }

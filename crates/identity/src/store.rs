@@ -1,7 +1,8 @@
 //! Where everything stands, how it is read, and what of it is cached.
 //!
 //! Below `<tenant>/identity`: `tokens/<digest>`, `uses/<digest>`, `accessors/<hash>`, `children/<parent>/<child>`,
-//! `due/<when>/<digest>`, `policies/<name>`, `roles/<name>`, `matches/<hash>`, `token-roles/<name>`. What users choose stands
+//! `due/<when>/<digest>`, `entities/<id>`, `groups/<id>`, by their names and aliases `entity-index/<hash>` and
+//! `group-index/<hash>`, `policies/<name>`, `roles/<name>`, `matches/<hash>`, `token-roles/<name>`. What users choose stands
 //! there as keyed hashes only, but for names of policies and roles. Nothing ever stands at `stateless`: it is the place for
 //! which stateless tokens are sealed.
 
@@ -14,6 +15,7 @@ pub(crate) use codec::{
 
 use crate::acl::Acl;
 use crate::certificate::{CertificateMatch, PeerCertificate};
+use crate::entity::EntityId;
 use crate::error::IdentityError;
 use crate::name::{Accessor, PolicyName, RoleName};
 use crate::principal::Principal;
@@ -165,6 +167,56 @@ impl Layout {
 
     fn matched_by(&self, label: &[u8], value: &[u8]) -> PathResult {
         self.below(&format!("matches/{}", hex::encode(self.barrier.keyed_hash(label, value))))
+    }
+
+    pub(crate) fn entities(&self) -> PathResult {
+        self.below("entities")
+    }
+
+    pub(crate) fn entity(&self, id: EntityId) -> PathResult {
+        self.below(&format!("entities/{}", id.segment()))
+    }
+
+    pub(crate) fn entity_name(&self, name: &str) -> PathResult {
+        self.indexed("entity-index", b"identity/entity-name", &[name])
+    }
+
+    pub(crate) fn entity_alias(&self, mount_accessor: &str, name: &str) -> PathResult {
+        self.indexed("entity-index", b"identity/entity-alias", &[mount_accessor, name])
+    }
+
+    pub(crate) fn entity_alias_id(&self, id: EntityId) -> PathResult {
+        self.indexed("entity-index", b"identity/entity-alias-id", &[&id.segment()])
+    }
+
+    pub(crate) fn groups(&self) -> PathResult {
+        self.below("groups")
+    }
+
+    pub(crate) fn group(&self, id: EntityId) -> PathResult {
+        self.below(&format!("groups/{}", id.segment()))
+    }
+
+    pub(crate) fn group_name(&self, name: &str) -> PathResult {
+        self.indexed("group-index", b"identity/group-name", &[name])
+    }
+
+    pub(crate) fn group_alias(&self, mount_accessor: &str, name: &str) -> PathResult {
+        self.indexed("group-index", b"identity/group-alias", &[mount_accessor, name])
+    }
+
+    pub(crate) fn group_alias_id(&self, id: EntityId) -> PathResult {
+        self.indexed("group-index", b"identity/group-alias-id", &[&id.segment()])
+    }
+
+    /// The parts are kept apart by their lengths.
+    fn indexed(&self, folder: &str, label: &[u8], parts: &[&str]) -> PathResult {
+        let mut joined = Vec::new();
+        for part in parts {
+            joined.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            joined.extend_from_slice(part.as_bytes());
+        }
+        self.below(&format!("{folder}/{}", hex::encode(self.barrier.keyed_hash(label, &joined))))
     }
 
     fn below(&self, rest: &str) -> PathResult {

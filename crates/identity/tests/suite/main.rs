@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where it fails")]
 
 mod changes;
+mod entities;
 mod house;
 mod lifetimes;
 mod policies;

@@ -251,6 +251,10 @@ async fn login(house: &House, node: &Identities, new: NewToken<'_>) -> Result<Cr
 #[tokio::test]
 async fn a_login_makes_its_token_in_its_own_batch_with_one_record() {
     let (house, node, root) = open_with_rights().await;
+    let call = house.call();
+    let batch = house.changes().batch().unwrap();
+    let (batch, entity) = node.entity_for_alias(batch, &call, "approle_1", "ci").await.unwrap();
+    node.commit(batch, &call.record("Login", &audit::Subject::System, audit::Outcome::Done)).await.unwrap();
     for kind in [TokenKind::Service, TokenKind::Stateless] {
         let told = house.lines().len();
         let meta: Meta = [("role".to_owned(), "ci".to_owned())].into();
@@ -260,7 +264,7 @@ async fn a_login_makes_its_token_in_its_own_batch_with_one_record() {
             renewable: true,
             kind,
             meta: meta.clone(),
-            entity: Some([9; 16]),
+            entity: Some(entity),
             certificate_thumbprint: Some([3; 32]),
             ..NewToken::new("auth/approle/login", NewParent::Orphan)
         };
@@ -272,7 +276,7 @@ async fn a_login_makes_its_token_in_its_own_batch_with_one_record() {
         let found = holder.token().unwrap();
         assert_eq!(found, made.metadata);
         assert_eq!(found.policies.to_vec(), policies(&["default", "q"]));
-        assert_eq!((&*found.path, &found.meta, found.entity), ("auth/approle/login", &meta, Some([9; 16])));
+        assert_eq!((&*found.path, &found.meta, found.entity), ("auth/approle/login", &meta, Some(entity)));
         assert_eq!((found.renewable, found.is_orphan()), (kind == TokenKind::Service, true));
         assert_eq!(found.creation_ttl, Some(secs(600)));
     }

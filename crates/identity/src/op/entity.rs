@@ -1,0 +1,322 @@
+//! Entities and their aliases: what a change of them writes. Who may do it, and its record, is the façade's.
+
+use crate::RequestInfo;
+use crate::entity::{
+    ALIASES_MAX, Alias, AliasChange, Entity, EntityChange, EntityId, EntityRef, Work, checked_meta, checked_name,
+    checked_policies,
+};
+use crate::error::{Cause, IdentityError};
+use crate::service::Identities;
+use crate::token::random_bytes;
+use envelope::Timestamp;
+use storage::{AtLeast, Batch, PAGE_ENTRIES_MAX};
+
+impl Identities {
+    /// The entity that an auth method's mount knows by `alias_name`: for logins, which hand its id to the new token
+    /// (`NewToken::entity`). Where there is none it is made, by what is added to `batch`; where there is one, `batch` is told
+    /// that it must still be so. On a conflict ask again with a new batch. The request's records tell the entity from here on.
+    pub async fn entity_for_alias(
+        &self,
+        batch: Batch,
+        call: &RequestInfo,
+        mount_accessor: &str,
+        alias_name: &str,
+    ) -> Result<(Batch, [u8; 16]), IdentityError> {
+        let name = checked_name(alias_name, "name")?;
+        let mut work = Work::new(self);
+        let id = match work.entity_id(EntityRef::Alias { mount_accessor, name: &name }).await {
+            Ok(id) if work.entity(id).await?.disabled => {
+                return Err(IdentityError::Unauthenticated(Cause::EntityDisabled));
+            }
+            Ok(id) => id,
+            Err(IdentityError::EntityNotFound) => {
+                let id = EntityId(random_bytes()?);
+                let mut entity = Entity::new(id, default_name(id), call.now);
+                entity.aliases.push(Alias {
+                    id: EntityId(random_bytes()?),
+                    mount_accessor: mount_accessor.to_owned(),
+                    name,
+                    custom_metadata: crate::token::Meta::new(),
+                    created: call.now.unix_millis(),
+                    updated: call.now.unix_millis(),
+                });
+                work.new_entity(entity);
+                id
+            }
+            Err(error) => return Err(error),
+        };
+        let _ = call.entity.set(id.to_string().into());
+        Ok((work.add_to(batch)?, id.0))
+    }
+
+    pub async fn entity(&self, of: EntityRef<'_>) -> Result<Entity, IdentityError> {
+        let mut work = Work::new(self);
+        let id = work.entity_id(of).await?;
+        work.entity(id).await.cloned()
+    }
+
+    /// All of them, but those that were merged into others.
+    pub async fn entities(&self) -> Result<Vec<Entity>, IdentityError> {
+        let all: Vec<Entity> = self.records(self.layout.entities()?).await?;
+        Ok(all.into_iter().filter(|entity| entity.merged_into.is_none()).collect())
+    }
+
+    pub(super) async fn records<T: serde::de::DeserializeOwned>(
+        &self,
+        folder: storage::EntryPath,
+    ) -> Result<Vec<T>, IdentityError> {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.barrier.scan(&folder, after.as_ref(), PAGE_ENTRIES_MAX, AtLeast::Latest).await?;
+            for (path, opened) in page.entries {
+                all.push(crate::entity::decode(opened.value.expose())?);
+                after = Some(path);
+            }
+            if !page.more {
+                return Ok(all);
+            }
+            if all.len() >= LISTED_MAX {
+                return Err(IdentityError::LimitExceeded);
+            }
+        }
+    }
+
+    /// Makes an entity, or changes the one of this id, or else of this name.
+    pub async fn put_entity(
+        &self,
+        batch: Batch,
+        change: EntityChange,
+        now: Timestamp,
+    ) -> Result<(Batch, Entity), IdentityError> {
+        let name = change.name.as_deref().map(|name| checked_name(name, "name")).transpose()?;
+        let mut work = Work::new(self);
+        let known = match (change.id, &name) {
+            (Some(id), _) => Some(work.entity_id(EntityRef::Id(id)).await?),
+            (None, Some(name)) => found(work.entity_id(EntityRef::Name(name)).await)?,
+            (None, None) => None,
+        };
+        if let (Some(known), Some(name)) = (known, &name)
+            && found(work.entity_id(EntityRef::Name(name)).await)?.is_some_and(|other| other != known)
+        {
+            return Err(IdentityError::InvalidField("name"));
+        }
+        let id = match known {
+            Some(id) => id,
+            None => {
+                let id = EntityId(random_bytes()?);
+                work.new_entity(Entity::new(id, default_name(id), now));
+                id
+            }
+        };
+        let entity = work.entity(id).await?;
+        if let Some(name) = name {
+            entity.name = name;
+        }
+        if let Some(metadata) = change.metadata {
+            entity.metadata = checked_meta(metadata, "metadata")?;
+        }
+        if let Some(policies) = change.policies {
+            entity.policies = checked_policies(&policies)?;
+        }
+        entity.disabled = change.disabled.unwrap_or(entity.disabled);
+        entity.updated = now.unix_millis();
+        let entity = entity.clone();
+        Ok((work.add_to(batch)?, entity))
+    }
+
+    /// With all its aliases. Its tokens are nobody's from then on.
+    pub async fn delete_entities(&self, batch: Batch, ids: &[EntityId]) -> Result<Batch, IdentityError> {
+        let mut work = Work::new(self);
+        for id in ids {
+            // what is gone is gone; what was merged is what it was merged into
+            let Some(id) = found(work.entity_id(EntityRef::Id(*id)).await)? else { continue };
+            let entity = work.entity(id).await?;
+            let (groups, merged) = (entity.groups.clone(), entity.merged.clone());
+            work.drop_entity(id);
+            for group in groups {
+                if let Some(group) = found(work.group(group).await)? {
+                    group.member_entities.remove(&id);
+                }
+            }
+            for before in merged {
+                if work.entity(before).await.is_ok() {
+                    work.drop_entity(before);
+                }
+            }
+        }
+        work.add_to(batch)
+    }
+
+    /// `from` become `to`: their aliases, groups and tokens are `to`'s. Policies and metadata are not united. Where both have
+    /// an alias on one mount, the one in `keep` stays.
+    pub async fn merge_entities(
+        &self,
+        batch: Batch,
+        (from, to): (&[EntityId], EntityId),
+        keep: &[EntityId],
+        now: Timestamp,
+    ) -> Result<Batch, IdentityError> {
+        let mut work = Work::new(self);
+        let to = work.entity_id(EntityRef::Id(to)).await.map_err(|_| IdentityError::InvalidField("to_entity_id"))?;
+        if !keep.is_empty() && from.len() > 1 {
+            return Err(IdentityError::InvalidField("conflicting_alias_ids_to_keep"));
+        }
+        for id in from {
+            let wrong = || IdentityError::InvalidField("from_entity_ids");
+            let id = work.entity_id(EntityRef::Id(*id)).await.map_err(|_| wrong())?;
+            if id == to {
+                return Err(wrong());
+            }
+            let old = work.entity(id).await?;
+            let aliases = std::mem::take(&mut old.aliases);
+            let groups = std::mem::take(&mut old.groups);
+            old.name = String::new();
+            old.policies = Vec::new();
+            old.merged_into = Some(to);
+            old.updated = now.unix_millis();
+            for group in &groups {
+                if let Some(group) = found(work.group(*group).await)? {
+                    group.member_entities.remove(&id);
+                    group.member_entities.insert(to);
+                }
+            }
+            let new = work.entity(to).await?;
+            for alias in aliases {
+                let same = new.aliases.iter().position(|held| held.mount_accessor == alias.mount_accessor);
+                match same {
+                    None => new.aliases.push(alias),
+                    Some(at) if keep.contains(&alias.id) => {
+                        new.aliases.remove(at);
+                        new.aliases.push(alias);
+                    }
+                    Some(at) if new.aliases.get(at).is_some_and(|held| keep.contains(&held.id)) => {}
+                    Some(_) => return Err(wrong()),
+                }
+            }
+            new.groups.extend(groups);
+            new.merged.push(id);
+            new.updated = now.unix_millis();
+        }
+        work.add_to(batch)
+    }
+
+    /// Makes an alias, or changes the one of this id, or else of this name on this mount. With the entity that it is of.
+    pub async fn put_entity_alias(
+        &self,
+        batch: Batch,
+        change: AliasChange,
+        now: Timestamp,
+    ) -> Result<(Batch, Alias, EntityId), IdentityError> {
+        let mut work = Work::new(self);
+        let known = match &change {
+            AliasChange { id: Some(id), .. } => {
+                let of = work.entity_id(EntityRef::AliasId(*id)).await?;
+                let aliases = &work.entity(of).await?.aliases;
+                aliases.iter().find(|alias| alias.id == *id).cloned().map(|alias| (of, alias))
+            }
+            AliasChange { name: Some(name), mount_accessor: Some(accessor), .. } => {
+                let of = found(work.entity_id(EntityRef::Alias { mount_accessor: accessor, name }).await)?;
+                match of {
+                    None => None,
+                    Some(of) => {
+                        let aliases = &work.entity(of).await?.aliases;
+                        let alias =
+                            aliases.iter().find(|alias| alias.mount_accessor == *accessor && alias.name == *name);
+                        alias.cloned().map(|alias| (of, alias))
+                    }
+                }
+            }
+            AliasChange { .. } => None,
+        };
+        let (was_of, mut alias) = match known {
+            Some((of, alias)) => (Some(of), alias),
+            None => (None, new_alias(&change, now)?),
+        };
+        apply(&mut alias, &change, now)?;
+        let of = match (change.of, was_of) {
+            (Some(of), _) => {
+                work.entity_id(EntityRef::Id(of)).await.map_err(|_| IdentityError::InvalidField("canonical_id"))?
+            }
+            (None, Some(of)) => of,
+            (None, None) => {
+                let id = EntityId(random_bytes()?);
+                work.new_entity(Entity::new(id, default_name(id), now));
+                id
+            }
+        };
+        let taken =
+            found(work.entity_id(EntityRef::Alias { mount_accessor: &alias.mount_accessor, name: &alias.name }).await)?;
+        if let Some(was_of) = was_of {
+            work.entity(was_of).await?.aliases.retain(|held| held.id != alias.id);
+        }
+        if taken.is_some_and(|taken| Some(taken) != was_of) {
+            return Err(IdentityError::InvalidField("name"));
+        }
+        let entity = work.entity(of).await?;
+        if entity.aliases.iter().any(|held| held.mount_accessor == alias.mount_accessor) {
+            return Err(IdentityError::InvalidField("mount_accessor"));
+        }
+        if entity.aliases.len() >= ALIASES_MAX {
+            return Err(IdentityError::LimitExceeded);
+        }
+        entity.aliases.push(alias.clone());
+        Ok((work.add_to(batch)?, alias, of))
+    }
+
+    /// With the entity that it is of.
+    pub async fn entity_alias(&self, id: EntityId) -> Result<(Alias, EntityId), IdentityError> {
+        let entity = self.entity(EntityRef::AliasId(id)).await?;
+        let of = entity.id;
+        let alias = entity.aliases.into_iter().find(|alias| alias.id == id);
+        alias.map(|alias| (alias, of)).ok_or(IdentityError::EntityNotFound)
+    }
+
+    pub async fn delete_entity_alias(&self, batch: Batch, id: EntityId) -> Result<Batch, IdentityError> {
+        let mut work = Work::new(self);
+        if let Some(of) = found(work.entity_id(EntityRef::AliasId(id)).await)? {
+            work.entity(of).await?.aliases.retain(|alias| alias.id != id);
+        }
+        work.add_to(batch)
+    }
+}
+
+/// What is not there is nothing.
+pub(super) fn found<T>(outcome: Result<T, IdentityError>) -> Result<Option<T>, IdentityError> {
+    match outcome {
+        Ok(found) => Ok(Some(found)),
+        Err(IdentityError::EntityNotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn new_alias(change: &AliasChange, now: Timestamp) -> Result<Alias, IdentityError> {
+    Ok(Alias {
+        id: EntityId(random_bytes()?),
+        mount_accessor: change.mount_accessor.clone().ok_or(IdentityError::InvalidField("mount_accessor"))?,
+        name: change.name.clone().ok_or(IdentityError::InvalidField("name"))?,
+        custom_metadata: crate::token::Meta::new(),
+        created: now.unix_millis(),
+        updated: now.unix_millis(),
+    })
+}
+
+pub(super) fn apply(alias: &mut Alias, change: &AliasChange, now: Timestamp) -> Result<(), IdentityError> {
+    if let Some(name) = &change.name {
+        alias.name = checked_name(name, "name")?;
+    }
+    if let Some(accessor) = &change.mount_accessor {
+        alias.mount_accessor = checked_name(accessor, "mount_accessor")?;
+    }
+    if let Some(metadata) = &change.custom_metadata {
+        alias.custom_metadata = checked_meta(metadata.clone(), "custom_metadata")?;
+    }
+    alias.updated = now.unix_millis();
+    Ok(())
+}
+
+fn default_name(id: EntityId) -> String {
+    format!("entity_{}", id.segment().get(..8).unwrap_or_default()) + id.segment().get(8..16).unwrap_or_default()
+}
+
+/// Most entities or groups that are listed at once.
+const LISTED_MAX: usize = 100_000;

@@ -1,0 +1,287 @@
+use crate::house::{House, refusal, within_two_seconds};
+use identity::token::Meta;
+use identity::{
+    AliasChange, Capability, EntityChange, EntityId, EntityRef, GroupChange, GroupKind, Identities, IdentityError,
+    NewParent, NewToken, PolicyName, TokenKind, Verdict, decide,
+};
+use storage::Batch;
+
+/// Commits what is made, with a record of its own.
+async fn done<T>(
+    house: &House,
+    node: &Identities,
+    made: Result<(Batch, T), IdentityError>,
+) -> Result<T, IdentityError> {
+    let (batch, made) = made?;
+    let call = house.call();
+    if !batch.writes.is_empty() {
+        node.commit(batch, &call.record("Test", &audit::Subject::System, audit::Outcome::Done)).await?;
+    }
+    Ok(made)
+}
+
+fn batch(house: &House) -> Batch {
+    house.changes().batch().unwrap()
+}
+
+async fn policy(house: &House, node: &Identities, root: &identity::Principal, name: &str) {
+    let text = format!(r#"path "{name}" {{ capabilities = ["read"] }}"#);
+    node.put_policy(root, &house.call(), &PolicyName::parse(name).unwrap(), &text).await.unwrap();
+}
+
+/// As a login does: the entity and the token in one batch.
+async fn login(
+    house: &House,
+    node: &Identities,
+    mount: &str,
+    name: &str,
+    kind: TokenKind,
+) -> Result<(Vec<u8>, EntityId), IdentityError> {
+    let call = house.call();
+    let (batch, entity) = node.entity_for_alias(batch(house), &call, mount, name).await?;
+    let new = NewToken { entity: Some(entity), kind, ..NewToken::new("auth/x/login", NewParent::Orphan) };
+    let (batch, created) = node.prepare_token(batch, new, call.now).await?;
+    if !batch.writes.is_empty() {
+        node.commit(batch, &call.record("Login", &audit::Subject::System, audit::Outcome::Done)).await?;
+    }
+    Ok((created.token.expose().to_vec(), EntityId(entity)))
+}
+
+/// Which of the paths the token may read.
+async fn may(house: &House, node: &Identities, token: &[u8], paths: &[&str]) -> String {
+    let by = node.authenticate(Some(token), None, &house.call()).await.unwrap();
+    let reads = |path: &&&str| matches!(decide(by.acl(), path, Capability::Read).verdict, Verdict::Allow { .. });
+    paths.iter().filter(reads).copied().collect::<Vec<_>>().join(",")
+}
+
+const PATHS: &[&str] = &["own", "team", "org"];
+
+#[tokio::test]
+async fn a_login_finds_its_entity_and_makes_it_the_first_time() {
+    let house = House::new();
+    let (node, _) = house.open().await;
+    let (first, id) = login(&house, &node, "approle_1", "ci", TokenKind::Service).await.unwrap();
+    for (mount, name, same) in [("approle_1", "ci", true), ("approle_2", "ci", false), ("approle_1", "CI", false)] {
+        let (_, found) = login(&house, &node, mount, name, TokenKind::Service).await.unwrap();
+        assert_eq!(found == id, same, "{mount} {name}");
+    }
+    assert_eq!(house.entries_below("entities").await.len(), 3);
+    let entity = node.entity(EntityRef::Alias { mount_accessor: "approle_1", name: "ci" }).await.unwrap();
+    assert_eq!((entity.id, entity.aliases.len()), (id, 1));
+    // names that users choose stand nowhere as they are
+    assert!(
+        house.entries_below("entity-index").await.iter().all(|path| !path.contains("ci/") && !path.contains("approle"))
+    );
+    // its records tell the entity
+    let call = house.call();
+    node.lookup_token(&*node.authenticate(Some(&first), None, &call).await.unwrap(), &call, identity::Target::Own)
+        .await
+        .unwrap();
+    assert_eq!(house.records().last().unwrap()["entity"], id.to_string());
+    for name in ["", " ci", "ci ", "c\0i", &"x".repeat(513)] {
+        let refused = node.entity_for_alias(batch(&house), &house.call(), "approle_1", name).await.unwrap_err();
+        assert_eq!(refused.field(), Some("name"), "{name:?}");
+    }
+}
+
+#[tokio::test]
+async fn two_first_logins_at_once_make_one_entity() {
+    let house = House::new();
+    let (node, _) = house.open().await;
+    let (one, _) = node.entity_for_alias(batch(&house), &house.call(), "m", "a").await.unwrap();
+    let (two, _) = node.entity_for_alias(batch(&house), &house.call(), "m", "a").await.unwrap();
+    done(&house, &node, Ok((one, ()))).await.unwrap();
+    assert!(matches!(done(&house, &node, Ok((two, ()))).await, Err(IdentityError::Conflict)));
+    assert_eq!(house.entries_below("entities").await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_entity_and_groups_give_counts_for_tokens_at_once_and_no_longer_than_they_say_so() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    let there = house.node();
+    for name in PATHS {
+        policy(&house, &node, &root, name).await;
+    }
+    for kind in [TokenKind::Service, TokenKind::Stateless] {
+        let (token, id) = login(&house, &node, "m", kind.as_str(), kind).await.unwrap();
+        let group = async |name: &str, policies: &[&str], entities: &[EntityId], groups: &[EntityId]| {
+            let change = GroupChange {
+                name: Some(format!("{name}-{}", kind.as_str())),
+                policies: Some(policies.iter().map(|name| (*name).to_owned()).collect()),
+                member_entities: Some(entities.to_vec()),
+                member_groups: Some(groups.to_vec()),
+                ..GroupChange::default()
+            };
+            done(&house, &node, node.put_group(batch(&house), change, house.call().now).await).await.unwrap().id
+        };
+        let entity = async |policies: &[&str]| {
+            let policies = Some(policies.iter().map(|name| (*name).to_owned()).collect());
+            let change = EntityChange { id: Some(id), policies, ..EntityChange::default() };
+            done(&house, &node, node.put_entity(batch(&house), change, house.call().now).await).await.unwrap();
+        };
+        let check = async |expected: &str| {
+            assert_eq!(may(&house, &node, &token, PATHS).await, expected, "at once where it was changed");
+            within_two_seconds(async || may(&house, &there, &token, PATHS).await == expected).await;
+        };
+        check("").await;
+        entity(&["own"]).await;
+        check("own").await;
+        let team = group("team", &["team"], &[id], &[]).await;
+        check("own,team").await;
+        let org = group("org", &["org"], &[], &[team]).await;
+        check("own,team,org").await;
+        group("org", &[], &[], &[team]).await;
+        check("own,team").await;
+        group("org", &["org"], &[], &[]).await;
+        check("own,team").await;
+        group("org", &["org"], &[], &[team]).await;
+        check("own,team,org").await;
+        // a group in itself, at any distance
+        let change = GroupChange { id: Some(team), member_groups: Some(vec![org]), ..GroupChange::default() };
+        let refused = node.put_group(batch(&house), change, house.call().now).await.unwrap_err();
+        assert_eq!(refused.field(), Some("member_group_ids"));
+        entity(&[]).await;
+        check("team,org").await;
+        done(&house, &node, node.delete_group(batch(&house), team).await.map(|batch| (batch, ()))).await.unwrap();
+        check("").await;
+        assert_eq!(node.groups_above(&node.entity(EntityRef::Id(id)).await.unwrap().groups).await.unwrap().len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn no_way_leads_to_root_by_an_entity_or_a_group() {
+    let house = House::new();
+    let (node, _) = house.open().await;
+    for name in ["root", "Root", " root", "root ", "ROOT", "ro\u{43e}t"] {
+        let policies = Some(vec!["p".to_owned(), name.to_owned()]);
+        let entity = EntityChange { policies: policies.clone(), ..EntityChange::default() };
+        let refused = node.put_entity(batch(&house), entity, house.call().now).await.unwrap_err();
+        assert_eq!(refused.field(), Some("policies"), "{name:?}");
+        let group = GroupChange { policies, ..GroupChange::default() };
+        let refused = node.put_group(batch(&house), group, house.call().now).await.unwrap_err();
+        assert_eq!(refused.field(), Some("policies"), "{name:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_its_entity_a_token_is_nobodys() {
+    let house = House::new();
+    let (node, _) = house.open().await;
+    let (token, id) = login(&house, &node, "m", "a", TokenKind::Service).await.unwrap();
+    let disable = async |disabled: bool| {
+        let change = EntityChange { id: Some(id), disabled: Some(disabled), ..EntityChange::default() };
+        done(&house, &node, node.put_entity(batch(&house), change, house.call().now).await).await.unwrap();
+    };
+    assert_eq!(refusal(&house, &node, &token).await, None);
+    disable(true).await;
+    assert_eq!(refusal(&house, &node, &token).await, Some("ENTITY_DISABLED"));
+    let late = login(&house, &node, "m", "a", TokenKind::Service).await.unwrap_err();
+    assert_eq!(late.cause(), "ENTITY_DISABLED");
+    disable(false).await;
+    assert_eq!(refusal(&house, &node, &token).await, None);
+    done(&house, &node, node.delete_entities(batch(&house), &[id]).await.map(|batch| (batch, ()))).await.unwrap();
+    assert_eq!(refusal(&house, &node, &token).await, Some("ENTITY_GONE"));
+    assert!(house.entries_below("entity-index").await.is_empty());
+    // the same name is another entity from then on
+    let (_, another) = login(&house, &node, "m", "a", TokenKind::Service).await.unwrap();
+    assert_ne!(another, id);
+    assert_eq!(refusal(&house, &node, &token).await, Some("ENTITY_GONE"));
+}
+
+#[tokio::test]
+async fn what_was_merged_is_the_other_one() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    policy(&house, &node, &root, "own").await;
+    policy(&house, &node, &root, "team").await;
+    let (old_token, old) = login(&house, &node, "m1", "a", TokenKind::Service).await.unwrap();
+    let (_, new) = login(&house, &node, "m2", "b", TokenKind::Service).await.unwrap();
+    let (_, rival) = login(&house, &node, "m2", "c", TokenKind::Service).await.unwrap();
+    let team =
+        GroupChange { policies: Some(vec!["team".into()]), member_entities: Some(vec![old]), ..GroupChange::default() };
+    let team = done(&house, &node, node.put_group(batch(&house), team, house.call().now).await).await.unwrap();
+    let own = EntityChange { id: Some(new), policies: Some(vec!["own".into()]), ..EntityChange::default() };
+    done(&house, &node, node.put_entity(batch(&house), own, house.call().now).await).await.unwrap();
+    let merge = async |from: EntityId, to: EntityId, keep: &[EntityId]| {
+        let made = node.merge_entities(batch(&house), (&[from], to), keep, house.call().now).await;
+        done(&house, &node, made.map(|batch| (batch, ()))).await
+    };
+    merge(old, new, &[]).await.unwrap();
+    assert_eq!(may(&house, &node, &old_token, PATHS).await, "own,team");
+    let by = node.authenticate(Some(&old_token), None, &house.call()).await.unwrap();
+    assert_eq!(by.entity(), Some(new));
+    let entity = node.entity(EntityRef::Id(old)).await.unwrap();
+    assert_eq!((entity.id, entity.aliases.len(), entity.merged.clone()), (new, 2, vec![old]));
+    assert_eq!(node.group(EntityRef::Id(team.id)).await.unwrap().member_entities, [new].into());
+    // one alias a mount: which, must be said
+    assert_eq!(merge(rival, new, &[]).await.unwrap_err().field(), Some("from_entity_ids"));
+    let kept = node.entity(EntityRef::Id(rival)).await.unwrap().aliases[0].id;
+    merge(rival, new, &[kept]).await.unwrap();
+    let names: Vec<_> =
+        node.entity(EntityRef::Id(new)).await.unwrap().aliases.into_iter().map(|alias| alias.name).collect();
+    assert_eq!(names, ["a", "c"]);
+    assert_eq!(merge(new, new, &[]).await.unwrap_err().field(), Some("from_entity_ids"));
+    assert_eq!(merge(new, EntityId([1; 16]), &[]).await.unwrap_err().field(), Some("to_entity_id"));
+    done(&house, &node, node.delete_entities(batch(&house), &[new]).await.map(|batch| (batch, ()))).await.unwrap();
+    assert_eq!(refusal(&house, &node, &old_token).await, Some("ENTITY_GONE"));
+    assert!(house.entries_below("entities").await.is_empty());
+}
+
+#[tokio::test]
+async fn an_alias_is_of_one_entity_and_a_name_of_one() {
+    let house = House::new();
+    let (node, _) = house.open().await;
+    let (_, a) = login(&house, &node, "m1", "a", TokenKind::Service).await.unwrap();
+    let (_, b) = login(&house, &node, "m2", "b", TokenKind::Service).await.unwrap();
+    let put = async |change: AliasChange| {
+        done(
+            &house,
+            &node,
+            node.put_entity_alias(batch(&house), change, house.call().now)
+                .await
+                .map(|(batch, alias, of)| (batch, (alias.id, of))),
+        )
+        .await
+    };
+    let new = |name: &str, mount: &str, of: EntityId| AliasChange {
+        name: Some(name.into()),
+        mount_accessor: Some(mount.into()),
+        of: Some(of),
+        ..AliasChange::default()
+    };
+    let (id, of) = put(new("b", "m1", b)).await.unwrap();
+    assert_eq!(of, b);
+    for (change, field) in [
+        // the entity has another one there
+        (new("c", "m1", a), "mount_accessor"),
+        (new("c", "m1", EntityId([1; 16])), "canonical_id"),
+        (AliasChange { id: Some(id), name: Some("a".into()), ..AliasChange::default() }, "name"),
+        (AliasChange { name: Some("x".into()), ..AliasChange::default() }, "mount_accessor"),
+    ] {
+        assert_eq!(put(change.clone()).await.unwrap_err().field(), Some(field), "{change:?}");
+    }
+    // the same name on the same mount is the same alias
+    assert_eq!(put(AliasChange { custom_metadata: Some(Meta::new()), ..new("b", "m1", b) }).await.unwrap().0, id);
+    assert_eq!(
+        put(AliasChange { id: Some(id), name: Some("c".into()), ..AliasChange::default() }).await.unwrap(),
+        (id, b)
+    );
+    assert_eq!(login(&house, &node, "m1", "c", TokenKind::Service).await.unwrap().1, b);
+    let name =
+        |id: EntityId, name: &str| EntityChange { id: Some(id), name: Some(name.into()), ..EntityChange::default() };
+    done(&house, &node, node.put_entity(batch(&house), name(a, "alice"), house.call().now).await).await.unwrap();
+    let refused = node.put_entity(batch(&house), name(b, "alice"), house.call().now).await.unwrap_err();
+    assert_eq!(refused.field(), Some("name"));
+    done(&house, &node, node.delete_entity_alias(batch(&house), id).await.map(|batch| (batch, ()))).await.unwrap();
+    assert!(matches!(node.entity_alias(id).await, Err(IdentityError::EntityNotFound)));
+    // a group's alias is an external group's
+    let group = async |kind: GroupKind| {
+        let change = GroupChange { kind: Some(kind), ..GroupChange::default() };
+        done(&house, &node, node.put_group(batch(&house), change, house.call().now).await).await.unwrap().id
+    };
+    for (kind, field) in [(GroupKind::Internal, Some("canonical_id")), (GroupKind::External, None)] {
+        let made = node.put_group_alias(batch(&house), new("g", "m1", group(kind).await), house.call().now).await;
+        assert_eq!(made.err().and_then(|error| error.field()), field, "{kind:?}");
+    }
+}
