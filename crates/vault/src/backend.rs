@@ -35,7 +35,8 @@ pub(crate) fn of(kind: Kind) -> &'static dyn Backend {
         Kind::Token => &auth::token::Tokens,
         Kind::AppRole => &auth::approle::AppRole,
         Kind::Userpass => &auth::userpass::Userpass,
-        Kind::Identity | Kind::Transit => &Unserved,
+        Kind::Identity => &engine::identity::Identity,
+        Kind::Transit => &Unserved,
     }
 }
 
