@@ -38,5 +38,6 @@ use envelope::Timestamp;
 /// What goes on without anybody asking: for a worker, every few seconds. How much there was to do.
 pub async fn tend(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
     let swept = wrapping::sweep(vault, now).await? + auth::approle::sweep(vault, now).await?;
-    Ok(swept + engine::kv2::metadata::note_last_reads(vault, now).await?)
+    let rotated = engine::transit::auto::rotate_due(vault, now).await?;
+    Ok(swept + rotated + engine::kv2::metadata::note_last_reads(vault, now).await?)
 }

@@ -7,7 +7,7 @@ use crate::error::VaultError;
 use crate::mount::Mount;
 use crate::service::Vault;
 use crate::view::View;
-use audit::{Decision, Outcome, Record, Subject};
+use audit::{Decision, Item, Outcome, Record, Subject};
 use envelope::Timestamp;
 use identity::{ChangeError, Principal};
 use std::sync::Arc;
@@ -70,6 +70,14 @@ impl<'a> Scope<'a> {
     /// As [`Self::commit`]: a login's change is made by whom it lets in.
     pub async fn commit_by(&self, batch: Batch, subject: &Subject) -> Result<Revision, ChangeError> {
         let record = self.record(subject, Decision::Allowed, Outcome::Done);
+        let revision = self.vault.commit(batch, &record).await?;
+        self.recorded.store(true, Ordering::Relaxed);
+        Ok(revision)
+    }
+
+    /// As [`Self::commit`], with a record that names what else it is about: keys of the key domain.
+    pub async fn commit_with(&self, batch: Batch, items: &[Item]) -> Result<Revision, ChangeError> {
+        let record = Record { items, ..self.record(self.subject(), Decision::Allowed, Outcome::Done) };
         let revision = self.vault.commit(batch, &record).await?;
         self.recorded.store(true, Ordering::Relaxed);
         Ok(revision)

@@ -4,4 +4,5 @@ pub mod cubbyhole;
 pub mod identity;
 pub mod kv1;
 pub mod kv2;
+pub mod transit;
 mod tree;

@@ -8,5 +8,6 @@ mod policies;
 mod rig;
 mod sys;
 mod tokens;
+mod transit;
 mod userpass;
 mod wrapping;
