@@ -35,34 +35,7 @@ pub(crate) fn of(kind: Kind) -> &'static dyn Backend {
         Kind::Token => &auth::token::Tokens,
         Kind::AppRole => &auth::approle::AppRole,
         Kind::Userpass => &auth::userpass::Userpass,
+        Kind::Transit => &engine::transit::Transit,
         Kind::Identity => &engine::identity::Identity,
-        Kind::Transit => &Unserved,
-    }
-}
-
-/// A kind that this version cannot serve: it cannot be mounted, and answers by name.
-#[derive(Debug)]
-struct Unserved;
-
-#[async_trait::async_trait]
-impl Backend for Unserved {
-    fn is_public(&self, _verb: Verb, _path: &str) -> bool {
-        false
-    }
-
-    fn is_everybodys(&self, _verb: Verb, _path: &str) -> bool {
-        false
-    }
-
-    fn needs_sudo(&self, _verb: Verb, _path: &str) -> bool {
-        false
-    }
-
-    async fn exists(&self, _scope: &Scope<'_>) -> Result<bool, VaultError> {
-        Ok(true)
-    }
-
-    async fn handle(&self, scope: &Scope<'_>) -> Result<Reply, VaultError> {
-        Err(VaultError::NoRoute(scope.call.path.as_str().to_owned()))
     }
 }
