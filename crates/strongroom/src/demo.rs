@@ -25,6 +25,7 @@ pub async fn run(dir: &Path, file: Option<&Path>) -> Result<()> {
         root_token: None,
         hsm: Hsm::Sim,
         tls: true,
+        client_ca: None,
         log: Some("error"),
     };
     let dev = ask.start().await?;

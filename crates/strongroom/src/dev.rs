@@ -22,6 +22,8 @@ pub struct Ask {
     pub root_token: Option<SecretBytes>,
     pub hsm: Hsm,
     pub tls: bool,
+    /// Of client certificates.
+    pub client_ca: Option<PathBuf>,
     /// What the children log; `None`: as this process does.
     pub log: Option<&'static str>,
 }
@@ -177,6 +179,9 @@ impl Ask {
         if self.tls {
             let (certificate, key) = (folders.tls().join("server.pem"), folders.tls().join("server-key.pem"));
             out += &format!("\n[tls]\ncertificate = {}\nkey = {}\n", text(&certificate), text(&key));
+            if let Some(authorities) = &self.client_ca {
+                out += &format!("client_ca = {}\n", text(authorities));
+            }
         }
         out
     }

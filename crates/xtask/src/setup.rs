@@ -10,6 +10,7 @@ const DEBIAN_PACKAGES: &[&str] = &[
     "opensc",
     "openssl",
     "strace",
+    "jq",
     "python3",
     "python3-venv",
     "rsyslog",

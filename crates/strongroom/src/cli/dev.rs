@@ -34,6 +34,9 @@ pub struct Arguments {
     /// `sim`, or a PKCS#11 URI (RFC 7512) with token, module-path and pin-source
     #[arg(long, value_name = "HSM", default_value = "sim")]
     pub hsm: String,
+    /// PEM file of the authorities of client certificates: for tokens, SecretIDs and wrapped answers that are bound to one
+    #[arg(long, value_name = "FILE", conflicts_with = "no_tls")]
+    pub client_ca: Option<PathBuf>,
     /// Plaintext; only on loopback
     #[arg(long)]
     pub no_tls: bool,
@@ -55,6 +58,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         root_token: arguments.root_token.map(|token| SecretBytes::from_vec(token.into_bytes())),
         hsm,
         tls: !arguments.no_tls,
+        client_ca: arguments.client_ca.map(std::path::absolute).transpose()?,
         log: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
