@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, Request, Uri};
 use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -35,6 +35,22 @@ pub(crate) struct Call {
     pub(crate) message: Bytes,
     /// Asks for the record's receipt, and gets one.
     pub(crate) receipt: bool,
+    /// Of the vault's API, by this method; else a gRPC call.
+    pub(crate) api: Option<Method>,
+    /// The path goes on with a number below this, another one each time; zero: it does not.
+    pub(crate) spread: u64,
+}
+
+impl Call {
+    /// As a gRPC call.
+    pub(crate) fn grpc(path: &'static str, token: Option<Arc<str>>, message: Bytes) -> Self {
+        Self { path, token, message, receipt: false, api: None, spread: 0 }
+    }
+
+    /// Of the vault's API. The message is JSON, or empty.
+    pub(crate) fn api(method: Method, path: &'static str, token: Option<Arc<str>>, message: Bytes) -> Self {
+        Self { api: Some(method), ..Self::grpc(path, token, message) }
+    }
 }
 
 /// What a window saw.
@@ -198,6 +214,9 @@ async fn run_window(
 }
 
 async fn exchange(sender: &SendRequest<Bytes>, call: &Call) -> Result<Bytes> {
+    if let Some(method) = &call.api {
+        return exchange_api(sender, call, method).await;
+    }
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
     *request.uri_mut() = Uri::builder().scheme("https").authority("localhost").path_and_query(call.path).build()?;
@@ -227,6 +246,38 @@ async fn exchange(sender: &SendRequest<Bytes>, call: &Call) -> Result<Bytes> {
         status => bail!("{} answered status {:?}: {:?}", call.path, status, trailers.get("grpc-message")),
     }
 }
+
+async fn exchange_api(sender: &SendRequest<Bytes>, call: &Call, method: &Method) -> Result<Bytes> {
+    let mut request = Request::new(());
+    *request.method_mut() = method.clone();
+    let uri = Uri::builder().scheme("https").authority("localhost");
+    *request.uri_mut() = match call.spread {
+        0 => uri.path_and_query(call.path),
+        spread => uri.path_and_query(format!("{}{}", call.path, NEXT.fetch_add(1, Ordering::Relaxed) % spread)),
+    }
+    .build()?;
+    if let Some(token) = &call.token {
+        request.headers_mut().insert("authorization", HeaderValue::from_str(token)?);
+    }
+    let mut sender = sender.clone().ready().await?;
+    let response = if call.message.is_empty() {
+        sender.send_request(request, true)?.0
+    } else {
+        let (response, mut body) = sender.send_request(request, false)?;
+        body.send_data(call.message.clone(), true)?;
+        response
+    };
+    let response = response.await?;
+    let status = response.status();
+    let (message, _) = read(response.into_body()).await?;
+    if status.is_success() {
+        return Ok(message);
+    }
+    bail!("{} answered {status}: {}", call.path, String::from_utf8_lossy(&message))
+}
+
+/// So that no two calls write the same name at once.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 async fn read(mut reply: h2::RecvStream) -> Result<(Bytes, h2::RecvStream)> {
     let mut message = Bytes::new();

@@ -39,6 +39,9 @@ struct Arguments {
     /// Only what the log's tree and receipts cost: three kinds of windows
     #[arg(long)]
     tree: bool,
+    /// Only the vault's API on hsm-sim, beside the empty RPC
+    #[arg(long, conflicts_with = "tree")]
+    vault: bool,
     /// Folder on the disk to measure; default: target/bench
     #[arg(long, default_value = "target/bench")]
     folder: PathBuf,

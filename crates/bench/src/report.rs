@@ -17,6 +17,12 @@ impl Row {
     }
 }
 
+impl Row {
+    pub(crate) fn is(&self, shape: Shape) -> bool {
+        (self.connections, self.streams) == (shape.connections, shape.streams)
+    }
+}
+
 /// What one window measured.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Figures {

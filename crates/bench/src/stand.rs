@@ -6,8 +6,10 @@ use crate::softhsm::Token;
 use crate::windows::BATCH;
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
+use http::Method;
 use prost::Message;
 use proto::{identity, kms};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,6 +24,8 @@ pub(crate) struct Stand {
     /// GenerateDataKey, each with its receipt.
     pub(crate) for_receipt: Call,
     pub(crate) batch: Call,
+    /// Of the vault's API.
+    pub(crate) vault: Vec<(&'static str, Call)>,
 }
 
 /// `strongroom dev` on the folder, on hsm-sim or on a token.
@@ -45,7 +49,7 @@ impl Stand {
         let root = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let root: Arc<str> = format!("Bearer {}", root.trim()).into();
         let ask = |path: &'static str, message: Bytes| {
-            let call = Call { path, token: Some(Arc::clone(&root)), message, receipt: false };
+            let call = Call::grpc(path, Some(Arc::clone(&root)), message);
             async move { once(addr, &call, tls).await }
         };
         let reply = ask("/strongroom.kms.v1.Keys/CreateKey", framed(&kms::CreateKeyRequest::default())).await?;
@@ -56,7 +60,7 @@ impl Stand {
         let reply = ask("/strongroom.identity.v1.Identity/CreateToken", framed(&token)).await?;
         let token: Arc<str> = format!("Bearer {}", identity::CreateTokenResponse::decode(reply)?.token).into();
 
-        let call = |path, message| Call { path, token: Some(Arc::clone(&token)), message, receipt: false };
+        let call = |path, message| Call::grpc(path, Some(Arc::clone(&token)), message);
         let encrypt = kms::EncryptRequest {
             key_id: key.clone(),
             plaintext: Bytes::from_static(&[7; 32]),
@@ -81,8 +85,61 @@ impl Stand {
             ],
             for_receipt: Call { receipt: true, ..call("/strongroom.kms.v1.Crypto/GenerateDataKey", framed(&data_key)) },
             batch: call("/strongroom.kms.v1.Crypto/BatchGenerateDataKey", framed(&batch)),
+            vault: vault(addr, tls, &root, &token).await?,
         })
     }
+}
+
+/// Mounts, a secret, a key and two roles; then what is asked of them.
+async fn vault(
+    addr: SocketAddr,
+    tls: &Arc<rustls::ClientConfig>,
+    root: &Arc<str>,
+    token: &Arc<str>,
+) -> Result<Vec<(&'static str, Call)>> {
+    let json = |value: &serde_json::Value| Bytes::from(value.to_string());
+    let write = async |path: &'static str, body: serde_json::Value| -> Result<serde_json::Value> {
+        let answer = once(addr, &Call::api(Method::POST, path, Some(Arc::clone(root)), json(&body)), tls).await?;
+        Ok(if answer.is_empty() { json!(null) } else { serde_json::from_slice(&answer)? })
+    };
+    let secret = json!({"data": {"user": "bench", "password": "32 bytes of what a secret may be"}});
+    write("/v1/secret/data/bench", secret.clone()).await?;
+    write("/v1/sys/mounts/transit", json!({"type": "transit"})).await?;
+    write("/v1/transit/keys/bench", json!({})).await?;
+    write("/v1/sys/auth/approle", json!({"type": "approle"})).await?;
+    let mut logins = Vec::new();
+    for (role, made, role_id, secret_id, kind) in [
+        (
+            "AppRole login, stateless token",
+            "/v1/auth/approle/role/a",
+            "/v1/auth/approle/role/a/role-id",
+            "/v1/auth/approle/role/a/secret-id",
+            "batch",
+        ),
+        (
+            "AppRole login, stored token",
+            "/v1/auth/approle/role/b",
+            "/v1/auth/approle/role/b/role-id",
+            "/v1/auth/approle/role/b/secret-id",
+            "service",
+        ),
+    ] {
+        write(made, json!({"token_policies": "bench", "token_type": kind, "token_ttl": "10m"})).await?;
+        let read = Call::api(Method::GET, role_id, Some(Arc::clone(root)), Bytes::new());
+        let answer: serde_json::Value = serde_json::from_slice(&once(addr, &read, tls).await?)?;
+        let secret = write(secret_id, json!({})).await?;
+        let body = json!({"role_id": answer["data"]["role_id"], "secret_id": secret["data"]["secret_id"]});
+        logins.push((role, Call::api(Method::POST, "/v1/auth/approle/login", None, json(&body))));
+    }
+    let api = |method, path, body: Bytes| Call::api(method, path, Some(Arc::clone(token)), body);
+    let mut calls = vec![
+        ("KV v2 read", api(Method::GET, "/v1/secret/data/bench", Bytes::new())),
+        ("KV v2 write", Call { spread: 4096, ..api(Method::POST, "/v1/secret/data/bench-", json(&secret)) }),
+        ("token lookup-self", api(Method::GET, "/v1/auth/token/lookup-self", Bytes::new())),
+        ("transit datakey", api(Method::POST, "/v1/transit/datakey/plaintext/bench", json(&json!({})))),
+    ];
+    calls.extend(logins);
+    Ok(calls)
 }
 
 /// Syncs of the audit log since the server started; `None` where its metrics do not tell.
@@ -141,4 +198,7 @@ const POLICY: &str = r#"
 path "kms/keys/+/generate-data-key" { capabilities = ["update"] }
 path "kms/keys/+/encrypt" { capabilities = ["update"] }
 path "kms/keys/+/decrypt" { capabilities = ["update"] }
+path "secret/data/*" { capabilities = ["create", "read", "update"] }
+path "transit/datakey/plaintext/bench" { capabilities = ["update"] }
+path "auth/token/lookup-self" { capabilities = ["read"] }
 "#;

@@ -28,6 +28,24 @@ pub(crate) fn lines(report: &Report, boundary: &str) -> Vec<String> {
     out
 }
 
+/// The vault's API, beside the empty RPC.
+pub(crate) fn vault(report: &Report, boundary: &str) -> Vec<String> {
+    let mut out = vec![format!("Figures of the vault on {boundary}, {WIDE}:")];
+    let Some(bare) = report.median(&Row::new(BARE, WIDE)) else { return out };
+    for (what, goal) in [
+        ("KV v2 read", 0.25),
+        ("KV v2 write", 0.15),
+        ("token lookup-self", 0.25),
+        ("transit datakey", 0.35),
+        ("AppRole login, stateless token", 0.25),
+        ("AppRole login, stored token", 0.06),
+    ] {
+        let Some(row) = report.median(&Row::new(format!("{what}, {boundary}"), WIDE)) else { continue };
+        out.push(judged(&format!("{what} ÷ bare empty RPC"), row.rate / bare.rate, goal));
+    }
+    out
+}
+
 /// The audit log alone, beside the raw commit.
 pub(crate) fn sink(report: &Report) -> Vec<String> {
     let mut out = vec!["Figures of the audit log alone:".to_owned()];

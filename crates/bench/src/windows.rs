@@ -108,7 +108,8 @@ fn prepare(arguments: &Arguments, folder: &Path) -> Result<Prepared> {
         }
     }
     let mut boundaries = vec![(SIM, None), (PLAIN, None)];
-    match (arguments.softhsm && !arguments.tree, softhsm::module()) {
+    boundaries.truncate(if arguments.vault { 1 } else { 2 });
+    match (arguments.softhsm && !arguments.tree && !arguments.vault, softhsm::module()) {
         (true, Some(module)) => boundaries.push((SOFTHSM, Some(softhsm::token(&folder.join("token"), &module)?))),
         (true, None) => say("SKIPPED: SoftHSM2 is not installed (`apt-get install softhsm2`), its rows are missing"),
         (false, _) => say("SKIPPED: SoftHSM2, as asked for"),
@@ -124,7 +125,7 @@ fn prepare(arguments: &Arguments, folder: &Path) -> Result<Prepared> {
     }
     let tls = Arc::new(rig::client_tls(&trusted)?);
     let (mut driven, mut kinds) = (Vec::new(), Vec::new());
-    for shape in [WIDE, CROWD].into_iter().filter(|_| !arguments.tree) {
+    for shape in [WIDE, CROWD].into_iter().filter(|_| !arguments.tree && !arguments.vault) {
         kinds.push(Kind { row: Row::new(RAW, shape), work: Work::Raw });
         kinds.push(Kind { row: Row::new(SINK, shape), work: Work::Sink });
     }
@@ -132,7 +133,10 @@ fn prepare(arguments: &Arguments, folder: &Path) -> Result<Prepared> {
         let loads: Vec<Load> =
             SHAPES.iter().map(|shape| Load::open(server.addr, *shape, &tls)).collect::<Result<_>>()?;
         match &product {
-            None => kinds.extend(empty_kinds(stand)),
+            None => kinds.extend(empty_kinds(stand).filter(|kind| !arguments.vault || kind.row.is(WIDE))),
+            Some((name, data)) if arguments.vault => {
+                kinds.extend(vault_kinds(stand, name, &Stand::prepare(server.addr, data, &tls)?));
+            }
             Some((name, data)) => {
                 let prepared = Stand::prepare(server.addr, data, &tls)?;
                 kinds.extend(tree_kinds(stand, name, &prepared));
@@ -149,7 +153,7 @@ fn prepare(arguments: &Arguments, folder: &Path) -> Result<Prepared> {
 fn empty_kinds(stand: usize) -> impl Iterator<Item = Kind> {
     let name = if stand == 0 { BARE } else { OWN };
     SHAPES.iter().enumerate().map(move |(load, shape)| {
-        let call = load::Call { path: empty::PATH, token: None, message: Bytes::from_static(&[0; 5]), receipt: false };
+        let call = load::Call::grpc(empty::PATH, None, Bytes::from_static(&[0; 5]));
         Kind { row: Row::new(name, *shape), work: Work::Call { stand, load, call, items: 1 } }
     })
 }
@@ -178,7 +182,16 @@ fn product_kinds(stand: usize, name: &str, prepared: &Stand) -> Vec<Kind> {
             kinds.push(Kind { row: Row::new(batch_row(name), *shape), work });
         }
     }
+    kinds.extend(vault_kinds(stand, name, prepared));
     kinds
+}
+
+fn vault_kinds(stand: usize, name: &str, prepared: &Stand) -> Vec<Kind> {
+    let kind = |(what, call): &(&str, load::Call)| Kind {
+        row: Row::new(format!("{what}, {name}"), WIDE),
+        work: Work::Call { stand, load: WIDE_LOAD, call: call.clone(), items: 1 },
+    };
+    prepared.vault.iter().map(kind).collect()
 }
 
 /// Rates of these rows are keys a second.
@@ -228,6 +241,7 @@ fn print(report: &Report, driven: &[Driven], kinds: &[Kind]) -> Result<()> {
     verdict::tree(report).iter().for_each(|line| say(line));
     for name in [SIM, SOFTHSM].into_iter().filter(|name| names.contains(name)) {
         verdict::lines(report, name).iter().for_each(|line| say(line));
+        verdict::vault(report, name).iter().for_each(|line| say(line));
     }
     Ok(())
 }
