@@ -686,3 +686,42 @@ async fn each_request_is_one_record_of_the_key_that_names_no_plaintext() {
         assert!(!all.contains(hidden), "{hidden}");
     }
 }
+
+#[tokio::test]
+async fn of_many_who_make_a_key_at_once_all_get_the_same_one() {
+    let rig = std::sync::Arc::new(mounted().await);
+    let makers = (0..8).map(|n| {
+        let rig = std::sync::Arc::clone(&rig);
+        tokio::spawn(async move {
+            if n % 2 == 0 {
+                rig.root(Write, "transit/keys/k", json!({})).await;
+            }
+            rig.encrypt(json!({"plaintext": b64("x")})).await
+        })
+    });
+    for maker in makers.collect::<Vec<_>>() {
+        let text = maker.await.unwrap();
+        assert_eq!(rig.decrypt(json!({"ciphertext": text})).await.unwrap(), b"x");
+    }
+    // what nobody got to know is on its way out
+    let info = identity::RequestInfo::new("keys".into(), String::new(), rig.clock_now());
+    let by = rig.vault.identities().authenticate(Some(crate::rig::ROOT.as_bytes()), None, &info).await.unwrap();
+    let all = rig.vault.kms().list_keys(&by, &info, &kms::op::PageRequest::default()).await.unwrap();
+    let mut enabled = 0;
+    for id in &all.items {
+        enabled += usize::from(rig.vault.kms().known(id).await.unwrap().state == kms::KeyState::Enabled);
+    }
+    assert!(all.items.len() > 1, "nobody was second");
+    assert_eq!(enabled, 1);
+}
+
+#[tokio::test]
+async fn a_key_has_so_many_versions_and_says_so() {
+    let rig = with_key(json!({})).await;
+    for _ in 1..kms::KEY_VERSIONS_MAX {
+        rig.done(Write, "transit/keys/k/rotate", json!({})).await;
+    }
+    let (status, error) = rig.refused(Write, "transit/keys/k/rotate", json!({})).await;
+    assert!(status == 400 && error.contains("100 versions"), "{status} {error}");
+    assert!(rig.encrypt(json!({"plaintext": b64("x")})).await.starts_with("vault:v100:"));
+}

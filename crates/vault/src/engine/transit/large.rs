@@ -107,7 +107,7 @@ mod tests {
         }
         assert!(join(&vec![0; 1 << 16], b"b").is_none());
         for malformed in [&b"SL\x01"[..], b"SL\x01\x00", b"SL\x01\x00\x00", b"SL\x01\x00\x01a", b"SL\x01\xff\xffab"] {
-            assert!(super::split(malformed.to_vec()).is_none(), "{malformed:?}");
+            assert!(super::split(Vec::from(malformed)).is_none(), "{malformed:?}");
         }
     }
 }

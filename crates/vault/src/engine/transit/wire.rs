@@ -80,6 +80,11 @@ pub(super) fn told(error: KmsError) -> VaultError {
     if matches!(error, KmsError::InvalidCiphertext | KmsError::IncorrectKey) {
         return rejected();
     }
+    if error == KmsError::LimitExceeded {
+        return VaultError::Invalid(
+            format!("the key has {} versions, and takes no more", kms::KEY_VERSIONS_MAX).into(),
+        );
+    }
     match error.field() {
         Some("key_version") => VaultError::field("key_version", "no such version of the key, or it was trimmed"),
         Some("message") => VaultError::field("input", "1 to 4096 bytes"),
