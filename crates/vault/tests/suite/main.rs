@@ -3,6 +3,7 @@
 
 mod approle;
 mod entities;
+mod far;
 mod kv;
 mod policies;
 mod rig;

@@ -1,5 +1,6 @@
 //! A vault, and how it is asked.
 
+use crate::far::Far;
 use audit::read::{LogFolder, LogReader};
 use audit::record::Entry;
 use audit::{AuditSink, CheckpointSigner, Log, LogOptions, Record, SignError};
@@ -23,6 +24,7 @@ use storage::{AtLeast, Barrier, EntryPath, Keyring, Memory, Storage, follow};
 use vault::{ApiPath, Body, Call, Vault, VaultError, Verb};
 
 pub(crate) const TENANT: [u8; 16] = [0x7e; 16];
+const CLUSTER: [u8; 16] = [0xc1; 16];
 pub(crate) const START: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
 pub(crate) const ROOT: &str = "root-token-of-these-tests";
 
@@ -45,7 +47,7 @@ pub(crate) struct Rig {
     pub(crate) clock: ManualClock,
     pub(crate) store: Arc<dyn Storage>,
     pub(crate) vault: Vault,
-    barrier: Arc<Barrier>,
+    keyring: SecretBytes,
     boundary: Arc<InProcess>,
     /// Ends with its last holder that is no lane.
     log: Arc<Log>,
@@ -82,19 +84,24 @@ impl Rig {
         let module = start_module(&dir.path().join("hsm"), &clock);
         module.serve(Role::Officer, Request::Initialise { threshold: 1, shares: 1 }).unwrap();
         let store: Arc<dyn Storage> = Arc::new(Memory::with_clock(Arc::new(clock.clone())));
-        let barrier = Arc::new(Barrier::new(Arc::clone(&store), [0xc1; 16], Keyring::generate().unwrap()));
+        let keyring = Keyring::generate().unwrap();
+        let sealed_by = keyring.encode();
+        let barrier = Arc::new(Barrier::new(Arc::clone(&store), CLUSTER, keyring));
         let log = open_log(dir.path().join("audit"));
         let boundary = Arc::new(InProcess(module));
         let vault = node(&store, &barrier, &log, &boundary);
         let info = RequestInfo::new("boot".into(), String::new(), START);
         vault.identities().create_root(ROOT.as_bytes(), &info).await.unwrap();
         vault.prepare(START).await.unwrap();
-        Self { dir, clock, store, vault, barrier, boundary, log, calls: AtomicU64::new(0) }
+        Self { dir, clock, store, vault, keyring: sealed_by, boundary, log, calls: AtomicU64::new(0) }
     }
 
-    /// Another node over the same store, log and boundary: what it knows from memory is its own.
+    /// Another node over the same store, which is far, and the same log and boundary: what it knows from memory is its own.
     pub(crate) fn another_node(&self) -> Vault {
-        node(&self.store, &self.barrier, &self.log, &self.boundary)
+        let store: Arc<dyn Storage> = Arc::new(Far(Arc::clone(&self.store)));
+        let keyring = Keyring::decode(&self.keyring).unwrap();
+        let barrier = Arc::new(Barrier::new(Arc::clone(&store), CLUSTER, keyring));
+        node(&store, &barrier, &self.log, &self.boundary)
     }
 
     pub(crate) fn clock_now(&self) -> Timestamp {
