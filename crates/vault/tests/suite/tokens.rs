@@ -312,3 +312,18 @@ async fn a_tokens_own_rules_decide_and_every_request_leaves_one_record() {
         assert_eq!((answer.0, records.len()), (status, 1), "{path} {body} {answer:?}");
     }
 }
+
+#[tokio::test]
+async fn a_wrapped_token_is_named_by_its_accessor_until_it_is_fetched() {
+    let rig = Rig::new().await;
+    let with = With { token: Some(ROOT), wrap_secs: Some(60), ..With::default() };
+    let (status, wrapped) = rig.ask(Write, "auth/token/create", json!({"policies": ["p"]}), with).await;
+    let info = &wrapped["wrap_info"];
+    assert_eq!((status, &wrapped["auth"], &info["creation_path"]), (200, &Value::Null, &json!("auth/token/create")));
+    let accessor = json!({"accessor": info["wrapped_accessor"]});
+    assert_eq!(rig.done(Write, "auth/token/lookup-accessor", accessor).await["policies"], json!(["default", "p"]));
+    let (status, answer) = by(&rig, text(&info["token"]), Write, "sys/wrapping/unwrap", Value::Null).await;
+    assert_eq!((status, &answer["auth"]["accessor"]), (200, &info["wrapped_accessor"]));
+    let token = text(&answer["auth"]["client_token"]);
+    assert_eq!(by(&rig, token, Read, "auth/token/lookup-self", Value::Null).await.0, 200);
+}

@@ -54,7 +54,9 @@ impl PasswordPolicy {
                     }
                 }
                 Lexeme::Word(word) if word == "rule" => rules.push(rule(&mut lexemes)?),
-                _ => return Err("neither `length` nor `rule`".into()),
+                Lexeme::Word(_) | Lexeme::Text(_) | Lexeme::Number(_) | Lexeme::Sign(_) => {
+                    return Err("neither `length` nor `rule`".into());
+                }
             }
         }
         Self::check(length.ok_or("length is missing")?, rules)
