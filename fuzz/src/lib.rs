@@ -20,7 +20,8 @@ use envelope::{EncryptionContext, Kind, Sealed, SecretBytes, SecretKey};
 use futures_util::FutureExt;
 use hsm_api::frame::{FRAME_BYTES_MAX, FRAME_ITEMS_MAX, FrameWriter, decode_replies, decode_requests, next_frame};
 use hsm_api::{HsmError, KeyToken, Reply};
-use identity::{Acl, Capability, Policy, PolicyName, Verdict, decide};
+use identity::policy::{Capabilities, Values};
+use identity::{Acl, Asked, Capability, Facts, Policy, PolicyName, Verdict, decide, decide_on};
 use std::sync::Arc;
 use storage::path::{PATH_BYTES_MAX, SEGMENTS_MAX};
 use storage::{EntryPath, Memory};
@@ -181,12 +182,10 @@ pub fn acl_policy(data: &[u8]) {
         Ok(policy) => policy,
         Err(malformed) => return assert!(!malformed.to_string().is_empty()),
     };
-    // what a rule demands of a request is not written anew here
-    let is_plain = policy.rules().iter().all(|(_, said)| said.limits().is_none());
-    for again in [policy_in_hcl(&policy), policy_in_json(&policy)].iter().filter(|_| is_plain) {
+    for again in [policy_in_hcl(&policy), policy_in_json(&policy)] {
         // escapes make a text longer than it was
         if again.len() <= identity::policy::POLICY_BYTES_MAX {
-            assert_eq!(Policy::parse(again).as_ref(), Ok(&policy), "{again}");
+            assert_eq!(Policy::parse(&again).as_ref(), Ok(&policy), "{again}");
         }
     }
     let name = PolicyName::parse("fuzzed").expect("it is a name");
@@ -196,6 +195,10 @@ pub fn acl_policy(data: &[u8]) {
             let decided = decide(&acl, path, capability);
             assert_ne!(decided.verdict, Verdict::Allow { rule: "root" });
             assert!(policy.rules().iter().any(|(_, said)| said.ack() == decided.ack) || decided.ack == Ack::Durable);
+            // who shows what is asked with is allowed no more than who asks whether anything is
+            let shown = decide_on(&acl, path, capability, Facts::Asked(&Asked::default())).verdict;
+            let any = decide_on(&acl, path, capability, Facts::Any).verdict;
+            assert!(shown == any || matches!(shown, Verdict::Deny { .. }));
         }
     }
     for (pattern, _) in policy.rules().iter().take(64).filter(|(pattern, _)| pattern.is_exact()) {
@@ -206,11 +209,17 @@ pub fn acl_policy(data: &[u8]) {
 /// On a path that is written out, what is written there decides, and nothing else.
 fn written_out(policy: &Policy, acl: &Acl, path: &str) {
     let said = || policy.rules().iter().filter(|(pattern, _)| pattern.as_str() == path).map(|(_, said)| said);
+    // without a value a template gives nothing, and one that denies voids its policy
+    let is_void = policy.templates().iter().any(|(_, said)| said.denies());
     for capability in Capability::ALL.into_iter().filter(|capability| *capability != Capability::List) {
         let expected = if said().any(|said| said.denies()) {
             Verdict::Deny { rule: "fuzzed" }
-        } else if said().any(|said| said.gives(capability)) {
-            Verdict::Allow { rule: "fuzzed" }
+        } else if !is_void && said().any(|said| said.gives(capability)) {
+            match said().any(|said| said.limits().is_some()) {
+                // nobody shows what is asked with
+                true => Verdict::Deny { rule: "fuzzed" },
+                false => Verdict::Allow { rule: "fuzzed" },
+            }
         } else {
             Verdict::Nothing
         };
@@ -220,35 +229,57 @@ fn written_out(policy: &Policy, acl: &Acl, path: &str) {
     }
 }
 
-fn words(said: &identity::policy::Capabilities) -> String {
+fn words(said: &Capabilities) -> String {
     let given = Capability::ALL.into_iter().filter(|capability| said.gives(*capability)).map(Capability::as_str);
     let words: Vec<_> = given.chain(said.denies().then_some("deny")).map(|word| format!("\"{word}\"")).collect();
     words.join(", ")
 }
 
-fn demanded(said: &identity::policy::Capabilities, write: impl FnOnce(&str) -> String) -> String {
-    if said.ack() == Ack::Durable { String::new() } else { write(said.ack().as_str()) }
+/// All keys of a block with their values, in JSON but for the mark between.
+fn block(said: &Capabilities, mark: &str) -> Vec<(&'static str, String)> {
+    let list = |values: &[Box<str>]| values.iter().map(|value| quoted(value)).collect::<Vec<_>>().join(", ");
+    let map = |values: &Values| {
+        let pairs = values.iter().map(|(name, values)| format!("{}{mark}[{}]", quoted(name), list(values)));
+        format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
+    };
+    let mut keys = vec![("capabilities", format!("[{}]", words(said)))];
+    if said.ack() != Ack::Durable {
+        keys.push(("audit_ack", quoted(said.ack().as_str())));
+    }
+    let Some(limits) = said.limits() else { return keys };
+    keys.extend(limits.allowed.as_ref().map(|values| ("allowed_parameters", map(values))));
+    keys.extend(limits.denied.as_ref().map(|values| ("denied_parameters", map(values))));
+    keys.push(("required_parameters", format!("[{}]", list(&limits.required))));
+    keys.extend(limits.min_wrapping.map(|min| ("min_wrapping_ttl", min.as_secs().to_string())));
+    keys.extend(limits.max_wrapping.map(|max| ("max_wrapping_ttl", max.as_secs().to_string())));
+    keys
 }
 
 fn quoted(path: &str) -> String {
     format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
+/// A leading slash would be taken for the API's.
+fn stanzas(policy: &Policy) -> impl Iterator<Item = (String, &Capabilities)> {
+    let rules = policy.rules().iter().map(|(pattern, said)| (pattern.as_str(), said));
+    let templates = policy.templates().iter().map(|(template, said)| (template.as_str(), said));
+    rules.chain(templates).map(|(path, said)| (quoted(&format!("/{path}")), said))
+}
+
 fn policy_in_hcl(policy: &Policy) -> String {
-    let rule = |(pattern, said): &(identity::policy::Pattern, identity::policy::Capabilities)| {
-        // a leading slash would be taken for the API's
-        let ack = demanded(said, |ack| format!(" audit_ack = \"{ack}\""));
-        format!("path {} {{ capabilities = [{}]{ack} }}\n", quoted(&format!("/{}", pattern.as_str())), words(said))
+    let rule = |(path, said): (String, &Capabilities)| {
+        let keys: Vec<_> = block(said, " = ").iter().map(|(key, value)| format!("{key} = {value}")).collect();
+        format!("path {path} {{ {} }}\n", keys.join(" "))
     };
-    policy.rules().iter().map(rule).collect()
+    stanzas(policy).map(rule).collect()
 }
 
 fn policy_in_json(policy: &Policy) -> String {
-    let rule = |(pattern, said): &(identity::policy::Pattern, identity::policy::Capabilities)| {
-        let ack = demanded(said, |ack| format!(", \"audit_ack\": \"{ack}\""));
-        format!("{}: {{\"capabilities\": [{}]{ack}}}", quoted(&format!("/{}", pattern.as_str())), words(said))
+    let rule = |(path, said): (String, &Capabilities)| {
+        let keys: Vec<_> = block(said, ": ").iter().map(|(key, value)| format!("\"{key}\": {value}")).collect();
+        format!("{path}: {{{}}}", keys.join(", "))
     };
-    let rules: Vec<_> = policy.rules().iter().map(rule).collect();
+    let rules: Vec<_> = stanzas(policy).map(rule).collect();
     format!("{{\"path\": {{{}}}}}", rules.join(", "))
 }
 

@@ -14,7 +14,7 @@
 
 use crate::asked::Facts;
 use crate::name::PolicyName;
-use crate::policy::{Capabilities, Capability, Limits, Policy};
+use crate::policy::{Capabilities, Capability, Limits, Pattern, Policy, Variable};
 use audit::Ack;
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -54,6 +54,8 @@ pub struct Acl {
     strict: bool,
     /// A rule demands something of requests.
     limited: bool,
+    /// It may be another one for each entity.
+    templated: bool,
 }
 
 /// What is said on one pattern: for each capability, and for denial, the first policy that says so.
@@ -76,22 +78,36 @@ struct Shape {
     text: Box<str>,
 }
 
+/// Patterns with wildcards, by what stands before the first one.
+type Wild = HashMap<Box<str>, HashMap<Box<str>, Rule>>;
+
 impl Acl {
-    /// `policies` in the order in which their names are to be told.
+    /// `policies` in the order in which their names are to be told. Templates have no values.
     pub fn compile<'p>(policies: impl IntoIterator<Item = (&'p PolicyName, &'p Policy)>) -> Self {
+        Self::compile_for(policies, &|_| None)
+    }
+
+    /// With these values for templates.
+    pub(crate) fn compile_for<'p>(
+        policies: impl IntoIterator<Item = (&'p PolicyName, &'p Policy)>,
+        value: &dyn Fn(&Variable) -> Option<String>,
+    ) -> Self {
         let mut acl = Self::default();
-        let mut wild: HashMap<Box<str>, HashMap<Box<str>, Rule>> = HashMap::new();
+        let mut wild: Wild = HashMap::new();
         for (name, policy) in policies {
-            for (pattern, capabilities) in policy.rules() {
-                let rule = if pattern.is_exact() {
-                    acl.exact.entry(pattern.as_str().into()).or_default()
+            let filled = policy.templates().iter().map(|(template, said)| (template.filled(value), said));
+            let filled: Vec<_> = filled.collect();
+            acl.templated |= !filled.is_empty();
+            // whom it would keep away from where, nobody can tell
+            let is_void = filled.iter().any(|(pattern, said)| pattern.is_none() && said.denies());
+            let plain = policy.rules().iter().map(|(pattern, said)| (pattern, said));
+            let filled = filled.iter().filter_map(|(pattern, said)| Some((pattern.as_ref()?, *said)));
+            for (pattern, said) in plain.chain(filled) {
+                if is_void {
+                    acl.add(&mut wild, name, pattern, &said.without_gifts());
                 } else {
-                    let (key, rest) = pattern.as_str().split_at(pattern.wildcard_at());
-                    wild.entry(key.into()).or_default().entry(rest.into()).or_default()
-                };
-                rule.add(name, capabilities);
-                acl.strict |= capabilities.ack() > Ack::Durable;
-                acl.limited |= capabilities.limits().is_some();
+                    acl.add(&mut wild, name, pattern, said);
+                }
             }
         }
         for (key, rules) in wild {
@@ -105,6 +121,18 @@ impl Acl {
         acl
     }
 
+    fn add(&mut self, wild: &mut Wild, name: &PolicyName, pattern: &Pattern, said: &Capabilities) {
+        let rule = if pattern.is_exact() {
+            self.exact.entry(pattern.as_str().into()).or_default()
+        } else {
+            let (key, rest) = pattern.as_str().split_at(pattern.wildcard_at());
+            wild.entry(key.into()).or_default().entry(rest.into()).or_default()
+        };
+        rule.add(name, said);
+        self.strict |= said.ack() > Ack::Durable;
+        self.limited |= said.limits().is_some();
+    }
+
     /// Allows everything.
     pub fn root() -> Self {
         Self { root: Some(PolicyName::root()), ..Self::default() }
@@ -112,6 +140,10 @@ impl Acl {
 
     pub fn is_root(&self) -> bool {
         self.root.is_some()
+    }
+
+    pub(crate) fn is_templated(&self) -> bool {
+        self.templated
     }
 
     /// Whether it may matter what a request asks with.

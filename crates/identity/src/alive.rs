@@ -105,7 +105,7 @@ impl Identities {
         let (revision, entries) = self.barrier.storage().get(&paths, AtLeast::Latest).await?;
         let (above, policies) = entries.split_at(upto);
         let parents_end = self.check_ancestors(&mut record, paths.iter().zip(above), now)?;
-        let acl = self.acl(&names, policies, revision)?;
+        let acl = self.acl(&names, policies, revision, derived.as_ref())?;
         paths.extend(own);
         let mut read_at = read_at.min(revision);
         if let Some(derived) = derived {

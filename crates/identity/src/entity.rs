@@ -8,6 +8,7 @@
 mod derive;
 mod work;
 
+pub(crate) use derive::Derived;
 pub(crate) use work::{Work, decode};
 
 use crate::error::IdentityError;

@@ -13,7 +13,10 @@
 //! one that witnesses cosigned (`witness`), covers its record. It holds whichever rule decides, and can only be raised.
 //!
 //! A path ends in `*` to match all that begins so; a segment `+` matches any one segment. Stricter than Vault, on purpose:
-//! what it would take literally or ignore (`*` elsewhere, `+` inside a segment, templates, unknown keys) is refused by name.
+//! what it would take literally or ignore (`*` elsewhere, `+` inside a segment, unknown keys and templates) is refused by name.
+//!
+//! `{{identity.entity.id}}` and its like stand for what is known of whoever asks ([`Template`]). A rule that lacks a value gives
+//! nothing; where it denies, its whole policy gives nothing.
 //!
 //! Always: a policy is read whole or not at all.
 //! Never: recursion; the grammar has a fixed depth.
@@ -21,8 +24,11 @@
 mod lexer;
 mod limits;
 mod parser;
+mod template;
 
-pub use limits::Limits;
+pub use limits::{Limits, Values};
+pub use template::Template;
+pub(crate) use template::{ByGroup, Variable};
 
 use audit::Ack;
 use std::fmt;
@@ -103,6 +109,11 @@ impl Capabilities {
         self.limits.as_deref()
     }
 
+    /// Of a policy that gives nothing: what it denies and demands stands.
+    pub(crate) fn without_gifts(&self) -> Self {
+        Self { given: 0, ..self.clone() }
+    }
+
     pub(crate) fn limit(&mut self, limits: Limits) {
         self.limits = (!limits.bound_nothing()).then(|| Box::new(limits));
     }
@@ -127,7 +138,7 @@ impl Pattern {
         if raw.split('/').any(|segment| segment.contains('+') && segment != "+") {
             return Err(PolicyFault::Plus);
         }
-        if raw.contains("{{") {
+        if raw.contains("{{") || raw.contains("}}") {
             return Err(PolicyFault::Template);
         }
         Ok(Self(raw.into()))
@@ -148,10 +159,11 @@ impl Pattern {
     }
 }
 
-/// A parsed policy: its rules, in the order of the text.
+/// A parsed policy: its rules, in the order of the text, and those whose paths are templates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     rules: Vec<(Pattern, Capabilities)>,
+    templates: Vec<(Template, Capabilities)>,
 }
 
 impl Policy {
@@ -160,11 +172,15 @@ impl Policy {
         if text.len() > POLICY_BYTES_MAX {
             return Err(MalformedPolicy { line: 0, fault: PolicyFault::TooLong });
         }
-        parser::parse(text).map(|rules| Self { rules })
+        parser::parse(text)
     }
 
     pub fn rules(&self) -> &[(Pattern, Capabilities)] {
         &self.rules
+    }
+
+    pub fn templates(&self) -> &[(Template, Capabilities)] {
+        &self.templates
     }
 }
 
@@ -207,7 +223,7 @@ pub enum PolicyFault {
     Star,
     /// `+` stands inside a segment.
     Plus,
-    /// `{{…}}` and `${…}` are not known.
+    /// `${…}`, or a `{{…}}` that is none of those that are known.
     Template,
 }
 
@@ -242,7 +258,9 @@ impl fmt::Display for MalformedPolicy {
             }
             PolicyFault::Star => f.write_str("`*` may only end a path; `+` stands for one segment"),
             PolicyFault::Plus => f.write_str("`+` stands for a whole segment"),
-            PolicyFault::Template => f.write_str("templates are not known"),
+            PolicyFault::Template => {
+                f.write_str("a template that is none: `{{identity.entity.id}}` and its like are known")
+            }
         }
     }
 }

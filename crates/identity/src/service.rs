@@ -10,6 +10,7 @@ use crate::alive::{self, Loaded};
 use crate::certificate::PeerCertificate;
 use crate::change::{ChangeError, Changes};
 use crate::cidr;
+use crate::entity::Derived;
 use crate::error::{Cause, IdentityError};
 use crate::name::PolicyName;
 use crate::op::DEFAULT_POLICY;
@@ -213,7 +214,7 @@ impl Identities {
         }
         let paths = policies.iter().map(|name| self.layout.policy(name)).collect::<Result<Vec<_>, _>>()?;
         let (revision, entries) = self.barrier.storage().get(&paths, AtLeast::Latest).await?;
-        let acl = self.acl(&policies, &entries, revision)?;
+        let acl = self.acl(&policies, &entries, revision, None)?;
         depends_on.push(path);
         depends_on.extend(paths);
         let thumbprint = certificate.thumbprint;
@@ -222,19 +223,21 @@ impl Identities {
         Ok(principal)
     }
 
-    /// The rules of these policies, whose entries were read at `revision`. What is not there gives nothing.
+    /// The rules of these policies, whose entries were read at `revision`, for whom `of` tells. What is not there gives nothing.
     pub(crate) fn acl(
         &self,
         names: &[PolicyName],
         entries: &[Option<Entry>],
         revision: Revision,
+        of: Option<&Derived>,
     ) -> Result<Arc<Acl>, IdentityError> {
         if names.iter().any(PolicyName::is_root) {
             return Ok(Arc::new(Acl::root()));
         }
         let revisions = entries.iter().map(|entry| entry.as_ref().map(|entry| entry.revision));
         let key: AclKey = names.iter().cloned().zip(revisions).collect();
-        if let Some(acl) = self.caches.acls.peek(&key) {
+        // a templated one is kept as it is for whoever has no entity
+        if let Some(acl) = self.caches.acls.peek(&key).filter(|acl| of.is_none() || !acl.is_templated()) {
             return Ok(acl);
         }
         let mut policies = Vec::with_capacity(names.len());
@@ -251,8 +254,11 @@ impl Identities {
             };
             policies.push((name, policy));
         }
-        let acl = Arc::new(Acl::compile(policies.iter().map(|(name, policy)| (*name, policy))));
-        self.caches.acls.insert(key, Arc::clone(&acl), &[], revision);
+        let named = policies.iter().map(|(name, policy)| (*name, policy));
+        let acl = Arc::new(Acl::compile_for(named, &|variable| of?.value(variable)));
+        if of.is_none() || !acl.is_templated() {
+            self.caches.acls.insert(key, Arc::clone(&acl), &[], revision);
+        }
         Ok(acl)
     }
 

@@ -448,3 +448,42 @@ fn what_several_policies_demand_on_one_pattern_is_united() {
     assert_eq!(ask(3, &[("x", "1"), ("z", "1")], 30), says('d', "one"));
     assert_eq!(ask(4, &[("x", "1")], 30), says('d', "deny"));
 }
+
+#[test]
+fn a_rule_without_a_value_gives_nothing_and_one_that_denies_voids_its_policy() {
+    let mine = "secret/{{identity.entity.name}}/*";
+    let all = policies(&[
+        ("own", &format!(r#"path "{mine}" {{ policy = "read" }} path "plain" {{ policy = "read" }}"#)),
+        ("guard", r#"path "guarded/*" { policy = "read" } path "guarded/{{identity.entity.id}}" { policy = "deny" }"#),
+        ("else", r#"path "guarded/else" { policy = "read" }"#),
+    ]);
+    let decided = |name: Option<&str>, id: Option<&str>, path: &str| {
+        let value = |variable: &Variable| match variable {
+            Variable::EntityName => name.map(str::to_owned),
+            Variable::EntityId => id.map(str::to_owned),
+            _ => None,
+        };
+        let acl = Acl::compile_for(all.iter().map(|(name, policy)| (name, policy)), &value);
+        shown(decide(&acl, path, Capability::Read)).0
+    };
+    for (name, id, path, verdict) in [
+        (Some("bob"), Some("7"), "secret/bob/x", 'a'),
+        (Some("bob"), Some("7"), "secret/bo/x", '-'),
+        (Some("bob"), Some("7"), "secret/alice/x", '-'),
+        (Some("bob"), Some("7"), "secret/{{identity.entity.name}}/x", '-'),
+        (None, Some("7"), "secret//x", '-'),
+        (None, Some("7"), "secret/{{identity.entity.name}}/x", '-'),
+        (None, Some("7"), "plain", 'a'),
+        (Some("*"), Some("7"), "secret/alice/x", '-'),
+        (Some("+"), Some("7"), "secret/alice/x", '-'),
+        (Some("bob"), Some("7"), "guarded/7", 'd'),
+        (Some("bob"), Some("7"), "guarded/8", 'a'),
+        (Some("bob"), None, "guarded/8", '-'),
+        (Some("bob"), None, "guarded/7", '-'),
+        // what another policy gives is not concerned
+        (Some("bob"), None, "guarded/else", 'a'),
+        (Some("bob"), Some("*"), "guarded/8", '-'),
+    ] {
+        assert_eq!(decided(name, id, path), verdict, "{name:?} {id:?} {path}");
+    }
+}

@@ -4,6 +4,7 @@ use super::work::{MERGES_MAX, load};
 use super::{Entity, EntityId, GROUPS_MAX, Group};
 use crate::error::{Cause, IdentityError};
 use crate::name::PolicyName;
+use crate::policy::{ByGroup, Variable};
 use crate::service::Identities;
 use std::collections::BTreeMap;
 use storage::{AtLeast, EntryPath, Revision};
@@ -28,6 +29,27 @@ impl Derived {
         names.sort_unstable();
         names.dedup();
         names
+    }
+}
+
+impl Derived {
+    /// What stands for a template's variable. Of groups only those that the entity is in are known.
+    pub(crate) fn value(&self, variable: &Variable) -> Option<String> {
+        let alias = |accessor: &str| self.entity.aliases.iter().find(|alias| alias.mount_accessor == accessor);
+        let by_id = |id: &str| self.groups.get(&EntityId::parse(id)?);
+        let by_name = |name: &str| self.groups.values().find(|group| group.name == name);
+        match variable {
+            Variable::EntityId => Some(self.entity.id.to_string()),
+            Variable::EntityName => Some(self.entity.name.clone()),
+            Variable::EntityMetadata(key) => self.entity.metadata.get(&**key).cloned(),
+            Variable::AliasId(accessor) => alias(accessor).map(|alias| alias.id.to_string()),
+            Variable::AliasName(accessor) => alias(accessor).map(|alias| alias.name.clone()),
+            Variable::AliasMetadata(accessor, key) => alias(accessor)?.custom_metadata.get(&**key).cloned(),
+            Variable::GroupName(id) => by_id(id).map(|group| group.name.clone()),
+            Variable::GroupId(name) => by_name(name).map(|group| group.id.to_string()),
+            Variable::GroupMetadata(ByGroup::Id(id), key) => by_id(id)?.metadata.get(&**key).cloned(),
+            Variable::GroupMetadata(ByGroup::Name(name), key) => by_name(name)?.metadata.get(&**key).cloned(),
+        }
     }
 }
 

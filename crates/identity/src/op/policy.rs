@@ -134,7 +134,7 @@ fn built_in(name: &PolicyName) -> Option<&'static str> {
 
 const FOLDER: &str = "sys/policies/acl";
 
-/// As Vault's, but for what it says of the caller's own entity by templates.
+/// As Vault's.
 pub(crate) const DEFAULT_POLICY: &str = r#"# what a token may do to itself
 path "auth/token/lookup-self" {
   capabilities = ["read"]
@@ -150,6 +150,15 @@ path "auth/token/revoke-self" {
 
 path "sys/capabilities-self" {
   capabilities = ["update"]
+}
+
+# who it is
+path "identity/entity/id/{{identity.entity.id}}" {
+  capabilities = ["read"]
+}
+
+path "identity/entity/name/{{identity.entity.name}}" {
+  capabilities = ["read"]
 }
 
 path "sys/internal/ui/resultant-acl" {

@@ -13,16 +13,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Values by parameter; no values: any.
-pub(crate) type Values = BTreeMap<Box<str>, Vec<Box<str>>>;
+pub type Values = BTreeMap<Box<str>, Vec<Box<str>>>;
 
 /// Nothing in it bounds nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Limits {
-    pub(crate) required: Vec<Box<str>>,
-    pub(crate) allowed: Option<Values>,
-    pub(crate) denied: Option<Values>,
-    pub(crate) min_wrapping: Option<Duration>,
-    pub(crate) max_wrapping: Option<Duration>,
+    pub required: Vec<Box<str>>,
+    pub allowed: Option<Values>,
+    pub denied: Option<Values>,
+    pub min_wrapping: Option<Duration>,
+    pub max_wrapping: Option<Duration>,
 }
 
 impl Limits {

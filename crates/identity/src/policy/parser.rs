@@ -3,24 +3,40 @@
 mod limits;
 
 use super::lexer::{Language, Lexer, Word};
-use super::{Capabilities, Capability, Limits, MalformedPolicy, POLICY_RULES_MAX, Pattern, PolicyFault};
+use super::{
+    Capabilities, Capability, Limits, MalformedPolicy, POLICY_RULES_MAX, Pattern, Policy, PolicyFault, Template,
+};
 use audit::Ack;
 use std::collections::BTreeSet;
 
-type Rules = Vec<(Pattern, Capabilities)>;
-
-pub(super) fn parse(text: &str) -> Result<Rules, MalformedPolicy> {
-    let mut parser = Parser { lexer: Lexer::new(text), rules: Vec::new() };
+pub(super) fn parse(text: &str) -> Result<Policy, MalformedPolicy> {
+    let policy = Policy { rules: Vec::new(), templates: Vec::new() };
+    let mut parser = Parser { lexer: Lexer::new(text), policy };
     match parser.lexer.language() {
         Language::Hcl => parser.hcl()?,
         Language::Json => parser.json()?,
     }
-    Ok(parser.rules)
+    Ok(parser.policy)
 }
 
 struct Parser<'a> {
     lexer: Lexer<'a>,
-    rules: Rules,
+    policy: Policy,
+}
+
+/// A block's path.
+enum RulePath {
+    Pattern(Pattern),
+    Template(Template),
+}
+
+impl RulePath {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Pattern(pattern) => pattern.as_str(),
+            Self::Template(template) => template.as_str(),
+        }
+    }
 }
 
 /// What was read of one path's block. Each key stands once.
@@ -94,7 +110,7 @@ impl Parser<'_> {
     fn member(
         &mut self,
         block: &mut Block,
-        pattern: &Pattern,
+        pattern: &RulePath,
         key: &str,
         (mark, named): (char, &'static str),
     ) -> Result<(), MalformedPolicy> {
@@ -125,7 +141,7 @@ impl Parser<'_> {
         Ok(())
     }
 
-    fn ack(&mut self, pattern: &Pattern) -> Result<Ack, MalformedPolicy> {
+    fn ack(&mut self, pattern: &RulePath) -> Result<Ack, MalformedPolicy> {
         let Word::Text(word) = self.lexer.next()? else {
             return self.lexer.fault(PolicyFault::Expected("\"checkpoint\" or \"witness\""));
         };
@@ -138,7 +154,7 @@ impl Parser<'_> {
         }
     }
 
-    fn add(&mut self, pattern: Pattern, block: Block) -> Result<(), MalformedPolicy> {
+    fn add(&mut self, pattern: RulePath, block: Block) -> Result<(), MalformedPolicy> {
         let Some(mut capabilities) = block.capabilities else {
             return self.lexer.fault(PolicyFault::Expected("`capabilities`"));
         };
@@ -147,18 +163,26 @@ impl Parser<'_> {
             return self.lexer.fault(PolicyFault::WrappingTtl);
         }
         capabilities.limit(block.limits);
-        if self.rules.len() == POLICY_RULES_MAX {
+        if self.policy.rules.len() + self.policy.templates.len() == POLICY_RULES_MAX {
             return self.lexer.fault(PolicyFault::TooManyRules);
         }
-        self.rules.push((pattern, capabilities));
+        match pattern {
+            RulePath::Pattern(pattern) => self.policy.rules.push((pattern, capabilities)),
+            RulePath::Template(template) => self.policy.templates.push((template, capabilities)),
+        }
         Ok(())
     }
 
-    fn pattern(&mut self) -> Result<Pattern, MalformedPolicy> {
+    fn pattern(&mut self) -> Result<RulePath, MalformedPolicy> {
         let Word::Text(raw) = self.lexer.next()? else {
             return self.lexer.fault(PolicyFault::Expected("a path in quotes"));
         };
-        Pattern::parse(&raw).or_else(|fault| self.lexer.fault(fault))
+        let path = if raw.contains("{{") {
+            Template::parse(&raw).map(RulePath::Template)
+        } else {
+            Pattern::parse(&raw).map(RulePath::Pattern)
+        };
+        path.or_else(|fault| self.lexer.fault(fault))
     }
 
     /// `[` strings `]`. A comma may end an HCL list.

@@ -156,7 +156,18 @@ fn what_is_malformed_is_named_with_its_line() {
         (rule("**"), 1, Star),
         (rule("a/+*"), 1, Plus),
         (rule("a/b+/c"), 1, Plus),
-        (rule("secret/{{identity.entity.id}}/*"), 1, Template),
+        (rule("secret/{{identity.entity.id}/*"), 1, Template),
+        (rule("secret/}}/*"), 1, Template),
+        (rule("secret/{{identity.entity}}/*"), 1, Template),
+        (rule("secret/{{entity.id}}/*"), 1, Template),
+        (rule("secret/{{identity.entity.metadata.}}/*"), 1, Template),
+        (rule("secret/{{identity.entity.aliases.a.age}}/*"), 1, Template),
+        (rule("secret/{{identity.entity.aliases..name}}/*"), 1, Template),
+        (rule("secret/{{identity.groups.ids.x.id}}/*"), 1, Template),
+        (rule("secret/{{identity.groups.names..id}}/*"), 1, Template),
+        (rule("secret/{{{{identity.entity.id}}}}/*"), 1, Template),
+        (rule("secret/*/{{identity.entity.id}}"), 1, Star),
+        (rule("secret/+{{identity.entity.id}}"), 1, Plus),
         (rule("secret/${name}"), 1, Template),
         ("{".into(), 1, Expected("a key in quotes")),
         (r#"{"paths": {}}"#.into(), 1, UnknownKey("paths".into())),
@@ -214,6 +225,76 @@ fn what_a_request_must_ask_with_is_read_in_both_languages() {
 }
 
 #[test]
+fn templates_are_read_with_their_variables() {
+    use ByGroup::{Id, Name};
+    let word = |word: &str| -> Box<str> { word.into() };
+    for (name, variable) in [
+        ("identity.entity.id", Variable::EntityId),
+        (" identity.entity.name ", Variable::EntityName),
+        ("identity.entity.metadata.a.b c", Variable::EntityMetadata(word("a.b c"))),
+        ("identity.entity.aliases.approle_1.id", Variable::AliasId(word("approle_1"))),
+        ("identity.entity.aliases.approle_1.name", Variable::AliasName(word("approle_1"))),
+        ("identity.entity.aliases.a.custom_metadata.k", Variable::AliasMetadata(word("a"), word("k"))),
+        ("identity.groups.ids.0-1.name", Variable::GroupName(word("0-1"))),
+        ("identity.groups.names.a.b.id", Variable::GroupId(word("a.b"))),
+        ("identity.groups.ids.0-1.metadata.k", Variable::GroupMetadata(Id(word("0-1")), word("k"))),
+        ("identity.groups.names.n.metadata.k", Variable::GroupMetadata(Name(word("n")), word("k"))),
+    ] {
+        let text = format!(r#"path "/a/{{{{{name}}}}}/b-{{{{identity.entity.id}}}}/*" {{ policy = "read" }}"#);
+        let policy = Policy::parse(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let [(template, said)] = policy.templates() else { panic!("{text}") };
+        assert!(said.gives(Capability::List) && policy.rules().is_empty());
+        let filled = template.filled(&|asked| match asked {
+            asked if *asked == variable => Some("one".into()),
+            Variable::EntityId => Some("two".into()),
+            _ => None,
+        });
+        let expected = if variable == Variable::EntityId { "a/one/b-one/*" } else { "a/one/b-two/*" };
+        assert_eq!(filled.as_ref().map(Pattern::as_str), Some(expected), "{name}");
+    }
+}
+
+/// CVE-2020-10660 and its like: what whoever asks may choose is never more than text.
+#[test]
+fn a_value_that_could_be_more_than_itself_voids_the_rule() {
+    let policy = Policy::parse(r#"path "a/{{identity.entity.name}}*" { policy = "read" }"#).unwrap();
+    let (template, _) = &policy.templates()[0];
+    for (value, filled) in [
+        ("x", true),
+        ("x.y", true),
+        ("a-b_c@d", true),
+        ("\u{e4}", true),
+        ("", false),
+        (".", true),
+        ("..", false),
+        ("a..b", false),
+        ("a/b", false),
+        ("/", false),
+        ("../b", false),
+        ("*", false),
+        ("a*", false),
+        ("+", false),
+        ("a+b", false),
+        ("a%2fb", false),
+        ("a\\b", false),
+        ("a\0", false),
+        ("a\n", false),
+        (" a", false),
+        ("a ", false),
+        ("{{identity.entity.id}}", false),
+        ("}}", false),
+        (&"x".repeat(600), false),
+    ] {
+        let found = template.filled(&|_| Some(value.to_owned()));
+        let expected = filled.then(|| format!("a/{value}*"));
+        assert_eq!(found.map(|pattern| pattern.as_str().to_owned()), expected, "{value:?}");
+    }
+    // a dot segment is no way around either
+    let policy = Policy::parse(r#"path "a/{{identity.entity.name}}/b" { policy = "read" }"#).unwrap();
+    assert_eq!(policy.templates()[0].0.filled(&|_| Some(".".into())), None);
+}
+
+#[test]
 fn a_policy_is_bounded() {
     let rules = |count: usize| r#"path "a" { capabilities = [] }"#.repeat(count);
     let padded = |bytes: usize| format!("{}{}", rules(1), " ".repeat(bytes - rules(1).len()));
@@ -247,6 +328,7 @@ fn soup() -> impl Strategy<Value = String> {
         "\"/a*\"",
         "\"+\"",
         "\"*\"",
+        "\"{{identity.entity.name}}/a*\"",
         "\"\\u0041\"",
         "capabilities",
         "\"capabilities\"",
@@ -292,7 +374,10 @@ proptest! {
         match Policy::parse(&text) {
             Err(error) => prop_assert!(error.line >= 1 && !error.to_string().is_empty()),
             // what is read stands in the text: no more rules than paths in quotes
-            Ok(policy) => prop_assert!(policy.rules().len() * 2 <= text.matches('"').count()),
+            Ok(policy) => {
+                let rules = policy.rules().len() + policy.templates().len();
+                prop_assert!(rules * 2 <= text.matches('"').count());
+            }
         }
     }
 }

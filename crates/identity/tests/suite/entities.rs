@@ -285,3 +285,61 @@ async fn an_alias_is_of_one_entity_and_a_name_of_one() {
         assert_eq!(made.err().and_then(|error| error.field()), field, "{kind:?}");
     }
 }
+
+#[tokio::test]
+async fn a_template_is_filled_with_what_is_known_of_the_entity_and_follows_it() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    let there = house.node();
+    let team = GroupChange { name: Some("team".into()), ..GroupChange::default() };
+    let team = done(&house, &node, node.put_group(batch(&house), team, house.call().now).await).await.unwrap().id;
+    let text = format!(
+        r#"path "id/{{{{identity.entity.id}}}}" {{ policy = "read" }}
+           path "name/{{{{identity.entity.name}}}}" {{ policy = "read" }}
+           path "meta/{{{{identity.entity.metadata.env}}}}" {{ policy = "read" }}
+           path "alias/{{{{identity.entity.aliases.m.name}}}}" {{ policy = "read" }}
+           path "group/{{{{identity.groups.ids.{team}.name}}}}" {{ policy = "read" }}
+           path "group-id/{{{{identity.groups.names.team.id}}}}" {{ policy = "read" }}
+           path "plain" {{ policy = "read" }}"#
+    );
+    node.put_policy(&root, &house.call(), &PolicyName::parse("t").unwrap(), &text).await.unwrap();
+    let (alice, id) = login(&house, &node, "m", "alice-1", TokenKind::Service).await.unwrap();
+    let (bob, other) = login(&house, &node, "m", "bob-1", TokenKind::Service).await.unwrap();
+    let nobody = node.create_token(&root, &house.call(), crate::house::token(&["t"], 600)).await.unwrap();
+    let entity = async |id: EntityId, name: &str, env: Option<&str>| {
+        let metadata = env.map(|env| [("env".to_owned(), env.to_owned())].into()).unwrap_or_default();
+        let policies = Some(vec!["t".to_owned()]);
+        let name = Some(name.to_owned());
+        let change = EntityChange { id: Some(id), name, metadata: Some(metadata), policies, disabled: None };
+        done(&house, &node, node.put_entity(batch(&house), change, house.call().now).await).await.unwrap();
+    };
+    let members = async |entities: &[EntityId]| {
+        let change = GroupChange { id: Some(team), member_entities: Some(entities.to_vec()), ..GroupChange::default() };
+        done(&house, &node, node.put_group(batch(&house), change, house.call().now).await).await.unwrap();
+    };
+    let (by_id, group_id) = (format!("id/{id}"), format!("group-id/{team}"));
+    let paths = [&*by_id, "name/alice", "meta/dev", "meta/prod", "alias/alice-1", "group/team", &group_id, "plain"];
+    let check = async |token: &[u8], expected: &[&str]| {
+        let expected = expected.join(",");
+        assert_eq!(may(&house, &node, token, &paths).await, expected, "at once where it was changed");
+        within_two_seconds(async || may(&house, &there, token, &paths).await == expected).await;
+    };
+    entity(id, "alice", None).await;
+    entity(other, "bob", Some("prod")).await;
+    check(&alice, &[&by_id, "name/alice", "alias/alice-1", "plain"]).await;
+    check(&bob, &["meta/prod", "plain"]).await;
+    check(nobody.token.expose(), &["plain"]).await;
+    entity(id, "alice", Some("dev")).await;
+    members(&[id]).await;
+    check(&alice, &[&by_id, "name/alice", "meta/dev", "alias/alice-1", "group/team", &group_id, "plain"]).await;
+    check(&bob, &["meta/prod", "plain"]).await;
+    // who names themselves like a wildcard is let in nowhere
+    for name in ["*", "+", "a/../alice", "alice/*"] {
+        entity(other, name, Some(name)).await;
+        check(&bob, &["plain"]).await;
+    }
+    entity(id, "carol", Some("prod")).await;
+    members(&[other]).await;
+    check(&alice, &[&by_id, "meta/prod", "alias/alice-1", "plain"]).await;
+    check(nobody.token.expose(), &["plain"]).await;
+}

@@ -150,5 +150,26 @@ fn the_fast_way_and_the_slow_way_decide_alike() {
     assert!(seen.iter().all(|count| *count > cases / 50), "{seen:?}");
 }
 
+/// Whatever a value is, the rule reaches below it and nowhere else.
+#[test]
+fn no_value_makes_a_rule_reach_further() {
+    let mut random = Random(0x7e3_91a7e);
+    let template = policies(&[("t", r#"path "s/{{identity.entity.name}}/*" { policy = "read" }"#)]);
+    let letters = ["a", "b", "/", ".", "..", "*", "+", "\0", "%2f", " ", "{{", "}}", "\\", "\u{e4}"];
+    let mut reached = 0;
+    for _ in 0..20_000 {
+        let value = random.some(&letters, 3, "");
+        let acl = Acl::compile_for(template.iter().map(|(name, policy)| (name, policy)), &|_| Some(value.clone()));
+        let below = if random.below(2) == 0 { value.clone() } else { random.some(&letters, 3, "") };
+        let path = format!("s/{below}/{}", random.some(&letters, 2, ""));
+        if matches!(decide(&acl, &path, Capability::Read).verdict, Verdict::Allow { .. }) {
+            let segment = path.split('/').nth(1);
+            assert_eq!(segment, Some(&*value), "{value:?} reaches {path:?}");
+            reached += 1;
+        }
+    }
+    assert!(reached > 100, "{reached}");
+}
+
 const VALUES: &[&str] = &["\"x\"", "\"y\"", "\"x*\"", "\"*y\"", "\"*z*\"", "1", "true", "\"0\"", "\"\"", "\"*\""];
 const GIVEN: &[&str] = &["x", "y", "xy", "zy", "azb", "1", "01", "t", "false", "", "y,x", "q, y", "w"];
