@@ -14,7 +14,7 @@
 //! - Names of roles have at most 128 of `[a-z0-9._-]`. RoleIDs, SecretIDs and accessors that are made here have 128 random
 //!   bits in five groups, without the marks of a UUID.
 //! - A chosen SecretID of less than 128 bits is refused, judged by its alphabet, its length and its repetitions.
-//! - Beside `role_name` a token's metadata tells `secret_id_accessor`.
+//! - Beside `role_name` a token's metadata tells `secret_id_accessor`: who shares a role's entity is told apart by it.
 //! - A role that is deleted takes its SecretIDs with it at once. Tokens that were bought before go on to their end.
 
 mod fields;
@@ -121,7 +121,7 @@ fn random_id(scope: &Scope<'_>) -> Result<Zeroizing<String>, VaultError> {
     let random = Zeroizing::new(scope.vault.barrier().random::<16>()?);
     let mut digits = Zeroizing::new([0; 32]);
     let unwritable = || VaultError::Internal("32 digits of 16 bytes".into());
-    hex::encode_to_slice(&*random, &mut *digits).map_err(|_| unwritable())?;
+    hex::encode_to_slice(*random, &mut *digits).map_err(|_| unwritable())?;
     let mut id = Zeroizing::new(String::with_capacity(36));
     for (at, digit) in digits.iter().enumerate() {
         if matches!(at, 8 | 12 | 16 | 20) {

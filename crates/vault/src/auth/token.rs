@@ -7,7 +7,7 @@
 //! - `accessors` and `roles` are listed a page at a time: 1000 names, and `next_marker` for `?after=`.
 
 mod create;
-mod lookup;
+pub(super) mod lookup;
 mod role;
 
 use crate::backend::Backend;

@@ -8,6 +8,7 @@
 //!   it as such.
 //! - A login from outside `token_bound_cidrs` is refused; its token would be good for nothing there.
 
+use super::token::lookup::entity_id;
 use crate::body::Body;
 use crate::error::VaultError;
 use crate::mount::{Mount, TTL_DEFAULT};
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
+use storage::Batch;
 
 /// As stored; the names are the API's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,6 +187,19 @@ impl FieldKind {
     }
 }
 
+/// Adds the token of a login to `batch`, and the entity that the mount knows by `alias`: it is made where there is none.
+pub(crate) async fn prepare(
+    scope: &Scope<'_>,
+    batch: Batch,
+    new: NewToken<'_>,
+    alias: &str,
+) -> Result<(Batch, CreatedToken), VaultError> {
+    let identities = scope.vault.identities();
+    let (batch, entity) = identities.entity_for_alias(batch, &scope.call.info, &scope.mount.accessor, alias).await?;
+    let new = NewToken { entity: Some(entity), ..new };
+    Ok(identities.prepare_token(batch, new, scope.now()).await?)
+}
+
 /// A login's answer.
 pub(crate) fn answer(created: CreatedToken, now: Timestamp) -> Reply {
     let CreatedToken { token, metadata } = created;
@@ -194,7 +209,7 @@ pub(crate) fn answer(created: CreatedToken, now: Timestamp) -> Reply {
         policies: metadata.policies.iter().map(|name| name.as_str().to_owned()).collect(),
         lease_secs: metadata.ttl(now).map_or(0, |ttl| ttl.as_secs()),
         renewable: metadata.renewable,
-        entity_id: metadata.entity.map(hex::encode).unwrap_or_default(),
+        entity_id: entity_id(&metadata),
         token_type: metadata.kind.as_str(),
         orphan: metadata.is_orphan(),
         num_uses: metadata.uses_left.unwrap_or(0),

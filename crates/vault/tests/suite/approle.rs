@@ -142,6 +142,7 @@ async fn what_is_malformed_is_refused_by_its_name_and_what_is_not_there_is_not_f
         (ROLE, json!({"secret_id_bound_cidrs": "10.0.0.1/8"}), "secret_id_bound_cidrs"),
         (ROLE, json!({"token_policies": [" Root "]}), "token_policies"),
         (ROLE, json!({"role_id": "x".repeat(513)}), "role_id"),
+        (ROLE, json!({"role_id": " x"}), "role_id"),
         (&format!("{ROLE}/policies"), json!({"token_policies": "root"}), "token_policies"),
         (&format!("{ROLE}/secret-id"), json!({"num_uses": 6}), "num_uses"),
         (&format!("{ROLE}/secret-id"), json!({"num_uses": 0}), "num_uses"),
@@ -219,6 +220,15 @@ async fn a_login_buys_the_token_that_its_role_and_secret_id_say() {
     ] {
         assert_eq!(looked[field], value, "{field}");
     }
+    // the role's entity stands behind it
+    let entity = text(&auth["entity_id"]);
+    assert_eq!(looked["entity_id"], json!(entity));
+    let whole = rig.done(Read, &format!("identity/entity/id/{entity}"), Value::Null).await;
+    assert_eq!((&whole["aliases"][0]["name"], &whole["aliases"].as_array().unwrap().len()), (&json!(role_id), &1));
+    assert_eq!(
+        login(&rig, &role_id, &secret_id(&rig, "web", json!({})).await.0, With::default()).await.1["auth"]["entity_id"],
+        json!(entity)
+    );
     // renewed it goes no further than the role's maximum
     rig.clock.advance(Duration::from_secs(50));
     let renewed = rig.ask(Write, "auth/token/renew-self", json!({"increment": 600}), with).await;
@@ -519,6 +529,11 @@ async fn a_chosen_secret_id_is_strong_and_never_taken_twice() {
 async fn a_role_that_is_deleted_takes_its_secret_ids_with_it() {
     let rig = rig().await;
     let role_id = role(&rig, "web", json!({"secret_id_ttl": 60})).await;
+    let (first, _) = secret_id(&rig, "web", json!({"ttl": 1})).await;
+    assert_eq!(login(&rig, &role_id, &first, With::default()).await.0, 200);
+    rig.clock.advance(Duration::from_secs(1));
+    assert_eq!(vault::tend(&rig.vault, rig.clock_now()).await.unwrap(), 1);
+    // with the role's entity
     let empty = everything_stored(&rig).await.len();
     let mut secrets = Vec::new();
     for _ in 0..60 {
@@ -537,7 +552,7 @@ async fn a_role_that_is_deleted_takes_its_secret_ids_with_it() {
     let (status, told) = rig.root(Write, "auth/approle/tidy/secret-id", Value::Null).await;
     assert_eq!(status, 202);
     assert!(text(&told["warnings"][0]).starts_with("Tidy operation successfully started."));
-    // the one token that was bought is left: its record, its accessor, its end
+    // the token that was bought is left: its record, its accessor, its end; and the role's own two entries were made anew
     assert_eq!(everything_stored(&rig).await.len(), empty + 3);
 }
 
@@ -546,6 +561,8 @@ async fn a_stateless_login_stores_nothing_and_a_role_without_secret_ids_is_bound
     let rig = rig().await;
     let role_id = role(&rig, "web", json!({"token_type": "batch", "token_ttl": 60})).await;
     let (secret, accessor) = secret_id(&rig, "web", json!({})).await;
+    // the first makes the role's entity
+    assert_eq!(login(&rig, &role_id, &secret, With::default()).await.0, 200);
     let before = everything_stored(&rig).await;
     let (outcome, told) = rig.recorded(login(&rig, &role_id, &secret, With::default())).await;
     let (status, body) = outcome;
@@ -572,6 +589,19 @@ async fn a_stateless_login_stores_nothing_and_a_role_without_secret_ids_is_bound
     }
     assert_eq!(rig.root(Delete, "auth/approle/role/open/secret-id-bound-cidrs", Value::Null).await.0, 400);
     assert_eq!(rig.root(Write, "auth/approle/role/open/secret-id", Value::Null).await.0, 400);
+}
+
+#[tokio::test]
+async fn a_disabled_entity_neither_logs_in_nor_spends_a_use() {
+    let rig = rig().await;
+    let role_id = role(&rig, "web", json!({"secret_id_num_uses": 2})).await;
+    let (secret, accessor) = secret_id(&rig, "web", json!({})).await;
+    let entity = text(&login(&rig, &role_id, &secret, With::default()).await.1["auth"]["entity_id"]);
+    for (disabled, status, left) in [(true, 403, 1), (false, 200, 0)] {
+        rig.done(Write, &format!("identity/entity/id/{entity}"), json!({"disabled": disabled})).await;
+        assert_eq!(login(&rig, &role_id, &secret, With::default()).await.0, status);
+        assert_eq!(looked_up(&rig, "web", &accessor).await.1["secret_id_num_uses"], left);
+    }
 }
 
 #[tokio::test]

@@ -173,7 +173,7 @@ async fn let_in(
             batch = roles.view.put(batch, path, &secret_id.encode()?)?;
         }
     }
-    let (batch, created) = scope.vault.identities().prepare_token(batch, new, now).await?;
+    let (batch, created) = token_fields::prepare(scope, batch, new, &role.role_id).await?;
     let subject = token_fields::subject(&created);
     if batch.writes.is_empty() {
         let record = scope.record(&subject, Decision::Allowed, Outcome::Done);

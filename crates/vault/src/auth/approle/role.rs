@@ -245,9 +245,11 @@ pub(super) async fn write_role_id(scope: &Scope<'_>, roles: &Roles<'_>, name: &s
 }
 
 fn checked_role_id(role_id: &str) -> Result<String, VaultError> {
-    let visible = role_id.chars().all(|c| !c.is_control());
-    if role_id.len() > ROLE_ID_BYTES_MAX || !visible {
-        return Err(VaultError::field("role_id", format!("more than {ROLE_ID_BYTES_MAX} bytes, or controls")));
+    // it names the role's entity, too
+    let plain = role_id.trim() == role_id && !role_id.chars().any(char::is_control);
+    if role_id.len() > ROLE_ID_BYTES_MAX || !plain {
+        let why = format!("more than {ROLE_ID_BYTES_MAX} bytes, white space around it, or controls");
+        return Err(VaultError::field("role_id", why));
     }
     Ok(role_id.to_owned())
 }

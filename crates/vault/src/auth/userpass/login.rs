@@ -109,7 +109,7 @@ async fn let_in(
         Some(_) => as_found(batch, &failures, found).delete(failures),
         None => as_found(batch, &failures, found),
     };
-    let (batch, created) = scope.vault.identities().prepare_token(batch, new, scope.now()).await?;
+    let (batch, created) = token_fields::prepare(scope, batch, new, name).await?;
     let subject = token_fields::subject(&created);
     // of a stateless token, too: that nobody failed in between is what is committed
     match scope.commit_by(batch, &subject).await {
