@@ -42,12 +42,12 @@ fn the_readmes_story_of_secret_zero_is_true() {
     let dev = Dev::start(DevOptions { arguments, ..DevOptions::default() });
     std::os::unix::fs::symlink(dev.data(), dir.path().join("strongroom-dev")).unwrap();
     let programs = binary("strongroom").parent().unwrap().to_owned();
-    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     let steps = story();
     assert_eq!(steps.len(), 20, "the story has as many commands");
     for (command, shown) in steps {
         let mut shell = Command::new("bash");
-        shell.args(["-o", "pipefail", "-c", &command]).current_dir(dir.path()).env("PATH", &path);
+        let script = format!("PATH={}:$PATH\n{command}", programs.display());
+        shell.args(["-o", "pipefail", "-c", &script]).current_dir(dir.path());
         shell.env("STRONGROOM_ADDR", format!("https://{}", dev.addr())).env("STRONGROOM_CACERT", dev.ca());
         shell.env("STRONGROOM_TOKEN", dev.root_token()).env("HOME", dir.path());
         let output = shell.output().unwrap();
