@@ -458,10 +458,9 @@ fn a_rule_without_a_value_gives_nothing_and_one_that_denies_voids_its_policy() {
         ("else", r#"path "guarded/else" { policy = "read" }"#),
     ]);
     let decided = |name: Option<&str>, id: Option<&str>, path: &str| {
-        let value = |variable: &Variable| match variable {
-            Variable::EntityName => name.map(str::to_owned),
-            Variable::EntityId => id.map(str::to_owned),
-            _ => None,
+        let value = |variable: &Variable| {
+            let known = if *variable == Variable::EntityName { name } else { id };
+            known.map(str::to_owned)
         };
         let acl = Acl::compile_for(all.iter().map(|(name, policy)| (name, policy)), &value);
         shown(decide(&acl, path, Capability::Read)).0

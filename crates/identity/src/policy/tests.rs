@@ -244,10 +244,9 @@ fn templates_are_read_with_their_variables() {
         let policy = Policy::parse(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
         let [(template, said)] = policy.templates() else { panic!("{text}") };
         assert!(said.gives(Capability::List) && policy.rules().is_empty());
-        let filled = template.filled(&|asked| match asked {
-            asked if *asked == variable => Some("one".into()),
-            Variable::EntityId => Some("two".into()),
-            _ => None,
+        let filled = template.filled(&|asked| {
+            let value = if *asked == variable { "one" } else { "two" };
+            (*asked == variable || *asked == Variable::EntityId).then(|| value.into())
         });
         let expected = if variable == Variable::EntityId { "a/one/b-one/*" } else { "a/one/b-two/*" };
         assert_eq!(filled.as_ref().map(Pattern::as_str), Some(expected), "{name}");

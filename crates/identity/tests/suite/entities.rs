@@ -74,7 +74,7 @@ async fn a_login_finds_its_entity_and_makes_it_the_first_time() {
     );
     // its records tell the entity
     let call = house.call();
-    node.lookup_token(&*node.authenticate(Some(&first), None, &call).await.unwrap(), &call, identity::Target::Own)
+    node.lookup_token(&node.authenticate(Some(&first), None, &call).await.unwrap(), &call, identity::Target::Own)
         .await
         .unwrap();
     assert_eq!(house.records().last().unwrap()["entity"], id.to_string());
