@@ -2,7 +2,8 @@
 //! look.
 //!
 //! # Divergences
-//! - One change has so many members or aliases as one commit holds: some forty. `batch-delete` commits a few at a time.
+//! - What does not go into one commit takes several, each with a record: more than 40 members that change, and more than four
+//!   entities of a `batch-delete`. A crash between leaves the first part done; who asks again gets the rest.
 //! - Names have one spelling: nothing is folded or trimmed, and what has white space around it is refused.
 //! - Merging unites neither policies nor metadata; there are no MFA secrets, OIDC providers or personas.
 
@@ -74,7 +75,10 @@ async fn lookup(scope: &Scope<'_>, what: &str) -> Result<Reply, VaultError> {
         (_, _, Some(id), ..) => EntityId::parse(id).map(EntityRef::AliasId),
         (.., Some(name), Some(mount_accessor)) => Some(EntityRef::Alias { mount_accessor, name }),
         _ => {
-            return Err(VaultError::field("id", "give `id`, `name`, `alias_id`, or an alias's name and mount accessor"));
+            return Err(VaultError::field(
+                "id",
+                "give `id`, `name`, `alias_id`, or an alias's name and mount accessor",
+            ));
         }
     };
     let Some(of) = of else { return Ok(Reply::empty()) };

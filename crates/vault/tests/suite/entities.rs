@@ -188,3 +188,30 @@ async fn a_token_may_what_its_entity_gives_and_its_records_tell_whose_it_is() {
     let own = json!({"policies": ["app"]});
     assert_eq!(rig.ask(Write, &format!("identity/entity/id/{id}"), own, with).await.0, 403);
 }
+
+#[tokio::test]
+async fn a_group_may_have_more_members_than_one_commit_holds() {
+    let rig = Rig::new().await;
+    let mut ids = Vec::new();
+    for n in 0..100 {
+        ids.push(rig.done(Write, &format!("identity/entity/name/e{n}"), json!({})).await["id"].clone());
+    }
+    for (members, leaves) in [(&ids[..], 3), (&ids[..], 1), (&ids[40..], 1), (&ids[..40], 3), (&ids[..0], 1)] {
+        let body = json!({"policies": ["p"], "member_entity_ids": members});
+        let ((status, answer), records) = rig.recorded(rig.root(Write, "identity/group/name/all", body)).await;
+        assert_eq!((status, records.len()), (200, leaves), "{answer}");
+        let mut expected: Vec<_> = members.iter().map(|id| id.as_str().unwrap()).collect();
+        expected.sort_unstable();
+        assert_eq!(rig.done(Read, "identity/group/name/all", Value::Null).await["member_entity_ids"], json!(expected));
+        let last = rig.done(Read, "identity/entity/name/e99", Value::Null).await;
+        assert_eq!(last["group_ids"].as_array().unwrap().is_empty(), !members.contains(&ids[99]));
+    }
+    // with all its members it goes in one
+    rig.done(Write, "identity/group/name/all", json!({"member_entity_ids": ids})).await;
+    let ((status, _), records) = rig.recorded(rig.root(Delete, "identity/group/name/all", Value::Null)).await;
+    assert_eq!((status, records.len()), (204, 1));
+    let last = rig.done(Read, "identity/entity/name/e99", Value::Null).await;
+    assert_eq!((&last["group_ids"], &last["direct_group_ids"]), (&json!([]), &json!([])));
+    let stranger = json!({"member_entity_ids": [NOBODY]});
+    assert_eq!(rig.root(Write, "identity/group/name/all", stranger).await.0, 400);
+}

@@ -93,13 +93,60 @@ fn asked(scope: &Scope<'_>) -> Result<GroupChange, VaultError> {
     })
 }
 
-async fn put(scope: &Scope<'_>, asked: GroupChange) -> Result<Reply, VaultError> {
-    let (identities, asked, now) = (scope.vault.identities(), &asked, scope.now());
-    let group = change(scope, |batch| -> Making<'_, Group> {
+async fn put(scope: &Scope<'_>, mut asked: GroupChange) -> Result<Reply, VaultError> {
+    let before = match (asked.id, &asked.name) {
+        (Some(id), _) => members(scope, EntityRef::Id(id)).await?,
+        (None, Some(name)) => members(scope, EntityRef::Name(name)).await?,
+        (None, None) => BTreeSet::new(),
+    };
+    let wanted: Option<BTreeSet<EntityId>> = asked.member_entities.take().map(|wanted| wanted.into_iter().collect());
+    let mut steps = wanted.map(|wanted| steps(&before, &wanted)).unwrap_or_default().into_iter();
+    asked.member_entities = steps.next();
+    let group = commit(scope, &asked).await?;
+    for step in steps {
+        let change = GroupChange { id: Some(group.id), member_entities: Some(step), ..GroupChange::default() };
+        commit(scope, &change).await?;
+    }
+    Reply::data(&Made { id: group.id.to_string(), name: group.name })
+}
+
+async fn commit(scope: &Scope<'_>, asked: &GroupChange) -> Result<Group, VaultError> {
+    let (identities, now) = (scope.vault.identities(), scope.now());
+    change(scope, |batch| -> Making<'_, Group> {
         Box::pin(async move { identities.put_group(batch, asked.clone(), now).await })
     })
-    .await?;
-    Reply::data(&Made { id: group.id.to_string(), name: group.name })
+    .await
+}
+
+/// Of a group that may not be there yet.
+async fn members(scope: &Scope<'_>, of: EntityRef<'_>) -> Result<BTreeSet<EntityId>, VaultError> {
+    match scope.vault.identities().group(of).await {
+        Ok(group) => Ok(group.member_entities),
+        Err(IdentityError::EntityNotFound) => Ok(BTreeSet::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The members after each commit: who goes goes first, and so many change at once as one commit holds.
+fn steps(before: &BTreeSet<EntityId>, wanted: &BTreeSet<EntityId>) -> Vec<Vec<EntityId>> {
+    let gone = before.difference(wanted).map(|id| (*id, false));
+    let changes: Vec<_> = gone.chain(wanted.difference(before).map(|id| (*id, true))).collect();
+    let mut members = before.clone();
+    let mut steps = Vec::new();
+    for some in changes.chunks(CHANGED_AT_ONCE) {
+        for (id, comes) in some {
+            if *comes {
+                members.insert(*id);
+            } else {
+                members.remove(id);
+            }
+        }
+        steps.push(members.iter().copied().collect());
+    }
+    if steps.is_empty() {
+        steps.push(members.into_iter().collect());
+    }
+    steps
 }
 
 async fn delete(scope: &Scope<'_>, id: EntityId) -> Result<Reply, VaultError> {
@@ -135,3 +182,6 @@ pub(super) async fn show(scope: &Scope<'_>, of: EntityRef<'_>) -> Result<Reply, 
         r#type: group.kind.as_str(),
     })
 }
+
+/// A commit holds two operations for each.
+const CHANGED_AT_ONCE: usize = 40;
