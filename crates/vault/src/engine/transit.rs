@@ -57,7 +57,7 @@ impl Backend for Transit {
     /// To encrypt under a name that is not there makes a key, which is another capability.
     async fn exists(&self, scope: &Scope<'_>) -> Result<bool, VaultError> {
         match scope.segments()[..] {
-            ["encrypt", name] => Ok(key::find(&scope.view()?, name).await?.is_some()),
+            ["encrypt", name] if key::check_name(name).is_ok() => Ok(key::find(&scope.view()?, name).await?.is_some()),
             _ => Ok(true),
         }
     }
@@ -88,6 +88,7 @@ impl Backend for Transit {
             (["export", "public-key", name, version @ ..], Verb::Read) if version.len() < 2 => {
                 admin::export_public(scope, name, version.first()).await
             }
+            (["export", "public-key", ..], _) => Err(VaultError::Unsupported),
             (["export" | "byok-export" | "backup" | "restore", ..], _) => Err(never_leaves()),
             (["wrapping_key"] | ["keys", _, "import" | "import_version"], _) => {
                 Err(VaultError::Invalid("import: keys are made inside the boundary, none is imported here".into()))

@@ -592,7 +592,8 @@ async fn a_key_that_is_due_rotates_by_itself_and_once() {
     // what is unmounted is forgotten
     rig.done(Delete, "sys/mounts/transit", Value::Null).await;
     rig.clock.advance(Duration::from_secs(7200));
-    assert_eq!((tend().await, tend().await), (1, 0));
+    let (taken, records) = rig.recorded(async { (tend().await, tend().await) }).await;
+    assert_eq!((taken, records.len()), ((1, 0), 1), "{records:?}");
 }
 
 #[tokio::test]
@@ -602,6 +603,7 @@ async fn a_callers_policy_on_the_mounts_paths_is_all_that_counts() {
     let policy = r#"
         path "transit/encrypt/k" { capabilities = ["update"] }
         path "transit/encrypt/mine-*" { capabilities = ["create", "update"] }
+        path "transit/encrypt/theirs-*" { capabilities = ["update"] }
         path "kms/*" { capabilities = ["deny"] }"#;
     rig.done(Write, "sys/policies/acl/app", json!({"policy": policy})).await;
     let made = rig.root(Write, "auth/token/create", json!({"policies": ["app"], "no_default_policy": true})).await.1;
@@ -614,6 +616,7 @@ async fn a_callers_policy_on_the_mounts_paths_is_all_that_counts() {
         ("encrypt/mine-1", json!({"plaintext": "QQ=="}), 200),
         ("encrypt/other", json!({"plaintext": "QQ=="}), 403),
         ("encrypt/new", json!({"plaintext": "QQ=="}), 403),
+        ("encrypt/theirs-1", json!({"plaintext": "QQ=="}), 403),
         ("decrypt/k", json!({"ciphertext": text}), 403),
         ("datakey/plaintext/k", json!({}), 403),
         ("keys/k/rotate", json!({}), 403),
@@ -724,4 +727,74 @@ async fn a_key_has_so_many_versions_and_says_so() {
     let (status, error) = rig.refused(Write, "transit/keys/k/rotate", json!({})).await;
     assert!(status == 400 && error.contains("100 versions"), "{status} {error}");
     assert!(rig.encrypt(json!({"plaintext": b64("x")})).await.starts_with("vault:v100:"));
+}
+
+#[tokio::test]
+async fn whatever_is_sent_is_answered_and_leaves_a_record() {
+    let rig = with_key(json!({})).await;
+    rig.done(Write, "transit/keys/e", json!({"type": "ecdsa-p256"})).await;
+    rig.done(Write, "transit/keys/h", json!({"type": "hmac"})).await;
+    let bodies = [
+        Value::Null,
+        json!({"plaintext": 7, "ciphertext": [], "input": {}, "batch_input": "x", "type": 1, "bits": "x"}),
+        json!({"plaintext": "QQ==", "ciphertext": "vault:v1:U0wBAAA=", "input": "QQ==", "key_version": "x"}),
+        json!({"batch_input": [{}, {"plaintext": []}, {"input": "QQ==", "signature": "vault:v1:QQ=="}]}),
+        json!({"batch_input": [{"reference": {}}]}),
+        json!({"input": "QQ==", "signature": "vault:v1:QQ==", "hmac": "vault:v4000000000:QQ=="}),
+        json!({"min_decryption_version": "x", "min_available_version": 4_294_967_296u64, "derived": "x"}),
+        json!({"partial_failure_response_code": "x", "batch_input": [{"ciphertext": "x"}]}),
+    ];
+    let paths = [
+        "",
+        "keys",
+        "keys/k",
+        "keys/k/config",
+        "keys/k/rotate/x",
+        "keys/k/trim",
+        "encrypt",
+        "encrypt/k",
+        "encrypt/e",
+        "encrypt/-",
+        "decrypt/k",
+        "decrypt/h",
+        "rewrap/k",
+        "rewrap/e",
+        "datakey",
+        "datakey/plaintext",
+        "datakey/wrapped/k",
+        "datakey/plaintext/e",
+        "sign/e",
+        "sign/e/sha2-256/x",
+        "sign/h",
+        "verify/e",
+        "verify/h",
+        "hmac/h",
+        "hmac/k",
+        "hash",
+        "hash/sha2-256",
+        "random/x",
+        "random/0/1/2",
+        "export",
+        "backup/k",
+        "nothing",
+    ];
+    let made = rig.root(Write, "auth/token/create", json!({"policies": ["none"], "no_default_policy": true})).await.1;
+    let stranger = made["auth"]["client_token"].as_str().unwrap().to_owned();
+    let (first, mut asked) = (rig.records().len(), 0);
+    for token in [crate::rig::ROOT, &stranger] {
+        for path in paths {
+            for verb in [Read, List, Write, vault::Verb::Patch, Delete] {
+                for body in &bodies {
+                    let with = With { token: Some(token), ..With::default() };
+                    let answer = rig.ask(verb, &format!("transit/{path}"), body.clone(), with).await;
+                    let case = format!("{verb:?} {path} {body}: {answer:?}");
+                    assert!(answer.0 < 500 && (token == crate::rig::ROOT || answer.0 == 403), "{case}");
+                    asked += 1;
+                }
+            }
+        }
+    }
+    let records = rig.records().split_off(first);
+    let requests: std::collections::BTreeSet<_> = records.iter().map(|record| record["request_id"].as_str()).collect();
+    assert_eq!(requests.len(), asked);
 }
