@@ -174,6 +174,43 @@ async fn an_untouched_store_passes_and_each_row_that_was_touched_is_found() {
     assert!(told["result"].as_str().unwrap().contains("the store is"), "{told:#}");
 }
 
+/// `strongroom write PATH`, as root.
+fn write(dev: &Dev, path: &str) {
+    let mut command = Command::new(binary("strongroom"));
+    command.args(["write", path]).env("STRONGROOM_ADDR", format!("https://{}", dev.addr()));
+    command.env("STRONGROOM_CACERT", dev.ca()).env("STRONGROOM_TOKEN", dev.root_token());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotated_barrier_opens_again_and_its_older_keys_cannot_be_set_back() {
+    let mut dev = Dev::sim();
+    let keys = [create_key(&dev).await, create_key(&dev).await];
+    dev.end();
+    let folder = tempfile::tempdir().unwrap();
+    let (old, once, sound) = (folder.path().join("old.db"), folder.path().join("1.db"), folder.path().join("2.db"));
+    copy_of(&dev, &old);
+    for (to, key) in [(&once, &keys[0]), (&sound, &keys[1])] {
+        dev.start_again().unwrap();
+        write(&dev, "sys/rotate");
+        dev.end();
+        dev.start_again().unwrap();
+        // written before it, written anew under the new key
+        disable(&dev, key).await;
+        create_key(&dev).await;
+        dev.end();
+        copy_of(&dev, to);
+        passes(&dev, to, &[]);
+    }
+    let boot = |store: &Path| rows(store).into_iter().find(|(path, _)| path == b"boot").unwrap().1;
+    let values = [boot(&old), boot(&once)];
+    for (value, finding) in values.iter().zip([("missing", None), ("replayed", Some("boot"))]) {
+        let set_back = altered(&sound, |store| put(store, b"boot", value));
+        assert_eq!(found(&dev, &set_back), [(finding.0.to_owned(), finding.1.map(str::to_owned))]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forged_leaf_in_the_outbox_excuses_nothing() {
     let mut dev = Dev::sim();

@@ -11,6 +11,10 @@
 //! Always: the sentinel opened before anything is served.
 //! Never: a store that is initialised again; anything written where the boundary is not the store's own.
 
+mod rotation;
+
+pub use rotation::follow_keyring;
+
 use bytes::Bytes;
 use envelope::context::canonical_pairs;
 use envelope::{Timestamp, mac, sealed};
@@ -214,18 +218,7 @@ async fn reopen(
     if boot.domain != status.domain_id {
         return Err(BootError::WrongBoundary { store: hex(&boot.domain), boundary: hex(&status.domain_id) });
     }
-    let epoch = sealed::parse_system(&boot.keyring).map_err(|_| BootError::BootAltered)?.header.generation;
-    let aad_digest = aad_digest(&boot.cluster, epoch);
-    let open = Request::SystemOpen { key: boot.token, aad_digest, sealed: boot.keyring };
-    let keyring = match ask!(boundary, open => Reply::Secret).await {
-        Ok(keyring) => Keyring::decode(&keyring)?,
-        Err(error) if error.is_transient() => return Err(error.into()),
-        // the domain is the right one: what was sealed by it is not what stands here
-        Err(HsmError::Rejected | HsmError::MalformedBlob | HsmError::TokenRejected | HsmError::IncorrectKey) => {
-            return Err(BootError::BootAltered);
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let keyring = opened_keyring(boundary, &boot).await?;
     let barrier = Arc::new(Barrier::new(storage, boot.cluster, keyring));
     let (sentinel_at, core_at) = system_paths(&boot.cluster)?;
     let (_, entries) = barrier.get(&[sentinel_at, core_at], AtLeast::Latest).await?;
@@ -239,6 +232,22 @@ async fn reopen(
     let core: Core = serde_json::from_slice(opened.value.expose()).map_err(|_| BootError::SystemEntry("core"))?;
     let tenant = unhex(&core.tenant).filter(|_| core.format == 1).ok_or(BootError::SystemEntry("core"))?;
     Ok(Cluster { barrier, tenant, core, revision: opened.revision })
+}
+
+/// The barrier's keys, which the boundary alone opens.
+async fn opened_keyring(boundary: &dyn Boundary, boot: &Boot) -> Result<Keyring, BootError> {
+    let epoch = sealed::parse_system(&boot.keyring).map_err(|_| BootError::BootAltered)?.header.generation;
+    let aad_digest = aad_digest(&boot.cluster, epoch);
+    let open = Request::SystemOpen { key: boot.token.clone(), aad_digest, sealed: boot.keyring.clone() };
+    match ask!(boundary, open => Reply::Secret).await {
+        Ok(keyring) => Ok(Keyring::decode(&keyring)?),
+        Err(error) if error.is_transient() => Err(error.into()),
+        // the domain is the right one: what was sealed by it is not what stands here
+        Err(HsmError::Rejected | HsmError::MalformedBlob | HsmError::TokenRejected | HsmError::IncorrectKey) => {
+            Err(BootError::BootAltered)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The unsealed entry.

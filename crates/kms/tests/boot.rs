@@ -208,3 +208,47 @@ async fn an_anchor_of_a_log_is_remembered_until_its_log_begins_anew() {
     log_anchor::remove(barrier, "1").await.unwrap();
     assert_eq!(log_anchor::read(barrier, "1").await.unwrap().1, None);
 }
+
+#[tokio::test]
+async fn a_new_epoch_is_heard_of_by_every_node_and_opens_again() {
+    let (rig, store) = (Rig::new().await, store());
+    let here = open(&store, &rig).await.unwrap();
+    let there = open(&store, &rig).await.unwrap();
+    let (barrier, boundary) = (Arc::clone(&there.barrier), Arc::clone(&rig.boundary));
+    let following = tokio::spawn(async move { boot::follow_keyring(&barrier, &*boundary).await });
+    let kms = rig.kms_over(&here.barrier);
+    let rotated = async || {
+        let (batch, keyring) =
+            kms.prepare_rotation(Batch::new(CommitId(here.barrier.random().unwrap()))).await.unwrap();
+        let outcome = here.barrier.commit(batch.clone()).await;
+        outcome.map(|_| here.barrier.install(keyring).unwrap())
+    };
+    let at = path("t/a");
+    let old = here.barrier.seal(&at, b"old").unwrap();
+    for epoch in 2..5 {
+        rotated().await.unwrap();
+        assert_eq!(here.barrier.epoch(), epoch);
+    }
+    // two at once: one of them is told to look again
+    let (one, _) = kms.prepare_rotation(Batch::new(CommitId([1; 16]))).await.unwrap();
+    let (two, keyring) = kms.prepare_rotation(Batch::new(CommitId([2; 16]))).await.unwrap();
+    here.barrier.commit(two).await.unwrap();
+    here.barrier.install(keyring).unwrap();
+    assert!(here.barrier.commit(one).await.is_err());
+    for _ in 0..200 {
+        if there.barrier.epoch() == 5 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(there.barrier.epoch(), 5);
+    following.abort();
+    let again = open(&store, &rig).await.unwrap();
+    for barrier in [&here.barrier, &there.barrier, &again.barrier] {
+        assert_eq!(barrier.open(&at, &old).unwrap().expose(), b"old");
+        assert_eq!(barrier.keyed_hash(b"a", b"b"), here.barrier.keyed_hash(b"a", b"b"));
+    }
+    // sealed under the last one from the start, and opened where it was heard of
+    let new = again.barrier.seal(&at, b"new").unwrap();
+    assert_eq!(there.barrier.open(&at, &new).unwrap().expose(), b"new");
+}

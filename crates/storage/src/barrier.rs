@@ -7,7 +7,7 @@
 //! Always: a value that was altered, moved or transplanted is [`BarrierError::Altered`], naming its path.
 //! Never: freshness. A whole old row opens; the audit log finds it.
 
-use crate::{AtLeast, Batch, CommitError, EntryPath, Revision, Storage, StorageError, VALUE_BYTES_MAX};
+use crate::{AtLeast, Batch, CommitError, Entry, EntryPath, Revision, Storage, StorageError, VALUE_BYTES_MAX};
 use bytes::Bytes;
 use envelope::context::canonical_pairs;
 use envelope::sealed::{self, SUITE1_OVERHEAD_BYTES, Sealed};
@@ -16,8 +16,10 @@ use envelope::{Header, Kind, SecretBytes, SecretKey, Suite, mac};
 use getrandom::SysRng;
 use rand_core::TryRng;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Longest plaintext that the barrier seals.
 pub const PLAINTEXT_BYTES_MAX: usize = VALUE_BYTES_MAX - SUITE1_OVERHEAD_BYTES;
@@ -124,17 +126,94 @@ pub struct OpenedPage {
 }
 
 /// [`Storage`] behind encryption.
+///
+/// Always: an epoch that was added opens at once, and seals [`SETTLED_AFTER`] later, when every other node has heard of it.
 pub struct Barrier {
     storage: Arc<dyn Storage>,
     cluster_id: [u8; 16],
-    keyring: Keyring,
-    sealing: BTreeMap<u32, SealingKey>,
+    lookup: SecretKey,
+    /// In order, each written once. Read by every core, without a lock.
+    epochs: Box<[OnceLock<Epoch>]>,
+    known: AtomicUsize,
+    /// The place of the one that seals.
+    seals: AtomicUsize,
+    /// When the last one seals.
+    settles: Mutex<Option<Instant>>,
+}
+
+struct Epoch {
+    number: u32,
+    key: SecretKey,
+    sealing: SealingKey,
 }
 
 impl Barrier {
     pub fn new(storage: Arc<dyn Storage>, cluster_id: [u8; 16], keyring: Keyring) -> Self {
-        let sealing = keyring.epochs.iter().map(|(epoch, key)| (*epoch, SealingKey::new(key))).collect();
-        Self { storage, cluster_id, keyring, sealing }
+        let epochs: Box<[OnceLock<Epoch>]> = (0..EPOCHS_MAX).map(|_| OnceLock::new()).collect();
+        let known = keyring.epochs.len();
+        for (slot, (number, key)) in epochs.iter().zip(keyring.epochs) {
+            slot.get_or_init(|| Epoch::new(number, key));
+        }
+        let (seals, settles) = (AtomicUsize::new(known.saturating_sub(1)), Mutex::default());
+        Self { storage, cluster_id, lookup: keyring.lookup, epochs, known: AtomicUsize::new(known), seals, settles }
+    }
+
+    /// A copy of all keys: to be advanced, and sealed by the boundary.
+    pub fn keyring(&self) -> Result<Keyring, BarrierError> {
+        let copy = |key: &SecretKey| SecretKey::from_slice(key.expose()).ok_or(BarrierError::MalformedKeyring);
+        let epochs = self.epochs().map(|epoch| Ok((epoch.number, copy(&epoch.key)?)));
+        let epochs = epochs.collect::<Result<BTreeMap<_, _>, BarrierError>>()?;
+        Ok(Keyring { epochs, epoch: self.epoch(), lookup: copy(&self.lookup)? })
+    }
+
+    /// Adds the epochs of `keyring` that are not known yet. It must hold all that are, and go on from there; one that is older
+    /// than what is known is passed over.
+    pub fn install(&self, keyring: Keyring) -> Result<(), BarrierError> {
+        let mut settles = self.settles.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.load(Ordering::Acquire);
+        let mut theirs = keyring.epochs.into_iter();
+        let mut same = mac::equal(self.lookup.expose(), keyring.lookup.expose());
+        for epoch in self.epochs() {
+            match theirs.next() {
+                Some((number, key)) => same &= number == epoch.number && mac::equal(key.expose(), epoch.key.expose()),
+                None => return if same { Ok(()) } else { Err(BarrierError::MalformedKeyring) },
+            }
+        }
+        if !same {
+            return Err(BarrierError::MalformedKeyring);
+        }
+        let mut added = 0;
+        for (slot, (number, key)) in self.epochs.iter().skip(known).zip(theirs) {
+            slot.get_or_init(|| Epoch::new(number, key));
+            added += 1;
+        }
+        if added > 0 {
+            *settles = Some(Instant::now() + SETTLED_AFTER);
+            self.known.store(known + added, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn epochs(&self) -> impl DoubleEndedIterator<Item = &Epoch> {
+        let known = self.known.load(Ordering::Acquire);
+        self.epochs.iter().take(known).filter_map(OnceLock::get)
+    }
+
+    fn numbered(&self, number: u32) -> Option<&Epoch> {
+        self.epochs().rev().find(|epoch| epoch.number == number)
+    }
+
+    /// The one that seals now.
+    fn current(&self) -> Option<&Epoch> {
+        let (known, mut at) = (self.known.load(Ordering::Acquire), self.seals.load(Ordering::Acquire));
+        if at + 1 < known {
+            let settles = self.settles.lock().unwrap_or_else(PoisonError::into_inner);
+            if settles.is_none_or(|at| Instant::now() >= at) {
+                at = known - 1;
+                self.seals.store(at, Ordering::Release);
+            }
+        }
+        self.epochs.get(at)?.get()
     }
 
     /// What lies below: for the unsealed `boot` entry, watches, claims and backups.
@@ -146,20 +225,36 @@ impl Barrier {
         &self.cluster_id
     }
 
-    /// The epoch that seals now.
+    /// The last epoch: it seals, or will in a moment.
     pub fn epoch(&self) -> u32 {
-        self.keyring.epoch
+        self.epochs().next_back().map_or(0, |epoch| epoch.number)
     }
 
     /// One value that does not open fails the whole read.
     pub async fn get(&self, paths: &[EntryPath], at: AtLeast) -> Result<(Revision, Vec<Option<Opened>>), BarrierError> {
         let (revision, entries) = self.storage.get(paths, at).await?;
-        let opened = paths.iter().zip(entries).map(|(path, entry)| {
-            entry
-                .map(|entry| Ok(Opened { value: self.open(path, &entry.value)?, revision: entry.revision }))
-                .transpose()
-        });
-        Ok((revision, opened.collect::<Result<_, BarrierError>>()?))
+        let open = || {
+            let opened = paths.iter().zip(&entries).map(|(path, entry)| {
+                let open =
+                    |entry: &Entry| Ok(Opened { value: self.open(path, &entry.value)?, revision: entry.revision });
+                entry.as_ref().map(open).transpose()
+            });
+            opened.collect::<Result<_, BarrierError>>()
+        };
+        Ok((revision, self.opened(open).await?))
+    }
+
+    /// Opens, once more when an epoch was heard of that was not known.
+    async fn opened<T>(&self, open: impl Fn() -> Result<T, BarrierError>) -> Result<T, BarrierError> {
+        let mut outcome = open();
+        for _ in 0..HEARD_WITHIN {
+            if !matches!(outcome, Err(BarrierError::UnknownEpoch { .. })) {
+                break;
+            }
+            tokio::time::sleep(LISTENS_EVERY).await;
+            outcome = open();
+        }
+        outcome
     }
 
     /// See [`Storage::scan`]. One value that does not open fails the whole page.
@@ -171,11 +266,14 @@ impl Barrier {
         at: AtLeast,
     ) -> Result<OpenedPage, BarrierError> {
         let page = self.storage.scan(prefix, after, limit, at).await?;
-        let opened = page.entries.into_iter().map(|(path, entry)| {
-            let value = self.open(&path, &entry.value)?;
-            Ok((path, Opened { value, revision: entry.revision }))
-        });
-        let entries = opened.collect::<Result<_, BarrierError>>()?;
+        let open = || {
+            let opened = page.entries.iter().map(|(path, entry)| {
+                let value = self.open(path, &entry.value)?;
+                Ok((path.clone(), Opened { value, revision: entry.revision }))
+            });
+            opened.collect::<Result<_, BarrierError>>()
+        };
+        let entries = self.opened(open).await?;
         Ok(OpenedPage { revision: page.revision, entries, more: page.more })
     }
 
@@ -184,8 +282,8 @@ impl Barrier {
         if value.len() > PLAINTEXT_BYTES_MAX {
             return Err(StorageError::TooLarge.into());
         }
-        let epoch = self.keyring.epoch;
-        let key = self.sealing.get(&epoch).ok_or(BarrierError::MalformedKeyring)?;
+        let Epoch { number: epoch, sealing: key, .. } = self.current().ok_or(BarrierError::MalformedKeyring)?;
+        let epoch = *epoch;
         let random = self.random::<28>()?;
         let (n, iv) = random.split_first_chunk::<16>().ok_or(BarrierError::Randomness)?;
         let iv = iv.first_chunk::<12>().ok_or(BarrierError::Randomness)?;
@@ -200,8 +298,8 @@ impl Barrier {
         if sealed.header != self.header(epoch) {
             return Err(altered());
         }
-        let key = self.sealing.get(&epoch).ok_or_else(|| BarrierError::UnknownEpoch { path: path.clone(), epoch })?;
-        suite1::open(key, &sealed, &self.aad_digest(path, epoch)).map_err(|_| altered())
+        let key = self.numbered(epoch).ok_or_else(|| BarrierError::UnknownEpoch { path: path.clone(), epoch })?;
+        suite1::open(&key.sealing, &sealed, &self.aad_digest(path, epoch)).map_err(|_| altered())
     }
 
     /// As [`Storage::commit`]; an unknown outcome is resolved by the batch's id, a few times.
@@ -224,7 +322,7 @@ impl Barrier {
 
     /// HMAC-SHA-256 under the keyring's lookup key: what stands in storage for a name that users choose.
     pub fn keyed_hash(&self, label: &[u8], value: &[u8]) -> [u8; 32] {
-        mac::hmac_sha256(&self.keyring.lookup, &[&(label.len() as u64).to_be_bytes(), label, value])
+        mac::hmac_sha256(&self.lookup, &[&(label.len() as u64).to_be_bytes(), label, value])
     }
 
     /// Fresh random bytes, of the operating system.
@@ -259,7 +357,13 @@ impl Barrier {
 
 impl std::fmt::Debug for Barrier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Barrier").field("epoch", &self.keyring.epoch).finish_non_exhaustive()
+        f.debug_struct("Barrier").field("epoch", &self.epoch()).finish_non_exhaustive()
+    }
+}
+
+impl Epoch {
+    fn new(number: u32, key: SecretKey) -> Self {
+        Self { number, sealing: SealingKey::new(&key), key }
     }
 }
 
@@ -270,6 +374,11 @@ fn random_key() -> Result<SecretKey, BarrierError> {
 const VERSION: u8 = 1;
 const PREFIX_BYTES: usize = 1 + 32 + 4;
 const EPOCH_BYTES: usize = 4 + 32;
+/// Other nodes hear of a change within two seconds.
+pub const SETTLED_AFTER: Duration = Duration::from_secs(5);
+/// How often an epoch that is not known yet is waited for, and for how long each time: three seconds.
+const HEARD_WITHIN: usize = 60;
+const LISTENS_EVERY: Duration = Duration::from_millis(50);
 /// Keeps the keyring far below what the boundary seals at once.
 const EPOCHS_MAX: usize = 256;
 const PAUSES: [Duration; 4] =

@@ -209,6 +209,8 @@ impl Wired {
             tokio::spawn(crate::scrub::scrub(self.scrubber.clone(), Arc::clone(&self.log), self.health.clone()));
         let retain = tokio::spawn(self.retainer.clone().run(Arc::clone(&self.log)));
         let mut workers = vec![follow, renew, tend, sweep, watch, anchor, stands, scrub, retain];
+        let (barrier, boundary) = (Arc::clone(&self.barrier), Arc::clone(&self.watched_boundary) as Arc<dyn Boundary>);
+        workers.push(tokio::spawn(crate::worker::follow_keyring(barrier, boundary)));
         let (strangers, clock) = (self.strangers.clone(), Arc::new(SystemClock));
         workers.push(tokio::spawn(strangers.tell(self.log.lane(), clock, self.node.clone())));
         let forwards = self.forwarders.iter().cloned();

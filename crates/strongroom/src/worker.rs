@@ -2,9 +2,12 @@
 
 use crate::clock::SystemClock;
 use envelope::Clock as _;
+use hsm_api::Boundary;
 use identity::{Changes, Identities};
 use kms::{Kms, KmsError};
+use std::sync::Arc;
 use std::time::Duration;
+use storage::Barrier;
 
 /// Once a second: tokens and keys whose time has come, and leaves that can leave the outbox.
 pub async fn sweep(identities: Identities, kms: Kms, changes: Changes) {
@@ -71,6 +74,16 @@ pub async fn tend(vault: vault::Vault) {
                 break;
             }
         }
+    }
+}
+
+/// Hears of new keys of the barrier, which other nodes made.
+pub async fn follow_keyring(barrier: Arc<Barrier>, boundary: Arc<dyn Boundary>) {
+    loop {
+        if let Err(error) = kms::boot::follow_keyring(&barrier, &*boundary).await {
+            tracing::warn!(%error, "the barrier's keyring cannot be read; it is tried again");
+        }
+        tokio::time::sleep(TICK).await;
     }
 }
 

@@ -249,6 +249,12 @@ impl Comparison {
         }
     }
 
+    /// Whether a log tells this value, SHA-256, of some row.
+    pub fn tells(&self, value: &Hash) -> bool {
+        let value = half(value);
+        self.logs.iter().any(|told| told.values.contains_key(&value))
+    }
+
     /// The next row: its path, SHA-256 of the value stored, and the revision of the batch that wrote it.
     pub fn row(&mut self, path: &str, value: &Hash, revision: u64) {
         self.compared.rows += 1;

@@ -98,6 +98,11 @@ impl Rig {
         make_kms(&self.boundary, &self.store, &self.barrier, &self.sink, &self.changes)
     }
 
+    /// Over another barrier, and the same boundary.
+    pub(crate) fn kms_over(&self, barrier: &Arc<Barrier>) -> Kms {
+        make_kms(&self.boundary, barrier.storage(), barrier, &self.sink, &self.changes)
+    }
+
     pub(crate) fn call(&self) -> RequestInfo {
         let number = self.calls.fetch_add(1, Ordering::Relaxed);
         RequestInfo::new(format!("call-{number}"), "192.0.2.7:4711".into(), self.clock.now())

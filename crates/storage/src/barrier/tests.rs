@@ -314,3 +314,39 @@ proptest! {
         }
     }
 }
+
+#[tokio::test]
+async fn an_epoch_that_is_added_opens_at_once_and_seals_when_others_know_it() {
+    let (memory, here) = barrier_of(CLUSTER, keyring(1, 2));
+    let there = Barrier::new(memory, CLUSTER, keyring(1, 2));
+    here.install(keyring(1, 3)).unwrap();
+    assert_eq!((here.epoch(), there.epoch()), (3, 2));
+    let early = here.seal(&path("t/a"), b"early").unwrap();
+    assert_eq!(there.open(&path("t/a"), &early).unwrap().expose(), b"early", "not sealed by what others do not know");
+    // the moment has come
+    assert!(here.settles.lock().unwrap().replace(Instant::now()).unwrap() > Instant::now());
+    let late = here.seal(&path("t/a"), b"late").unwrap();
+    assert!(matches!(there.open(&path("t/a"), &late), Err(BarrierError::UnknownEpoch { epoch: 3, .. })));
+    // who waits for an epoch hears of it
+    let batch = Batch::new(crate::CommitId([1; 16])).put(path("t/a"), late);
+    here.commit(batch).await.unwrap();
+    let paths = [path("t/a")];
+    let (read, ()) = tokio::join!(there.get(&paths, AtLeast::Latest), async {
+        tokio::time::sleep(Duration::from_millis(120)).await;
+        there.install(here.keyring().unwrap()).unwrap();
+    });
+    assert_eq!(read.unwrap().1[0].as_ref().unwrap().value.expose(), b"late");
+    // what is older changes nothing, what is another's is refused
+    for (other, taken) in [
+        (keyring(1, 1), true),
+        (keyring(1, 3), true),
+        (keyring(2, 4), false),
+        (Keyring { lookup: SecretKey::from_slice(&[9; 32]).unwrap(), ..keyring(1, 4) }, false),
+    ] {
+        assert_eq!(here.install(other).is_ok(), taken);
+        assert_eq!(here.epoch(), 3);
+    }
+    let copy = here.keyring().unwrap();
+    assert_eq!(copy.encode().expose(), keyring(1, 3).encode().expose());
+    assert_eq!(here.keyed_hash(b"a", b"b"), there.keyed_hash(b"a", b"b"));
+}

@@ -3,7 +3,9 @@
 //! # Divergences
 //!
 //! - The seal opens by itself, through the boundary: unsealing answers what the seal is, and nothing else happens.
-//! - Sealing, stepping down, rekeying, a new root token and rotating the barrier's key are refused by name.
+//! - Sealing, stepping down, rekeying and a new root token are refused by name.
+//! - A new key of the barrier seals what is written from five seconds later on, when every node has heard of it; uses of it
+//!   are not counted, as each value has a key of its own.
 
 use super::status;
 use crate::call::Verb;
@@ -11,8 +13,12 @@ use crate::clock::rfc3339;
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::view::View;
 use envelope::Timestamp;
-use serde::Serialize;
+use identity::ChangeError;
+use kms::boot::BootError;
+use serde::{Deserialize, Serialize};
+use storage::BarrierError;
 
 pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply, VaultError> {
     use Verb::{Delete, Read, Write};
@@ -27,10 +33,8 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
         (["generate-root" | "generate-recovery-token", ..], Read | Write | Delete) => {
             refused("a new root token is made on the command line, beside the boundary's officers")
         }
-        (["rotate"] | ["rotate", "keyring"], Write) => refused(
-            "rotating the barrier's key is not offered yet; keys of `transit` and `kms` are rotated by themselves",
-        ),
-        (["rotate", "config"], Read | Write) => refused("rotating the barrier's key is not offered yet"),
+        (["rotate"] | ["rotate", "keyring"], Write) => rotate(scope).await,
+        (["rotate", "config"], Read | Write) => refused("the barrier's key is rotated where it is asked for alone"),
         (["key-status"], Read) => key_status(scope).await,
         (["unseal" | "seal" | "step-down" | "rotate" | "key-status"] | ["rotate", "keyring" | "config"], _) => {
             Err(VaultError::Unsupported)
@@ -43,7 +47,44 @@ fn refused(why: &'static str) -> Result<Reply, VaultError> {
     Err(VaultError::Invalid(why.into()))
 }
 
-/// The barrier's key: its term, and since when. It is as old as the first mounts, for as long as it cannot be rotated.
+/// When the barrier's key of a term came to be.
+#[derive(Serialize, Deserialize)]
+struct Installed {
+    term: u32,
+    at: u64,
+}
+
+/// A new key of the barrier, which seals what is written from a few seconds later on; what stands stays as it is.
+async fn rotate(scope: &Scope<'_>) -> Result<Reply, VaultError> {
+    let view = view(scope)?;
+    let place = view.path(INSTALLED)?;
+    for _ in 0..ATTEMPTS_MAX {
+        let (batch, keyring) = scope.vault.kms().prepare_rotation(scope.batch()?).await.map_err(not_rotated)?;
+        let installed = Installed { term: keyring.epoch(), at: scope.now().unix_millis() };
+        let text = serde_json::to_vec(&installed).map_err(|_| VaultError::Internal("the key's age".into()))?;
+        match scope.commit(view.put(batch, place.clone(), &text)?).await {
+            Err(ChangeError::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => {
+                scope.vault.barrier().install(keyring)?;
+                return Ok(Reply::empty());
+            }
+        }
+    }
+    Err(VaultError::Conflict)
+}
+
+fn not_rotated(error: BootError) -> VaultError {
+    match error {
+        error if error.is_transient() => VaultError::Unavailable("BOUNDARY_UNAVAILABLE"),
+        BootError::Barrier(BarrierError::MalformedKeyring) => {
+            VaultError::Limited("the barrier holds as many keys as it can".into())
+        }
+        error => VaultError::Internal(error.to_string().into()),
+    }
+}
+
+/// The barrier's key: its term, and since when. The first one is as old as the first mounts.
 async fn key_status(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     #[derive(Serialize)]
     struct Status {
@@ -51,9 +92,24 @@ async fn key_status(scope: &Scope<'_>) -> Result<Reply, VaultError> {
         install_time: String,
         encryptions: Option<u64>,
     }
-    let table = scope.vault.table().await?;
-    let oldest = table.mounts.values().map(|mount| mount.created).min().unwrap_or_default();
-    let install_time = rfc3339(Timestamp::from_unix_millis(oldest));
-    let status = Status { term: scope.vault.barrier().epoch(), install_time, encryptions: None };
-    Ok(Reply::data(&status)?.repeated())
+    let term = scope.vault.barrier().epoch();
+    let view = view(scope)?;
+    let found = view.load(&view.path(INSTALLED)?).await?;
+    let installed: Option<Installed> = found.and_then(|found| serde_json::from_slice(found.value.expose()).ok());
+    let at = match installed.filter(|installed| installed.term == term) {
+        Some(installed) => installed.at,
+        None => {
+            let table = scope.vault.table().await?;
+            table.mounts.values().map(|mount| mount.created).min().unwrap_or_default()
+        }
+    };
+    let install_time = rfc3339(Timestamp::from_unix_millis(at));
+    Ok(Reply::data(&Status { term, install_time, encryptions: None })?.repeated())
 }
+
+fn view(scope: &Scope<'_>) -> Result<View, VaultError> {
+    scope.vault.view("keyring")
+}
+
+const INSTALLED: &str = "installed";
+const ATTEMPTS_MAX: usize = 8;

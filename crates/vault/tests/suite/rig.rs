@@ -20,11 +20,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use storage::{AtLeast, Barrier, EntryPath, Keyring, Memory, Storage, follow};
+use storage::{AtLeast, Barrier, EntryPath, Memory, Storage, follow};
 use vault::{ApiPath, Body, Call, Vault, VaultError, Verb};
 
 pub(crate) const TENANT: [u8; 16] = [0x7e; 16];
-const CLUSTER: [u8; 16] = [0xc1; 16];
 pub(crate) const START: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
 pub(crate) const ROOT: &str = "root-token-of-these-tests";
 
@@ -47,7 +46,6 @@ pub(crate) struct Rig {
     pub(crate) clock: ManualClock,
     pub(crate) store: Arc<dyn Storage>,
     pub(crate) vault: Vault,
-    keyring: SecretBytes,
     boundary: Arc<InProcess>,
     /// Ends with its last holder that is no lane.
     log: Arc<Log>,
@@ -84,23 +82,21 @@ impl Rig {
         let module = start_module(&dir.path().join("hsm"), &clock);
         module.serve(Role::Officer, Request::Initialise { threshold: 1, shares: 1 }).unwrap();
         let store: Arc<dyn Storage> = Arc::new(Memory::with_clock(Arc::new(clock.clone())));
-        let keyring = Keyring::generate().unwrap();
-        let sealed_by = keyring.encode();
-        let barrier = Arc::new(Barrier::new(Arc::clone(&store), CLUSTER, keyring));
         let log = open_log(dir.path().join("audit"));
         let boundary = Arc::new(InProcess(module));
+        let barrier = kms::boot::open(Arc::clone(&store), &*boundary, START).await.unwrap().barrier;
         let vault = node(&store, &barrier, &log, &boundary);
         let info = RequestInfo::new("boot".into(), String::new(), START);
         vault.identities().create_root(ROOT.as_bytes(), &info).await.unwrap();
         vault.prepare(START).await.unwrap();
-        Self { dir, clock, store, vault, keyring: sealed_by, boundary, log, calls: AtomicU64::new(0) }
+        Self { dir, clock, store, vault, boundary, log, calls: AtomicU64::new(0) }
     }
 
     /// Another node over the same store, which is far, and the same log and boundary: what it knows from memory is its own.
     pub(crate) fn another_node(&self) -> Vault {
         let store: Arc<dyn Storage> = Arc::new(Far(Arc::clone(&self.store)));
-        let keyring = Keyring::decode(&self.keyring).unwrap();
-        let barrier = Arc::new(Barrier::new(Arc::clone(&store), CLUSTER, keyring));
+        let known = self.vault.barrier();
+        let barrier = Arc::new(Barrier::new(Arc::clone(&store), *known.cluster_id(), known.keyring().unwrap()));
         node(&store, &barrier, &self.log, &self.boundary)
     }
 
