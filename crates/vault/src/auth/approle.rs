@@ -112,8 +112,7 @@ async fn of_role(
 }
 
 fn role_name(raw: &str) -> Result<String, VaultError> {
-    folded(raw, NAME_BYTES_MAX)
-        .ok_or_else(|| VaultError::field("role_name", "1 to 128 letters, digits, `-`, `_`, `.`"))
+    folded(raw, NAME_BYTES_MAX).ok_or_else(|| VaultError::field("role_name", "1 to 128 letters, digits, `-`, `_`, `.`"))
 }
 
 /// 128 random bits, in the groups that clients know.
