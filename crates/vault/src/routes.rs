@@ -26,9 +26,32 @@ pub fn of(kind: Kind) -> &'static [Route] {
         Kind::AppRole => APPROLE,
         Kind::Userpass => USERPASS,
         Kind::Transit => TRANSIT,
-        Kind::Identity => &[],
+        Kind::Identity => IDENTITY,
     }
 }
+
+const IDENTITY: &[Route] = &[
+    route("entity", &[Write], "Makes an entity, or changes one."),
+    route("entity/id", &[List], "Ids of entities."),
+    route("entity/id/{id}", &[Read, Write, Delete], "One entity, by its id."),
+    route("entity/name", &[List], "Names of entities."),
+    route("entity/name/{path}", &[Read, Write, Delete], "One entity, by its name."),
+    route("entity/batch-delete", &[Write], "Drops several entities."),
+    route("entity/merge", &[Write], "Makes several entities one."),
+    route("entity-alias", &[Write], "By what name a mount knows an entity."),
+    route("entity-alias/id", &[List], "Aliases of entities."),
+    route("entity-alias/id/{id}", &[Read, Write, Delete], "One alias of an entity."),
+    route("group", &[Write], "Makes a group, or changes one."),
+    route("group/id", &[List], "Ids of groups."),
+    route("group/id/{id}", &[Read, Write, Delete], "One group, by its id."),
+    route("group/name", &[List], "Names of groups."),
+    route("group/name/{path}", &[Read, Write, Delete], "One group, by its name."),
+    route("group-alias", &[Write], "By what name a mount knows the members of a group."),
+    route("group-alias/id", &[List], "Aliases of groups."),
+    route("group-alias/id/{id}", &[Read, Write, Delete], "One alias of a group."),
+    route("lookup/entity", &[Write], "An entity, by its id, name or alias."),
+    route("lookup/group", &[Write], "A group, by its id, name or alias."),
+];
 
 const SYSTEM: &[Route] = &[
     route("health", &[Read], "Whether the server serves."),

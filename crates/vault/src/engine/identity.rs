@@ -54,8 +54,8 @@ impl Backend for Identity {
         match (kind, by, name) {
             ("entity", ..) => person::handle(scope, by, name).await,
             ("group", ..) => group::handle(scope, by, name).await,
-            ("entity-alias", "" | "id", id) => alias::of_entities(scope, id).await,
-            ("group-alias", "" | "id", id) => alias::of_groups(scope, id).await,
+            ("entity-alias", "" | "id", id) => alias::of_entities(scope, by, id).await,
+            ("group-alias", "" | "id", id) => alias::of_groups(scope, by, id).await,
             ("lookup", "entity" | "group", None) if scope.call.verb == Verb::Write => lookup(scope, by).await,
             ("lookup", "entity" | "group", None) => Err(VaultError::Unsupported),
             _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),

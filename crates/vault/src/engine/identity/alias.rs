@@ -80,12 +80,12 @@ fn mount<'a>(alias: &Alias, mounts: &'a Mounts) -> (&'a str, &'a str) {
     mounts.get(&alias.mount_accessor).map_or(("", ""), |(path, kind)| (path.as_str(), *kind))
 }
 
-pub(super) async fn of_entities(scope: &Scope<'_>, id: Option<&str>) -> Result<Reply, VaultError> {
+pub(super) async fn of_entities(scope: &Scope<'_>, by: &str, id: Option<&str>) -> Result<Reply, VaultError> {
     let identities = scope.vault.identities();
-    match (id, scope.call.verb) {
-        (None, Verb::Write) => put(scope, None, Whose::Entities).await,
-        (Some(id), Verb::Write) => put(scope, Some(id_of(id)?), Whose::Entities).await,
-        (None, Verb::List) => {
+    match (by, id, scope.call.verb) {
+        ("", None, Verb::Write) => put(scope, None, Whose::Entities).await,
+        ("id", Some(id), Verb::Write) => put(scope, Some(id_of(id)?), Whose::Entities).await,
+        ("id", None, Verb::List) => {
             let mut aliases = Vec::new();
             for entity in identities.entities().await? {
                 let of = entity.id;
@@ -93,11 +93,11 @@ pub(super) async fn of_entities(scope: &Scope<'_>, id: Option<&str>) -> Result<R
             }
             list(&aliases, &mounts(scope).await?)
         }
-        (Some(id), Verb::Read) => {
+        ("id", Some(id), Verb::Read) => {
             let (alias, of) = identities.entity_alias(id_of(id)?).await?;
             Reply::data(&shown(&alias, of, &mounts(scope).await?))
         }
-        (Some(id), Verb::Delete) => {
+        ("id", Some(id), Verb::Delete) => {
             let id = id_of(id)?;
             change(scope, |batch| -> Making<'_, ()> {
                 Box::pin(async move { Ok((identities.delete_entity_alias(batch, id).await?, ())) })
@@ -109,22 +109,22 @@ pub(super) async fn of_entities(scope: &Scope<'_>, id: Option<&str>) -> Result<R
     }
 }
 
-pub(super) async fn of_groups(scope: &Scope<'_>, id: Option<&str>) -> Result<Reply, VaultError> {
+pub(super) async fn of_groups(scope: &Scope<'_>, by: &str, id: Option<&str>) -> Result<Reply, VaultError> {
     let identities = scope.vault.identities();
-    match (id, scope.call.verb) {
-        (None, Verb::Write) => put(scope, None, Whose::Groups).await,
-        (Some(id), Verb::Write) => put(scope, Some(id_of(id)?), Whose::Groups).await,
-        (None, Verb::List) => {
+    match (by, id, scope.call.verb) {
+        ("", None, Verb::Write) => put(scope, None, Whose::Groups).await,
+        ("id", Some(id), Verb::Write) => put(scope, Some(id_of(id)?), Whose::Groups).await,
+        ("id", None, Verb::List) => {
             let all = identities.groups().await?;
             let aliases: Vec<_> = all.into_iter().filter_map(|group| Some((group.alias?, group.id))).collect();
             list(&aliases, &mounts(scope).await?)
         }
-        (Some(id), Verb::Read) => {
+        ("id", Some(id), Verb::Read) => {
             let group = identities.group(EntityRef::AliasId(id_of(id)?)).await?;
             let alias = group.alias.as_ref().ok_or(VaultError::NotFound)?;
             Reply::data(&shown(alias, group.id, &mounts(scope).await?))
         }
-        (Some(id), Verb::Delete) => {
+        ("id", Some(id), Verb::Delete) => {
             let id = id_of(id)?;
             change(scope, |batch| -> Making<'_, ()> {
                 Box::pin(async move { Ok((identities.delete_group_alias(batch, id).await?, ())) })
