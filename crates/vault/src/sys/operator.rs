@@ -75,13 +75,13 @@ async fn rotate(scope: &Scope<'_>) -> Result<Reply, VaultError> {
 }
 
 fn not_rotated(error: BootError) -> VaultError {
-    match error {
-        error if error.is_transient() => VaultError::Unavailable("BOUNDARY_UNAVAILABLE"),
-        BootError::Barrier(BarrierError::MalformedKeyring) => {
-            VaultError::Limited("the barrier holds as many keys as it can".into())
-        }
-        error => VaultError::Internal(error.to_string().into()),
+    if error.is_transient() {
+        return VaultError::Unavailable("BOUNDARY_UNAVAILABLE");
     }
+    if let BootError::Barrier(BarrierError::MalformedKeyring) = error {
+        return VaultError::Limited("the barrier holds as many keys as it can".into());
+    }
+    VaultError::Internal(error.to_string().into())
 }
 
 /// The barrier's key: its term, and since when. The first one is as old as the first mounts.
