@@ -8,9 +8,13 @@ use crate::mount::Kind;
 use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::{auth, engine, sys};
+use std::borrow::Cow;
 
 #[async_trait::async_trait]
 pub trait Backend: Send + Sync + std::fmt::Debug {
+    /// The one spelling of a path below the mount: what is decided on is what is served, however it was written.
+    fn canonical<'p>(&self, path: &'p str) -> Cow<'p, str>;
+
     /// Answered to who shows no token: logins, unwrapping, health.
     fn is_public(&self, verb: Verb, path: &str) -> bool;
 
@@ -24,6 +28,19 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     async fn exists(&self, scope: &Scope<'_>) -> Result<bool, VaultError>;
 
     async fn handle(&self, scope: &Scope<'_>) -> Result<Reply, VaultError>;
+}
+
+/// With this segment in lower case: a name that is compared so.
+pub(crate) fn lowered(path: &str, at: usize) -> Cow<'_, str> {
+    let is_folded = |(i, segment): (usize, &str)| i == at && segment.bytes().any(|byte| byte.is_ascii_uppercase());
+    if !path.split('/').enumerate().any(is_folded) {
+        return Cow::Borrowed(path);
+    }
+    let segments = path.split('/').enumerate().map(|(i, segment)| match i == at {
+        true => segment.to_ascii_lowercase(),
+        false => segment.to_owned(),
+    });
+    Cow::Owned(segments.collect::<Vec<_>>().join("/"))
 }
 
 pub(crate) fn of(kind: Kind) -> &'static dyn Backend {

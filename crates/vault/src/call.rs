@@ -6,6 +6,7 @@ use crate::body::Body;
 use crate::error::VaultError;
 use envelope::SecretBytes;
 use identity::{PeerCertificate, RequestInfo};
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,7 +69,36 @@ impl ApiPath {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// As records tell it: what looks like a token stands there as a mark.
+    pub fn told(&self) -> Cow<'_, str> {
+        without_tokens(&self.0)
+    }
+
+    /// Without the slash at the end: only a list is asked for with one.
+    pub(crate) fn trim(&mut self) {
+        if let Some(trimmed) = self.0.strip_suffix('/') {
+            self.0 = trimmed.into();
+        }
+    }
+
+    pub(crate) fn replace(&mut self, path: String) {
+        self.0 = path.into();
+    }
 }
+
+/// A path in which each segment that begins as our tokens do is a mark: clients of old put them there.
+pub fn without_tokens(path: &str) -> Cow<'_, str> {
+    let is_token = |segment: &str| TOKENS.iter().any(|prefix| segment.starts_with(prefix));
+    if !path.split('/').any(is_token) {
+        return Cow::Borrowed(path);
+    }
+    let marked = path.split('/').map(|segment| if is_token(segment) { "(token)" } else { segment });
+    Cow::Owned(marked.collect::<Vec<_>>().join("/"))
+}
+
+/// With what the text of a token begins.
+const TOKENS: [&str; 3] = ["sr.", "srb.", "srw."];
 
 /// Each `%xx` once; `%2f` would be a slash that is none.
 fn decode(encoded: &str) -> Option<String> {
@@ -178,6 +208,11 @@ mod tests {
         ] {
             let sound = ApiPath::parse(path).is_ok();
             assert_eq!(sound, path == "a/", "{path:?}");
+        }
+        for (path, told) in
+            [("auth/token/lookup/sr.abc", "auth/token/lookup/(token)"), ("a/srb.x/b", "a/(token)/b"), ("a/b", "a/b")]
+        {
+            assert_eq!(ApiPath::parse(path).unwrap().told(), told);
         }
         for (path, read) in [("secret/data/a", "secret/data/a"), ("a%20b/%C3%A4%25", "a b/ä%"), ("a/B", "a/B")] {
             assert_eq!(ApiPath::parse(path).unwrap().as_str(), read);

@@ -149,6 +149,10 @@ impl Table {
 
     /// Adds a mount. No two paths may cover each other.
     pub fn add(&mut self, path: &str, mount: Mount) -> Result<(), VaultError> {
+        // the key domain decides on these paths
+        if path.starts_with(RESERVED) {
+            return Err(VaultError::Invalid(format!("{RESERVED} is reserved").into()));
+        }
         let taken = self.mounts.keys().any(|other| other.starts_with(path) || path.starts_with(other.as_str()));
         if taken {
             return Err(VaultError::Invalid(format!("path is already in use at {path}").into()));
@@ -172,6 +176,7 @@ pub fn parse_path(raw: &str) -> Result<String, VaultError> {
     Ok(format!("{path}/"))
 }
 
+const RESERVED: &str = "kms/";
 /// Where auth methods stand.
 pub const AUTH: &str = "auth/";
 /// 32 days: Vault's.
@@ -205,6 +210,8 @@ mod tests {
             ("secret/below/", Kind::Kv1, false),
             ("team/", Kind::Kv1, false),
             ("teams/", Kind::Kv1, true),
+            ("kms/", Kind::Kv1, false),
+            ("kms/keys/", Kind::Kv1, false),
         ] {
             assert_eq!(table.add(path, mount(kind)).is_ok(), added, "{path}");
         }

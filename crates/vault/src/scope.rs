@@ -10,6 +10,7 @@ use crate::view::View;
 use audit::{Decision, Item, Outcome, Record, Subject};
 use envelope::Timestamp;
 use identity::{ChangeError, Principal};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use storage::{Batch, Revision};
@@ -25,6 +26,9 @@ pub struct Scope<'a> {
     pub(crate) by: Option<&'a Arc<Principal>>,
     /// What allowed it.
     pub(crate) rule: String,
+    /// It was allowed to create, and not to change what is there.
+    pub(crate) only_new: bool,
+    told: Cow<'a, str>,
     recorded: AtomicBool,
 }
 
@@ -36,7 +40,8 @@ impl<'a> Scope<'a> {
         by: Option<&'a Arc<Principal>>,
         rule: String,
     ) -> Self {
-        Self { vault, call, mount_path, mount, path, by, rule, recorded: AtomicBool::new(false) }
+        let told = call.path.told();
+        Self { vault, call, mount_path, mount, path, by, rule, only_new: false, told, recorded: AtomicBool::new(false) }
     }
 
     pub fn now(&self) -> Timestamp {
@@ -60,6 +65,19 @@ impl<'a> Scope<'a> {
 
     pub fn batch(&self) -> Result<Batch, VaultError> {
         Ok(self.vault.changes().batch()?)
+    }
+
+    /// For writers that find something there: it may have come after it was decided that this creates.
+    pub fn may_change(&self) -> Result<(), VaultError> {
+        if self.only_new { Err(VaultError::PermissionDenied) } else { Ok(()) }
+    }
+
+    /// Records that it was refused, now: what follows may be given up by its caller.
+    pub async fn record_refusal(&self, error: &VaultError) -> Result<(), VaultError> {
+        let outcome = Outcome::Failed(error.reason().into());
+        self.vault.log(&self.record(self.subject(), Decision::Allowed, outcome)).await?;
+        self.was_recorded();
+        Ok(())
     }
 
     /// Commits a change together with this request's record.
@@ -97,19 +115,20 @@ impl<'a> Scope<'a> {
     }
 
     pub(crate) fn record<'r>(&'r self, subject: &'r Subject, decision: Decision, outcome: Outcome) -> Record<'r> {
-        record(self.call, subject, decision, &self.rule, outcome)
+        record(self.call, &self.told, subject, decision, &self.rule, outcome)
     }
 }
 
 /// Of a request of this API: its verb is the operation, the path is told as it was asked for.
 pub(crate) fn record<'r>(
     call: &'r Call,
+    told: &'r str,
     subject: &'r Subject,
     decision: Decision,
     rule: &'r str,
     outcome: Outcome,
 ) -> Record<'r> {
-    Record { path: call.path.as_str(), rule, decision, ..call.info.record(operation(call.verb), subject, outcome) }
+    Record { path: told, rule, decision, ..call.info.record(operation(call.verb), subject, outcome) }
 }
 
 /// As records and metrics name it.

@@ -20,6 +20,7 @@ use identity::{
 };
 use kms::Kms;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::sync::Arc;
 use storage::{AtLeast, Barrier, Batch, Cache, Change, EntryPath, Invalidate, Revision};
 
@@ -154,25 +155,27 @@ impl Vault {
     }
 
     /// Answers a request. Never fails: a refusal is an answer.
-    pub async fn handle(&self, call: Call) -> Answer {
+    pub async fn handle(&self, mut call: Call) -> Answer {
         let request_id = call.info.request_id.clone();
-        match self.serve(&call).await {
+        match self.serve(&mut call).await {
             Ok(reply) => reply.into_answer(&request_id),
             Err(error) => {
-                tracing::debug!(request_id, path = call.path.as_str(), ?error, "refused");
+                tracing::debug!(request_id, path = %call.path.told(), ?error, "refused");
                 Answer::refused(error, &request_id)
             }
         }
     }
 
-    async fn serve(&self, call: &Call) -> Result<Reply, VaultError> {
-        if let Err(error) = self.seams.caches.quotas.admit(self, call).await {
-            return self.refused(call, None, (Decision::NotReached, ""), error).await;
-        }
+    async fn serve(&self, call: &mut Call) -> Result<Reply, VaultError> {
         let table = match self.table().await {
             Ok(table) => table,
             Err(error) => return self.refused(call, None, (Decision::NotReached, ""), error).await,
         };
+        canonicalise(&table, call);
+        let call = &*call;
+        if let Err(error) = self.seams.caches.quotas.admit(self, call).await {
+            return self.refused(call, None, (Decision::NotReached, ""), error).await;
+        }
         let routed = table.route(call.path.as_str());
         let backend = routed.map(|(_, mount, _)| backend::of(mount.kind));
         let below = routed.map_or("", |(_, _, below)| below);
@@ -232,6 +235,8 @@ impl Vault {
             let refusal = VaultError::Unavailable(refusal.reason());
             return self.refused(call, Some(by), (Decision::Allowed, &scope.rule), refusal).await;
         }
+        let may_change = || decide_on(by.acl(), path, Capability::Update, call.info.facts()).verdict;
+        scope.only_new = capability == Capability::Create && !matches!(may_change(), Verdict::Allow { .. });
         let sudo = backend.needs_sudo(call.verb, scope.path);
         if sudo && !matches!(decide_on(by.acl(), path, Capability::Sudo, Facts::Any).verdict, Verdict::Allow { .. }) {
             return self.refused(call, Some(by), (Decision::Denied, ""), VaultError::PermissionDenied).await;
@@ -249,6 +254,10 @@ impl Vault {
                 let mount_type = scope.mount.kind.type_name();
                 let reply = Reply { mount_type, ..reply };
                 match scope.call.wrap_ttl {
+                    // what is shown as it is cannot be wrapped, and may not leave in the clear instead
+                    Some(_) if reply.bare.is_some() && scope.mount.kind != Kind::System => {
+                        Err(VaultError::field("X-Vault-Wrap-TTL", "this answer cannot be wrapped"))
+                    }
                     Some(ttl) if reply.has_content() => crate::wrapping::wrap(scope, reply, ttl).await,
                     Some(_) | None => Ok(reply),
                 }
@@ -275,11 +284,11 @@ impl Vault {
         }
         let subject = by.map_or(&Subject::Unauthenticated, |by| by.subject());
         let outcome = Outcome::Failed(error.reason().into());
-        self.log(&record(call, subject, decision, rule, outcome)).await?;
+        self.log(&record(call, &call.path.told(), subject, decision, rule, outcome)).await?;
         Err(error)
     }
 
-    async fn log(&self, record: &Record<'_>) -> Result<(), VaultError> {
+    pub(crate) async fn log(&self, record: &Record<'_>) -> Result<(), VaultError> {
         match record.subject {
             Subject::Unauthenticated => self.seams.strangers.append(record).await,
             Subject::Token { .. } | Subject::Certificate { .. } | Subject::System => {
@@ -350,6 +359,18 @@ impl Vault {
 
     fn below(&self, rest: &str) -> Result<EntryPath, VaultError> {
         self.root.join(rest).map_err(|_| VaultError::Internal("ids are segments".into()))
+    }
+}
+
+/// What was asked for in other spellings becomes the one that is decided on and served.
+fn canonicalise(table: &Table, call: &mut Call) {
+    if call.verb != Verb::List {
+        call.path.trim();
+    }
+    let Some((at, mount, below)) = table.route(call.path.as_str()) else { return };
+    if let Cow::Owned(canonical) = backend::of(mount.kind).canonical(below) {
+        let path = format!("{at}{canonical}");
+        call.path.replace(path);
     }
 }
 

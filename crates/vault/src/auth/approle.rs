@@ -26,12 +26,13 @@ mod sweep;
 pub(crate) use sweep::sweep;
 
 use super::token_fields::folded;
-use crate::backend::Backend;
+use crate::backend::{Backend, lowered};
 use crate::call::Verb;
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
 use role::Roles;
+use std::borrow::Cow;
 use zeroize::Zeroizing;
 
 #[derive(Debug)]
@@ -39,6 +40,10 @@ pub struct AppRole;
 
 #[async_trait::async_trait]
 impl Backend for AppRole {
+    fn canonical<'p>(&self, path: &'p str) -> Cow<'p, str> {
+        if path.starts_with("role/") { lowered(path, 1) } else { Cow::Borrowed(path) }
+    }
+
     fn is_public(&self, verb: Verb, path: &str) -> bool {
         verb == Verb::Write && path == "login"
     }

@@ -10,7 +10,7 @@ mod create;
 pub(super) mod lookup;
 mod role;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, lowered};
 use crate::call::Verb;
 use crate::error::VaultError;
 use crate::reply::Reply;
@@ -18,12 +18,17 @@ use crate::scope::Scope;
 use envelope::SecretBytes;
 use identity::{Accessor, IdentityError, PageRequest, Target};
 use serde::Serialize;
+use std::borrow::Cow;
 
 #[derive(Debug)]
 pub struct Tokens;
 
 #[async_trait::async_trait]
 impl Backend for Tokens {
+    fn canonical<'p>(&self, path: &'p str) -> Cow<'p, str> {
+        if path.starts_with("roles/") || path.starts_with("create/") { lowered(path, 1) } else { Cow::Borrowed(path) }
+    }
+
     fn is_public(&self, _verb: Verb, _path: &str) -> bool {
         false
     }

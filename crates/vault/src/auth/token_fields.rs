@@ -200,6 +200,14 @@ pub(crate) async fn prepare(
     Ok(identities.prepare_token(batch, new, scope.now()).await?)
 }
 
+/// Of whoever's entity is disabled, the method's own refusal: credentials that are right tell nothing by another.
+pub(crate) fn let_in_or<T>(prepared: Result<T, VaultError>, refusal: VaultError) -> Result<T, VaultError> {
+    match prepared {
+        Err(VaultError::Unauthenticated(_)) => Err(refusal),
+        prepared => prepared,
+    }
+}
+
 /// A login's answer.
 pub(crate) fn answer(created: CreatedToken, now: Timestamp) -> Reply {
     let CreatedToken { token, metadata } = created;

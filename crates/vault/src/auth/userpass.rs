@@ -20,11 +20,12 @@ mod user;
 pub(crate) use hash::Hashing;
 
 use super::token_fields::folded;
-use crate::backend::Backend;
+use crate::backend::{Backend, lowered};
 use crate::call::Verb;
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
+use std::borrow::Cow;
 use user::Users;
 
 #[derive(Debug)]
@@ -32,6 +33,10 @@ pub struct Userpass;
 
 #[async_trait::async_trait]
 impl Backend for Userpass {
+    fn canonical<'p>(&self, path: &'p str) -> Cow<'p, str> {
+        if path.starts_with("users/") || path.starts_with("login/") { lowered(path, 1) } else { Cow::Borrowed(path) }
+    }
+
     fn is_public(&self, verb: Verb, path: &str) -> bool {
         let name = path.strip_prefix("login/").map(|name| name.trim_end_matches('/'));
         verb == Verb::Write && name.is_some_and(|name| !name.is_empty() && !name.contains('/'))

@@ -9,12 +9,17 @@ use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::view::View;
+use std::borrow::Cow;
 
 #[derive(Debug)]
 pub struct Cubbyhole;
 
 #[async_trait::async_trait]
 impl Backend for Cubbyhole {
+    fn canonical<'p>(&self, path: &'p str) -> Cow<'p, str> {
+        Cow::Borrowed(path)
+    }
+
     fn is_public(&self, _verb: Verb, _path: &str) -> bool {
         false
     }

@@ -20,6 +20,7 @@ use crate::reply::Reply;
 use crate::scope::Scope;
 use identity::token::Meta;
 use identity::{ChangeError, EntityId, EntityRef, IdentityError};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use storage::Batch;
@@ -30,6 +31,10 @@ pub struct Identity;
 
 #[async_trait::async_trait]
 impl Backend for Identity {
+    fn canonical<'p>(&self, path: &'p str) -> Cow<'p, str> {
+        Cow::Borrowed(path)
+    }
+
     fn is_public(&self, _verb: Verb, _path: &str) -> bool {
         false
     }

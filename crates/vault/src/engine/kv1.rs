@@ -8,12 +8,17 @@ use crate::reply::{LeaseInfo, Reply};
 use crate::scope::Scope;
 use crate::text::Text;
 use crate::view::View;
+use std::borrow::Cow;
 
 #[derive(Debug)]
 pub struct Kv1;
 
 #[async_trait::async_trait]
 impl Backend for Kv1 {
+    fn canonical<'p>(&self, path: &'p str) -> Cow<'p, str> {
+        Cow::Borrowed(path)
+    }
+
     fn is_public(&self, _verb: Verb, _path: &str) -> bool {
         false
     }
@@ -78,8 +83,16 @@ async fn write(scope: &Scope<'_>, view: &View, tree: &Tree<'_>) -> Result<Reply,
         return Err(VaultError::Invalid("missing data fields".into()));
     }
     for _ in 0..ATTEMPTS_MAX {
-        let batch = tree.add(scope.batch()?, name).await?;
-        let batch = view.put(batch, tree.data(DATA, name)?, scope.call.body.whole().as_bytes())?;
+        let (path, batch) = (tree.data(DATA, name)?, scope.batch()?);
+        let batch = match view.load(&path).await? {
+            Some(found) => {
+                scope.may_change()?;
+                batch.revision_is(path.clone(), found.revision)
+            }
+            None => batch.absent(path.clone()),
+        };
+        let batch = tree.add(batch, name).await?;
+        let batch = view.put(batch, path, scope.call.body.whole().as_bytes())?;
         match scope.commit(batch).await {
             Err(identity::ChangeError::Conflict(_)) => {}
             outcome => return Ok(outcome.map(|_| Reply::empty())?),

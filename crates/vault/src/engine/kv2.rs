@@ -23,6 +23,7 @@ use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::view::View;
 use meta::{Config, Meta};
+use std::borrow::Cow;
 use storage::{EntryPath, Revision};
 
 #[derive(Debug)]
@@ -30,6 +31,10 @@ pub struct Kv2;
 
 #[async_trait::async_trait]
 impl Backend for Kv2 {
+    fn canonical<'p>(&self, path: &'p str) -> Cow<'p, str> {
+        Cow::Borrowed(path)
+    }
+
     fn is_public(&self, _verb: Verb, _path: &str) -> bool {
         false
     }
@@ -53,6 +58,7 @@ impl Backend for Kv2 {
         let view = scope.view()?;
         let secret = || name(rest).map(|name| Secret::new(&view, name));
         match (kind, scope.call.verb) {
+            ("config", _) if scope.path != "config" => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
             ("config", Verb::Read) => Reply::data(&config(&view).await?.shown()),
             ("config", Verb::Write) => metadata::configure(scope, &view).await,
             ("data", Verb::Read) => data::read(scope, &secret()?).await,

@@ -36,12 +36,17 @@ use crate::call::Verb;
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
+use std::borrow::Cow;
 
 #[derive(Debug)]
 pub struct Transit;
 
 #[async_trait::async_trait]
 impl Backend for Transit {
+    fn canonical<'p>(&self, path: &'p str) -> Cow<'p, str> {
+        Cow::Borrowed(path)
+    }
+
     fn is_public(&self, _verb: Verb, _path: &str) -> bool {
         false
     }

@@ -63,6 +63,10 @@ pub(super) fn needs_sudo(verb: Verb, path: &str) -> bool {
 /// The lease that a request names, in its body or its path. It need not stand.
 async fn lease(scope: &Scope<'_>, path: &[&str]) -> Result<Lease, VaultError> {
     let text = match scope.call.body.string("lease_id")?.filter(|id| !id.is_empty()) {
+        // what the path names was decided on
+        Some(id) if !path.is_empty() && *id != path.join("/") => {
+            return Err(VaultError::field("lease_id", "not the one that the path names"));
+        }
         Some(id) => id.as_str().to_owned(),
         None => path.join("/"),
     };

@@ -13,17 +13,26 @@ mod status;
 mod tools;
 mod wrapping;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, lowered};
 use crate::call::Verb;
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
+use std::borrow::Cow;
 
 #[derive(Debug)]
 pub(crate) struct System;
 
 #[async_trait::async_trait]
 impl Backend for System {
+    fn canonical<'p>(&self, path: &'p str) -> Cow<'p, str> {
+        match path {
+            path if path.starts_with("policies/") => lowered(path, 2),
+            path if path.starts_with("policy/") => lowered(path, 1),
+            path => Cow::Borrowed(path),
+        }
+    }
+
     fn is_public(&self, verb: Verb, path: &str) -> bool {
         match path {
             "health" | "seal-status" | "leader" => verb == Verb::Read,
@@ -57,8 +66,15 @@ impl Backend for System {
         match segments.first().copied().unwrap_or_default() {
             "init" if scope.call.verb == Verb::Write => operator::handle(scope, &segments).await,
             "health" | "seal-status" | "leader" | "ha-status" | "init" => status::handle(scope, &segments).await,
-            "unseal" | "seal" | "step-down" | "rekey" | "rekey-recovery-key" | "generate-root"
-            | "generate-recovery-token" | "rotate" | "key-status" => operator::handle(scope, &segments).await,
+            "unseal"
+            | "seal"
+            | "step-down"
+            | "rekey"
+            | "rekey-recovery-key"
+            | "generate-root"
+            | "generate-recovery-token"
+            | "rotate"
+            | "key-status" => operator::handle(scope, &segments).await,
             "quotas" => quotas::handle(scope, &segments).await,
             "audit" | "audit-hash" => audit::handle(scope, &segments).await,
             "policies" if segments.get(1) == Some(&"password") => passwords::handle(scope, &segments).await,
@@ -68,9 +84,7 @@ impl Backend for System {
             "capabilities" | "capabilities-self" | "capabilities-accessor" => {
                 capabilities::handle(scope, &segments).await
             }
-            "leases" | "renew" | "revoke" | "revoke-prefix" | "revoke-force" => {
-                leases::handle(scope, &segments).await
-            }
+            "leases" | "renew" | "revoke" | "revoke-prefix" | "revoke-force" => leases::handle(scope, &segments).await,
             "tools" => tools::handle(scope, &segments).await,
             "wrapping" => wrapping::handle(scope, &segments).await,
             _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),

@@ -40,6 +40,9 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
 
 fn place(auth: bool, raw: &str) -> Result<String, VaultError> {
     let path = parse_path(raw)?;
+    if !auth && path.starts_with(AUTH) {
+        return Err(VaultError::field("path", "auth methods are administered at sys/auth"));
+    }
     Ok(if auth { format!("{AUTH}{path}") } else { path })
 }
 
@@ -154,9 +157,9 @@ async fn preflight(scope: &Scope<'_>, path: &str) -> Result<Reply, VaultError> {
 /// Some rule says something of what is at or below the path.
 pub(super) fn may_see(by: &identity::Principal, path: &str) -> bool {
     by.acl().speaks_of(path)
-        || Capability::ALL
-            .into_iter()
-            .any(|capability| matches!(decide_on(by.acl(), path, capability, Facts::Any).verdict, Verdict::Allow { .. }))
+        || Capability::ALL.into_iter().any(|capability| {
+            matches!(decide_on(by.acl(), path, capability, Facts::Any).verdict, Verdict::Allow { .. })
+        })
 }
 
 async fn enable(scope: &Scope<'_>, auth: bool, at: &str) -> Result<Reply, VaultError> {

@@ -73,7 +73,7 @@ struct Health {
 /// `activecode` is the status of an active server, 200 where it is not given; what is unknown is ignored.
 fn health(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let code = scope.call.parameter("activecode").and_then(|code| code.parse().ok());
-    let status = code.filter(|code| (200..600).contains(code)).unwrap_or(200);
+    let status = code.filter(|code| (200..600).contains(code) && !matches!(code, 204 | 205 | 304)).unwrap_or(200);
     bare(
         status,
         &Health {

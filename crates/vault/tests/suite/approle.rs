@@ -597,7 +597,8 @@ async fn a_disabled_entity_neither_logs_in_nor_spends_a_use() {
     let role_id = role(&rig, "web", json!({"secret_id_num_uses": 2})).await;
     let (secret, accessor) = secret_id(&rig, "web", json!({})).await;
     let entity = text(&login(&rig, &role_id, &secret, With::default()).await.1["auth"]["entity_id"]);
-    for (disabled, status, left) in [(true, 403, 1), (false, 200, 0)] {
+    // in the words of any other refusal: that the SecretID is right is nobody's to hear
+    for (disabled, status, left) in [(true, 400, 1), (false, 200, 0)] {
         rig.done(Write, &format!("identity/entity/id/{entity}"), json!({"disabled": disabled})).await;
         assert_eq!(login(&rig, &role_id, &secret, With::default()).await.0, status);
         assert_eq!(looked_up(&rig, "web", &accessor).await.1["secret_id_num_uses"], left);

@@ -7,6 +7,7 @@ mod far;
 mod kv;
 mod policies;
 mod rig;
+mod spellings;
 mod sys;
 mod tokens;
 mod transit;

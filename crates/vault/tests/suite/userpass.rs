@@ -200,7 +200,9 @@ async fn of_64_wrong_logins_at_once_on_three_nodes_five_are_counted_and_none_tha
         let (rig, nodes) = (Arc::clone(&rig), Arc::clone(&nodes));
         let name = ["alice", "Alice", "ALICE", "aLICE"][i / 16];
         tokio::spawn(async move {
-            let with = With { node: nodes.get(i % 3), ..With::default() };
+            // an address has a share of what is checked at once
+            let from = format!("192.0.2.{}:1", i % 8);
+            let with = With { node: nodes.get(i % 3), from: Some(&from), ..With::default() };
             login(&rig, name, "wrong", with).await
         })
     });
@@ -220,15 +222,29 @@ async fn of_64_wrong_logins_at_once_on_three_nodes_five_are_counted_and_none_tha
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_logins_at_once_than_can_be_checked_are_told_to_come_back() {
     let rig = Arc::new(rig().await);
-    let attempts = (0..160).map(|_| {
+    let attempts = (0..160).map(|i| {
         let rig = Arc::clone(&rig);
-        tokio::spawn(async move { login(&rig, "alice", RIGHT, With::default()).await.0 })
+        tokio::spawn(async move {
+            let from = format!("192.0.2.{}:1", i % 16);
+            login(&rig, "alice", RIGHT, With { from: Some(&from), ..With::default() }).await.0
+        })
     });
     let statuses: Vec<_> = join_all(attempts).await.into_iter().map(|attempt| attempt.unwrap()).collect();
     let count = |status| statuses.iter().filter(|found| **found == status).count();
     assert!(count(200) >= 128 && count(429) > 0, "{} and {}", count(200), count(429));
     assert_eq!(count(200) + count(429), 160);
     assert_eq!(login(&rig, "alice", RIGHT, With::default()).await.0, 200);
+    // one address alone has its share, and others are let in beside it
+    let flood: Vec<_> = (0..40)
+        .map(|_| {
+            let rig = Arc::clone(&rig);
+            tokio::spawn(async move { login(&rig, "nobody", "x", With::default()).await.0 })
+        })
+        .collect();
+    let beside = With { from: Some("198.51.100.1:1"), ..With::default() };
+    assert_eq!(login(&rig, "alice", RIGHT, beside).await.0, 200);
+    let flood: Vec<_> = join_all(flood).await.into_iter().map(|attempt| attempt.unwrap()).collect();
+    assert!(flood.contains(&429), "{flood:?}");
 }
 
 #[tokio::test]

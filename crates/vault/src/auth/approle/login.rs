@@ -173,7 +173,8 @@ async fn let_in(
             batch = roles.view.put(batch, path, &secret_id.encode()?)?;
         }
     }
-    let (batch, created) = token_fields::prepare(scope, batch, new, &role.role_id).await?;
+    let prepared = token_fields::prepare(scope, batch, new, &role.role_id).await;
+    let (batch, created) = token_fields::let_in_or(prepared, refused(ENTITY_DISABLED))?;
     let subject = token_fields::subject(&created);
     if batch.writes.is_empty() {
         let record = scope.record(&subject, Decision::Allowed, Outcome::Done);
@@ -263,4 +264,5 @@ const REPLAYED: &str = "APPROLE_SECRET_ID_REPLAYED";
 const EXPIRED: &str = "APPROLE_SECRET_ID_EXPIRED";
 const ADDRESS_OTHER: &str = "APPROLE_ADDRESS_OTHER";
 const CERTIFICATE_OTHER: &str = "APPROLE_CERTIFICATE_OTHER";
+const ENTITY_DISABLED: &str = "APPROLE_ENTITY_DISABLED";
 const VIOLATIONS_MAX: u32 = 1000;

@@ -174,6 +174,9 @@ pub(super) async fn read(roles: &Roles<'_>, name: &str) -> Result<Reply, VaultEr
 pub(super) async fn write(scope: &Scope<'_>, roles: &Roles<'_>, name: &str) -> Result<Reply, VaultError> {
     for _ in 0..ATTEMPTS_MAX {
         let old = roles.load(name).await?;
+        if old.is_some() {
+            scope.may_change()?;
+        }
         let mut role = match &old {
             Some((role, _)) => role.clone(),
             None => Role {

@@ -8,8 +8,10 @@ use crate::error::VaultError;
 use argon2::{Algorithm, Argon2, Params, Version};
 use envelope::mac;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
@@ -27,6 +29,10 @@ pub(super) struct Hashed {
 #[derive(Debug)]
 pub(crate) struct Hashing {
     admitted: Arc<Semaphore>,
+    /// Of new passwords: administrators are not shut out by logins.
+    administrators: Arc<Semaphore>,
+    /// Logins under way by address.
+    shares: Arc<Mutex<HashMap<Box<str>, usize>>>,
     running: Arc<Semaphore>,
     done: Arc<AtomicU64>,
 }
@@ -36,6 +42,8 @@ impl Default for Hashing {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             admitted: Arc::new(Semaphore::new(ADMITTED_MAX)),
+            administrators: Arc::new(Semaphore::new(ADMINISTRATORS_MAX)),
+            shares: Arc::default(),
             running: Arc::new(Semaphore::new(cores.min(RUNNING_MAX))),
             done: Arc::default(),
         }
@@ -51,21 +59,28 @@ impl Hashing {
     /// Of a new password.
     pub(super) async fn of(&self, password: &str, salt: [u8; 16]) -> Result<Hashed, VaultError> {
         let wanted = Hashed { salt, hash: [0; 32], memory_kib: MEMORY_KIB, passes: PASSES, lanes: LANES };
-        let hash = self.run(password, wanted.clone()).await?;
+        let admitted = Arc::clone(&self.administrators).try_acquire_owned().map_err(|_| busy())?;
+        let hash = self.run(password, wanted.clone(), admitted).await?;
         Ok(Hashed { hash: *hash, ..wanted })
     }
 
     /// Whether it is the password. Without a hash to compare with the work is the same, and it is not.
-    pub(super) async fn is(&self, password: &str, hashed: Option<&Hashed>) -> Result<bool, VaultError> {
+    /// One address has a share of what is admitted at once.
+    pub(super) async fn is(&self, password: &str, hashed: Option<&Hashed>, from: &str) -> Result<bool, VaultError> {
+        let share = Share::take(&self.shares, from).ok_or_else(busy)?;
+        let admitted = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| busy())?;
         let nobodys = Hashed { salt: [0; 16], hash: [0; 32], memory_kib: MEMORY_KIB, passes: PASSES, lanes: LANES };
-        let hash = self.run(password, hashed.unwrap_or(&nobodys).clone()).await?;
+        let hash = self.run(password, hashed.unwrap_or(&nobodys).clone(), (share, admitted)).await?;
         let equal = mac::equal(&*hash, &hashed.unwrap_or(&nobodys).hash);
         Ok(equal && hashed.is_some())
     }
 
-    async fn run(&self, password: &str, with: Hashed) -> Result<Zeroizing<[u8; 32]>, VaultError> {
-        let busy = || VaultError::Limited("too many passwords are being checked, retry later".into());
-        let admitted = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| busy())?;
+    async fn run<A: Send + 'static>(
+        &self,
+        password: &str,
+        with: Hashed,
+        admitted: A,
+    ) -> Result<Zeroizing<[u8; 32]>, VaultError> {
         let running = Arc::clone(&self.running).acquire_owned().await.map_err(|_| busy())?;
         let (done, password) = (Arc::clone(&self.done), Zeroizing::new(password.to_owned()));
         // the permits go along: a caller who has gone frees no room
@@ -75,6 +90,50 @@ impl Hashing {
             hash(&password, &with)
         });
         work.await.map_err(|_| VaultError::Internal("a password's hash was not finished".into()))?
+    }
+}
+
+fn busy() -> VaultError {
+    VaultError::Limited("too many passwords are being checked, retry later".into())
+}
+
+/// One of an address's places, until it drops.
+struct Share {
+    shares: Arc<Mutex<HashMap<Box<str>, usize>>>,
+    address: Box<str>,
+}
+
+impl Share {
+    fn take(shares: &Arc<Mutex<HashMap<Box<str>, usize>>>, from: &str) -> Option<Self> {
+        let address = address(from);
+        let mut taken = shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = taken.entry(address.clone()).or_default();
+        if *here >= SHARE_MAX {
+            return None;
+        }
+        *here += 1;
+        Some(Self { shares: Arc::clone(shares), address })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut taken = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(here) = taken.get_mut(&self.address) {
+            *here -= 1;
+            if *here == 0 {
+                taken.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Who is told apart: of IPv6 a network, which one machine may have all addresses of.
+fn address(from: &str) -> Box<str> {
+    match from.parse::<SocketAddr>().map(|from| from.ip().to_canonical()) {
+        Ok(IpAddr::V6(ip)) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).to_string().into(),
+        Ok(ip @ IpAddr::V4(_)) => ip.to_string().into(),
+        Err(_) => from.into(),
     }
 }
 
@@ -92,6 +151,9 @@ const PASSES: u32 = 2;
 const LANES: u32 = 1;
 const RUNNING_MAX: usize = 4;
 const ADMITTED_MAX: usize = 128;
+const ADMINISTRATORS_MAX: usize = 16;
+/// Of one address.
+const SHARE_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -110,9 +172,15 @@ mod tests {
             ("right", None, false),
         ] {
             let before = hashing.done();
-            assert_eq!(hashing.is(password, hashed).await.unwrap(), expected, "{password}");
+            assert_eq!(hashing.is(password, hashed, "192.0.2.1:1").await.unwrap(), expected, "{password}");
             assert_eq!(hashing.done(), before + 1);
         }
         assert_eq!((hashing.admitted.available_permits(), hashing.running.available_permits() > 0), (128, true));
+        // one address takes its share and no more; another has its own
+        let shares: Vec<_> = (0..SHARE_MAX).map(|n| Share::take(&hashing.shares, &format!("192.0.2.1:{n}"))).collect();
+        assert!(shares.iter().all(Option::is_some) && Share::take(&hashing.shares, "192.0.2.1:99").is_none());
+        assert!(Share::take(&hashing.shares, "192.0.2.2:1").is_some());
+        drop(shares);
+        assert!(hashing.shares.lock().unwrap().is_empty());
     }
 }

@@ -28,7 +28,11 @@ pub(super) async fn login(scope: &Scope<'_>, users: &Users<'_>, raw: &str) -> Re
         Some(name) => attempt(scope, users, &name, &password).await,
         None => Err(refused(NAME_MALFORMED)),
     };
-    if matches!(outcome, Err(VaultError::LoginRefused { .. })) {
+    if let Err(error @ VaultError::LoginRefused { .. }) = &outcome {
+        // now: a caller who does not wait leaves its record all the same
+        if !scope.is_recorded() {
+            scope.record_refusal(error).await?;
+        }
         let began = Instant::from_std(scope.call.info.began);
         let periods = began.elapsed().as_millis() / REFUSED_EVERY.as_millis() + 1;
         let wait = REFUSED_EVERY.saturating_mul(u32::try_from(periods).unwrap_or(u32::MAX));
@@ -46,7 +50,7 @@ async fn attempt(scope: &Scope<'_>, users: &Users<'_>, name: &str, password: &st
             Some((at, right)) if at == revision => right,
             Some(_) | None => {
                 let hashed: Option<&Hashed> = found.user.as_ref().map(|(user, _)| &user.password);
-                scope.vault.hashing().is(password, hashed).await?
+                scope.vault.hashing().is(password, hashed, &scope.call.info.from).await?
             }
         };
         known = Some((revision, right));
@@ -109,7 +113,9 @@ async fn let_in(
         Some(_) => as_found(batch, &failures, found).delete(failures),
         None => as_found(batch, &failures, found),
     };
-    let (batch, created) = token_fields::prepare(scope, batch, new, name).await?;
+    let prepared = token_fields::prepare(scope, batch, new, name).await;
+    // that the password was right is nobody's to hear
+    let (batch, created) = token_fields::let_in_or(prepared, refused(ENTITY_DISABLED))?;
     let subject = token_fields::subject(&created);
     // of a stateless token, too: that nobody failed in between is what is committed
     match scope.commit_by(batch, &subject).await {
@@ -170,6 +176,7 @@ fn refused(cause: &'static str) -> VaultError {
 const NAME_MALFORMED: &str = "USERPASS_NAME_MALFORMED";
 const UNKNOWN: &str = "USERPASS_USER_UNKNOWN";
 const WRONG: &str = "USERPASS_PASSWORD_WRONG";
+const ENTITY_DISABLED: &str = "USERPASS_ENTITY_DISABLED";
 const LOCKED: &str = "USERPASS_LOCKED";
 const ADDRESS_OTHER: &str = "USERPASS_ADDRESS_OTHER";
 /// Refusals leave at multiples of this. A hash and a commit take less where the cores are not overloaded.

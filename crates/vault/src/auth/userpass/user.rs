@@ -145,6 +145,9 @@ async fn change(
     let path = users.path(name)?;
     for _ in 0..ATTEMPTS_MAX {
         let old = users.load(name).await?;
+        if old.is_some() {
+            scope.may_change()?;
+        }
         let user = apply(old.as_ref().map(|(user, _)| user))?;
         let batch = match &old {
             Some((_, revision)) => scope.batch()?.revision_is(path.clone(), *revision),

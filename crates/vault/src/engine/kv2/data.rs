@@ -188,7 +188,10 @@ pub(super) async fn begin(
 ) -> Result<(Batch, Meta), VaultError> {
     let batch = scope.batch()?;
     match found {
-        Some((meta, revision)) => Ok((batch.revision_is(secret.meta_path()?, revision), meta)),
+        Some((meta, revision)) => {
+            scope.may_change()?;
+            Ok((batch.revision_is(secret.meta_path()?, revision), meta))
+        }
         None => {
             let batch = secret.tree().add(batch.absent(secret.meta_path()?), secret.name).await?;
             Ok((batch, Meta::new(scope.now())))
