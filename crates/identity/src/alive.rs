@@ -100,6 +100,9 @@ impl Identities {
             names.extend(derived.policies());
             names.sort_unstable();
             names.dedup();
+            if names.len() > POLICIES_TOGETHER_MAX {
+                return Err(IdentityError::LimitExceeded);
+            }
         }
         paths.extend(names.iter().map(|name| self.layout.policy(name)).collect::<Result<Vec<_>, _>>()?);
         let (revision, entries) = self.barrier.storage().get(&paths, AtLeast::Latest).await?;
@@ -162,6 +165,9 @@ impl Identities {
         Ok(())
     }
 }
+
+/// Most policies of a token together with those of its entity and its groups.
+pub(crate) const POLICIES_TOGETHER_MAX: usize = 512;
 
 /// A token is over when one of its ancestors is, though it may not have been swept up yet.
 pub(crate) fn check_parents_end(end: Option<Timestamp>, now: Timestamp) -> Result<(), IdentityError> {

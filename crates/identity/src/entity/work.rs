@@ -8,7 +8,7 @@ use crate::error::IdentityError;
 use crate::service::Identities;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use storage::batch::BATCH_OPERATIONS_MAX;
 use storage::{AtLeast, Batch, EntryPath, Revision};
 
@@ -93,6 +93,13 @@ impl<'a> Work<'a> {
         }
         let held = self.groups.get_mut(&id).and_then(|held| held.after.as_mut());
         held.ok_or(IdentityError::EntityNotFound)
+    }
+
+    /// Those groups that were not deleted. None comes back, so that it is no condition.
+    pub(crate) async fn that_are_there(&self, of: &BTreeSet<EntityId>) -> Result<BTreeSet<EntityId>, IdentityError> {
+        let paths = of.iter().map(|id| self.identities.layout.group(*id)).collect::<Result<Vec<_>, _>>()?;
+        let (_, found) = self.identities.barrier.storage().get(&paths, AtLeast::Latest).await?;
+        Ok(of.iter().zip(found).filter_map(|(id, found)| found.map(|_| *id)).collect())
     }
 
     /// What was only read, and says nothing that this change relies on, is no condition of it.

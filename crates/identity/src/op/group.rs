@@ -158,9 +158,14 @@ async fn set_entities(work: &mut Work<'_>, id: EntityId, members: Vec<EntityId>)
     for new in wanted.difference(&before) {
         let groups = &mut work.entity(*new).await?.groups;
         groups.insert(id);
-        // some of them may be gone
-        if groups.len() > MEMBERS_MAX {
-            return Err(IdentityError::LimitExceeded);
+        if groups.len() > GROUPS_MAX {
+            let all = groups.clone();
+            let mut there = work.that_are_there(&all).await?;
+            there.insert(id);
+            if there.len() > GROUPS_MAX {
+                return Err(IdentityError::LimitExceeded);
+            }
+            work.entity(*new).await?.groups = there;
         }
     }
     work.forget_untouched();

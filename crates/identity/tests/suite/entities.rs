@@ -150,6 +150,27 @@ async fn what_entity_and_groups_give_counts_for_tokens_at_once_and_no_longer_tha
 }
 
 #[tokio::test]
+async fn an_entity_is_in_so_many_groups_and_no_more_count_that_are_gone() {
+    let house = House::new();
+    let (node, _) = house.open().await;
+    let (token, id) = login(&house, &node, "m", "a", TokenKind::Service).await.unwrap();
+    let join = async || {
+        let change = GroupChange { member_entities: Some(vec![id]), ..GroupChange::default() };
+        done(&house, &node, node.put_group(batch(&house), change, house.call().now).await).await.map(|group| group.id)
+    };
+    let mut last = None;
+    for _ in 0..identity::entity::GROUPS_MAX {
+        last = Some(join().await.unwrap());
+    }
+    assert!(matches!(join().await, Err(IdentityError::LimitExceeded)));
+    assert_eq!(refusal(&house, &node, &token).await, None);
+    done(&house, &node, node.delete_group(batch(&house), last.unwrap()).await.map(|batch| (batch, ()))).await.unwrap();
+    join().await.unwrap();
+    assert!(matches!(join().await, Err(IdentityError::LimitExceeded)));
+    assert_eq!(refusal(&house, &node, &token).await, None);
+}
+
+#[tokio::test]
 async fn no_way_leads_to_root_by_an_entity_or_a_group() {
     let house = House::new();
     let (node, _) = house.open().await;
