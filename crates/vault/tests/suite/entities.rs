@@ -215,3 +215,59 @@ async fn a_group_may_have_more_members_than_one_commit_holds() {
     let stranger = json!({"member_entity_ids": [NOBODY]});
     assert_eq!(rig.root(Write, "identity/group/name/all", stranger).await.0, 400);
 }
+
+#[tokio::test]
+async fn whatever_is_sent_is_answered_and_leaves_a_record() {
+    let rig = Rig::new().await;
+    let id = rig.done(Write, "identity/entity/name/a", json!({})).await["id"].as_str().unwrap().to_owned();
+    let fields = [
+        "id",
+        "name",
+        "metadata",
+        "policies",
+        "disabled",
+        "type",
+        "member_entity_ids",
+        "member_group_ids",
+        "canonical_id",
+        "mount_accessor",
+        "custom_metadata",
+        "entity_ids",
+        "from_entity_ids",
+        "to_entity_id",
+        "conflicting_alias_ids_to_keep",
+        "alias_id",
+        "alias_name",
+        "alias_mount_accessor",
+    ];
+    let long = "x".repeat(5000);
+    let values = [
+        json!(7),
+        json!(true),
+        json!(""),
+        json!("a\u{0}b"),
+        json!(long),
+        json!([]),
+        json!([[]]),
+        json!([id, 7]),
+        json!({"a": {"b": 1}}),
+        json!({"a": long}),
+        json!(id),
+        Value::Null,
+    ];
+    let (before, mut asked, mut refused) = (rig.records().len(), 0, 0);
+    for route in vault::routes::of(vault::mount::Kind::Identity) {
+        let path = format!("identity/{}", route.path.replace("{id}", &id).replace("{path}", "a b"));
+        for field in fields {
+            for value in &values {
+                let body = json!({ field: value });
+                let (status, answer) = rig.root(Write, &path, body.clone()).await;
+                assert!(status < 500 && status != 403, "{path} {body}: {status} {answer}");
+                asked += 1;
+                refused += usize::from(status >= 400);
+            }
+        }
+    }
+    assert!(refused > 1000, "{refused}");
+    assert!(rig.records().len() >= before + asked);
+}
