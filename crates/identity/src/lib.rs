@@ -30,13 +30,12 @@ pub use asked::{Asked, Facts, Given};
 pub use certificate::{CertificateMatch, CertificateRole, PeerCertificate};
 pub use change::{ChangeError, Changes};
 pub use cidr::Cidr;
-pub use entity::{
-    Alias, AliasChange, Entity, EntityChange, EntityId, EntityRef, Group, GroupChange, GroupKind,
-};
+pub use entity::{Alias, AliasChange, Entity, EntityChange, EntityId, EntityRef, Group, GroupChange, GroupKind};
 pub use error::{Cause, Face, IdentityError};
 pub use name::{Accessor, DisplayName, Malformed, PolicyName, RoleName};
 pub use op::{
-    AccessorPage, CertificateRolePage, LEASES_A_BATCH, Lease, LeasePage, PageRequest, PolicyPage, PolicyText, Target, Tidied, TokenRolePage, principal_id,
+    AccessorPage, CertificateRolePage, LEASES_A_BATCH, Lease, LeasePage, PageRequest, PolicyPage, PolicyText, Target,
+    Tidied, TokenRolePage, principal_id,
 };
 pub use policy::{Capability, Limits, MalformedPolicy, Policy, PolicyFault};
 pub use principal::Principal;
