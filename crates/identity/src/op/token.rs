@@ -92,7 +92,12 @@ impl Identities {
     }
 
     /// What the rules of a token that is alive say. Who asks, and whether they may, is the caller's to decide and to record.
-    pub async fn rules_of(&self, target: Target<'_>, by: &Principal, now: Timestamp) -> Result<Arc<Acl>, IdentityError> {
+    pub async fn rules_of(
+        &self,
+        target: Target<'_>,
+        by: &Principal,
+        now: Timestamp,
+    ) -> Result<Arc<Acl>, IdentityError> {
         let loaded = match self.named(by, target).await? {
             Named::Stored(digest) => self.load_token(&digest, now).await,
             Named::Sealed(token) => self.open_stateless(token, now).await,
@@ -232,7 +237,11 @@ fn dead_is_not_found(error: IdentityError) -> IdentityError {
 
 /// Whether the caller is root or holds sudo on the path, on which the request was decided already.
 fn holds_sudo(by: &Principal, path: &str) -> bool {
-    by.is_root() || matches!(crate::decide_on(by.acl(), path, Capability::Sudo, crate::Facts::Any).verdict, Verdict::Allow { .. })
+    by.is_root()
+        || matches!(
+            crate::decide_on(by.acl(), path, Capability::Sudo, crate::Facts::Any).verdict,
+            Verdict::Allow { .. }
+        )
 }
 
 const LOOKUP: &str = "auth/token/lookup";
