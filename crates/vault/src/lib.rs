@@ -4,6 +4,11 @@
 //! its record are durable at once.
 //! Always: an engine sees its own mount's part of the store and nothing else.
 //! Never: a secret in an error, a record, a log, or a path of the store.
+//!
+//! Not there yet, and refused by name: namespaces; sealing by hand, recovery shares, rekey, generate-root; `sys/metrics`,
+//! `sys/locked-users`, `sys/internal/ui/resultant-acl`; re-sealing what stands after the barrier has rotated; entity
+//! aliases chosen at token creation. Of a secrets engine or an auth method that is disabled, what it stored and the tokens
+//! that it gave stay until their end (revoke them by prefix first).
 #![forbid(unsafe_code)]
 
 pub mod auth;
