@@ -271,6 +271,23 @@ impl Identities {
         alias.map(|alias| (alias, of)).ok_or(IdentityError::EntityNotFound)
     }
 
+    /// The mount knows nobody by `alias_name` any more: for methods whose credentials of that name are gone, so that who gets
+    /// the name next is somebody else. Adds nothing where nobody was known by it.
+    pub async fn forget_alias(
+        &self,
+        batch: Batch,
+        mount_accessor: &str,
+        alias_name: &str,
+    ) -> Result<Batch, IdentityError> {
+        let mut work = Work::new(self);
+        let name = checked_name(alias_name, "name")?;
+        if let Some(of) = found(work.entity_id(EntityRef::Alias { mount_accessor, name: &name }).await)? {
+            let entity = work.entity(of).await?;
+            entity.aliases.retain(|alias| alias.mount_accessor != mount_accessor || alias.name != name);
+        }
+        work.add_to(batch)
+    }
+
     pub async fn delete_entity_alias(&self, batch: Batch, id: EntityId) -> Result<Batch, IdentityError> {
         let mut work = Work::new(self);
         if let Some(of) = found(work.entity_id(EntityRef::AliasId(id)).await)? {

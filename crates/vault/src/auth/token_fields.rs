@@ -200,6 +200,11 @@ pub(crate) async fn prepare(
     Ok(identities.prepare_token(batch, new, scope.now()).await?)
 }
 
+/// Credentials of this name are gone: who gets the name next is another entity.
+pub(crate) async fn forget(scope: &Scope<'_>, batch: Batch, alias: &str) -> Result<Batch, VaultError> {
+    Ok(scope.vault.identities().forget_alias(batch, &scope.mount.accessor, alias).await?)
+}
+
 /// Of whoever's entity is disabled, the method's own refusal: credentials that are right tell nothing by another.
 pub(crate) fn let_in_or<T>(prepared: Result<T, VaultError>, refusal: VaultError) -> Result<T, VaultError> {
     match prepared {

@@ -1,7 +1,7 @@
 //! Roles.
 
 use super::{ATTEMPTS_MAX, LISTED_MAX, random_id};
-use crate::auth::token_fields::{OldNames, TokenFields, cidrs, name_in, paged};
+use crate::auth::token_fields::{self, OldNames, TokenFields, cidrs, name_in, paged};
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -207,7 +207,11 @@ pub(super) async fn replace(
     if moved && roles.view.load(&index).await?.is_some() {
         return Err(VaultError::field("role_id", "in use by another role"));
     }
-    match scope.commit(roles.put(scope.batch()?, &role, old.as_ref())?).await {
+    let batch = match old.as_ref().filter(|_| moved) {
+        Some((old, _)) => token_fields::forget(scope, scope.batch()?, &old.role_id).await?,
+        None => scope.batch()?,
+    };
+    match scope.commit(roles.put(batch, &role, old.as_ref())?).await {
         Err(ChangeError::Conflict(_)) => Ok(None),
         outcome => Ok(outcome.map(|_| Some(Reply::empty()))?),
     }
@@ -220,6 +224,7 @@ pub(super) async fn delete(scope: &Scope<'_>, roles: &Roles<'_>, name: &str) -> 
         let path = roles.path(name)?;
         let batch = scope.batch()?.revision_is(path.clone(), revision).delete(path);
         let batch = batch.delete(roles.index_path(&role.role_id)?);
+        let batch = token_fields::forget(scope, batch, &role.role_id).await?;
         // nobody finds them any more; they are swept up from there
         let batch = roles.view.put(batch, roles.gone_path(&role.incarnation)?, b"")?;
         match scope.commit(batch).await {

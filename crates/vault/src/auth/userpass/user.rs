@@ -2,7 +2,7 @@
 
 use super::ATTEMPTS_MAX;
 use super::hash::Hashed;
-use crate::auth::token_fields::{OldNames, TokenFields, paged};
+use crate::auth::token_fields::{self, OldNames, TokenFields, paged};
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -166,7 +166,8 @@ async fn change(
 pub(super) async fn delete(scope: &Scope<'_>, users: &Users<'_>, name: &str) -> Result<Reply, VaultError> {
     // to delete what is not there succeeds
     if users.load(name).await?.is_some() {
-        scope.commit(scope.batch()?.delete(users.path(name)?).delete(users.failures_path(name)?)).await?;
+        let batch = scope.batch()?.delete(users.path(name)?).delete(users.failures_path(name)?);
+        scope.commit(token_fields::forget(scope, batch, name).await?).await?;
     }
     Ok(Reply::empty())
 }
