@@ -7,8 +7,8 @@
 //!
 //! Not there yet, and refused by name: namespaces; sealing by hand, recovery shares, rekey, generate-root; `sys/metrics`,
 //! `sys/locked-users`, `sys/internal/ui/resultant-acl`; re-sealing what stands after the barrier has rotated; entity
-//! aliases chosen at token creation. Of a secrets engine or an auth method that is disabled, what it stored and the tokens
-//! that it gave stay until their end (revoke them by prefix first).
+//! aliases chosen at token creation. Stateless tokens of an auth method that is disabled live to their end. As in Vault,
+//! who may write users, roles, entities and groups may give any policy but `root`: whoever holds such a right is trusted so far.
 #![forbid(unsafe_code)]
 
 pub mod auth;
@@ -19,6 +19,7 @@ mod clock;
 pub mod duration;
 pub mod engine;
 pub mod error;
+mod gone;
 pub mod mount;
 mod quota;
 pub mod reply;
@@ -44,5 +45,6 @@ use envelope::Timestamp;
 pub async fn tend(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
     let swept = wrapping::sweep(vault, now).await? + auth::approle::sweep(vault, now).await?;
     let rotated = engine::transit::auto::rotate_due(vault, now).await?;
-    Ok(swept + rotated + engine::kv2::metadata::note_last_reads(vault, now).await?)
+    let dropped = gone::sweep(vault, now).await?;
+    Ok(swept + rotated + dropped + engine::kv2::metadata::note_last_reads(vault, now).await?)
 }

@@ -214,7 +214,16 @@ impl Vault {
         }
         let capability = match capability(backend, &scope).await {
             Ok(capability) => capability,
-            Err(error) => return self.refused(call, Some(by), (Decision::NotReached, ""), error).await,
+            Err(error) => {
+                // who may write nothing here hears no more than that
+                let allowed = |capability| {
+                    let decided = decide_on(by.acl(), call.path.as_str(), capability, Facts::Any);
+                    matches!(decided.verdict, Verdict::Allow { .. })
+                };
+                let may = [Capability::Create, Capability::Update].into_iter().any(allowed);
+                let error = if may { error } else { VaultError::PermissionDenied };
+                return self.refused(call, Some(by), (Decision::NotReached, ""), error).await;
+            }
         };
         let path = call.path.as_str();
         if by.acl().is_limited() {

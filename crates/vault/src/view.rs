@@ -28,6 +28,11 @@ impl View {
         Self { barrier: Arc::clone(barrier), root, values: Arc::clone(values) }
     }
 
+    /// All of it is below.
+    pub(crate) fn root(&self) -> EntryPath {
+        self.root.clone()
+    }
+
     /// Where `rest` stands. What users choose goes in as [`View::hash`] or [`segment`].
     pub fn path(&self, rest: &str) -> Result<EntryPath, VaultError> {
         self.root.join(rest).map_err(|_| VaultError::field("path", "too long to be stored"))

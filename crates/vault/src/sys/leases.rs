@@ -181,7 +181,7 @@ fn none_irrevocable() -> Result<Reply, VaultError> {
 }
 
 /// Ends what was made below a prefix, or of one lease. Names in it are met again only if they were not ended.
-async fn revoke_below(scope: &Scope<'_>, prefix: &str) -> Result<Reply, VaultError> {
+pub(super) async fn revoke_below(scope: &Scope<'_>, prefix: &str) -> Result<Reply, VaultError> {
     let prefix = folder(prefix);
     // one that cannot have made anything is a slip of the pen
     if prefix.is_empty() {

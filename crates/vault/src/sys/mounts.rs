@@ -3,6 +3,7 @@
 use crate::body::Body;
 use crate::call::Verb;
 use crate::error::VaultError;
+use crate::gone;
 use crate::mount::{AUTH, Kind, Mount, Table, parse_path};
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -180,19 +181,28 @@ async fn enable(scope: &Scope<'_>, auth: bool, at: &str) -> Result<Reply, VaultE
     change(scope, |table| table.add(at, mount.clone())).await
 }
 
-/// From then on nothing of it is served; what it held is dropped by and by.
+/// From then on nothing of it is served. What it stored is dropped by and by; the tokens that an auth method gave end now, or
+/// where they are many, with the same request again.
 async fn disable(scope: &Scope<'_>, at: &str) -> Result<Reply, VaultError> {
-    change(scope, |table| match table.mounts.get(at) {
-        None => Ok(()),
-        Some(mount) if mount.kind.is_built_in() => {
-            Err(VaultError::Invalid(format!("{at} is built in and stays").into()))
+    for _ in 0..ATTEMPTS_MAX {
+        let (mut table, revision, _) = scope.vault.load_table().await?;
+        let Some(mount) = table.mounts.remove(at) else { return tokens_too(scope, at).await };
+        if mount.kind.is_built_in() {
+            return Err(VaultError::Invalid(format!("{at} is built in and stays").into()));
         }
-        Some(_) => {
-            table.mounts.remove(at);
-            Ok(())
+        let batch = scope.batch()?.revision_is(scope.vault.mounts_path()?, revision);
+        let batch = gone::leave(scope.vault, scope.vault.put_table(batch, &table)?, &mount)?;
+        match scope.commit(batch).await {
+            Err(ChangeError::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => return tokens_too(scope, at).await,
         }
-    })
-    .await
+    }
+    Err(VaultError::Conflict)
+}
+
+async fn tokens_too(scope: &Scope<'_>, at: &str) -> Result<Reply, VaultError> {
+    if at.starts_with(AUTH) { super::leases::revoke_below(scope, at).await } else { Ok(Reply::empty()) }
 }
 
 async fn remount(scope: &Scope<'_>) -> Result<Reply, VaultError> {

@@ -5,6 +5,7 @@ mod approle;
 mod entities;
 mod far;
 mod kv;
+mod mounts;
 mod policies;
 mod rig;
 mod spellings;

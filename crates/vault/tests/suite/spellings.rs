@@ -102,6 +102,17 @@ async fn who_may_create_takes_nothing_over_however_often_it_is_tried() {
 }
 
 #[tokio::test]
+async fn who_may_do_nothing_hears_nothing_of_what_is_malformed() {
+    let rig = Rig::new().await;
+    rig.done(Write, "sys/mounts/old", json!({"type": "kv"})).await;
+    let token = token(&rig, "nothing", r#"path "elsewhere" { capabilities = ["read"] }"#).await;
+    let long = format!("old/{}", "x".repeat(200));
+    for path in ["old/a", long.as_str(), "secret/data/a"] {
+        assert_eq!(rig.ask(Write, path, json!({"a": 1}), with(&token)).await.0, 403, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_in_a_path_is_told_as_a_mark() {
     let rig = Rig::new().await;
     let made = rig.root(Write, "auth/token/create", json!({"policies": ["default"]})).await.1;
