@@ -21,7 +21,8 @@ use bytes::Bytes;
 use envelope::mac;
 use futures_util::future::join_all;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use storage::batch::BATCH_OPERATIONS_MAX;
 use storage::{
     AtLeast, Barrier, BarrierError, Batch, CommitError, CommitId, EntryPath, Revision, StorageError, Write, outbox,
@@ -61,6 +62,9 @@ struct Outbox {
     turns: Mutex<HashMap<EntryPath, Turn>>,
     /// For what is logged for others than who calls.
     sink: Arc<dyn AuditSink>,
+    /// Commit ids are eight random bytes, this process's, and a count: rows of the outbox are neighbours in the store.
+    ids_begin: OnceLock<[u8; 8]>,
+    ids: AtomicU64,
 }
 
 type Turn = Arc<tokio::sync::Mutex<()>>;
@@ -96,7 +100,18 @@ impl Changes {
     pub fn new(barrier: Arc<Barrier>, sink: Arc<dyn AuditSink>) -> Self {
         let (rows, settling) = (Mutex::default(), tokio::sync::Mutex::default());
         let turns = Mutex::default();
-        Self { outbox: Arc::new(Outbox { barrier, rows, settling, turns, sink: Arc::clone(&sink) }), sink }
+        Self {
+            outbox: Arc::new(Outbox {
+                barrier,
+                rows,
+                settling,
+                turns,
+                sink: Arc::clone(&sink),
+                ids_begin: OnceLock::new(),
+                ids: AtomicU64::new(0),
+            }),
+            sink,
+        }
     }
 
     /// The same outbox, on another lane of the same log.
@@ -107,7 +122,19 @@ impl Changes {
 
     /// An empty batch with a fresh id.
     pub fn batch(&self) -> Result<Batch, ChangeError> {
-        Ok(Batch::new(CommitId(self.outbox.barrier.random()?)))
+        let begins = match self.outbox.ids_begin.get() {
+            Some(begins) => *begins,
+            None => {
+                let random = self.outbox.barrier.random()?;
+                *self.outbox.ids_begin.get_or_init(|| random)
+            }
+        };
+        let number = self.outbox.ids.fetch_add(1, Ordering::Relaxed);
+        let mut id = [0; 16];
+        let (random, counted) = id.split_at_mut(8);
+        random.copy_from_slice(&begins);
+        counted.copy_from_slice(&number.to_be_bytes());
+        Ok(Batch::new(CommitId(id)))
     }
 
     /// Commits `batch` together with `record`, whose `changes` are filled in from the batch; then logs the record. Once it is

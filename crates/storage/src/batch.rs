@@ -9,7 +9,7 @@ pub const BATCH_OPERATIONS_MAX: usize = 128;
 /// Most bytes of a batch's values together.
 pub const BATCH_BYTES_MAX: usize = 4 << 20;
 
-/// 16 random bytes by which an unknown outcome is resolved.
+/// 16 bytes that no other batch ever has: by them an unknown outcome is resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CommitId(pub [u8; 16]);
 

@@ -100,12 +100,13 @@ impl<'v> Secret<'v> {
         Tree::new(self.view, LIST)
     }
 
+    /// Beside its data: neighbours in the store, which a write touches together.
     fn meta_path(&self) -> Result<EntryPath, VaultError> {
-        self.view.path(&format!("m/{}", self.slot))
+        self.view.path(&format!("s/{}/m", self.slot))
     }
 
     fn data_path(&self, version: u32) -> Result<EntryPath, VaultError> {
-        self.view.path(&format!("d/{}/{version:08x}", self.slot))
+        self.view.path(&format!("s/{}/d/{version:08x}", self.slot))
     }
 
     /// Perhaps from memory.

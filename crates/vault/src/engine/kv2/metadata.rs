@@ -83,10 +83,10 @@ async fn last_read(scope: &Scope<'_>, secret: &Secret<'_>, number: u32) -> Resul
     Ok(noted.unwrap_or(0).max(scope.vault.last_reads().of(&path)))
 }
 
-/// `r/SLOT/VERSION` for `d/SLOT/VERSION`.
+/// `s/SLOT/r/VERSION` for `s/SLOT/d/VERSION`.
 fn noted_at(data: &storage::EntryPath) -> Result<storage::EntryPath, VaultError> {
     let mut segments: Vec<&str> = data.segments().collect();
-    if let Some(kind) = segments.len().checked_sub(3).and_then(|at| segments.get_mut(at)) {
+    if let Some(kind) = segments.len().checked_sub(2).and_then(|at| segments.get_mut(at)) {
         *kind = "r";
     }
     storage::EntryPath::parse(&segments.join("/")).map_err(|_| VaultError::Internal("a path of ours".into()))
