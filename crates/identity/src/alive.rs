@@ -6,6 +6,7 @@
 use crate::acl::Acl;
 use crate::entity::EntityId;
 use crate::error::{Cause, IdentityError};
+use crate::name::PolicyName;
 use crate::service::Identities;
 use crate::store;
 use crate::token::{self, Digest, Parent, TokenKind, TokenRecord};
@@ -57,7 +58,8 @@ impl Identities {
         let sealed = token::stateless_sealed(token).ok_or_else(unknown)?;
         let opened = self.barrier.open(&self.layout.stateless()?, &sealed).map_err(|_| unknown())?;
         let mut record = store::decode_token(&opened)?;
-        if record.terms.kind != TokenKind::Stateless {
+        // no root was ever sealed so
+        if record.terms.kind != TokenKind::Stateless || record.policies.iter().any(PolicyName::is_root) {
             return Err(unknown());
         }
         self.check_alive(&record, now)?;

@@ -65,6 +65,8 @@ pub enum Cause {
     AncestorGone,
     /// Of another cluster generation: everything from before a restore is void.
     OtherGeneration,
+    /// A stateless token from before the barrier's keyring was rotated.
+    OldEpoch,
     /// Bound to a certificate that was not shown.
     CertificateMissing,
     /// Bound to another certificate.
@@ -103,6 +105,7 @@ impl Cause {
             Self::TokenUsedUp => "TOKEN_USED_UP",
             Self::AncestorGone => "ANCESTOR_GONE",
             Self::OtherGeneration => "OTHER_GENERATION",
+            Self::OldEpoch => "OLD_EPOCH",
             Self::CertificateMissing => "CERTIFICATE_MISSING",
             Self::CertificateOther => "CERTIFICATE_OTHER",
             Self::CertificateUnknown => "CERTIFICATE_UNKNOWN",

@@ -101,6 +101,11 @@ impl Identities {
         if !token::is_well_formed(token) {
             return Err(IdentityError::Unauthenticated(Cause::TokenMalformed));
         }
+        // before the cache: a rotation ends what is known already, too
+        if token::is_stateless(token) && token::stateless_epoch(token).is_some_and(|epoch| !self.barrier.vouches(epoch))
+        {
+            return Err(IdentityError::Unauthenticated(Cause::OldEpoch));
+        }
         let digest = self.layout.digest(token);
         if let Some(principal) = self.caches.tokens.peek(&digest) {
             if let Proof::Token { record, parents_end, .. } = &principal.proof {

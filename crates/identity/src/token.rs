@@ -105,6 +105,14 @@ pub(crate) fn stateless_sealed(token: &[u8]) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(token.strip_prefix(STATELESS_PREFIX)?).ok()
 }
 
+/// The barrier's epoch under which it was sealed: the end of the header (48 bytes, 64 characters).
+pub(crate) fn stateless_epoch(token: &[u8]) -> Option<u32> {
+    let mut header = [0; 48];
+    let text = token.strip_prefix(STATELESS_PREFIX)?.get(..64)?;
+    URL_SAFE_NO_PAD.decode_slice(text, &mut header).ok()?;
+    header.last_chunk().copied().map(u32::from_be_bytes)
+}
+
 /// At most [`POLICIES_MAX`] names, sorted, each once.
 pub fn parse_policies(raw: &[String]) -> Result<Vec<PolicyName>, IdentityError> {
     let malformed = || IdentityError::InvalidField("policies");

@@ -230,6 +230,12 @@ impl Barrier {
         self.epochs().next_back().map_or(0, |epoch| epoch.number)
     }
 
+    /// Whether a value of this epoch may vouch for itself, with no entry of the store beside it: only of the one that seals,
+    /// or will in a moment. Who stole a keyring makes no more of them once it has been rotated.
+    pub fn vouches(&self, epoch: u32) -> bool {
+        self.current().is_some_and(|current| epoch >= current.number)
+    }
+
     /// One value that does not open fails the whole read.
     pub async fn get(&self, paths: &[EntryPath], at: AtLeast) -> Result<(Revision, Vec<Option<Opened>>), BarrierError> {
         let (revision, entries) = self.storage.get(paths, at).await?;

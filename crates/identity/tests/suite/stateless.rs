@@ -142,7 +142,10 @@ async fn one_byte_makes_another_text_nobodys() {
     altered.push([secret.expose(), b"="].concat());
     altered.push([b"sr.", &secret.expose()[4..]].concat());
     for altered in altered {
-        assert!(matches!(refusal(&house, &node, &altered).await, Some("TOKEN_UNKNOWN" | "TOKEN_MALFORMED")));
+        assert!(matches!(
+            refusal(&house, &node, &altered).await,
+            Some("TOKEN_UNKNOWN" | "TOKEN_MALFORMED" | "OLD_EPOCH")
+        ));
     }
     // what was sealed for another place is no token
     for folder in ["tokens", "policies"] {
@@ -351,4 +354,26 @@ async fn a_token_from_before_there_were_terms_lives_on() {
     let (younger, _) = child(&house, &node, &holder, token(&[], 60)).await;
     node.revoke_token(&root, &house.call(), Target::Token(secret.expose())).await.unwrap();
     assert_eq!(refusal(&house, &node, younger.expose()).await, Some("ANCESTOR_GONE"));
+}
+
+#[tokio::test]
+async fn a_rotation_of_the_barrier_ends_stateless_tokens_known_ones_too_and_no_others() {
+    let (house, node, root) = open_with_rights().await;
+    let made = node.create_token(&root, &house.call(), stateless(&["p"], 600)).await.unwrap();
+    let stored = node.create_token(&root, &house.call(), token(&["p"], 600)).await.unwrap();
+    for secret in [&made.token, &stored.token] {
+        assert_eq!(refusal(&house, &node, secret.expose()).await, None);
+    }
+    house.barrier.install(house.barrier.keyring().unwrap().advance().unwrap()).unwrap();
+    // the new epoch seals when every node has heard of it
+    let mut waited = 0;
+    while refusal(&house, &node, made.token.expose()).await.is_none() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        waited += 1;
+        assert!(waited < 100, "it goes on");
+    }
+    assert_eq!(refusal(&house, &node, made.token.expose()).await, Some("OLD_EPOCH"));
+    assert_eq!(refusal(&house, &node, stored.token.expose()).await, None);
+    let anew = node.create_token(&root, &house.call(), stateless(&["p"], 600)).await.unwrap();
+    assert_eq!(refusal(&house, &node, anew.token.expose()).await, None);
 }
