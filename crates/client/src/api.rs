@@ -4,11 +4,12 @@
 
 use crate::{Client, Error, Refusal, SecretBytes};
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use std::time::Duration;
 use tonic::Code;
+use tonic::metadata::MetadataMap;
 use tower::{Service as _, ServiceExt as _};
 
 /// One request of the HTTP API.
@@ -38,11 +39,11 @@ impl Client {
     async fn exchange(&self, request: ApiRequest) -> Result<SecretBytes, Error> {
         let malformed = || refusal(Code::InvalidArgument, format!("`{}` is no path", request.path), None);
         let mut head = Request::builder().method(request.method.clone()).uri(format!("/v1/{}", request.path));
-        if let Some(token) = &self.attach.authorization {
-            // kept out of HTTP/2's header tables, as on gRPC's calls
-            let mut token = HeaderValue::from_bytes(token.as_bytes()).map_err(|_| Error::Token)?;
-            token.set_sensitive(true);
-            head = head.header(AUTHORIZATION, token);
+        if let (Some(token), Some(headers)) = (&self.attach.authorization, head.headers_mut()) {
+            // the very bytes that gRPC's calls carry, kept out of HTTP/2's header tables
+            let mut metadata = MetadataMap::new();
+            metadata.insert("authorization", token.clone());
+            headers.extend(metadata.into_headers());
         }
         if let Some(ttl) = request.wrap_ttl {
             head = head.header("x-vault-wrap-ttl", format!("{}s", ttl.as_secs().max(1)));
@@ -50,7 +51,7 @@ impl Client {
         if let Some(certificate) = &request.bind_certificate {
             head = head.header("x-strongroom-bind-certificate", certificate);
         }
-        let body = request.body.map_or_else(Bytes::new, wiped);
+        let body = request.body.map_or_else(Bytes::new, crate::give_secret);
         let head = head.header(CONTENT_TYPE, "application/json");
         let built = head.body(tonic::body::Body::new(Full::new(body))).map_err(|_| malformed())?;
         let mut channel = self.channel.clone();
@@ -104,16 +105,6 @@ fn code(status: StatusCode) -> Code {
         400..=499 => Code::InvalidArgument,
         _ => Code::Internal,
     }
-}
-
-fn wiped(secret: SecretBytes) -> Bytes {
-    struct Holder(SecretBytes);
-    impl AsRef<[u8]> for Holder {
-        fn as_ref(&self) -> &[u8] {
-            self.0.expose()
-        }
-    }
-    Bytes::from_owner(Holder(secret))
 }
 
 const WITHIN_DEFAULT: Duration = Duration::from_secs(30);

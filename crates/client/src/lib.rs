@@ -153,6 +153,17 @@ pub fn take_secret(bytes: Bytes) -> SecretBytes {
     secret
 }
 
+/// As the wire takes a secret: wiped when its last holder drops it.
+pub fn give_secret(secret: SecretBytes) -> Bytes {
+    struct Holder(SecretBytes);
+    impl AsRef<[u8]> for Holder {
+        fn as_ref(&self) -> &[u8] {
+            self.0.expose()
+        }
+    }
+    Bytes::from_owner(Holder(secret))
+}
+
 /// Puts the token and the deadline on each request.
 #[derive(Clone)]
 pub struct Attach {

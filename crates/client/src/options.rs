@@ -1,7 +1,6 @@
 //! How to reach a server, and as whom.
 
 use crate::Error;
-use bytes::Bytes;
 use envelope::SecretBytes;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -52,18 +51,10 @@ impl Options {
             bytes[..SCHEME.len()].copy_from_slice(SCHEME);
             bytes[SCHEME.len()..].copy_from_slice(token);
         });
-        let mut value = MetadataValue::try_from(Bytes::from_owner(Wiped(header))).map_err(|_| Error::Token)?;
+        let mut value = MetadataValue::try_from(crate::give_secret(header)).map_err(|_| Error::Token)?;
         value.set_sensitive(true);
         Ok(Some(value))
     }
 }
 
 const SCHEME: &[u8] = b"Bearer ";
-
-struct Wiped(SecretBytes);
-
-impl AsRef<[u8]> for Wiped {
-    fn as_ref(&self) -> &[u8] {
-        self.0.expose()
-    }
-}

@@ -46,22 +46,13 @@ pub async fn read_secret(path: &Path, max: usize, beyond: &str) -> Result<Secret
     Ok(secret)
 }
 
-/// As the wire takes a secret: wiped when the last holder drops it.
-pub fn wiped(secret: SecretBytes) -> Bytes {
-    struct Holder(SecretBytes);
-    impl AsRef<[u8]> for Holder {
-        fn as_ref(&self) -> &[u8] {
-            self.0.expose()
-        }
-    }
-    Bytes::from_owner(Holder(secret))
-}
-
 /// What is not secret may stand among the arguments as base64, or in a file as it is.
 async fn either(said: Option<Bytes>, file: Option<PathBuf>) -> Result<Bytes> {
     match (said, file) {
         (Some(bytes), _) => Ok(bytes),
-        (None, Some(path)) => Ok(wiped(read_secret(&path, SEALED_BYTES_MAX, "the API takes no more").await?)),
+        (None, Some(path)) => {
+            Ok(client::give_secret(read_secret(&path, SEALED_BYTES_MAX, "the API takes no more").await?))
+        }
         (None, None) => Err(Usage("neither base64 nor a file was given".to_owned()).into()),
     }
 }

@@ -163,7 +163,7 @@ impl Encrypt {
         let plaintext = source::read_secret(&self.plaintext_file, PLAINTEXT_BYTES_MAX, beyond).await?;
         let request = kms::EncryptRequest {
             key_id: self.key.key_id,
-            plaintext: source::wiped(plaintext),
+            plaintext: client::give_secret(plaintext),
             encryption_context: context.pairs().clone(),
         };
         let reply = connection.connect().await?.crypto().encrypt(request).await.map_err(Error::from)?.into_inner();
@@ -288,7 +288,7 @@ pub struct Message {
 impl Message {
     async fn read(&self) -> Result<Bytes> {
         let beyond = "give its digest, with --message-type DIGEST";
-        Ok(source::wiped(source::read_secret(&self.message_file, PLAINTEXT_BYTES_MAX, beyond).await?))
+        Ok(client::give_secret(source::read_secret(&self.message_file, PLAINTEXT_BYTES_MAX, beyond).await?))
     }
 }
 
@@ -428,7 +428,7 @@ pub struct MacMessage {
 impl MacMessage {
     async fn read(&self) -> Result<Bytes> {
         let beyond = "authenticate its digest instead";
-        Ok(source::wiped(source::read_secret(&self.message_file, PLAINTEXT_BYTES_MAX, beyond).await?))
+        Ok(client::give_secret(source::read_secret(&self.message_file, PLAINTEXT_BYTES_MAX, beyond).await?))
     }
 }
 
