@@ -2,7 +2,7 @@
 //!
 //! All three speak the same request and answer, and most of an auth method is its administration: one trait for all.
 
-use crate::call::Verb;
+use crate::call::Call;
 use crate::error::VaultError;
 use crate::mount::Kind;
 use crate::reply::Reply;
@@ -10,19 +10,26 @@ use crate::scope::Scope;
 use crate::{auth, engine, sys};
 use std::borrow::Cow;
 
+/// What must be shown before a backend is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing: logins, unwrapping, the seal's state.
+    Public,
+    /// A token, whatever its policies say: what is bound to the token itself.
+    Everybodys,
+    /// A token whose policies allow it.
+    Policy,
+    /// The same, and `sudo` beside the verb's own capability.
+    PolicyAndSudo,
+}
+
 #[async_trait::async_trait]
 pub trait Backend: Send + Sync + std::fmt::Debug {
     /// The one spelling of a path below the mount: what is decided on is what is served, however it was written.
     fn canonical<'p>(&self, path: &'p str) -> Cow<'p, str>;
 
-    /// Answered to who shows no token: logins, unwrapping, health.
-    fn is_public(&self, verb: Verb, path: &str) -> bool;
-
-    /// Answered to every token, whatever its policies say: what is bound to the token itself.
-    fn is_everybodys(&self, verb: Verb, path: &str) -> bool;
-
-    /// Takes `sudo` beside the verb's own capability.
-    fn needs_sudo(&self, verb: Verb, path: &str) -> bool;
+    /// Who may ask this at all.
+    fn access(&self, call: &Call, path: &str) -> Access;
 
     /// Whether a write updates what is there; else it creates, which is another capability.
     async fn exists(&self, scope: &Scope<'_>) -> Result<bool, VaultError>;

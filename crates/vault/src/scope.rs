@@ -58,6 +58,11 @@ impl<'a> Scope<'a> {
         self.path.trim_end_matches('/').split('/').filter(|segment| !segment.is_empty()).collect()
     }
 
+    /// Nothing is served at this path.
+    pub fn no_route(&self) -> VaultError {
+        VaultError::NoRoute(self.told.clone().into_owned())
+    }
+
     /// The mount's own part of the store.
     pub fn view(&self) -> Result<View, VaultError> {
         self.vault.view(&self.mount.id)

@@ -6,7 +6,7 @@
 
 use crate::auth::turn::Turns;
 use crate::auth::userpass::Hashing;
-use crate::backend::{self, Backend};
+use crate::backend::{self, Access, Backend};
 use crate::call::{Call, Verb};
 use crate::error::VaultError;
 use crate::mount::{Kind, Mount, Table, Tune};
@@ -178,9 +178,8 @@ impl Vault {
         }
         let routed = table.route(call.path.as_str());
         let backend = routed.map(|(_, mount, _)| backend::of(mount.kind));
-        let below = routed.map_or("", |(_, _, below)| below);
         if let (Some(routed), Some(backend)) = (routed, backend)
-            && backend.is_public(call.verb, below)
+            && backend.access(call, routed.2) == Access::Public
         {
             let scope = Scope::new(self, call, routed, None, String::new());
             return self.carry_out(&scope, backend).await;
@@ -192,7 +191,7 @@ impl Vault {
         };
         let (Some(routed), Some(backend)) = (routed, backend) else {
             let error = if by.is_root() {
-                VaultError::NoRoute(call.path.as_str().to_owned())
+                VaultError::NoRoute(call.path.told().into_owned())
             } else {
                 VaultError::PermissionDenied
             };
@@ -209,7 +208,8 @@ impl Vault {
         by: &Arc<Principal>,
     ) -> Result<Reply, VaultError> {
         let mut scope = Scope::new(self, call, routed, Some(by), String::new());
-        if backend.is_everybodys(call.verb, scope.path) {
+        let access = backend.access(call, scope.path);
+        if access == Access::Everybodys {
             return self.carry_out(&scope, backend).await;
         }
         let capability = match capability(backend, &scope).await {
@@ -246,7 +246,7 @@ impl Vault {
         }
         let may_change = || decide_on(by.acl(), path, Capability::Update, call.info.facts()).verdict;
         scope.only_new = capability == Capability::Create && !matches!(may_change(), Verdict::Allow { .. });
-        let sudo = backend.needs_sudo(call.verb, scope.path);
+        let sudo = access == Access::PolicyAndSudo;
         if sudo && !matches!(decide_on(by.acl(), path, Capability::Sudo, Facts::Any).verdict, Verdict::Allow { .. }) {
             return self.refused(call, Some(by), (Decision::Denied, ""), VaultError::PermissionDenied).await;
         }

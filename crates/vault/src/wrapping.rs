@@ -201,9 +201,7 @@ pub(crate) async fn lookup(scope: &Scope<'_>, token: &[u8]) -> Result<Reply, Vau
 
 /// Tells whoever made a token, by its accessor, what became of it.
 pub(crate) async fn lookup_by_accessor(scope: &Scope<'_>, accessor: &str) -> Result<Reply, VaultError> {
-    let token = scope.call.token.as_ref().map(SecretBytes::expose);
-    let certificate = scope.call.certificate.as_deref();
-    let by = scope.vault.identities().authenticate(token, certificate, &scope.call.info).await?;
+    let by = scope.by()?;
     let view = view(scope.vault)?;
     let found = view.load(&by_accessor(&view, accessor)?).await?.ok_or(refused(UNKNOWN))?;
     let digest = std::str::from_utf8(found.value.expose()).unwrap_or_default();

@@ -26,8 +26,8 @@ mod sweep;
 pub(crate) use sweep::sweep;
 
 use super::token_fields::folded;
-use crate::backend::{Backend, lowered};
-use crate::call::Verb;
+use crate::backend::{Access, Backend, lowered};
+use crate::call::{Call, Verb};
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -44,16 +44,8 @@ impl Backend for AppRole {
         if path.starts_with("role/") { lowered(path, 1) } else { Cow::Borrowed(path) }
     }
 
-    fn is_public(&self, verb: Verb, path: &str) -> bool {
-        verb == Verb::Write && path == "login"
-    }
-
-    fn is_everybodys(&self, _verb: Verb, _path: &str) -> bool {
-        false
-    }
-
-    fn needs_sudo(&self, _verb: Verb, _path: &str) -> bool {
-        false
+    fn access(&self, call: &Call, path: &str) -> Access {
+        if call.verb == Verb::Write && path == "login" { Access::Public } else { Access::Policy }
     }
 
     async fn exists(&self, scope: &Scope<'_>) -> Result<bool, VaultError> {
@@ -85,7 +77,7 @@ impl Backend for AppRole {
             (["role", name, below @ ..], verb) => of_role(scope, &roles, &role_name(name)?, below, verb).await,
             (["tidy", "secret-id"], Verb::Write) => sweep::tidy(scope).await,
             (["login" | "role"] | ["tidy", "secret-id"], _) => Err(VaultError::Unsupported),
-            _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+            _ => Err(scope.no_route()),
         }
     }
 }
@@ -112,7 +104,7 @@ async fn of_role(
         (["role-id" | "secret-id" | "custom-secret-id"], _) => Err(VaultError::Unsupported),
         (["secret-id" | "secret-id-accessor", "lookup" | "destroy"], _) => Err(VaultError::Unsupported),
         ([field], verb) => fields::handle(scope, roles, name, field, verb).await,
-        _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+        _ => Err(scope.no_route()),
     }
 }
 

@@ -10,8 +10,8 @@ mod create;
 pub(super) mod lookup;
 mod role;
 
-use crate::backend::{Backend, lowered};
-use crate::call::Verb;
+use crate::backend::{Access, Backend, lowered};
+use crate::call::{Call, Verb};
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -29,22 +29,12 @@ impl Backend for Tokens {
         if path.starts_with("roles/") || path.starts_with("create/") { lowered(path, 1) } else { Cow::Borrowed(path) }
     }
 
-    fn is_public(&self, _verb: Verb, _path: &str) -> bool {
-        false
-    }
-
-    /// What identity refuses by a denial only.
-    fn is_everybodys(&self, verb: Verb, path: &str) -> bool {
-        match path {
-            "lookup-self" => matches!(verb, Verb::Read | Verb::Write),
-            "revoke-self" => verb == Verb::Write,
-            _ => false,
+    /// Where sudo is needed, identity demands it; one's own token it refuses by a denial only.
+    fn access(&self, call: &Call, path: &str) -> Access {
+        match (path, call.verb) {
+            ("lookup-self", Verb::Read | Verb::Write) | ("revoke-self", Verb::Write) => Access::Everybodys,
+            _ => Access::Policy,
         }
-    }
-
-    /// Identity demands it where it is needed.
-    fn needs_sudo(&self, _verb: Verb, _path: &str) -> bool {
-        false
     }
 
     async fn exists(&self, _scope: &Scope<'_>) -> Result<bool, VaultError> {
@@ -72,7 +62,7 @@ impl Backend for Tokens {
             ([first] | ["create" | "roles", first], _) if KNOWN.contains(first) || segments.len() == 2 => {
                 Err(VaultError::Unsupported)
             }
-            _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+            _ => Err(scope.no_route()),
         }
     }
 }

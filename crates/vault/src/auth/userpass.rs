@@ -20,8 +20,8 @@ mod user;
 pub(crate) use hash::Hashing;
 
 use super::token_fields::folded;
-use crate::backend::{Backend, lowered};
-use crate::call::Verb;
+use crate::backend::{Access, Backend, lowered};
+use crate::call::{Call, Verb};
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -37,17 +37,10 @@ impl Backend for Userpass {
         if path.starts_with("users/") || path.starts_with("login/") { lowered(path, 1) } else { Cow::Borrowed(path) }
     }
 
-    fn is_public(&self, verb: Verb, path: &str) -> bool {
-        let name = path.strip_prefix("login/").map(|name| name.trim_end_matches('/'));
-        verb == Verb::Write && name.is_some_and(|name| !name.is_empty() && !name.contains('/'))
-    }
-
-    fn is_everybodys(&self, _verb: Verb, _path: &str) -> bool {
-        false
-    }
-
-    fn needs_sudo(&self, _verb: Verb, _path: &str) -> bool {
-        false
+    fn access(&self, call: &Call, path: &str) -> Access {
+        let name = path.strip_prefix("login/").unwrap_or_default();
+        let logs_in = call.verb == Verb::Write && !name.is_empty() && !name.contains('/');
+        if logs_in { Access::Public } else { Access::Policy }
     }
 
     async fn exists(&self, scope: &Scope<'_>) -> Result<bool, VaultError> {
@@ -75,7 +68,7 @@ impl Backend for Userpass {
             (["users"] | ["login" | "users", _] | ["users", _, "password" | "policies"], _) => {
                 Err(VaultError::Unsupported)
             }
-            _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+            _ => Err(scope.no_route()),
         }
     }
 }

@@ -3,8 +3,8 @@
 //! Data stands below the holder's own hash, in the same form as [`super::kv1`].
 
 use super::kv1;
-use crate::backend::Backend;
-use crate::call::Verb;
+use crate::backend::{Access, Backend};
+use crate::call::Call;
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -20,16 +20,8 @@ impl Backend for Cubbyhole {
         Cow::Borrowed(path)
     }
 
-    fn is_public(&self, _verb: Verb, _path: &str) -> bool {
-        false
-    }
-
-    fn is_everybodys(&self, _verb: Verb, _path: &str) -> bool {
-        false
-    }
-
-    fn needs_sudo(&self, _verb: Verb, _path: &str) -> bool {
-        false
+    fn access(&self, _call: &Call, _path: &str) -> Access {
+        Access::Policy
     }
 
     async fn exists(&self, scope: &Scope<'_>) -> Result<bool, VaultError> {

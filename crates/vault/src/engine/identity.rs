@@ -11,9 +11,9 @@ mod alias;
 mod group;
 mod person;
 
-use crate::backend::Backend;
+use crate::backend::{Access, Backend};
 use crate::body::Body;
-use crate::call::Verb;
+use crate::call::{Call, Verb};
 use crate::error::VaultError;
 use crate::mount::AUTH;
 use crate::reply::Reply;
@@ -35,16 +35,8 @@ impl Backend for Identity {
         Cow::Borrowed(path)
     }
 
-    fn is_public(&self, _verb: Verb, _path: &str) -> bool {
-        false
-    }
-
-    fn is_everybodys(&self, _verb: Verb, _path: &str) -> bool {
-        false
-    }
-
-    fn needs_sudo(&self, _verb: Verb, _path: &str) -> bool {
-        false
+    fn access(&self, _call: &Call, _path: &str) -> Access {
+        Access::Policy
     }
 
     /// As Vault has it, all that is written here is an update.
@@ -63,7 +55,7 @@ impl Backend for Identity {
             ("group-alias", "" | "id", id) => alias::of_groups(scope, by, id).await,
             ("lookup", "entity" | "group", None) if scope.call.verb == Verb::Write => lookup(scope, by).await,
             ("lookup", "entity" | "group", None) => Err(VaultError::Unsupported),
-            _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+            _ => Err(scope.no_route()),
         }
     }
 }

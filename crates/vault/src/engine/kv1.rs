@@ -1,8 +1,8 @@
 //! KV version 1: one value a name, the last one written.
 
 use super::tree::Tree;
-use crate::backend::Backend;
-use crate::call::Verb;
+use crate::backend::{Access, Backend};
+use crate::call::{Call, Verb};
 use crate::error::VaultError;
 use crate::reply::{LeaseInfo, Reply};
 use crate::scope::Scope;
@@ -19,16 +19,8 @@ impl Backend for Kv1 {
         Cow::Borrowed(path)
     }
 
-    fn is_public(&self, _verb: Verb, _path: &str) -> bool {
-        false
-    }
-
-    fn is_everybodys(&self, _verb: Verb, _path: &str) -> bool {
-        false
-    }
-
-    fn needs_sudo(&self, _verb: Verb, _path: &str) -> bool {
-        false
+    fn access(&self, _call: &Call, _path: &str) -> Access {
+        Access::Policy
     }
 
     async fn exists(&self, scope: &Scope<'_>) -> Result<bool, VaultError> {

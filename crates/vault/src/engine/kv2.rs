@@ -16,8 +16,8 @@ pub use last_read::LastReads;
 
 use super::kv1::{list, name};
 use super::tree::Tree;
-use crate::backend::Backend;
-use crate::call::Verb;
+use crate::backend::{Access, Backend};
+use crate::call::{Call, Verb};
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -35,16 +35,8 @@ impl Backend for Kv2 {
         Cow::Borrowed(path)
     }
 
-    fn is_public(&self, _verb: Verb, _path: &str) -> bool {
-        false
-    }
-
-    fn is_everybodys(&self, _verb: Verb, _path: &str) -> bool {
-        false
-    }
-
-    fn needs_sudo(&self, _verb: Verb, _path: &str) -> bool {
-        false
+    fn access(&self, _call: &Call, _path: &str) -> Access {
+        Access::Policy
     }
 
     async fn exists(&self, scope: &Scope<'_>) -> Result<bool, VaultError> {
@@ -58,7 +50,7 @@ impl Backend for Kv2 {
         let view = scope.view()?;
         let secret = || name(rest).map(|name| Secret::new(&view, name));
         match (kind, scope.call.verb) {
-            ("config", _) if scope.path != "config" => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+            ("config", _) if scope.path != "config" => Err(scope.no_route()),
             ("config", Verb::Read) => Reply::data(&config(&view).await?.shown()),
             ("config", Verb::Write) => metadata::configure(scope, &view).await,
             ("data", Verb::Read) => data::read(scope, &secret()?).await,
@@ -79,7 +71,7 @@ impl Backend for Kv2 {
             ("config" | "data" | "subkeys" | "delete" | "undelete" | "destroy" | "promote", _) => {
                 Err(VaultError::Unsupported)
             }
-            _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+            _ => Err(scope.no_route()),
         }
     }
 }

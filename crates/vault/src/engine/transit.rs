@@ -31,8 +31,8 @@ mod sign;
 mod wire;
 
 use super::tree::Tree;
-use crate::backend::Backend;
-use crate::call::Verb;
+use crate::backend::{Access, Backend};
+use crate::call::{Call, Verb};
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -47,16 +47,8 @@ impl Backend for Transit {
         Cow::Borrowed(path)
     }
 
-    fn is_public(&self, _verb: Verb, _path: &str) -> bool {
-        false
-    }
-
-    fn is_everybodys(&self, _verb: Verb, _path: &str) -> bool {
-        false
-    }
-
-    fn needs_sudo(&self, _verb: Verb, _path: &str) -> bool {
-        false
+    fn access(&self, _call: &Call, _path: &str) -> Access {
+        Access::Policy
     }
 
     /// To encrypt under a name that is not there makes a key, which is another capability.
@@ -103,7 +95,7 @@ impl Backend for Transit {
             }
             (["keys", ..], _) => Err(VaultError::Unsupported),
             ([first, ..], _) if SERVED.contains(first) => Err(VaultError::Unsupported),
-            _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+            _ => Err(scope.no_route()),
         }
     }
 }

@@ -20,7 +20,7 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
         )),
         (["audit-hash", path], Verb::Write) => hash(scope, path),
         (["audit" | "audit-hash", ..], _) => Err(VaultError::Unsupported),
-        _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+        _ => Err(scope.no_route()),
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
         (["lookup" | "renew" | "revoke" | "revoke-prefix" | "revoke-force" | "tidy" | "count", ..], _) => {
             Err(VaultError::Unsupported)
         }
-        _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+        _ => Err(scope.no_route()),
     }
 }
 

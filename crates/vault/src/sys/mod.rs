@@ -13,8 +13,8 @@ mod status;
 mod tools;
 mod wrapping;
 
-use crate::backend::{Backend, lowered};
-use crate::call::Verb;
+use crate::backend::{Access, Backend, lowered};
+use crate::call::{Call, Verb};
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -33,27 +33,22 @@ impl Backend for System {
         }
     }
 
-    fn is_public(&self, verb: Verb, path: &str) -> bool {
-        match path {
-            "health" | "seal-status" | "leader" => verb == Verb::Read,
-            "init" => matches!(verb, Verb::Read | Verb::Write),
-            "unseal" => verb == Verb::Write,
-            "wrapping/lookup" => matches!(verb, Verb::Read | Verb::Write),
-            "wrapping/unwrap" | "wrapping/rewrap" => verb == Verb::Write,
-            _ => false,
-        }
-    }
-
-    fn is_everybodys(&self, verb: Verb, path: &str) -> bool {
-        path.starts_with("internal/ui/mounts") && verb == Verb::Read
-    }
-
-    fn needs_sudo(&self, verb: Verb, path: &str) -> bool {
+    fn access(&self, call: &Call, path: &str) -> Access {
         let first = path.split('/').next().unwrap_or_default();
-        match first {
-            "auth" => matches!(verb, Verb::Write | Verb::Delete),
-            "remount" | "audit" | "rotate" | "seal" | "step-down" | "rekey" => true,
-            _ => leases::needs_sudo(verb, path),
+        match (path, call.verb) {
+            ("health" | "seal-status" | "leader", Verb::Read)
+            | ("init", Verb::Read | Verb::Write)
+            | ("unseal" | "wrapping/unwrap" | "wrapping/rewrap", Verb::Write) => Access::Public,
+            // who asks by an accessor must be whoever made the token
+            ("wrapping/lookup", Verb::Write) if call.body.has("accessor") => Access::Everybodys,
+            ("wrapping/lookup", Verb::Read | Verb::Write) => Access::Public,
+            (path, Verb::Read) if path.starts_with("internal/ui/mounts") => Access::Everybodys,
+            _ => match first {
+                "auth" if matches!(call.verb, Verb::Write | Verb::Delete) => Access::PolicyAndSudo,
+                "remount" | "audit" | "rotate" | "seal" | "step-down" | "rekey" => Access::PolicyAndSudo,
+                _ if leases::needs_sudo(call.verb, path) => Access::PolicyAndSudo,
+                _ => Access::Policy,
+            },
         }
     }
 
@@ -87,7 +82,7 @@ impl Backend for System {
             "leases" | "renew" | "revoke" | "revoke-prefix" | "revoke-force" => leases::handle(scope, &segments).await,
             "tools" => tools::handle(scope, &segments).await,
             "wrapping" => wrapping::handle(scope, &segments).await,
-            _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+            _ => Err(scope.no_route()),
         }
     }
 }

@@ -39,7 +39,7 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
         (["unseal" | "seal" | "step-down" | "rotate" | "key-status"] | ["rotate", "keyring" | "config"], _) => {
             Err(VaultError::Unsupported)
         }
-        _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+        _ => Err(scope.no_route()),
     }
 }
 

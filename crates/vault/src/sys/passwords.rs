@@ -42,7 +42,7 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
         }
         ([name, "generate"], Verb::Read) => generate(scope, name).await,
         ([] | [_] | [_, "generate"], _) => Err(VaultError::Unsupported),
-        _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+        _ => Err(scope.no_route()),
     }
 }
 

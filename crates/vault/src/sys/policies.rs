@@ -15,7 +15,7 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
         ["policies", "acl", name] => (false, Some(parse(name)?)),
         ["policy"] => (true, None),
         ["policy", name] => (true, Some(parse(name)?)),
-        _ => return Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+        _ => return Err(scope.no_route()),
     };
     let (identities, by, info) = (scope.vault.identities(), scope.by()?, &scope.call.info);
     match (scope.call.verb, name) {
@@ -66,12 +66,14 @@ async fn list(scope: &Scope<'_>, old: bool) -> Result<Reply, VaultError> {
     let page = PageRequest::parse(limit, scope.call.parameter("after").unwrap_or_default())?;
     let outcome = scope.vault.identities().list_policies(scope.by()?, &scope.call.info, &page).await;
     scope.was_recorded();
-    let names: Vec<String> = outcome?.names.iter().map(|name| name.as_str().to_owned()).collect();
-    if old {
-        Ok(Reply::data(&BTreeMap::from([("keys", &names), ("policies", &names)]))?.repeated())
+    let page = outcome?;
+    let names: Vec<String> = page.names.iter().map(|name| name.as_str().to_owned()).collect();
+    let reply = if old {
+        Reply::data(&BTreeMap::from([("keys", &names), ("policies", &names)]))?.repeated()
     } else {
-        Reply::data(&BTreeMap::from([("keys", &names)]))
-    }
+        Reply::data(&BTreeMap::from([("keys", &names)]))?
+    };
+    Ok(if page.next_marker.is_some() { reply.warning("more names follow: ask with `after`") } else { reply })
 }
 
 pub(super) fn of(acl: &Acl, path: &str) -> Vec<&'static str> {

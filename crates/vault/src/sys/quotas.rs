@@ -33,7 +33,7 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
         (["quotas", "config"], Verb::Write) => Err(VaultError::Invalid("nothing of quotas can be configured".into())),
         (["quotas", "lease-count", ..], _) => Err(VaultError::Invalid("lease counts are not limited here".into())),
         (["quotas", "rate-limit" | "config"] | ["quotas", "rate-limit", _], _) => Err(VaultError::Unsupported),
-        _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+        _ => Err(scope.no_route()),
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
         ["init"] => bare(200, &Initialized { initialized: true }),
         ["leader"] => bare(200, &Leader::default()),
         ["ha-status"] => Reply::data(&HaStatus { nodes: [Node { hostname: "", active_node: true }] }),
-        _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+        _ => Err(scope.no_route()),
     }
 }
 

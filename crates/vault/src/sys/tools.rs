@@ -21,7 +21,7 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
         (["tools", "random", rest @ ..], Verb::Write | Verb::Read) if rest.len() <= 2 => random(scope, rest).await,
         (["tools", "hash", rest @ ..], Verb::Write) if rest.len() <= 1 => hash(scope, rest.first().copied()),
         (["tools", "random" | "hash", ..], _) => Err(VaultError::Unsupported),
-        _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+        _ => Err(scope.no_route()),
     }
 }
 

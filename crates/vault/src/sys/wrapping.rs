@@ -23,7 +23,7 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
         (["wrapping", "unwrap"], Verb::Write) => wrapping::unwrap(scope, &token(scope)?).await,
         (["wrapping", "rewrap"], Verb::Write) => wrapping::rewrap(scope, &token(scope)?).await,
         (["wrapping", "wrap" | "lookup" | "unwrap" | "rewrap"], _) => Err(VaultError::Unsupported),
-        _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+        _ => Err(scope.no_route()),
     }
 }
 

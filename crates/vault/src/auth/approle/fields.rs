@@ -17,7 +17,7 @@ pub(super) async fn handle(
     field: &str,
     verb: Verb,
 ) -> Result<Reply, VaultError> {
-    let field = Field::parse(field).ok_or_else(|| VaultError::NoRoute(scope.call.path.as_str().to_owned()))?;
+    let field = Field::parse(field).ok_or_else(|| scope.no_route())?;
     match verb {
         Verb::Read => Reply::data(&field.shown(&roles.expect(name).await?.0)),
         Verb::Write => change(scope, roles, name, |role| field.write(role, &scope.call.body)).await,

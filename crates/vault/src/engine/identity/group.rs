@@ -70,7 +70,7 @@ pub(super) async fn handle(scope: &Scope<'_>, by: &str, name: Option<&str>) -> R
             Reply::keys(&names)
         }
         ("" | "id" | "name", ..) => Err(VaultError::Unsupported),
-        _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+        _ => Err(scope.no_route()),
     }
 }
 

@@ -68,7 +68,7 @@ pub(super) async fn handle(scope: &Scope<'_>, by: &str, name: Option<&str>) -> R
         }
         ("merge", None, Verb::Write) => merge(scope).await,
         ("" | "id" | "name" | "batch-delete" | "merge", ..) => Err(VaultError::Unsupported),
-        _ => Err(VaultError::NoRoute(scope.call.path.as_str().to_owned())),
+        _ => Err(scope.no_route()),
     }
 }
 
