@@ -12,7 +12,7 @@ use crate::operation::Operation;
 use audit::{AuditSink, Decision, Outcome, Record, Subject};
 use envelope::Clock;
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -117,7 +117,7 @@ impl Budgets {
     /// Takes one record's worth from whoever is at `from`.
     fn take(&mut self, from: &str, now: Instant) -> bool {
         let full = Budget { left: BURST, at: now };
-        let Some(address) = address(from) else { return self.rest.get_or_insert(full).take(now) };
+        let Some(address) = identity::cidr::network(from) else { return self.rest.get_or_insert(full).take(now) };
         if !self.of.contains_key(&address) && self.of.len() >= ADDRESSES_MAX {
             // who has its whole budget again is as good as new
             self.of.retain(|_, budget| !budget.is_full(now));
@@ -145,15 +145,6 @@ impl Budget {
         let gained = u64::try_from(now.saturating_duration_since(self.at).as_millis()).unwrap_or(u64::MAX);
         self.left.saturating_add(gained.saturating_mul(STRANGERS_PER_SEC)).min(BURST)
     }
-}
-
-/// Who is told apart: of IPv6 a network, which one machine may have all addresses of.
-fn address(from: &str) -> Option<IpAddr> {
-    let ip = from.parse::<SocketAddr>().ok()?.ip().to_canonical();
-    Some(match ip {
-        IpAddr::V4(_) => ip,
-        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
-    })
 }
 
 /// Strangers' part of a log, as the vault knows it.

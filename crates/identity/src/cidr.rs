@@ -3,7 +3,7 @@
 use crate::error::IdentityError;
 use ipnet::IpNet;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// `10.0.0.0/8`, `fd00::/8`; an address alone is a range of one. Nothing stands behind the prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,8 +73,20 @@ pub fn allows(ranges: &[Cidr], peer: &str) -> bool {
     if ranges.is_empty() {
         return true;
     }
-    let address = peer.parse::<SocketAddr>().map(|peer| peer.ip()).or_else(|_| peer.parse::<IpAddr>());
-    address.is_ok_and(|address| ranges.iter().any(|range| range.contains(address)))
+    address(peer).is_some_and(|address| ranges.iter().any(|range| range.contains(address)))
+}
+
+/// Who is told apart where many are measured, of a peer's address with or without its port: of IPv6 a network (its /64), which
+/// one machine may have all addresses of.
+pub fn network(from: &str) -> Option<IpAddr> {
+    Some(match address(from)?.to_canonical() {
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX))),
+        ip @ IpAddr::V4(_) => ip,
+    })
+}
+
+fn address(peer: &str) -> Option<IpAddr> {
+    peer.parse::<SocketAddr>().map(|peer| peer.ip()).or_else(|_| peer.parse()).ok()
 }
 
 #[cfg(test)]
@@ -128,6 +140,20 @@ mod tests {
         ] {
             assert_eq!(allows(&bound, peer), inside, "{peer:?}");
             assert!(allows(&[], peer));
+        }
+    }
+
+    #[test]
+    fn an_address_is_told_without_its_port_and_a_network_as_one() {
+        for (from, told) in [
+            ("192.0.2.1:5", Some("192.0.2.1")),
+            ("192.0.2.1", Some("192.0.2.1")),
+            ("[::ffff:192.0.2.1]:5", Some("192.0.2.1")),
+            ("[2001:db8::1:2:3:4]:5", Some("2001:db8::")),
+            ("", None),
+            ("unix", None),
+        ] {
+            assert_eq!(network(from), told.map(|told| told.parse().unwrap()), "{from}");
         }
     }
 

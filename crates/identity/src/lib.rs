@@ -23,6 +23,7 @@ mod service;
 mod store;
 mod sweep;
 pub mod token;
+mod turn;
 
 pub use ack::AckDemand;
 pub use acl::{Acl, Decided, Verdict, decide, decide_on};
@@ -45,6 +46,7 @@ pub use token::{
     CreateToken, CreatedToken, DefaultPolicy, Excess, NewParent, NewToken, Parentage, PolicyGlob, RoleTokenKind,
     Through, TokenKind, TokenMetadata, TokenRole,
 };
+pub use turn::Turns;
 
 use audit::{Ack, AckRefusal, Outcome, Record, Subject};
 use envelope::Timestamp;

@@ -18,6 +18,7 @@ use crate::policy::Policy;
 use crate::principal::{Principal, Proof};
 use crate::store::{self, AclKey, Caches, Layout, StoredRole};
 use crate::token::{self, Digest, TokenRecord};
+use crate::turn::Turns;
 use audit::{AuditSink, Decision, Outcome, Record};
 use envelope::mac;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ pub struct Identities {
     pub(crate) changes: Changes,
     pub(crate) caches: Arc<Caches>,
     /// Uses of one token are counted one after the other within the process, so that they do not conflict.
-    turns: Arc<[tokio::sync::Mutex<()>]>,
+    turns: Arc<Turns>,
 }
 
 impl Identities {
@@ -55,7 +56,7 @@ impl Identities {
             generation: seams.generation,
             changes: seams.changes,
             caches: seams.caches,
-            turns: (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect(),
+            turns: Arc::default(),
         })
     }
 
@@ -189,11 +190,7 @@ impl Identities {
 
     /// Whoever changes one token again and again does so one after the other within the process.
     pub(crate) async fn turn(&self, digest: &Digest) -> Option<tokio::sync::MutexGuard<'_, ()>> {
-        let turn = usize::from(digest.0[0]) % self.turns.len().max(1);
-        match self.turns.get(turn) {
-            Some(turn) => Some(turn.lock().await),
-            None => None,
-        }
+        self.turns.of(digest.0).await
     }
 
     async fn by_certificate(&self, certificate: &PeerCertificate) -> Result<Arc<Principal>, IdentityError> {
@@ -293,7 +290,5 @@ fn check_bound(
     }
 }
 
-/// Locks over which use-limited tokens are spread.
-const TURNS: usize = 64;
 /// How often a count is read anew when other nodes count at the same time.
 pub(crate) const ATTEMPTS_MAX: usize = 32;

@@ -4,7 +4,6 @@
 //! who asks → which mount → may they → the mount's backend → wrapped, where asked for → recorded → answered
 //! ```
 
-use crate::auth::turn::Turns;
 use crate::auth::userpass::Hashing;
 use crate::backend::{self, Access, Backend};
 use crate::call::{Call, Verb};
@@ -16,7 +15,7 @@ use crate::view::{Values, View};
 use audit::{Decision, Outcome, Record, Subject};
 use envelope::{SecretBytes, Timestamp};
 use identity::{
-    Asked, Capability, ChangeError, Changes, Decided, Facts, Given, Identities, Principal, Verdict, decide_on,
+    Asked, Capability, ChangeError, Changes, Decided, Facts, Given, Identities, Principal, Turns, Verdict, decide_on,
 };
 use kms::Kms;
 use serde_json::value::RawValue;

@@ -3,5 +3,4 @@
 pub mod approle;
 pub mod token;
 mod token_fields;
-pub(crate) mod turn;
 pub mod userpass;

@@ -9,7 +9,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use envelope::mac;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
@@ -31,8 +31,8 @@ pub(crate) struct Hashing {
     admitted: Arc<Semaphore>,
     /// Of new passwords: administrators are not shut out by logins.
     administrators: Arc<Semaphore>,
-    /// Logins under way by address.
-    shares: Arc<Mutex<HashMap<Box<str>, usize>>>,
+    /// Logins under way by address; whoever has none shares one.
+    shares: Arc<Mutex<HashMap<Option<IpAddr>, usize>>>,
     running: Arc<Semaphore>,
     done: Arc<AtomicU64>,
 }
@@ -99,15 +99,15 @@ fn busy() -> VaultError {
 
 /// One of an address's places, until it drops.
 struct Share {
-    shares: Arc<Mutex<HashMap<Box<str>, usize>>>,
-    address: Box<str>,
+    shares: Arc<Mutex<HashMap<Option<IpAddr>, usize>>>,
+    address: Option<IpAddr>,
 }
 
 impl Share {
-    fn take(shares: &Arc<Mutex<HashMap<Box<str>, usize>>>, from: &str) -> Option<Self> {
-        let address = address(from);
+    fn take(shares: &Arc<Mutex<HashMap<Option<IpAddr>, usize>>>, from: &str) -> Option<Self> {
+        let address = identity::cidr::network(from);
         let mut taken = shares.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = taken.entry(address.clone()).or_default();
+        let here = taken.entry(address).or_default();
         if *here >= SHARE_MAX {
             return None;
         }
@@ -125,15 +125,6 @@ impl Drop for Share {
                 taken.remove(&self.address);
             }
         }
-    }
-}
-
-/// Who is told apart: of IPv6 a network, which one machine may have all addresses of.
-fn address(from: &str) -> Box<str> {
-    match from.parse::<SocketAddr>().map(|from| from.ip().to_canonical()) {
-        Ok(IpAddr::V6(ip)) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).to_string().into(),
-        Ok(ip @ IpAddr::V4(_)) => ip.to_string().into(),
-        Err(_) => from.into(),
     }
 }
 
