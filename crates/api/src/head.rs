@@ -1,12 +1,13 @@
 //! What a request's head says: its id, how long it may take, what is asked for, and in which protocol.
 //!
 //! Always: bounded. An id has at most 64 bytes, what was asked for at most 200.
-//! Never: a query, a fragment or an authority in what is recorded: there clients put tokens.
+//! Never: a query, a fragment or an authority in what is recorded: there clients put tokens. One in the path is a mark.
 
 use crate::kms_grpc::error::Refusal;
 use crate::operation::Operation;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version};
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,6 +77,7 @@ fn page(refusal: &Refusal) -> Reply {
 pub(crate) fn asked_for<B>(request: &Request<B>) -> String {
     // an authority, a query and a fragment are no part of what `path` gives; parameters (RFC 3986 §3.3) are cut off too
     let path = request.uri().path().split(';').next().unwrap_or_default();
+    let path = without_tokens(path);
     let mut text = String::with_capacity(ASKED_BYTES_MAX);
     // writing to a string does not fail
     let _ = write!(text, "{:.METHOD_BYTES_MAX$} ", request.method().as_str());
@@ -83,6 +85,24 @@ pub(crate) fn asked_for<B>(request: &Request<B>) -> String {
     let room = ASKED_BYTES_MAX - text.len();
     text.extend(path.bytes().map(visible).take(room));
     text
+}
+
+/// A token is a mark, however it is spelled: what is refused here is recorded before anybody has read it.
+fn without_tokens(path: &str) -> Cow<'_, str> {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((byte, behind)) = rest.split_first() {
+        let mut escaped = [*byte];
+        rest = match behind.split_first_chunk::<2>() {
+            Some((pair, behind)) if *byte == b'%' && hex::decode_to_slice(pair, &mut escaped).is_ok() => behind,
+            Some(_) | None => behind,
+        };
+        decoded.extend(escaped);
+    }
+    match vault::call::without_tokens(&String::from_utf8_lossy(&decoded)) {
+        Cow::Borrowed(_) => Cow::Borrowed(path),
+        Cow::Owned(marked) => Cow::Owned(marked),
+    }
 }
 
 /// From `grpc-timeout`: at most eight digits and a unit. No longer than [`DEADLINE_MAX`].
@@ -245,6 +265,10 @@ mod tests {
             ("CONNECT", "secret:443", "CONNECT ".into()),
             ("GET", "/%00%1b[2J\"", "GET /%00%1b[2J\"".into()),
             ("GET", "/\u{e4}\u{2028}", "GET /?????".into()),
+            ("GET", "/v1/a/sr.secret/b", "GET /v1/a/(token)/b".into()),
+            ("GET", "/v1//srb.secret", "GET /v1//(token)".into()),
+            ("GET", "/v1/a%2fs%72%2Esecret", "GET /v1/a/(token)".into()),
+            ("GET", "/v1/%2/%zz/%73rw.secret%", "GET /v1/%2/%zz/(token)".into()),
             ("GET", &long, format!("GET {}", &long[..196])),
             (&method, "/x", format!("{} /x", &method[..20])),
         ] {

@@ -95,7 +95,7 @@ pub(crate) async fn wrap(scope: &Scope<'_>, reply: Reply, ttl: Duration) -> Resu
     let wrapped = Wrapped {
         created: scope.now().unix_millis(),
         ttl_millis: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
-        path: scope.call.path.as_str().to_owned(),
+        path: scope.call.path.told().into_owned(),
         accessor: hex::encode(scope.vault.barrier().random::<16>()?),
         wrapped_accessor: token_accessor.or(reply.accessor).unwrap_or_default(),
         creator: scope.by.map_or("", |by| by.id()).to_owned(),
@@ -106,7 +106,7 @@ pub(crate) async fn wrap(scope: &Scope<'_>, reply: Reply, ttl: Duration) -> Resu
     };
     let (batch, token) = add(scope.vault, scope.batch()?, &wrapped, body.as_bytes())?;
     let record = Record {
-        path: scope.call.path.as_str(),
+        path: &wrapped.path,
         rule: &scope.rule,
         decision: Decision::Allowed,
         ..scope.call.info.record("VaultWrap", scope.subject(), Outcome::Done)

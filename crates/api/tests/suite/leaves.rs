@@ -215,15 +215,18 @@ const VAULT_OF_ROOT: [&str; 49] = [
 #[tokio::test]
 async fn every_path_of_the_vault_leaves_one_leaf_by_every_method_whatever_is_sent_by_whomever() {
     let root = format!("x-vault-token: {ROOT}\r\n");
-    one_leaf_each(&VAULT, &["", "x-vault-token: wrong-token-of-some-length\r\n", &root]).await;
+    let asked = one_leaf_each(&VAULT, &["", "x-vault-token: wrong-token-of-some-length\r\n", &root]).await;
+    assert_eq!(asked, 2142);
 }
 
 #[tokio::test]
 async fn what_is_done_with_tokens_and_the_system_leaves_one_leaf_too() {
-    one_leaf_each(&VAULT_OF_ROOT, &[&format!("x-vault-token: {ROOT}\r\n")]).await;
+    let asked = one_leaf_each(&VAULT_OF_ROOT, &[&format!("x-vault-token: {ROOT}\r\n")]).await;
+    assert_eq!(asked, 1029);
 }
 
-async fn one_leaf_each(paths: &[&str], tokens: &[&str]) {
+/// How many requests that were.
+async fn one_leaf_each(paths: &[&str], tokens: &[&str]) -> usize {
     let rig = Rig::start().await;
     let bodies = ["", "{\"a\":1,\"a\":1}", "{\"path\":7,\"versions\":\"x\",\"type\":[],\"data\":0}"];
     let (before, mut replies) = (rig.leaves(), Vec::new());
@@ -243,6 +246,29 @@ async fn one_leaf_each(paths: &[&str], tokens: &[&str]) {
     assert_eq!(records.len() - before, replies.len());
     for (record, (case, reply)) in records[before..].iter().zip(&replies) {
         assert!(reply.contains(record["request_id"].as_str().unwrap()), "{case} {record}");
+    }
+    replies.len()
+}
+
+#[tokio::test]
+async fn a_token_in_the_path_of_what_cannot_be_read_is_told_as_a_mark() {
+    let rig = Rig::start().await;
+    // by one byte, so that all of it is read
+    let large = "x".repeat((64 << 10) + 1);
+    for (path, body, told) in [
+        ("auth/token/lookup/sr.secret-of-the-tests", "{", "POST /v1/auth/token/lookup/(token)"),
+        ("auth/token/lookup/sr.secret-of-the-tests", large.as_str(), "POST /v1/auth/token/lookup/(token)"),
+        ("auth//srb.secret-of-the-tests", "", "POST /v1/auth//(token)"),
+        ("auth%2f%73%72w%2esecret-of-the-tests", "", "POST /v1/auth/(token)"),
+        ("auth/%zz/sr.secret-of-the-tests", "", "POST /v1/auth/%zz/(token)"),
+    ] {
+        let before = rig.leaves();
+        let head = format!("host: x\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+        let reply = sent(&rig, format!("POST /v1/{path} HTTP/1.1\r\n{head}\r\n{body}")).await;
+        assert!(reply.starts_with("HTTP/1.1 4"), "{path}: {reply}");
+        let records = rig.records().split_off(before);
+        assert_eq!((records.len(), records[0]["path"].as_str()), (1, Some(told)), "{path}");
+        assert!(!records[0].to_string().contains("secret-of-the-tests"), "{}", records[0]);
     }
 }
 

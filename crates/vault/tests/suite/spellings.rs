@@ -121,6 +121,16 @@ async fn a_token_in_a_path_is_told_as_a_mark() {
     {
         rig.root(Write, &path, Value::Null).await;
     }
+    // also where something else is recorded on the way: an answer put away, a failure counted
+    rig.done(Write, &format!("secret/data/{secret}"), json!({"data": {"a": 1}})).await;
+    let wraps = With { wrap_secs: Some(60), ..with(crate::rig::ROOT) };
+    let (_, body) = rig.ask(Read, &format!("secret/data/{secret}"), Value::Null, wraps).await;
+    assert_eq!(body["wrap_info"]["creation_path"], "secret/data/(token)");
+    rig.done(Write, "sys/auth/userpass", json!({"type": "userpass"})).await;
+    rig.done(Write, "auth/userpass/users/sr.alice", json!({"password": "correct horse"})).await;
+    let wrong = json!({"password": "another horse"});
+    assert_eq!(rig.ask(Write, "auth/userpass/login/sr.alice", wrong, With::default()).await.0, 400);
+    assert!(rig.records().iter().all(|record| !record["path"].as_str().unwrap_or("").contains("sr.alice")));
     let told: Vec<_> = rig.records().iter().map(Value::to_string).collect();
     assert!(told.iter().all(|record| !record.contains(secret)));
     assert!(told.iter().any(|record| record.contains("auth/token/lookup/(token)")));

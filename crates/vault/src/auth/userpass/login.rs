@@ -152,7 +152,7 @@ async fn count(scope: &Scope<'_>, users: &Users<'_>, name: &str) -> Result<Count
         let text = serde_json::to_vec(&found.failures.and_one(scope.now()))
             .map_err(|_| VaultError::Internal("failures cannot be written".into()))?;
         let record = Record {
-            path: scope.call.path.as_str(),
+            path: &scope.call.path.told(),
             decision: Decision::Denied,
             ..scope.call.info.record("VaultCountFailedLogin", &Subject::System, Outcome::Failed(WRONG.into()))
         };
