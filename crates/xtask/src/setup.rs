@@ -20,6 +20,8 @@ const DEBIAN_PACKAGES: &[&str] = &[
 ];
 const PYTHON_PACKAGES: &[&str] =
     &["grpcio", "grpcio-reflection", "protobuf", "googleapis-common-protos", "hvac==2.4.0"];
+/// What is there by these names is what was asked for.
+const IMPORTS: &str = "import grpc, grpc_reflection, google.rpc.error_details_pb2, importlib.metadata as m; assert m.version('hvac') == '2.4.0'";
 const NODE_PACKAGES: &[&str] = &["node-vault@0.12.0"];
 
 /// Installs what is missing where we are root; otherwise says the one command and stops.
@@ -37,14 +39,25 @@ pub(crate) fn install() -> Result<()> {
             .args(["install", "-y", "-qq", "--no-install-recommends"])
             .args(&missing))?;
     }
+    go()?;
     python()?;
     node()
+}
+
+/// Debian's is too old to fetch a newer one by itself.
+fn go() -> Result<()> {
+    let has = Command::new("go").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if has.is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    bail!("the tests of other people's clients need Go 1.25 or later: install it, and put `go` into PATH")
 }
 
 /// Modules for `tests/stock_clients.rs`, beside nothing else.
 fn node() -> Result<()> {
     let folder = crate::steps::root().join("target/node");
-    if folder.join("node_modules/node-vault").exists() {
+    let there = std::fs::read_to_string(folder.join("node_modules/node-vault/package.json")).unwrap_or_default();
+    if NODE_PACKAGES.iter().any(|package| there.contains(&package.replace("node-vault@", "\"version\": \""))) {
         return Ok(());
     }
     say("fetching node-vault");
@@ -61,11 +74,7 @@ fn python() -> Result<()> {
     let venv = crate::steps::root().join("target/python");
     let python = venv.join("bin/python");
     let has_grpc = |python: &Path| {
-        Command::new(python)
-            .args(["-c", "import grpc, grpc_reflection, google.rpc.error_details_pb2, hvac"])
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success())
+        Command::new(python).args(["-c", IMPORTS]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
     };
     if has_grpc(&python) {
         return Ok(());
