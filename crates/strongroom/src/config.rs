@@ -197,7 +197,12 @@ impl Config {
                 bail!("`limits.{name}` is 1 to {LIFE_SECS_MAX}");
             }
         }
-        self.audit.check()
+        self.audit.check()?;
+        // what leads there by another way is refused when it is written to
+        if self.audit.archive_dir.as_deref().is_some_and(|archive| is_same(archive, &self.audit_dir())) {
+            bail!("`audit.archive_dir` is the log's own folder: an archive is another one");
+        }
+        Ok(())
     }
 
     pub fn audit_dir(&self) -> PathBuf {
@@ -211,6 +216,12 @@ impl Config {
     pub fn store_file(&self) -> PathBuf {
         self.data_dir.join("store.db")
     }
+}
+
+/// One folder, by its name or, where it is there, by whatever link.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    one == other || real(one) == real(other)
 }
 
 const THREADS_MAX: usize = 1024;
@@ -275,6 +286,8 @@ mod tests {
             ("[boundary]", "[audit]\nscrub_entries_per_sec = 1000001\n[boundary]"),
             ("[boundary]", "[audit]\narchive_dir = \"/a\"\n[boundary]"),
             ("[boundary]", "[audit]\nretain_days = 1\narchive_dir = \"a\"\n[boundary]"),
+            ("[boundary]", "[audit]\nretain_days = 1\narchive_dir = \"/d/audit/\"\n[boundary]"),
+            ("[boundary]", "[audit]\nretain_days = 1\ndir = \"/a\"\narchive_dir = \"/a\"\n[boundary]"),
             ("[boundary]", "[audit]\nwitness_quorum = 1\n[boundary]"),
             ("[boundary]", "[[audit.witness]]\nurl = \"https://w\"\nkey = \"w\"\n[boundary]"),
             ("[boundary]", "[[audit.witness]]\nurl = \"https://w\"\n[boundary]"),

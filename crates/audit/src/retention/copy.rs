@@ -5,10 +5,11 @@ use crate::read::{LogFolder, SEGMENTS, VERIFIER_KEY};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::ops::{ControlFlow, Range};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// Copies segments, durably. One that stands there already stays: [`super::prepare`] tells whether it is the right one.
+/// Refused where the archive is the log: what stands there already would be what is removed.
 pub fn copy(
     log: &LogFolder,
     segments: Range<u64>,
@@ -21,6 +22,7 @@ pub fn copy(
     };
     let folder = archive.join(SEGMENTS);
     DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(at(&folder))?;
+    apart(log, &folder).map_err(at(archive))?;
     own(log, archive).map_err(at(archive))?;
     for number in segments {
         if each().is_break() {
@@ -30,6 +32,15 @@ pub fn copy(
         copy_file(&log.dir().join(SEGMENTS).join(&name), &folder, &name).map_err(at(&folder.join(&name)))?;
     }
     sync(&folder).and_then(|()| sync(archive)).map_err(at(archive))
+}
+
+/// `folder` is not the log's own, by whatever path or link.
+fn apart(log: &LogFolder, folder: &Path) -> io::Result<()> {
+    let (log, archive) = (fs::metadata(log.dir().join(SEGMENTS))?, fs::metadata(folder)?);
+    if (log.dev(), log.ino()) != (archive.dev(), archive.ino()) {
+        return Ok(());
+    }
+    Err(io::Error::new(ErrorKind::InvalidInput, "it is the log itself: an archive is another folder"))
 }
 
 /// The archive is this log's, from now on or already.
@@ -45,8 +56,12 @@ fn own(log: &LogFolder, archive: &Path) -> io::Result<()> {
 /// Whole as soon as it has its name.
 fn copy_file(from: &Path, folder: &Path, name: &str) -> io::Result<()> {
     let (to, temporary) = (folder.join(name), folder.join(format!("{name}.new")));
-    if to.exists() {
-        return Ok(());
+    match fs::symlink_metadata(&to) {
+        Ok(there) if there.is_file() => return Ok(()),
+        // a link may lead to what is removed
+        Ok(_) => return Err(io::Error::new(ErrorKind::AlreadyExists, "what stands there is no file of its own")),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
     let mut source = File::open(from)?;
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;

@@ -340,3 +340,35 @@ async fn nothing_is_prepared_that_is_not_what_was_signed() {
     let outcome = prepare(&rig.folder(), &rig.signed(), 0..1, (&rig.folder(), Fate::Pruned), &mut called_off);
     assert!(matches!(outcome, Err(RetentionError::CalledOff)));
 }
+
+#[tokio::test]
+async fn a_log_is_not_archived_into_itself_by_whatever_way_it_is_named() {
+    let rig = Rig::new();
+    let log = rig.open().unwrap();
+    append(&log, 0..SEGMENT + 4096).await;
+    let link = |to: &Path, name: &str| {
+        let at = rig.dir.with_file_name(name);
+        std::os::unix::fs::symlink(to, &at).unwrap();
+        at
+    };
+    let whole = link(&rig.dir, "whole");
+    for name in ["folder", "file"] {
+        fs::create_dir(rig.dir.with_file_name(name)).unwrap();
+    }
+    link(&rig.dir.join("segment"), "folder/segment");
+    fs::create_dir(rig.dir.with_file_name("file/segment")).unwrap();
+    link(&rig.dir.join("segment/0000000000"), "file/segment/0000000000");
+    for archive in [
+        rig.dir.clone(),
+        rig.dir.join("../audit"),
+        whole,
+        rig.dir.with_file_name("folder"),
+        rig.dir.with_file_name("file"),
+    ] {
+        let mut each = || ControlFlow::Continue(());
+        let outcome = copy(&rig.folder(), 0..1, &archive, &mut each);
+        assert!(matches!(outcome, Err(RetentionError::Archive { .. })), "{}: {outcome:?}", archive.display());
+    }
+    // one that is beside it is another
+    copy(&rig.folder(), 0..1, &rig.archive, &mut || ControlFlow::Continue(())).unwrap();
+}
