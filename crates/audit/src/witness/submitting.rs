@@ -40,7 +40,7 @@ pub enum Standing {
     /// It was not heard.
     Unknown,
     Agrees,
-    /// The last question had no cosignature. Why.
+    /// The last question had no cosignature, and no earlier one was answered with what follows. Why.
     Away(String),
     /// It has cosigned so many entries, and the log has fewer.
     SetBack {
@@ -48,6 +48,13 @@ pub enum Standing {
     },
     /// It has cosigned another history.
     Forked,
+}
+
+impl Standing {
+    /// It has seen more than there is, or another history.
+    fn disagrees(&self) -> bool {
+        matches!(self, Self::SetBack { size: _ } | Self::Forked)
+    }
 }
 
 #[derive(Debug)]
@@ -150,7 +157,8 @@ impl Submitting {
                 return None;
             }
             Err(standing) => {
-                (one.standing, one.corrected) = (standing, false);
+                one.corrected = false;
+                one.stands(standing);
                 one.fail(now, jitter);
                 return None;
             }
@@ -170,8 +178,7 @@ impl Submitting {
     }
 
     pub fn witnessed(&self) -> Witnessed {
-        let disagrees = |one: &One| matches!(one.standing, Standing::SetBack { size: _ } | Standing::Forked);
-        Witnessed { size: self.witnessed, set_back: self.witnesses.iter().any(disagrees) }
+        Witnessed { size: self.witnessed, set_back: self.witnesses.iter().any(|one| one.standing.disagrees()) }
     }
 
     pub fn standing(&self, witness: usize) -> &Standing {
@@ -239,6 +246,14 @@ impl One {
             },
             422 => Err(Standing::Forked),
             status => Err(Standing::Away(format!("it answered {status}"))),
+        }
+    }
+
+    /// Silence takes nothing back: who disagreed does so until it agrees.
+    fn stands(&mut self, now: Standing) {
+        let away = matches!(now, Standing::Away(_));
+        if !(away && self.standing.disagrees()) {
+            self.standing = now;
         }
     }
 

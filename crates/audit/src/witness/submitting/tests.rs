@@ -230,6 +230,17 @@ fn a_log_that_was_set_back_or_forked_is_told_until_it_agrees() {
         let standing = if forked { Standing::Forked } else { Standing::SetBack { size: 100 } };
         assert_eq!(house.submitting.standing(0), &standing);
         assert_eq!(house.submitting.witnessed(), Witnessed { size: 0, set_back: true });
+        // nor is it hushed by keeping it from answering, or by answering in its place
+        for reply in [failed(), Reply::Status { status: 500, body: String::new() }, failed()] {
+            house.passes(60_000);
+            let asks = house.asks(0);
+            assert_eq!(asks.len(), 2);
+            for ask in asks {
+                assert!(house.tells(&ask, reply.clone()).is_none());
+                assert_eq!(house.submitting.standing(ask.witness), &standing, "{reply:?}");
+            }
+            assert_eq!(house.submitting.witnessed(), Witnessed { size: 0, set_back: true }, "{reply:?}");
+        }
         // what a witness has seen was brought back
         house.log = History::new(ORIGIN, 600, 0);
         house.passes(60_000);
