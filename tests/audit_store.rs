@@ -362,6 +362,29 @@ fn remove(dev: &Dev, command: &str, more: &[&Path]) -> serde_json::Value {
     serde_json::from_str(&out).unwrap()
 }
 
+/// A copy of `sound` without the rows that no entry misses which is still there.
+fn without_what_only_removed_entries_told(dev: &Dev, sound: &Path) -> PathBuf {
+    let all = rows(sound);
+    let own =
+        |path: &[u8]| ["core", "sentinel", "outbox", "logs", "anchors"].iter().any(|n| text(path).unwrap().contains(n));
+    let mut unmissed = Vec::new();
+    for (path, _) in all.iter().filter(|(path, _)| path != b"boot" && !own(path)) {
+        let without = altered(sound, |store| {
+            assert_eq!(store.execute("DELETE FROM kv WHERE k = ?1", [path]).unwrap(), 1);
+        });
+        let (_, told) = verify(dev, &without, &[]);
+        if told["store"]["found"] == 0 {
+            unmissed.push(path);
+        }
+    }
+    assert!(!unmissed.is_empty());
+    altered(sound, |store| {
+        for path in unmissed {
+            assert_eq!(store.execute("DELETE FROM kv WHERE k = ?1", [path]).unwrap(), 1);
+        }
+    })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn old_entries_leave_a_running_servers_log_on_the_record_and_what_only_they_told_is_not_judged() {
     let mut dev = Dev::sim();
@@ -402,6 +425,12 @@ async fn old_entries_leave_a_running_servers_log_on_the_record_and_what_only_the
     let replaced = altered(&sound, |store| put(store, path, &[value.as_slice(), &[0]].concat()));
     let (_, judged) = verify(&dev, &replaced, &["--archive", archive]);
     assert!(judged["store"]["found"] != 0 && judged["valid"] == false, "{judged:#}");
+    let gone = without_what_only_removed_entries_told(&dev, &sound);
+    let (code, told) = verify(&dev, &gone, &[]);
+    assert_eq!((code, &told["valid"], &told["judged"]), (1, &false.into(), &false.into()), "{told:#}");
+    assert!(told["result"].as_str().unwrap().contains("name the archive with --archive"), "{told:#}");
+    let (_, judged) = verify(&dev, &gone, &["--archive", archive]);
+    assert!(judged["store"]["found"].as_u64().unwrap() >= 1 && judged["valid"] == false, "{judged:#}");
 
     // it starts, serves, and its scrubber finds no damage
     dev.start_again().unwrap();

@@ -6,7 +6,8 @@
 //!
 //! Always: 128 bits of each hash are kept, and no value: finding another value of the same hash is a second preimage.
 //! Always: a leaf that a crash made the log tell twice counts once, where it stood first.
-//! Always: of a log from which entries were removed, a row that no leaf tells is not judged.
+//! Always: of a log from which entries were removed unheard, a row that no leaf tells is not judged, and the store is not whole:
+//! of a row that only they told nobody can say whether it is gone.
 //! Never: storage known. Rows come as hashes, with the revision of the batch that wrote them.
 
 use crate::record::{Record, StoreState};
@@ -106,6 +107,8 @@ pub struct Compared {
     pub before_rollback: u64,
     /// Rows that no leaf tells which is still there, where leaves were removed: nobody knows whether one of those told them.
     pub removed: u64,
+    /// Entries were removed that nobody heard: a row that only they told may be gone, and nobody knows.
+    pub unheard: bool,
     /// At most [`FINDINGS_MAX`].
     pub findings: Vec<Finding>,
     pub found: u64,
@@ -293,6 +296,7 @@ impl Comparison {
 
     /// After the last row.
     pub fn finish(mut self) -> Compared {
+        self.compared.unheard = self.logs.iter().any(|told| told.removed);
         for (revision, finding) in std::mem::take(&mut self.deferred) {
             if self.waiting.get(&revision).is_some_and(|waiting| !waiting.told) {
                 self.compared.not_yet_told += 1;

@@ -256,7 +256,10 @@ fn a_row_whose_leaf_may_have_been_removed_is_not_judged_and_what_is_still_told_i
         rig
     };
     let compared = later().compare(&[("a", "a1"), ("b", "b1"), ("d", "d0")]);
-    assert_eq!((compared.removed, compared.found), (1, 0));
+    assert_eq!((compared.removed, compared.found, compared.unheard), (1, 0, true));
+    // the same store without the row that only a removed leaf can have told
+    let compared = later().compare(&[("a", "a1"), ("b", "b1")]);
+    assert_eq!((compared.removed, compared.found, compared.unheard), (0, 0, true));
     // an older value of a row that is told is missed there, though nobody knows whose value it is
     let compared = later().compare(&[("a", "a0"), ("b", "b1")]);
     assert_eq!((compared.removed, compared.findings), (1, vec![finding(Kind::Missing, "", Some(0), None)]));
@@ -264,5 +267,9 @@ fn a_row_whose_leaf_may_have_been_removed_is_not_judged_and_what_is_still_told_i
     assert_eq!((compared.removed, compared.findings), (0, vec![finding(Kind::Copied, "x", Some(0), None)]));
     let mut whole = history().told;
     whole.removed = false;
-    assert_eq!(compare(vec![whole], &[("e", "e0")]).removed, 0);
+    let compared = compare(vec![whole], &[("e", "e0")]);
+    assert_eq!((compared.removed, compared.unheard), (0, false));
+    // of several logs one is enough
+    let compared = compare(vec![history().told, later().told], &[("e", "e0")]);
+    assert_eq!((compared.removed, compared.unheard), (1, true));
 }

@@ -102,9 +102,9 @@ impl Opened {
 
 impl Outcome {
     /// Nothing is excused by a leaf that waits, which who has the store can write and only the server can open, nor by one that
-    /// was removed.
+    /// was removed: neither a row that is there, nor one that may have been.
     pub fn is_judged(&self) -> bool {
-        self.compared.not_yet_told == 0 && self.compared.removed == 0
+        self.compared.not_yet_told == 0 && !self.compared.unheard
     }
 
     /// Why the store does not pass, in a word or two.
@@ -116,10 +116,10 @@ impl Outcome {
                 self.compared.not_yet_told
             )
         });
-        let removed = (self.compared.removed > 0).then(|| {
+        let removed = self.compared.unheard.then(|| {
             format!(
-                "{} rows are not judged: no entry that is still there tells them, and entries were removed; name the archive with \
-                 --archive",
+                "{} rows are not judged, nor whether there were more: entries were removed that may have told them; name the \
+                 archive with --archive",
                 self.compared.removed
             )
         });
