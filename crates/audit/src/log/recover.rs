@@ -80,15 +80,20 @@ pub(super) fn recover(place: &Place, lock: File) -> Result<Recovered, OpenError>
 
 /// Says that the log ended in peace, with so many entries.
 pub(super) fn write_closed(dir: &Path, size: u64) -> io::Result<()> {
-    replace(dir, CLOSED, format!("{size}\n").as_bytes())?;
-    File::open(dir.join(CLOSED))?.sync_all()?;
-    sync_folder(dir)
+    replace_durably(dir, CLOSED, format!("{size}\n").as_bytes())
 }
 
 /// Puts a file in place of the one that has its name. Not durable.
 pub(super) fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     beside(dir, name, bytes)?;
     take_place(dir, name)
+}
+
+/// As [`replace`], durable, and never a name without its bytes.
+pub(super) fn replace_durably(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    beside(dir, name, bytes)?.sync_all()?;
+    take_place(dir, name)?;
+    sync_folder(dir)
 }
 
 /// Writes what is about to take the place of the file that has the name.
@@ -147,8 +152,7 @@ fn keep_key(dir: &Path, key: &VerifierKey) -> Result<(), OpenError> {
         Some(found) if !found.is_empty() => Err(OpenError::Foreign),
         Some(_) | None => {
             // before it has its name: one that is there without its bytes would be another log's
-            beside(dir, KEY, &ours)?.sync_all()?;
-            Ok(take_place(dir, KEY)?)
+            Ok(replace_durably(dir, KEY, &ours)?)
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Always: kept with a signed checkpoint that covers the record, so that no record that somebody adds to a stopped log's end
 //! excuses what is missing.
 
-use super::recover::{read_small, replace, sync_folder};
+use super::recover::{read_small, replace_durably};
 use super::segment::{self, SEGMENTS};
 use super::walk::{Step, Walk};
 use super::{OpenError, Place};
@@ -15,9 +15,7 @@ use std::path::Path;
 
 /// Makes durable where the record of the newest removal stands, and the note that covers it.
 pub(crate) fn keep(dir: &Path, index: u64, note: &[u8]) -> io::Result<()> {
-    replace(dir, NAME, &[format!("{index}\n").as_bytes(), note].concat())?;
-    File::open(dir.join(NAME))?.sync_all()?;
-    sync_folder(dir)
+    replace_durably(dir, NAME, &[format!("{index}\n").as_bytes(), note].concat())
 }
 
 /// The signed checkpoint that covers the record of a removal of all entries before `first`. `segments`: those that there are.
