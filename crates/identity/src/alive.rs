@@ -12,7 +12,7 @@ use crate::store;
 use crate::token::{self, Digest, Parent, TokenKind, TokenRecord};
 use envelope::Timestamp;
 use std::sync::Arc;
-use storage::{AtLeast, Entry, EntryPath, Revision};
+use storage::{AtLeast, Batch, Entry, EntryPath, Revision};
 
 /// A token, all of it alive.
 pub(crate) struct Loaded {
@@ -86,11 +86,7 @@ impl Identities {
         read_at: Revision,
         own: Vec<EntryPath>,
     ) -> Result<Loaded, IdentityError> {
-        let ancestors = record.ancestors.iter().map(|ancestor| self.layout.token(ancestor));
-        let mut paths = ancestors.collect::<Result<Vec<_>, _>>()?;
-        if let Some((role, _)) = &record.role {
-            paths.push(self.layout.role(role)?);
-        }
+        let mut paths = self.above(&record)?;
         let upto = paths.len();
         let derived = match record.terms.entity {
             Some(id) => Some(self.derive(EntityId(id)).await?),
@@ -118,6 +114,28 @@ impl Identities {
             paths.extend(derived.depends_on);
         }
         Ok(Loaded { record, revision: read_at, uses: None, acl, parents_end, depends_on: paths, read_at })
+    }
+
+    /// With what the token's life depends on as a condition, where it is alive; who is behind it does not matter.
+    pub(crate) async fn while_alive(
+        &self,
+        batch: Batch,
+        record: &TokenRecord,
+        now: Timestamp,
+    ) -> Result<Batch, IdentityError> {
+        self.check_alive(record, now)?;
+        let paths = self.above(record)?;
+        let (_, entries) = self.barrier.storage().get(&paths, AtLeast::Latest).await?;
+        self.check_ancestors(&mut record.clone(), paths.iter().zip(&entries), now)?;
+        let stand = paths.into_iter().zip(entries).filter_map(|(path, entry)| Some((path, entry?.revision)));
+        Ok(stand.fold(batch, |batch, (path, revision)| batch.revision_is(path, revision)))
+    }
+
+    /// The records of a token's ancestors, and behind them its role's.
+    fn above(&self, record: &TokenRecord) -> Result<Vec<EntryPath>, IdentityError> {
+        let ancestors = record.ancestors.iter().map(|ancestor| self.layout.token(ancestor));
+        let role = record.role.iter().map(|(role, _)| self.layout.role(role));
+        ancestors.chain(role).collect()
     }
 
     /// Every ancestor's record stands and is not over, and the role's in the same incarnation. When the first of them ends.

@@ -393,6 +393,45 @@ path "auth/token/revoke-orphan" { capabilities = ["update"] }"#;
 }
 
 #[tokio::test]
+async fn who_is_dead_lets_nobody_go() {
+    for (case, let_go, causes) in [
+        // root → first → second → third, and what is asked for of the second
+        ("first is revoked", Err("TOKEN_NOT_FOUND"), Some("ANCESTOR_GONE")),
+        ("first is over", Err("TOKEN_NOT_FOUND"), Some("TOKEN_EXPIRED")),
+        ("second is over", Err("TOKEN_NOT_FOUND"), Some("TOKEN_EXPIRED")),
+        ("first is revoked later", Ok(()), None),
+        ("second is let go twice", Ok(()), None),
+    ] {
+        let house = House::new();
+        let (node, root) = house.open().await;
+        write(&house, &node, &root, "p", r#"path "auth/token/create" { capabilities = ["update"] }"#).await;
+        let lives = |name: &str| if case == format!("{name} is over") { 10 } else { 1000 };
+        let (first, holder) = child(&house, &node, &root, renewable(&["p"], lives("first"))).await;
+        let (second, holder) = child(&house, &node, &holder, renewable(&["p"], lives("second"))).await;
+        let (third, _) = child(&house, &node, &holder, renewable(&["p"], 1000)).await;
+        let revoke = async || node.revoke_token(&root, &house.call(), Target::Token(first.expose())).await.unwrap();
+        let let_second_go = async || {
+            let target = Target::Token(second.expose());
+            node.revoke_token_orphan(&root, &house.call(), target).await.map_err(|error| error.reason())
+        };
+        match case {
+            "first is revoked" => revoke().await,
+            "first is revoked later" | "second is let go twice" => {}
+            _ => house.clock.advance(secs(10)),
+        }
+        assert_eq!(let_second_go().await, let_go, "{case}");
+        assert_eq!(refusal(&house, &node, third.expose()).await, causes, "{case}");
+        match case {
+            "second is let go twice" => assert_eq!(let_second_go().await, Err("TOKEN_NOT_FOUND")),
+            _ if let_go.is_ok() => revoke().await,
+            _ => {}
+        }
+        while node.sweep(house.call().now).await.unwrap() > 0 {}
+        assert_eq!(refusal(&house, &node, third.expose()).await.is_some(), causes.is_some(), "{case}, swept");
+    }
+}
+
+#[tokio::test]
 async fn a_root_token_that_is_made_anew_is_not_looked_at_again() {
     let house = House::new();
     let (node, root) = house.open().await;

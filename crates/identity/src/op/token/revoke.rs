@@ -89,6 +89,8 @@ impl Identities {
             Children::End => self.put_due(batch, now, digest),
             // Of two writes to one path the later counts: what is left of it tells its children that they are orphans.
             Children::GoOn => {
+                // who is dead already, by itself or by an ancestor, has nobody left to let go
+                let batch = self.while_alive(batch, &record, now).await.map_err(super::dead_is_not_found)?;
                 record.terms.released = true;
                 let sealed = self.barrier.seal(&path, &store::encode_token(&record)?)?;
                 self.put_due(batch.put(path, sealed), now.plus(LOOKED_AT_EVERY), digest)
