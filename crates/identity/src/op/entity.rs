@@ -272,7 +272,7 @@ impl Identities {
     }
 
     /// The mount knows nobody by `alias_name` any more: for methods whose credentials of that name are gone, so that who gets
-    /// the name next is somebody else. Adds nothing where nobody was known by it.
+    /// the name next is somebody else. Where nobody is known by it, that must still be so: a first login may be under way.
     pub async fn forget_alias(
         &self,
         batch: Batch,
@@ -281,10 +281,11 @@ impl Identities {
     ) -> Result<Batch, IdentityError> {
         let mut work = Work::new(self);
         let name = checked_name(alias_name, "name")?;
-        if let Some(of) = found(work.entity_id(EntityRef::Alias { mount_accessor, name: &name }).await)? {
-            let entity = work.entity(of).await?;
-            entity.aliases.retain(|alias| alias.mount_accessor != mount_accessor || alias.name != name);
-        }
+        let Some(of) = found(work.entity_id(EntityRef::Alias { mount_accessor, name: &name }).await)? else {
+            return Ok(batch.absent(self.layout.entity_alias(mount_accessor, &name)?));
+        };
+        let entity = work.entity(of).await?;
+        entity.aliases.retain(|alias| alias.mount_accessor != mount_accessor || alias.name != name);
         work.add_to(batch)
     }
 

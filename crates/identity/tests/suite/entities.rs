@@ -96,6 +96,31 @@ async fn two_first_logins_at_once_make_one_entity() {
 }
 
 #[tokio::test]
+async fn a_name_is_not_forgotten_beside_its_first_login() {
+    let house = House::new();
+    let (node, _) = house.open().await;
+    for known in [false, true] {
+        let name = if known { "known" } else { "new" };
+        if known {
+            login(&house, &node, "m", name, TokenKind::Service).await.unwrap();
+        }
+        let forget = async || node.forget_alias(batch(&house), "m", name).await.map(|batch| (batch, ()));
+        // what must hold is committed beside a write, as a method deletes its credentials
+        let with_write = |made: Result<(Batch, ()), IdentityError>| {
+            let path = storage::EntryPath::parse("credentials").unwrap();
+            made.map(|(batch, ())| (batch.delete(path), ()))
+        };
+        let forgotten = with_write(forget().await);
+        let (_, entity) = login(&house, &node, "m", name, TokenKind::Service).await.unwrap();
+        let outcome = done(&house, &node, forgotten).await;
+        assert_eq!(matches!(outcome, Err(IdentityError::Conflict)), !known, "{name}: {outcome:?}");
+        done(&house, &node, with_write(forget().await)).await.unwrap();
+        let (_, another) = login(&house, &node, "m", name, TokenKind::Service).await.unwrap();
+        assert_ne!(another, entity, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn what_entity_and_groups_give_counts_for_tokens_at_once_and_no_longer_than_they_say_so() {
     let house = House::new();
     let (node, root) = house.open().await;
