@@ -2,40 +2,72 @@
 //!
 //! Always: a mark stands, from the commit that takes the mount away until nothing of it is left; a crash in between loses
 //! nothing of the work.
+//! Always: it stands for a minute at least: what other nodes still write to the mount, from memory, is dropped as well, and
+//! who logs in there commits nothing.
 
 use crate::error::VaultError;
 use crate::mount::Mount;
 use crate::service::Vault;
 use audit::{Decision, Record, Subject};
 use envelope::Timestamp;
-use storage::Batch;
+use std::time::Duration;
+use storage::{AtLeast, Batch, Entry, EntryPath};
 
 /// With the mark of a mount whose data is to go.
-pub(crate) fn leave(vault: &Vault, batch: Batch, mount: &Mount) -> Result<Batch, VaultError> {
-    let view = vault.view(MARKS)?;
-    view.put(batch, view.path(&mount.id)?, b"1")
+pub(crate) fn leave(vault: &Vault, batch: Batch, mount: &Mount, now: Timestamp) -> Result<Batch, VaultError> {
+    vault.view(MARKS)?.put(batch, mark(vault, mount)?, &now.unix_millis().to_be_bytes())
+}
+
+/// Only where the mount is not gone.
+pub(crate) fn still_there(vault: &Vault, batch: Batch, mount: &Mount) -> Result<Batch, VaultError> {
+    Ok(batch.absent(mark(vault, mount)?))
+}
+
+pub(crate) async fn is_gone(vault: &Vault, mount: &Mount) -> Result<bool, VaultError> {
+    Ok(vault.view(MARKS)?.load(&mark(vault, mount)?).await?.is_some())
+}
+
+fn mark(vault: &Vault, mount: &Mount) -> Result<EntryPath, VaultError> {
+    vault.view(MARKS)?.path(&mount.id)
 }
 
 /// Drops a page of what is to go. How many entries.
 pub(crate) async fn sweep(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
-    let marks = vault.view(MARKS)?;
-    let Some((mark, _)) = marks.scan(&marks.root(), None, 1).await?.entries.pop() else { return Ok(0) };
-    let id = mark.segments().last().unwrap_or_default();
-    let held = vault.view(id)?;
-    let page = vault.barrier().storage().scan(&held.root(), None, PAGE, storage::AtLeast::Latest).await?;
-    let mut batch = vault.changes().batch()?;
-    for (path, _) in &page.entries {
-        batch = batch.delete(path.clone());
+    let marks = vault.barrier().storage().scan(&vault.view(MARKS)?.root(), None, PAGE, AtLeast::Latest).await?;
+    let mut failed = None;
+    for (mark, entry) in &marks.entries {
+        match sweep_one(vault, mark, entry, now).await {
+            Ok(0) => {}
+            Ok(swept) => return Ok(swept),
+            // one that cannot be read keeps no other waiting
+            Err(error) => failed = failed.or(Some(error)),
+        }
     }
-    if !page.more {
-        batch = batch.delete(mark.clone());
+    failed.map_or(Ok(0), Err)
+}
+
+async fn sweep_one(vault: &Vault, mark: &EntryPath, entry: &Entry, now: Timestamp) -> Result<usize, VaultError> {
+    let left = vault.barrier().open(mark, &entry.value)?;
+    // one without a time is an old one
+    let left = Timestamp::from_unix_millis(left.expose().try_into().map_or(0, u64::from_be_bytes));
+    let held = vault.view(mark.segments().last().unwrap_or_default())?;
+    let page = vault.barrier().storage().scan(&held.root(), None, PAGE, AtLeast::Latest).await?;
+    let mut due: Vec<EntryPath> = page.entries.into_iter().map(|(path, _)| path).collect();
+    if due.is_empty() && now >= left.plus(STANDS_FOR) {
+        due.push(mark.clone());
     }
-    let record =
-        Record { decision: Decision::Allowed, ..Record::new(now, "worker", "VaultSweepMount", &Subject::System) };
-    vault.commit(batch, &record).await?;
-    Ok(page.entries.len() + 1)
+    let swept = due.len();
+    if swept > 0 {
+        let batch = due.into_iter().fold(vault.changes().batch()?, Batch::delete);
+        let record =
+            Record { decision: Decision::Allowed, ..Record::new(now, "worker", "VaultSweepMount", &Subject::System) };
+        vault.commit(batch, &record).await?;
+    }
+    Ok(swept)
 }
 
 const MARKS: &str = "gone";
-/// Entries dropped in one commit.
+/// Entries dropped in one commit, and marks looked at.
 const PAGE: u32 = 100;
+/// Longer than any request takes, and than other nodes take to hear of it.
+const STANDS_FOR: Duration = Duration::from_secs(60);

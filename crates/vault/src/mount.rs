@@ -102,7 +102,7 @@ pub struct Mount {
 impl Mount {
     /// Of what is issued below it without a wish of its own.
     pub fn default_ttl(&self) -> Duration {
-        or_default(self.tune.default_lease_secs)
+        or_default(self.tune.default_lease_secs).min(self.max_ttl())
     }
 
     pub fn max_ttl(&self) -> Duration {
@@ -147,14 +147,18 @@ impl Table {
         })
     }
 
+    /// A mount stands there, above it, or below it.
+    pub fn is_taken(&self, path: &str) -> bool {
+        self.mounts.keys().any(|other| other.starts_with(path) || path.starts_with(other.as_str()))
+    }
+
     /// Adds a mount. No two paths may cover each other.
     pub fn add(&mut self, path: &str, mount: Mount) -> Result<(), VaultError> {
         // the key domain decides on these paths
         if path.starts_with(RESERVED) {
             return Err(VaultError::Invalid(format!("{RESERVED} is reserved").into()));
         }
-        let taken = self.mounts.keys().any(|other| other.starts_with(path) || path.starts_with(other.as_str()));
-        if taken {
+        if self.is_taken(path) {
             return Err(VaultError::Invalid(format!("path is already in use at {path}").into()));
         }
         if self.mounts.len() >= MOUNTS_MAX {

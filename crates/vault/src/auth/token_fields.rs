@@ -11,6 +11,7 @@
 use super::token::lookup::entity_id;
 use crate::body::Body;
 use crate::error::VaultError;
+use crate::gone;
 use crate::mount::{Mount, TTL_DEFAULT};
 use crate::reply::{Auth, Reply};
 use crate::scope::Scope;
@@ -187,7 +188,7 @@ impl FieldKind {
     }
 }
 
-/// Adds the token of a login to `batch`, and the entity that the mount knows by `alias`: it is made where there is none.
+/// Adds the token of a login to `batch`, where the mount still stands, and the entity that the mount knows by `alias`: it is made where there is none.
 pub(crate) async fn prepare(
     scope: &Scope<'_>,
     batch: Batch,
@@ -195,9 +196,15 @@ pub(crate) async fn prepare(
     alias: &str,
 ) -> Result<(Batch, CreatedToken), VaultError> {
     let identities = scope.vault.identities();
+    let batch = gone::still_there(scope.vault, batch, scope.mount)?;
     let (batch, entity) = identities.entity_for_alias(batch, &scope.call.info, &scope.mount.accessor, alias).await?;
     let new = NewToken { entity: Some(entity), ..new };
     Ok(identities.prepare_token(batch, new, scope.now()).await?)
+}
+
+/// Others were in between: the login is tried again, but where it was the mount that went.
+pub(crate) async fn again(scope: &Scope<'_>) -> Result<Option<Reply>, VaultError> {
+    if gone::is_gone(scope.vault, scope.mount).await? { Err(VaultError::PermissionDenied) } else { Ok(None) }
 }
 
 /// Credentials of this name are gone: who gets the name next is another entity.
@@ -372,7 +379,7 @@ mod tests {
             ("{}", 0, SYSTEM_TTL_MAX.as_secs(), None),
             (r#"{"token_ttl": 60}"#, 0, 60, None),
             (r#"{"token_ttl": 60, "token_max_ttl": 90}"#, 0, 60, Some(90)),
-            (r#"{"token_max_ttl": "100d"}"#, hour, SYSTEM_TTL_MAX.as_secs(), Some(hour)),
+            (r#"{"token_max_ttl": "100d"}"#, hour, hour, Some(hour)),
             (r#"{"token_ttl": 60, "token_max_ttl": 90, "token_explicit_max_ttl": 70}"#, 0, 60, Some(70)),
             (r#"{"token_ttl": 60, "token_max_ttl": 90, "token_period": 10}"#, 0, 60, None),
         ] {

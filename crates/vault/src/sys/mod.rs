@@ -46,6 +46,10 @@ impl Backend for System {
             _ => match first {
                 "auth" if matches!(call.verb, Verb::Write | Verb::Delete) => Access::PolicyAndSudo,
                 "remount" | "audit" | "rotate" | "seal" | "step-down" | "rekey" => Access::PolicyAndSudo,
+                // the same as `auth/…/tune`
+                "mounts" if call.verb == Verb::Write && path.starts_with("mounts/auth/") && path.ends_with("/tune") => {
+                    Access::PolicyAndSudo
+                }
                 _ if leases::needs_sudo(call.verb, path) => Access::PolicyAndSudo,
                 _ => Access::Policy,
             },

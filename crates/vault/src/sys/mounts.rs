@@ -10,6 +10,7 @@ use crate::scope::Scope;
 use identity::{Capability, ChangeError, Facts, Verdict, decide_on};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply, VaultError> {
     match (segments, scope.call.verb) {
@@ -18,7 +19,7 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
         (["remount"], Verb::Write) => remount(scope).await,
         ([side @ ("mounts" | "auth")], Verb::Read) => all(scope, *side == "auth").await,
         ([side @ ("mounts" | "auth"), path @ .., "tune"], verb) if !path.is_empty() => {
-            let at = place(*side == "auth", &path.join("/"))?;
+            let at = tuned_place(*side == "auth", &path.join("/"))?;
             match verb {
                 Verb::Read => show_tune(scope, &at).await,
                 Verb::Write => tune(scope, &at).await,
@@ -45,6 +46,11 @@ fn place(auth: bool, raw: &str) -> Result<String, VaultError> {
         return Err(VaultError::field("path", "auth methods are administered at sys/auth"));
     }
     Ok(if auth { format!("{AUTH}{path}") } else { path })
+}
+
+/// An auth method is tuned at `sys/mounts/auth/` as well: `vault auth tune` asks there.
+fn tuned_place(auth: bool, raw: &str) -> Result<String, VaultError> {
+    if auth { place(auth, raw) } else { parse_path(raw) }
 }
 
 #[derive(Serialize)]
@@ -173,7 +179,7 @@ async fn enable(scope: &Scope<'_>, auth: bool, at: &str) -> Result<Reply, VaultE
         Kind::secrets(&type_name, options.get("version").map(String::as_str))
     };
     let kind = kind.ok_or_else(|| VaultError::field("type", format!("`{}` cannot be mounted here", *type_name)))?;
-    let description = body.string("description")?.map(|text| text.to_string()).unwrap_or_default();
+    let description = description(body)?.unwrap_or_default();
     let mut mount = scope.vault.new_mount(kind, &description, scope.now())?;
     if let Some(config) = body.inner("config")? {
         apply(&mut mount, &config)?;
@@ -186,12 +192,15 @@ async fn enable(scope: &Scope<'_>, auth: bool, at: &str) -> Result<Reply, VaultE
 async fn disable(scope: &Scope<'_>, at: &str) -> Result<Reply, VaultError> {
     for _ in 0..ATTEMPTS_MAX {
         let (mut table, revision, _) = scope.vault.load_table().await?;
-        let Some(mount) = table.mounts.remove(at) else { return tokens_too(scope, at).await };
+        let Some(mount) = table.mounts.remove(at) else {
+            // what other methods gave is not meant
+            return if table.is_taken(at) { Err(nothing_at(at)) } else { tokens_too(scope, at).await };
+        };
         if mount.kind.is_built_in() {
             return Err(VaultError::Invalid(format!("{at} is built in and stays").into()));
         }
         let batch = scope.batch()?.revision_is(scope.vault.mounts_path()?, revision);
-        let batch = gone::leave(scope.vault, scope.vault.put_table(batch, &table)?, &mount)?;
+        let batch = gone::leave(scope.vault, scope.vault.put_table(batch, &table)?, &mount, scope.now())?;
         match scope.commit(batch).await {
             Err(ChangeError::Conflict(_)) => {}
             Err(error) => return Err(error.into()),
@@ -205,6 +214,7 @@ async fn tokens_too(scope: &Scope<'_>, at: &str) -> Result<Reply, VaultError> {
     if at.starts_with(AUTH) { super::leases::revoke_below(scope, at).await } else { Ok(Reply::empty()) }
 }
 
+/// With all that it holds. As in Vault, tokens that a login at the old place gave end.
 async fn remount(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let (from, to) = (parse_path(&scope.call.body.required("from")?)?, parse_path(&scope.call.body.required("to")?)?);
     change(scope, |table| {
@@ -215,7 +225,21 @@ async fn remount(scope: &Scope<'_>) -> Result<Reply, VaultError> {
         table.add(&to, mount)
     })
     .await?;
-    Reply::data(&BTreeMap::from([("migration_id", uuid(scope)?)]))
+    let reply = Reply::data(&BTreeMap::from([("migration_id", uuid(scope)?)]))?;
+    if !from.starts_with(AUTH) {
+        return Ok(reply);
+    }
+    // nobody would look for them at the method's old place
+    let ended = tokens_too(scope, &from).await;
+    if let Err(error) = &ended {
+        tracing::warn!(%error, from, "tokens of a method that was moved did not all end");
+    }
+    Ok(reply.warning(match ended {
+        Ok(reply) if reply.warnings.is_empty() => format!("tokens that logins at {from} gave have ended"),
+        Ok(_) | Err(_) => format!(
+            "not all tokens that logins at {from} gave have ended yet: write sys/leases/revoke-prefix/{from} until this is not told"
+        ),
+    }))
 }
 
 fn uuid(scope: &Scope<'_>) -> Result<String, VaultError> {
@@ -274,11 +298,11 @@ fn apply(mount: &mut Mount, config: &Body) -> Result<(), VaultError> {
     if config.has("max_lease_ttl") {
         mount.tune.max_lease_secs = config.duration("max_lease_ttl")?.map_or(0, |ttl| ttl.as_secs());
     }
-    if mount.default_ttl() > mount.max_ttl() {
+    if Duration::from_secs(mount.tune.default_lease_secs) > mount.max_ttl() {
         return Err(VaultError::field("default_lease_ttl", "longer than `max_lease_ttl`"));
     }
-    if let Some(description) = config.string("description")? {
-        mount.description = description.to_string();
+    if let Some(description) = description(config)? {
+        mount.description = description;
     }
     if let Some(visibility) = config.string("listing_visibility")? {
         if !matches!(visibility.as_str(), "" | "hidden" | "unauth") {
@@ -293,6 +317,15 @@ fn apply(mount: &mut Mount, config: &Body) -> Result<(), VaultError> {
         mount.tune.token_type = token_type.to_string();
     }
     Ok(())
+}
+
+fn description(body: &Body) -> Result<Option<String>, VaultError> {
+    match body.string("description")? {
+        Some(text) if text.len() > DESCRIPTION_BYTES_MAX => {
+            Err(VaultError::field("description", format!("more than {DESCRIPTION_BYTES_MAX} bytes")))
+        }
+        text => Ok(text.map(|text| text.to_string())),
+    }
 }
 
 /// Changes the table; decided anew where others change it too.
@@ -321,3 +354,4 @@ fn nothing_at(at: &str) -> VaultError {
 }
 
 const ATTEMPTS_MAX: usize = 16;
+const DESCRIPTION_BYTES_MAX: usize = 1024;

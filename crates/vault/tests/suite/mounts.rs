@@ -2,8 +2,9 @@
 
 use crate::rig::{Rig, TENANT, With};
 use serde_json::{Value, json};
+use std::time::Duration;
 use storage::{AtLeast, EntryPath};
-use vault::Verb::{Delete, Read, Write};
+use vault::Verb::{Delete, List, Read, Write};
 
 /// Rows of the vault's mounts.
 async fn rows(rig: &Rig) -> usize {
@@ -25,9 +26,113 @@ async fn what_a_mount_that_is_gone_has_stored_goes_after_it_and_nothing_else() {
     // mounted again it sees nothing of its predecessor
     rig.done(Write, "sys/mounts/kv", json!({"type": "kv", "options": {"version": "2"}})).await;
     assert_eq!(rig.root(Read, "kv/data/1", Value::Null).await.0, 404);
-    while vault::tend(&rig.vault, rig.clock_now()).await.unwrap() > 0 {}
+    let tend = async || while vault::tend(&rig.vault, rig.clock_now()).await.unwrap() > 0 {};
+    tend().await;
+    assert_eq!(rows(&rig).await, before + 1, "the mark");
+    // what another node still wrote, from memory, goes as well; another mark waits for none
+    put_late(&rig).await;
+    rig.done(Delete, "sys/mounts/kv", Value::Null).await;
+    tend().await;
+    assert_eq!(rows(&rig).await, before + 2, "two marks");
+    rig.clock.advance(Duration::from_secs(60));
+    tend().await;
     assert_eq!(rows(&rig).await, before);
     assert_eq!(rig.root(Read, "secret/data/stays", Value::Null).await.0, 200);
+}
+
+/// A row below the mount whose mark stands.
+async fn put_late(rig: &Rig) {
+    let marks = EntryPath::parse(&format!("{}/vault/m/gone", hex::encode(TENANT))).unwrap();
+    let marks = rig.store.scan(&marks, None, 9, AtLeast::Latest).await.unwrap().entries;
+    let mount = marks[0].0.as_str().replace("/gone/", "/");
+    let late = EntryPath::parse(&format!("{mount}/late")).unwrap();
+    let batch = rig.vault.changes().batch().unwrap().put(late, vec![1]);
+    rig.store.commit(batch).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_login_that_races_with_the_end_of_its_method_leaves_no_token() {
+    let rig = Rig::new().await;
+    rig.done(Write, "sys/auth/people", json!({"type": "userpass"})).await;
+    rig.done(Write, "auth/people/users/alice", json!({"password": "correct horse"})).await;
+    let node = rig.another_node();
+    let login = async || {
+        let with = With { node: Some(&node), ..With::default() };
+        rig.ask(Write, "auth/people/login/alice", json!({"password": "correct horse"}), with).await
+    };
+    // its table is known from then on
+    assert_eq!(login().await.0, 200);
+    // while the password is hashed the method goes
+    let (login, deleted) = tokio::join!(login(), rig.root(Delete, "sys/auth/people", Value::Null));
+    assert_eq!((login.0, deleted.0), (403, 204), "{login:?}");
+    assert_eq!(rig.root(List, "sys/leases/lookup/auth/people/login", Value::Null).await.0, 404);
+}
+
+#[tokio::test]
+async fn what_covers_mounts_or_lies_below_one_is_none_and_ends_no_tokens() {
+    let rig = Rig::new().await;
+    rig.done(Write, "sys/auth/team/approle", json!({"type": "approle"})).await;
+    rig.done(Write, "auth/team/approle/role/r", json!({})).await;
+    let id = rig.done(Read, "auth/team/approle/role/r/role-id", Value::Null).await;
+    let secret = rig.done(Write, "auth/team/approle/role/r/secret-id", Value::Null).await;
+    let body = json!({"role_id": id["role_id"], "secret_id": secret["secret_id"]});
+    let login = rig.ask(Write, "auth/team/approle/login", body, With::default()).await.1;
+    let made = rig.root(Write, "auth/token/create", json!({"policies": ["default"]})).await.1;
+    for path in ["sys/auth/token/create", "sys/auth/team/approle/login", "sys/auth/team"] {
+        let (status, body) = rig.root(Delete, path, Value::Null).await;
+        assert!(status == 400 && body["errors"][0].as_str().unwrap().starts_with("no mount at"), "{path} {body}");
+    }
+    for token in [&login, &made] {
+        let with = With { token: token["auth"]["client_token"].as_str(), ..With::default() };
+        assert_eq!(rig.ask(Read, "auth/token/lookup-self", Value::Null, with).await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn tokens_of_an_auth_method_end_where_it_is_moved() {
+    let rig = Rig::new().await;
+    rig.done(Write, "sys/auth/people", json!({"type": "userpass"})).await;
+    rig.done(Write, "auth/people/users/alice", json!({"password": "correct horse"})).await;
+    let login = async |at: &str| {
+        let path = format!("auth/{at}/login/alice");
+        let login = rig.ask(Write, &path, json!({"password": "correct horse"}), With::default()).await.1;
+        login["auth"]["client_token"].as_str().unwrap().to_owned()
+    };
+    let alive = async |token: &str| {
+        let with = With { token: Some(token), ..With::default() };
+        rig.ask(Read, "auth/token/lookup-self", Value::Null, with).await.0 == 200
+    };
+    let old = login("people").await;
+    let (_, moved) = rig.root(Write, "sys/remount", json!({"from": "auth/people", "to": "auth/staff"})).await;
+    assert!(moved["warnings"][0].as_str().unwrap().contains("have ended"), "{moved}");
+    assert!(!alive(&old).await && alive(&login("staff").await).await);
+    let (_, moved) = rig.root(Write, "sys/remount", json!({"from": "secret", "to": "other"})).await;
+    assert!(moved["warnings"].is_null() && moved["data"]["migration_id"].is_string(), "{moved}");
+}
+
+#[tokio::test]
+async fn what_is_tuned_is_within_bounds() {
+    let rig = Rig::new().await;
+    for (body, status) in [
+        (json!({"max_lease_ttl": "24h"}), 204),
+        (json!({"default_lease_ttl": "25h"}), 400),
+        (json!({"default_lease_ttl": "23h"}), 204),
+        (json!({"max_lease_ttl": "22h"}), 400),
+        (json!({"default_lease_ttl": 0, "max_lease_ttl": "22h"}), 204),
+        (json!({"description": "d".repeat(1024)}), 204),
+        (json!({"description": "d".repeat(1025)}), 400),
+    ] {
+        assert_eq!(rig.root(Write, "sys/mounts/secret/tune", body.clone()).await.0, status, "{body}");
+    }
+    let tuned = rig.done(Read, "sys/mounts/secret/tune", Value::Null).await;
+    assert_eq!((&tuned["default_lease_ttl"], &tuned["max_lease_ttl"]), (&json!(79200), &json!(79200)));
+    let long = json!({"type": "kv", "description": "d".repeat(1025)});
+    assert_eq!(rig.root(Write, "sys/mounts/long", long).await.0, 400);
+    // as stock clients tune auth methods
+    rig.done(Write, "sys/mounts/auth/token/tune", json!({"max_lease_ttl": "1h"})).await;
+    for path in ["sys/mounts/auth/token/tune", "sys/auth/token/tune"] {
+        assert_eq!(rig.done(Read, path, Value::Null).await["max_lease_ttl"], 3600, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -60,7 +60,9 @@ async fn a_denial_holds_for_every_spelling() {
         // auth methods are not administered as secrets engines
         (Delete, "sys/mounts/auth/approle", 400),
         (Write, "sys/mounts/auth/evil", 400),
-        (Write, "sys/mounts/auth/token/tune", 400),
+        (Read, "sys/mounts/auth/token/tune", 200),
+        (Write, "sys/mounts/auth/token/tune", 403),
+        (Write, "sys/mounts/auth/token/tune/", 403),
     ] {
         let body = json!({"password": "another horse", "type": "kv", "policy": "", "ciphertext": "x"});
         let body = if verb == Write { body } else { Value::Null };

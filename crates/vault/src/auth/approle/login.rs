@@ -183,7 +183,7 @@ async fn let_in(
         return Ok(Some(token_fields::answer(created, now)));
     }
     match scope.commit_by(batch, &subject).await {
-        Err(ChangeError::Conflict(_)) => Ok(None),
+        Err(ChangeError::Conflict(_)) => token_fields::again(scope).await,
         outcome => Ok(outcome.map(|_| Some(token_fields::answer(created, now)))?),
     }
 }

@@ -119,7 +119,7 @@ async fn let_in(
     let subject = token_fields::subject(&created);
     // of a stateless token, too: that nobody failed in between is what is committed
     match scope.commit_by(batch, &subject).await {
-        Err(ChangeError::Conflict(_)) => Ok(None),
+        Err(ChangeError::Conflict(_)) => token_fields::again(scope).await,
         outcome => Ok(outcome.map(|_| Some(token_fields::answer(created, scope.now())))?),
     }
 }
