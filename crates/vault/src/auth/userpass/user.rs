@@ -164,12 +164,18 @@ async fn change(
 }
 
 pub(super) async fn delete(scope: &Scope<'_>, users: &Users<'_>, name: &str) -> Result<Reply, VaultError> {
-    // to delete what is not there succeeds
-    if users.load(name).await?.is_some() {
-        let batch = scope.batch()?.delete(users.path(name)?).delete(users.failures_path(name)?);
-        scope.commit(token_fields::forget(scope, batch, name).await?).await?;
+    let path = users.path(name)?;
+    for _ in 0..ATTEMPTS_MAX {
+        // to delete what is not there succeeds
+        let Some((_, revision)) = users.load(name).await? else { return Ok(Reply::empty()) };
+        let batch = scope.batch()?.revision_is(path.clone(), revision).delete(path.clone());
+        let batch = token_fields::forget(scope, batch.delete(users.failures_path(name)?), name).await?;
+        match scope.commit(batch).await {
+            Err(ChangeError::Conflict(_)) => {}
+            outcome => return Ok(outcome.map(|_| Reply::empty())?),
+        }
     }
-    Ok(Reply::empty())
+    Err(VaultError::Conflict)
 }
 
 const OLD_NAMES: OldNames = OldNames {
