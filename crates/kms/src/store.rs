@@ -16,8 +16,8 @@ use crate::op::alias::AliasEntry;
 use crate::op::{Page, PageRequest};
 use codec::RequestRecord;
 use envelope::Timestamp;
-use futures_util::lock::Mutex;
 use hsm_api::{KeyId, TenantId};
+use identity::Turns;
 use std::collections::HashMap;
 use std::sync::Arc;
 use storage::{AtLeast, Barrier, Cache, Change, EntryPath, Invalidate, Revision};
@@ -29,8 +29,8 @@ pub struct Caches {
     pub(crate) keys: Cache<KeyId, KeyRecord>,
     pub(crate) aliases: Cache<AliasName, KeyId>,
     pub(crate) grants: Cache<KeyId, Grants>,
-    /// Held by who makes a new version of an outlived key.
-    pub(crate) renewing: Mutex<()>,
+    /// By key id: of who makes a new version of a key that is outlived or due.
+    pub(crate) renewing: Turns,
 }
 
 /// How many entries each cache holds.
@@ -45,7 +45,7 @@ pub struct CacheSizes {
 impl Caches {
     /// At most `keys` keys, as many aliases, and as many keys' grants.
     pub fn new(keys: usize) -> Self {
-        Self { keys: Cache::new(keys), aliases: Cache::new(keys), grants: Cache::new(keys), renewing: Mutex::default() }
+        Self { keys: Cache::new(keys), aliases: Cache::new(keys), grants: Cache::new(keys), renewing: Turns::default() }
     }
 
     pub fn sizes(&self) -> CacheSizes {

@@ -144,3 +144,24 @@ async fn a_key_rotates_by_its_age_once() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_rotation_by_age_that_was_asked_for_tells_how_it_ended() {
+    let rig = Rig::new().await;
+    let key = rig.key(KeySpec::Hmac256).await;
+    for (here, outcomes) in [(false, ["asked", "BOUNDARY_UNAVAILABLE"]), (true, ["asked", "done"])] {
+        if here {
+            rig.start_module();
+        } else {
+            rig.stop_module();
+        }
+        let (now, made_before) = (rig.call().now, key.created.plus(Duration::from_millis(1)));
+        let (rotated, records) = rig.recorded(rig.kms.rotate_when_due(&key.key_id, made_before, now)).await;
+        assert_eq!(rotated.is_ok(), here);
+        let told: Vec<_> = records.iter().map(|record| (&record["operation"], record["outcome"].to_string())).collect();
+        assert_eq!(told.len(), 2, "{told:?}");
+        for ((operation, outcome), expected) in told.iter().zip(outcomes) {
+            assert!(*operation == "RotateKeyWhenDue" && outcome.contains(expected), "{told:?}");
+        }
+    }
+}

@@ -117,7 +117,7 @@ impl Kms {
         Ok(key.versions.last().map_or(key.created, |version| version.created))
     }
 
-    /// One at a time on this node, so that many callers make one version.
+    /// One at a time of a key on this node, so that many callers make one version.
     async fn rotate_by_itself(
         &self,
         operation: &'static str,
@@ -125,28 +125,45 @@ impl Kms {
         now: Timestamp,
         is_due: impl Fn(&KeyRecord) -> bool + Send,
     ) -> Result<Arc<KeyRecord>, KmsError> {
-        let _one = self.inner.seams.caches.renewing.lock().await;
-        let (path, record_path) = (self.store().key_path(id)?, format!("kms/keys/{id}"));
+        let _turn = self.inner.seams.caches.renewing.of(id.bytes()).await;
+        let record_path = format!("kms/keys/{id}");
         for _ in 0..ATTEMPTS_MAX {
-            let Found { value: key, revision } = self.store().key_now(id).await?.ok_or(KmsError::KeyNotFound)?;
-            if !is_due(&key) {
-                return Ok(Arc::new(key));
+            let found = self.store().key_now(id).await?.ok_or(KmsError::KeyNotFound)?;
+            if !is_due(&found.value) {
+                return Ok(Arc::new(found.value));
             }
-            let version = key.next_version_of_any()?;
+            let version = found.value.next_version_of_any()?;
             let done = system_record(now, operation, &record_path);
-            let asked = Record { outcome: Outcome::Asked, ..done.clone() };
-            let (_, material) = self.generate(asked.encode(), self.successor(&key, version)).await?;
-            let rotated = key.rotated(material, version, now, self.generation());
-            let value = self.seal_key(&path, &rotated)?;
-            let batch = self.batch()?.revision_is(path.clone(), revision).put(path.clone(), value);
-            match self.commit_record(batch, &done).await {
-                Ok(()) => return Ok(Arc::new(rotated)),
-                // another node was faster
-                Err(KmsError::Conflict) => {}
-                Err(error) => return Err(error),
+            match self.rotate_now(found, version, now, &done).await {
+                Ok(rotated) => return Ok(Arc::new(rotated)),
+                Err(error) => {
+                    let failed = Record { outcome: Outcome::Failed(error.reason().into()), ..done };
+                    self.inner.seams.audit.append(failed.encode()).await?;
+                    // another node was faster
+                    if !matches!(error, KmsError::Conflict) {
+                        return Err(error);
+                    }
+                }
             }
         }
         Err(KmsError::Conflict)
+    }
+
+    async fn rotate_now(
+        &self,
+        Found { value: key, revision }: Found<KeyRecord>,
+        version: u32,
+        now: Timestamp,
+        done: &Record<'_>,
+    ) -> Result<KeyRecord, KmsError> {
+        let path = self.store().key_path(&key.id)?;
+        let asked = Record { outcome: Outcome::Asked, ..done.clone() };
+        let (_, material) = self.generate(asked.encode(), self.successor(&key, version)).await?;
+        let rotated = key.rotated(material, version, now, self.generation());
+        let value = self.seal_key(&path, &rotated)?;
+        let batch = self.batch()?.revision_is(path.clone(), revision).put(path, value);
+        self.commit_record(batch, done).await?;
+        Ok(rotated)
     }
 
     /// Rotates what is outlived on a page of the keys, the one behind `marker`. A key that is not enabled, or has no room for
