@@ -1,8 +1,8 @@
 //! Mounts that go.
 
-use crate::rig::{Rig, TENANT, With};
+use crate::rig::{ROOT, Rig, TENANT, With};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use storage::{AtLeast, EntryPath};
 use vault::Verb::{Delete, List, Read, Write};
 
@@ -185,4 +185,35 @@ async fn who_gets_a_name_next_is_another_entity() {
     assert_ne!(mine, first);
     rig.done(Delete, "auth/approle/role/mine", Value::Null).await;
     assert_ne!(role("other").await, mine);
+}
+
+#[tokio::test]
+async fn a_user_that_is_deleted_while_it_logs_in_first_is_deleted_with_its_entity() {
+    let rig = Rig::new().await;
+    rig.done(Write, "sys/auth/userpass", json!({"type": "userpass"})).await;
+    let far = rig.another_node();
+    let body = json!({"password": "correct horse"});
+    let user = async |name: &str| rig.done(Write, &format!("auth/userpass/users/{name}"), body.clone()).await;
+    let login = async |name: &str| {
+        let path = format!("auth/userpass/login/{name}");
+        rig.ask(Write, &path, body.clone(), With::default()).await
+    };
+    user("first").await;
+    let began = Instant::now();
+    login("first").await;
+    let takes = began.elapsed();
+    for early in 0..12 {
+        let name = format!("user-{early}");
+        user(&name).await;
+        let delete = async {
+            tokio::time::sleep(takes.saturating_sub(Duration::from_millis(early))).await;
+            let with = With { token: Some(ROOT), node: Some(&far), ..With::default() };
+            rig.ask(Delete, &format!("auth/userpass/users/{name}"), Value::Null, with).await
+        };
+        let (first, deleted) = tokio::join!(login(&name), delete);
+        assert_eq!(deleted.0, 204, "{early}: {deleted:?}");
+        user(&name).await;
+        let again = login(&name).await.1;
+        assert_ne!(again["auth"]["entity_id"], first.1["auth"]["entity_id"], "{early}");
+    }
 }
