@@ -142,14 +142,17 @@ async fn set_entities(work: &mut Work<'_>, id: EntityId, members: Vec<EntityId>)
     if work.group(id).await?.kind == GroupKind::External && !members.is_empty() {
         return Err(wrong());
     }
-    let mut wanted = BTreeSet::new();
-    for member in members {
-        wanted.insert(work.entity_id(EntityRef::Id(member)).await.map_err(|_| wrong())?);
-    }
-    if wanted.len() > MEMBERS_MAX {
+    let asked: BTreeSet<EntityId> = members.into_iter().collect();
+    if asked.len() > MEMBERS_MAX {
         return Err(IdentityError::LimitExceeded);
     }
-    let before = std::mem::replace(&mut work.group(id).await?.member_entities, wanted.clone());
+    let before = work.group(id).await?.member_entities.clone();
+    // who is in it already is somebody; what was merged is what it was merged into
+    let mut wanted: BTreeSet<EntityId> = asked.intersection(&before).copied().collect();
+    for new in asked.difference(&before) {
+        wanted.insert(found(work.entity_id(EntityRef::Id(*new)).await)?.ok_or_else(wrong)?);
+    }
+    work.group(id).await?.member_entities = wanted.clone();
     for gone in before.difference(&wanted) {
         if let Some(entity) = found(work.entity(*gone).await)? {
             entity.groups.remove(&id);
