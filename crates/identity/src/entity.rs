@@ -25,6 +25,8 @@ pub const ENTITY_NAME_BYTES_MAX: usize = 512;
 pub const ALIASES_MAX: usize = 64;
 /// Most groups that an entity is in, by itself and by other groups.
 pub const GROUPS_MAX: usize = 256;
+/// Most entities that became one.
+pub const MERGED_MAX: usize = 256;
 /// Most members of one group.
 pub const MEMBERS_MAX: usize = 4096;
 

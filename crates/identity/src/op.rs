@@ -6,6 +6,7 @@ mod policy;
 mod role;
 mod token;
 
+pub use entity::Progress;
 pub(crate) use policy::DEFAULT_POLICY;
 pub use policy::{PolicyPage, PolicyText};
 pub use role::{CertificateRolePage, principal_id};

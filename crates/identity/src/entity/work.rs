@@ -239,7 +239,7 @@ pub(crate) fn decode<T: DeserializeOwned>(stored: &[u8]) -> Result<T, IdentityEr
     serde_json::from_slice(stored).map_err(|_| IdentityError::Altered("a stored entity or group cannot be read".into()))
 }
 
-/// How often an entity that others were merged into may itself be merged.
+/// How many steps an entity is away at most from the one that it was merged into. A merge leaves one.
 pub(super) const MERGES_MAX: usize = 16;
 /// Of a batch, what is left for the leaf and for what a login adds.
 const OTHERS_OPERATIONS: usize = 24;

@@ -1,5 +1,9 @@
 //! Entities and their aliases: what a change of them writes. Who may do it, and its record, is the façade's.
 
+mod end;
+
+pub use end::Progress;
+
 use crate::RequestInfo;
 use crate::entity::{
     ALIASES_MAX, Alias, AliasChange, Entity, EntityChange, EntityId, EntityRef, Work, checked_meta, checked_name,
@@ -122,82 +126,6 @@ impl Identities {
         entity.updated = now.unix_millis();
         let entity = entity.clone();
         Ok((work.add_to(batch)?, entity))
-    }
-
-    /// With all its aliases. Its tokens are nobody's from then on.
-    pub async fn delete_entities(&self, batch: Batch, ids: &[EntityId]) -> Result<Batch, IdentityError> {
-        let mut work = Work::new(self);
-        for id in ids {
-            // what is gone is gone; what was merged is what it was merged into
-            let Some(id) = found(work.entity_id(EntityRef::Id(*id)).await)? else { continue };
-            let entity = work.entity(id).await?;
-            let (groups, merged) = (entity.groups.clone(), entity.merged.clone());
-            work.drop_entity(id);
-            for group in groups {
-                if let Some(group) = found(work.group(group).await)? {
-                    group.member_entities.remove(&id);
-                }
-            }
-            for before in merged {
-                if work.entity(before).await.is_ok() {
-                    work.drop_entity(before);
-                }
-            }
-        }
-        work.add_to(batch)
-    }
-
-    /// `from` become `to`: their aliases, groups and tokens are `to`'s. Policies and metadata are not united. Where both have
-    /// an alias on one mount, the one in `keep` stays.
-    pub async fn merge_entities(
-        &self,
-        batch: Batch,
-        (from, to): (&[EntityId], EntityId),
-        keep: &[EntityId],
-        now: Timestamp,
-    ) -> Result<Batch, IdentityError> {
-        let mut work = Work::new(self);
-        let to = work.entity_id(EntityRef::Id(to)).await.map_err(|_| IdentityError::InvalidField("to_entity_id"))?;
-        if !keep.is_empty() && from.len() > 1 {
-            return Err(IdentityError::InvalidField("conflicting_alias_ids_to_keep"));
-        }
-        for id in from {
-            let wrong = || IdentityError::InvalidField("from_entity_ids");
-            let id = work.entity_id(EntityRef::Id(*id)).await.map_err(|_| wrong())?;
-            if id == to {
-                return Err(wrong());
-            }
-            let old = work.entity(id).await?;
-            let aliases = std::mem::take(&mut old.aliases);
-            let groups = std::mem::take(&mut old.groups);
-            old.name = String::new();
-            old.policies = Vec::new();
-            old.merged_into = Some(to);
-            old.updated = now.unix_millis();
-            for group in &groups {
-                if let Some(group) = found(work.group(*group).await)? {
-                    group.member_entities.remove(&id);
-                    group.member_entities.insert(to);
-                }
-            }
-            let new = work.entity(to).await?;
-            for alias in aliases {
-                let same = new.aliases.iter().position(|held| held.mount_accessor == alias.mount_accessor);
-                match same {
-                    None => new.aliases.push(alias),
-                    Some(at) if keep.contains(&alias.id) => {
-                        new.aliases.remove(at);
-                        new.aliases.push(alias);
-                    }
-                    Some(at) if new.aliases.get(at).is_some_and(|held| keep.contains(&held.id)) => {}
-                    Some(_) => return Err(wrong()),
-                }
-            }
-            new.groups.extend(groups);
-            new.merged.push(id);
-            new.updated = now.unix_millis();
-        }
-        work.add_to(batch)
     }
 
     /// Makes an alias, or changes the one of this id, or else of this name on this mount. With the entity that it is of.

@@ -2,7 +2,7 @@ use crate::house::{House, refusal, within_two_seconds};
 use identity::token::Meta;
 use identity::{
     AliasChange, Capability, EntityChange, EntityId, EntityRef, GroupChange, GroupKind, Identities, IdentityError,
-    NewParent, NewToken, PolicyName, TokenKind, Verdict, decide,
+    NewParent, NewToken, PolicyName, Progress, TokenKind, Verdict, decide,
 };
 use storage::Batch;
 
@@ -22,6 +22,32 @@ async fn done<T>(
 
 fn batch(house: &House) -> Batch {
     house.changes().batch().unwrap()
+}
+
+/// In as many commits as it takes; how many.
+async fn merge_all(
+    house: &House,
+    node: &Identities,
+    (from, to): (&[EntityId], EntityId),
+    keep: &[EntityId],
+) -> Result<usize, IdentityError> {
+    for commits in 1.. {
+        let made = node.merge_entities(batch(house), (from, to), keep, house.call().now).await;
+        if done(house, node, made).await? == Progress::Done {
+            return Ok(commits);
+        }
+    }
+    unreachable!()
+}
+
+async fn delete_all(house: &House, node: &Identities, ids: &[EntityId]) -> usize {
+    for commits in 1.. {
+        let made = node.delete_entities(batch(house), ids, house.call().now).await;
+        if done(house, node, made).await.unwrap() == Progress::Done {
+            return commits;
+        }
+    }
+    unreachable!()
 }
 
 async fn policy(house: &House, node: &Identities, root: &identity::Principal, name: &str) {
@@ -226,7 +252,7 @@ async fn without_its_entity_a_token_is_nobodys() {
     assert_eq!(late.cause(), "ENTITY_DISABLED");
     disable(false).await;
     assert_eq!(refusal(&house, &node, &token).await, None);
-    done(&house, &node, node.delete_entities(batch(&house), &[id]).await.map(|batch| (batch, ()))).await.unwrap();
+    delete_all(&house, &node, &[id]).await;
     assert_eq!(refusal(&house, &node, &token).await, Some("ENTITY_GONE"));
     assert!(house.entries_below("entity-index").await.is_empty());
     // the same name is another entity from then on
@@ -249,10 +275,8 @@ async fn what_was_merged_is_the_other_one() {
     let team = done(&house, &node, node.put_group(batch(&house), team, house.call().now).await).await.unwrap();
     let own = EntityChange { id: Some(new), policies: Some(vec!["own".into()]), ..EntityChange::default() };
     done(&house, &node, node.put_entity(batch(&house), own, house.call().now).await).await.unwrap();
-    let merge = async |from: EntityId, to: EntityId, keep: &[EntityId]| {
-        let made = node.merge_entities(batch(&house), (&[from], to), keep, house.call().now).await;
-        done(&house, &node, made.map(|batch| (batch, ()))).await
-    };
+    let merge =
+        async |from: EntityId, to: EntityId, keep: &[EntityId]| merge_all(&house, &node, (&[from], to), keep).await;
     merge(old, new, &[]).await.unwrap();
     assert_eq!(may(&house, &node, &old_token, PATHS).await, "own,team");
     let by = node.authenticate(Some(&old_token), None, &house.call()).await.unwrap();
@@ -269,9 +293,133 @@ async fn what_was_merged_is_the_other_one() {
     assert_eq!(names, ["a", "c"]);
     assert_eq!(merge(new, new, &[]).await.unwrap_err().field(), Some("from_entity_ids"));
     assert_eq!(merge(new, EntityId([1; 16]), &[]).await.unwrap_err().field(), Some("to_entity_id"));
-    done(&house, &node, node.delete_entities(batch(&house), &[new]).await.map(|batch| (batch, ()))).await.unwrap();
+    delete_all(&house, &node, &[new]).await;
     assert_eq!(refusal(&house, &node, &old_token).await, Some("ENTITY_GONE"));
     assert!(house.entries_below("entities").await.is_empty());
+}
+
+#[tokio::test]
+async fn whatever_an_entity_has_it_can_be_merged_and_deleted() {
+    let house = House::new();
+    let (node, _) = house.open().await;
+    let (aliases, groups) = (identity::entity::ALIASES_MAX, identity::entity::GROUPS_MAX);
+    let (token, old) = login(&house, &node, "m0", "a", TokenKind::Service).await.unwrap();
+    for n in 1..aliases {
+        alias(&house, &node, old, &format!("m{n}"), "a").await;
+    }
+    let mut all = Vec::new();
+    for _ in 0..groups {
+        all.push(group_of(&house, &node, &[old]).await);
+    }
+    let new = done(&house, &node, node.put_entity(batch(&house), EntityChange::default(), house.call().now).await);
+    let new = new.await.unwrap().id;
+    assert!(merge_all(&house, &node, (&[old], new), &[]).await.unwrap() > 1);
+    let entity = node.entity(EntityRef::Id(old)).await.unwrap();
+    assert_eq!((entity.id, entity.aliases.len(), entity.groups.len()), (new, aliases, groups));
+    assert_eq!(entity.merged, [old]);
+    for group in &all {
+        assert_eq!(node.group(EntityRef::Id(*group)).await.unwrap().member_entities, [new].into());
+    }
+    assert_eq!(login(&house, &node, "m7", "a", TokenKind::Service).await.unwrap().1, new);
+    assert_eq!(refusal(&house, &node, &token).await, None);
+    // its tokens are nobody's from the first commit on
+    let first = node.delete_entities(batch(&house), &[old], house.call().now).await;
+    assert_eq!(done(&house, &node, first).await.unwrap(), Progress::GoesOn);
+    assert_eq!(refusal(&house, &node, &token).await, Some("ENTITY_DISABLED"));
+    assert!(delete_all(&house, &node, &[old]).await > 1);
+    assert_eq!(refusal(&house, &node, &token).await, Some("ENTITY_GONE"));
+    for group in &all {
+        assert!(node.group(EntityRef::Id(*group)).await.unwrap().member_entities.is_empty());
+    }
+    assert!(house.entries_below("entities").await.is_empty());
+    assert_eq!(house.entries_below("entity-index").await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_merge_beyond_the_limits_is_refused_before_it_begins() {
+    let house = House::new();
+    let (node, _) = house.open().await;
+    let (_, to) = login(&house, &node, "m", "to", TokenKind::Service).await.unwrap();
+    for n in 2..identity::entity::ALIASES_MAX {
+        alias(&house, &node, to, &format!("m{n}"), "to").await;
+    }
+    for _ in 1..identity::entity::GROUPS_MAX {
+        group_of(&house, &node, &[to]).await;
+    }
+    let (_, one) = login(&house, &node, "one", "a", TokenKind::Service).await.unwrap();
+    let (_, two) = login(&house, &node, "two", "a", TokenKind::Service).await.unwrap();
+    let (_, rival) = login(&house, &node, "m", "rival", TokenKind::Service).await.unwrap();
+    let grouped = done(&house, &node, node.put_entity(batch(&house), EntityChange::default(), house.call().now).await);
+    let grouped = grouped.await.unwrap().id;
+    let inner = group_of(&house, &node, &[grouped]).await;
+    // what is above a group counts, too
+    let outer = GroupChange { member_groups: Some(vec![inner]), ..GroupChange::default() };
+    done(&house, &node, node.put_group(batch(&house), outer, house.call().now).await).await.unwrap();
+    let before = house.records().len();
+    for (from, reason) in [
+        (&[one, two][..], "LIMIT_EXCEEDED"),
+        (&[grouped], "LIMIT_EXCEEDED"),
+        (&[one, rival], "INVALID_FIELD"),
+        (&[one, to], "INVALID_FIELD"),
+    ] {
+        let refused = merge_all(&house, &node, (from, to), &[]).await.unwrap_err();
+        assert_eq!(refused.reason(), reason, "{from:?}");
+    }
+    assert_eq!(house.records().len(), before, "nothing was committed");
+    merge_all(&house, &node, (&[one], to), &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_entity_is_one_step_from_whom_it_was_merged_into_and_goes_with_it() {
+    let house = House::new();
+    let (node, _) = house.open().await;
+    let (token, first) = login(&house, &node, "m0", "a", TokenKind::Service).await.unwrap();
+    let mut last = first;
+    for n in 1..20 {
+        let (_, next) = login(&house, &node, &format!("m{n}"), "a", TokenKind::Service).await.unwrap();
+        merge_all(&house, &node, (&[last], next), &[]).await.unwrap();
+        last = next;
+        assert_eq!(refusal(&house, &node, &token).await, None, "{n}");
+    }
+    assert_eq!(node.entity(EntityRef::Id(first)).await.unwrap().id, last);
+    delete_all(&house, &node, &[last]).await;
+    assert_eq!(refusal(&house, &node, &token).await, Some("ENTITY_GONE"));
+    assert!(house.entries_below("entities").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_group_of_too_many_is_refused_before_any_is_looked_for_and_its_members_are_taken_as_they_are() {
+    let house = House::new();
+    let (node, _) = house.open().await;
+    let put = async |members: Vec<EntityId>| {
+        let change = GroupChange { name: Some("g".into()), member_entities: Some(members), ..GroupChange::default() };
+        done(&house, &node, node.put_group(batch(&house), change, house.call().now).await).await
+    };
+    let nobody = |n: usize| EntityId((n as u128).to_be_bytes());
+    let (_, one) = login(&house, &node, "m", "a", TokenKind::Service).await.unwrap();
+    let most = identity::entity::MEMBERS_MAX;
+    for (members, reason) in [
+        ((1..=most + 1).map(nobody).collect(), Some("LIMIT_EXCEEDED")),
+        (vec![nobody(1)], Some("INVALID_FIELD")),
+        (vec![one; most + 1], None),
+        (vec![one, nobody(1)], Some("INVALID_FIELD")),
+    ] {
+        let (count, outcome) = (members.len(), put(members).await);
+        assert_eq!(outcome.err().map(|error| error.reason()), reason, "{count}");
+    }
+    assert_eq!(node.group(EntityRef::Name("g")).await.unwrap().member_entities, [one].into());
+}
+
+async fn alias(house: &House, node: &Identities, of: EntityId, mount: &str, name: &str) {
+    let (name, mount_accessor) = (Some(name.to_owned()), Some(mount.to_owned()));
+    let change = AliasChange { name, mount_accessor, of: Some(of), ..AliasChange::default() };
+    let made = node.put_entity_alias(batch(house), change, house.call().now).await;
+    done(house, node, made.map(|(batch, ..)| (batch, ()))).await.unwrap();
+}
+
+async fn group_of(house: &House, node: &Identities, members: &[EntityId]) -> EntityId {
+    let change = GroupChange { member_entities: Some(members.to_vec()), ..GroupChange::default() };
+    done(house, node, node.put_group(batch(house), change, house.call().now).await).await.unwrap().id
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use crate::reply::Reply;
 use crate::scope::Scope;
 use envelope::Timestamp;
 use identity::token::Meta;
-use identity::{Entity, EntityChange, EntityId, EntityRef};
+use identity::{Entity, EntityChange, EntityId, EntityRef, Progress};
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -94,12 +94,12 @@ async fn put(scope: &Scope<'_>, asked: EntityChange) -> Result<Reply, VaultError
 
 /// A few at a time.
 async fn delete(scope: &Scope<'_>, ids: &[EntityId]) -> Result<Reply, VaultError> {
-    let identities = scope.vault.identities();
+    let (identities, now) = (scope.vault.identities(), scope.now());
     for ids in ids.chunks(DELETED_AT_ONCE) {
-        change(scope, |batch| -> Making<'_, ()> {
-            Box::pin(async move { Ok((identities.delete_entities(batch, ids).await?, ())) })
-        })
-        .await?;
+        let delete = |batch| -> Making<'_, Progress> {
+            Box::pin(async move { identities.delete_entities(batch, ids, now).await })
+        };
+        while change(scope, delete).await? == Progress::GoesOn {}
     }
     Ok(Reply::empty())
 }
@@ -112,10 +112,10 @@ async fn merge(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let from = from.ok_or_else(|| missing("from_entity_ids"))?;
     let keep = ids_in(body, "conflicting_alias_ids_to_keep")?.unwrap_or_default();
     let (identities, from, keep, now) = (scope.vault.identities(), &from, &keep, scope.now());
-    change(scope, |batch| -> Making<'_, ()> {
-        Box::pin(async move { Ok((identities.merge_entities(batch, (from, to), keep, now).await?, ())) })
-    })
-    .await?;
+    let merge = |batch| -> Making<'_, Progress> {
+        Box::pin(async move { identities.merge_entities(batch, (from, to), keep, now).await })
+    };
+    while change(scope, merge).await? == Progress::GoesOn {}
     Ok(Reply::empty())
 }
 
