@@ -5,6 +5,7 @@
 //! Always: it stands for a minute at least: what other nodes still write to the mount, from memory, is dropped as well, and
 //! who logs in there commits nothing.
 
+use crate::Done;
 use crate::error::VaultError;
 use crate::mount::Mount;
 use crate::service::Vault;
@@ -34,16 +35,15 @@ fn mark(vault: &Vault, mount: &Mount) -> Result<EntryPath, VaultError> {
 /// Drops a page of what is to go. How many entries.
 pub(crate) async fn sweep(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
     let marks = vault.barrier().storage().scan(&vault.view(MARKS)?.root(), None, PAGE, AtLeast::Latest).await?;
-    let mut failed = None;
+    let mut done = Done::default();
     for (mark, entry) in &marks.entries {
         match sweep_one(vault, mark, entry, now).await {
-            Ok(0) => {}
-            Ok(swept) => return Ok(swept),
+            Ok(swept @ 1..) => return Ok(swept),
             // one that cannot be read keeps no other waiting
-            Err(error) => failed = failed.or(Some(error)),
+            outcome => done.add("a mount that is gone", outcome),
         }
     }
-    failed.map_or(Ok(0), Err)
+    done.told()
 }
 
 async fn sweep_one(vault: &Vault, mark: &EntryPath, entry: &Entry, now: Timestamp) -> Result<usize, VaultError> {

@@ -21,7 +21,7 @@ pub mod engine;
 pub mod error;
 mod gone;
 pub mod mount;
-mod quota;
+pub mod quota;
 pub mod reply;
 pub mod routes;
 pub mod scope;
@@ -42,9 +42,40 @@ pub use text::Text;
 use envelope::Timestamp;
 
 /// What goes on without anybody asking: for a worker, every few seconds. How much there was to do.
+///
+/// Each part has its turn, whatever became of those before it; the first failure is told when nothing else is left to do.
 pub async fn tend(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
-    let swept = wrapping::sweep(vault, now).await? + auth::approle::sweep(vault, now).await?;
-    let rotated = engine::transit::auto::rotate_due(vault, now).await?;
-    let dropped = gone::sweep(vault, now).await?;
-    Ok(swept + rotated + dropped + engine::kv2::metadata::note_last_reads(vault, now).await?)
+    let mut done = Done::default();
+    done.add("wrapped answers", wrapping::sweep(vault, now).await);
+    done.add("SecretIDs", auth::approle::sweep(vault, now).await);
+    done.add("transit keys", engine::transit::auto::rotate_due(vault, now).await);
+    done.add("mounts that are gone", gone::sweep(vault, now).await);
+    done.add("last reads", engine::kv2::metadata::note_last_reads(vault, now).await);
+    done.told()
+}
+
+/// How much of a worker's turn was done, and what failed first.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    count: usize,
+    failed: Option<VaultError>,
+}
+
+impl Done {
+    pub(crate) fn add(&mut self, what: &str, outcome: Result<usize, VaultError>) {
+        match outcome {
+            Ok(count) => self.count += count,
+            Err(error) => {
+                tracing::warn!(%error, what, "was not swept; it stays due");
+                self.failed.get_or_insert(error);
+            }
+        }
+    }
+
+    pub(crate) fn told(self) -> Result<usize, VaultError> {
+        match self.failed {
+            Some(error) if self.count == 0 => Err(error),
+            Some(_) | None => Ok(self.count),
+        }
+    }
 }

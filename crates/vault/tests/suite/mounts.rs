@@ -217,3 +217,33 @@ async fn a_user_that_is_deleted_while_it_logs_in_first_is_deleted_with_its_entit
         assert_ne!(again["auth"]["entity_id"], first.1["auth"]["entity_id"], "{early}");
     }
 }
+
+#[tokio::test]
+async fn a_row_that_was_altered_keeps_nothing_else_from_being_swept() {
+    let rig = Rig::new().await;
+    for (path, kind) in [("sys/auth/a", "approle"), ("sys/auth/b", "approle"), ("sys/mounts/kv", "kv")] {
+        rig.done(Write, path, json!({"type": kind})).await;
+    }
+    let before = rows(&rig).await;
+    let id = rig.done(Read, "sys/auth/a", Value::Null).await["uuid"].as_str().unwrap().to_owned();
+    let altered = EntryPath::parse(&format!("{}/vault/m/{id}/due/{:016x}/x/y", hex::encode(TENANT), 1)).unwrap();
+    rig.store.commit(rig.vault.changes().batch().unwrap().put(altered, vec![1])).await.unwrap();
+    rig.done(Write, "auth/b/role/r", json!({"secret_id_ttl": "1m"})).await;
+    rig.done(Write, "auth/b/role/r/secret-id", Value::Null).await;
+    for n in 0..150 {
+        rig.done(Write, &format!("kv/{n}"), json!({"a": "b"})).await;
+    }
+    rig.done(Delete, "sys/mounts/kv", Value::Null).await;
+    rig.clock.advance(Duration::from_secs(60));
+    let mut swept = 0;
+    let failed = loop {
+        match vault::tend(&rig.vault, rig.clock_now()).await {
+            Ok(0) => panic!("the row passed"),
+            Ok(count) => swept += count,
+            Err(error) => break error,
+        }
+    };
+    assert!(failed.to_string().contains("internal"), "{failed}");
+    // what a role is, and its index: two; and the row itself
+    assert_eq!((rows(&rig).await, swept), (before + 3, 2 * 150 + 1 + 1));
+}

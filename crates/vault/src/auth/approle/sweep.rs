@@ -4,6 +4,8 @@
 
 use super::role::Roles;
 use super::secret_id::{DUE, GONE, SecretId};
+use crate::Done;
+use crate::auth::token::started;
 use crate::error::VaultError;
 use crate::mount::Kind;
 use crate::reply::Reply;
@@ -18,11 +20,12 @@ use storage::{Batch, EntryPath};
 /// At every mount, a page of each. For a worker: how much was swept up.
 pub(crate) async fn sweep(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
     let table = vault.table().await?;
-    let mut swept = 0;
-    for mount in table.mounts.values().filter(|mount| mount.kind == Kind::AppRole) {
-        swept += sweep_mount(vault, &vault.view(&mount.id)?, now).await?;
+    let mut done = Done::default();
+    for (at, mount) in table.mounts.iter().filter(|(_, mount)| mount.kind == Kind::AppRole) {
+        let view = vault.view(&mount.id)?;
+        done.add(at, sweep_mount(vault, &view, now).await);
     }
-    Ok(swept)
+    done.told()
 }
 
 /// At this mount, now. Vault answers the same before it begins.
@@ -33,31 +36,34 @@ pub(super) async fn tidy(scope: &Scope<'_>) -> Result<Reply, VaultError> {
             break;
         }
     }
-    let told = Reply::empty().warning(
+    started(
+        scope,
         "Tidy operation successfully started. Any information from the operation will be printed to the server's logs.",
-    );
-    let body = told.encode(&scope.call.info.request_id)?;
-    Ok(Reply { bare: Some((202, body)), ..Reply::default() })
+    )
 }
 
 async fn sweep_mount(vault: &Vault, view: &View, now: Timestamp) -> Result<usize, VaultError> {
     let roles = Roles::new(view);
-    let (batch, due) = what_is_due(vault, &roles, now).await?;
-    commit(vault, batch, due, now).await?;
-    let (batch, gone) = whose_role_is_gone(vault, &roles).await?;
-    commit(vault, batch, gone, now).await?;
-    Ok(due + gone)
+    let mut done = Done::default();
+    for (what, found) in [
+        ("SecretIDs that are over", what_is_due(vault, &roles, now).await),
+        ("SecretIDs of a role that is gone", whose_role_is_gone(vault, &roles).await),
+    ] {
+        done.add(what, commit(vault, found, now).await);
+    }
+    done.told()
 }
 
-async fn commit(vault: &Vault, batch: Batch, swept: usize, now: Timestamp) -> Result<(), VaultError> {
+async fn commit(vault: &Vault, found: Result<(Batch, usize), VaultError>, now: Timestamp) -> Result<usize, VaultError> {
+    let (batch, swept) = found?;
     if swept == 0 {
-        return Ok(());
+        return Ok(0);
     }
     let record =
         Record { decision: Decision::Allowed, ..Record::new(now, "worker", "VaultSweepSecretIds", &Subject::System) };
     match vault.commit(batch, &record).await {
         // another node sweeps too
-        Ok(_) | Err(ChangeError::Conflict(_)) => Ok(()),
+        Ok(_) | Err(ChangeError::Conflict(_)) => Ok(swept),
         Err(error) => Err(error.into()),
     }
 }
