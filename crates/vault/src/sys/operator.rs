@@ -6,6 +6,9 @@
 //! - Sealing, stepping down, rekeying and a new root token are refused by name.
 //! - A new key of the barrier seals what is written from five seconds later on, when every node has heard of it; uses of it
 //!   are not counted, as each value has a key of its own.
+//! - That ends all stateless (batch) tokens: one that was sealed under an older key is refused.
+//! - The barrier holds 256 keys for ever, and gets four new ones a day at most: enough to rotate again once an intruder
+//!   is out, and for 64 days of a client that goes on and on.
 
 use super::status;
 use crate::call::Verb;
@@ -18,6 +21,8 @@ use envelope::Timestamp;
 use identity::ChangeError;
 use kms::boot::BootError;
 use serde::{Deserialize, Serialize};
+use std::iter;
+use std::time::Duration;
 use storage::BarrierError;
 
 pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply, VaultError> {
@@ -52,6 +57,20 @@ fn refused(why: &'static str) -> Result<Reply, VaultError> {
 struct Installed {
     term: u32,
     at: u64,
+    /// When those before it did, the newest first.
+    #[serde(default)]
+    earlier: Vec<u64>,
+}
+
+/// When the last keys came to be, the newest first; refused where they are too many of late.
+fn earlier(newest: Option<&Installed>, now: Timestamp) -> Result<Vec<u64>, VaultError> {
+    let times = newest.iter().flat_map(|newest| iter::once(newest.at).chain(newest.earlier.iter().copied()));
+    let times: Vec<u64> = times.take(ROTATIONS_MAX).collect();
+    let is_late = |at: &u64| now.since(Timestamp::from_unix_millis(*at)) < ROTATIONS_WITHIN;
+    if times.get(ROTATIONS_MAX - 1).is_some_and(is_late) {
+        return Err(VaultError::Limited("the barrier got four new keys within a day: it takes no more yet".into()));
+    }
+    Ok(times)
 }
 
 /// A new key of the barrier, which seals what is written from a few seconds later on; what stands stays as it is.
@@ -59,15 +78,22 @@ async fn rotate(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let view = view(scope)?;
     let place = view.path(INSTALLED)?;
     for _ in 0..ATTEMPTS_MAX {
-        let (batch, keyring) = scope.vault.kms().prepare_rotation(scope.batch()?).await.map_err(not_rotated)?;
-        let installed = Installed { term: keyring.epoch(), at: scope.now().unix_millis() };
+        let found = view.load(&place).await?;
+        let newest = found.as_ref().and_then(|found| serde_json::from_slice(found.value.expose()).ok());
+        let earlier = earlier(newest.as_ref(), scope.now())?;
+        let batch = match &found {
+            Some(found) => scope.batch()?.revision_is(place.clone(), found.revision),
+            None => scope.batch()?.absent(place.clone()),
+        };
+        let (batch, keyring) = scope.vault.kms().prepare_rotation(batch).await.map_err(not_rotated)?;
+        let installed = Installed { term: keyring.epoch(), at: scope.now().unix_millis(), earlier };
         let text = serde_json::to_vec(&installed).map_err(|_| VaultError::Internal("the key's age".into()))?;
         match scope.commit(view.put(batch, place.clone(), &text)?).await {
             Err(ChangeError::Conflict(_)) => {}
             Err(error) => return Err(error.into()),
             Ok(_) => {
                 scope.vault.barrier().install(keyring)?;
-                return Ok(Reply::empty());
+                return Ok(Reply::empty().warning(ENDS_TOKENS));
             }
         }
     }
@@ -79,7 +105,7 @@ fn not_rotated(error: BootError) -> VaultError {
         return VaultError::Unavailable("BOUNDARY_UNAVAILABLE");
     }
     if let BootError::Barrier(BarrierError::MalformedKeyring) = error {
-        return VaultError::Limited("the barrier holds as many keys as it can".into());
+        return VaultError::Limited("the barrier holds 256 keys, as many as it can".into());
     }
     VaultError::Internal(error.to_string().into())
 }
@@ -113,3 +139,7 @@ fn view(scope: &Scope<'_>) -> Result<View, VaultError> {
 
 const INSTALLED: &str = "installed";
 const ATTEMPTS_MAX: usize = 8;
+const ENDS_TOKENS: &str = "stateless (batch) tokens end with the old key within seconds: who holds one logs in again";
+/// Of the barrier's key, within [`ROTATIONS_WITHIN`].
+const ROTATIONS_MAX: usize = 4;
+const ROTATIONS_WITHIN: Duration = Duration::from_secs(86_400);

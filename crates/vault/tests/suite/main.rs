@@ -8,6 +8,7 @@ mod kv;
 mod mounts;
 mod policies;
 mod rig;
+mod rotation;
 mod spellings;
 mod sys;
 mod tokens;

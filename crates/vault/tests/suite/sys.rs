@@ -383,27 +383,3 @@ async fn what_the_openapi_document_tells_is_served_and_nothing_beside_it() {
     let paths = document["paths"].as_object().unwrap();
     assert!(!paths.is_empty() && paths.keys().all(|path| path.starts_with("/sys/")), "{paths:?}");
 }
-
-#[tokio::test]
-async fn the_barriers_key_is_rotated_and_what_was_written_before_is_read_after() {
-    let rig = Rig::new().await;
-    let (minor, _) = token(&rig, "auth/token/create", json!({"policies": ["default"]})).await;
-    rig.done(Write, "secret/data/old", json!({"data": {"a": "b"}})).await;
-    let other = rig.another_node();
-    rig.clock.advance(Duration::from_secs(60));
-    for (path, term) in [("sys/rotate", 2), ("sys/rotate/keyring", 3)] {
-        assert_eq!(by(&rig, &minor, Write, path, Value::Null).await.0, 403);
-        let (answer, records) = rig.recorded(rig.root(Write, path, Value::Null)).await;
-        assert_eq!((answer.0, records.len()), (204, 1), "{answer:?}");
-        let keys = rig.done(Read, "sys/key-status", Value::Null).await;
-        assert_eq!(keys, json!({"term": term, "install_time": "2023-11-14T22:14:20Z", "encryptions": null}));
-    }
-    rig.done(Write, "secret/data/new", json!({"data": {"a": "c"}})).await;
-    let again = rig.another_node();
-    for (path, value) in [("secret/data/old", "b"), ("secret/data/new", "c")] {
-        for node in [&rig.vault, &other, &again] {
-            let with = With { token: Some(crate::rig::ROOT), node: Some(node), ..With::default() };
-            assert_eq!(rig.ask(Read, path, Value::Null, with).await.1["data"]["data"]["a"], value, "{path}");
-        }
-    }
-}
