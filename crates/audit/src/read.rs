@@ -144,6 +144,16 @@ impl<S: LogSource> LogReader<S> {
         while entries.index() < index && entries.read()?.is_some() {}
         Ok(entries)
     }
+
+    /// The entries from a place on that was found before. Walks nothing.
+    pub fn iter_at(&self, place: Place) -> Result<Entries<'_, S>, ReadError> {
+        let mut entries = Entries::at_segment(&self.source, place.index);
+        // where a segment begins, the one before it may have been removed meanwhile
+        if !place.index.is_multiple_of(SEGMENT_ENTRIES) {
+            entries.go_to(place)?;
+        }
+        Ok(entries)
+    }
 }
 
 /// Entries one after the other. At the end it may be asked again: a writer adds more.
@@ -166,6 +176,12 @@ pub struct Place {
     index: u64,
     segment: Option<u64>,
     offset: u64,
+}
+
+impl Place {
+    pub fn index(&self) -> u64 {
+        self.index
+    }
 }
 
 impl<'a, S: LogSource> Entries<'a, S> {

@@ -55,13 +55,19 @@ fn sync_folder(path: &Path) -> std::io::Result<()> {
 
 /// Reads a secret of at most 4 KiB from a file that only its owner may read; line ends at the end are not part of it.
 pub fn read_secret(path: &Path) -> Result<SecretBytes> {
+    read_secret_up_to(path, 4096)
+}
+
+/// As [`read_secret`], of at most so many bytes.
+pub fn read_secret_up_to(path: &Path, max: u64) -> Result<SecretBytes> {
     let context = || format!("cannot read {}", path.display());
     let file = File::open(path).with_context(context)?;
     if file.metadata()?.mode() & 0o077 != 0 {
         bail!("{} is readable by others: run `chmod 600 {}`", path.display(), path.display());
     }
-    let mut bytes = Vec::with_capacity(4096);
-    file.take(4096).read_to_end(&mut bytes).with_context(context)?;
+    // never moved: what it leaves behind is not wiped
+    let mut bytes = Vec::with_capacity(usize::try_from(max)?);
+    file.take(max).read_to_end(&mut bytes).with_context(context)?;
     let mut secret = SecretBytes::from_vec(bytes);
     let end = secret.expose().trim_ascii_end().len();
     secret.truncate(end);

@@ -4,8 +4,8 @@
 //! Always: behind the log's own files, from a place that is kept in the data folder; at least once.
 //! Never: a request that waits for it, or fails with it. More than one batch in memory.
 
+mod address;
 mod config;
-mod dial;
 mod otlp;
 mod syslog;
 
@@ -15,7 +15,7 @@ use crate::files;
 use anyhow::{Context as _, Result};
 use api::Metrics;
 use audit::Log;
-use audit::read::{LogFolder, LogReader};
+use audit::read::{LogFolder, LogReader, Place};
 use audit::record::Entry;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -35,10 +35,12 @@ pub(crate) struct Line {
 }
 
 /// How far what was sent is known to have come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Sent {
     /// The receiver has said that it has it.
     Confirmed,
+    /// As [`Sent::Confirmed`], but of so many it has said that it will never have them.
+    Partly { rejected: u64, why: String },
     /// It was written to a connection that nobody answers on.
     Written,
 }
@@ -63,7 +65,7 @@ struct Counts {
     /// Entries that the collector is known to have, or that are gone.
     confirmed: AtomicU64,
     failures: AtomicU64,
-    /// Entries that left the log before they were forwarded.
+    /// Entries that left the log before they were forwarded, or that the collector rejected.
     lost: AtomicU64,
 }
 
@@ -89,11 +91,21 @@ impl Forwarder {
         let of = Arc::clone(&counts);
         metrics.gauge(
             &format!("audit_forward_{name}_lost"),
-            "Entries that were archived or pruned before they were forwarded since the start",
+            "Entries that were archived or pruned before they were forwarded, or that the collector rejected, since the start",
             move || i64::try_from(of.lost.load(Ordering::Relaxed)).unwrap_or(i64::MAX),
         );
         let cursor = data_dir.join(format!("forward-{}", forward.name));
         Self { forward: forward.clone(), node: node.to_owned(), cursor, counts }
+    }
+
+    fn lost(&self, entries: u64, why: &str) {
+        self.counts.lost.fetch_add(entries, Ordering::Relaxed);
+        tracing::error!(
+            forward = self.forward.name,
+            entries,
+            why,
+            "the collector will never have entries of the audit log"
+        );
     }
 
     /// For ever.
@@ -129,6 +141,8 @@ struct Follower {
     target: Option<Target>,
     /// The next entry to send; `None` before the cursor was read.
     next: Option<u64>,
+    /// Where it stands in the log, while nothing fails.
+    place: Option<Place>,
     /// The first entry that is not known to have come.
     confirmed: u64,
     /// What the cursor's file says.
@@ -147,6 +161,7 @@ impl Follower {
             log,
             target: None,
             next: None,
+            place: None,
             confirmed: 0,
             kept: 0,
             kept_at: Instant::now(),
@@ -169,16 +184,20 @@ impl Follower {
         target.stands().await?;
         // the log itself stays with those who close it
         let (dir, origin, size) = (self.log.dir().to_owned(), self.log.key().name().to_owned(), self.log.size());
-        let (skipped, lines) = tokio::task::spawn_blocking(move || batch(&dir, &origin, next..size)).await??;
-        if skipped > 0 {
-            self.of.counts.lost.fetch_add(skipped, Ordering::Relaxed);
-            let name = &self.of.forward.name;
-            tracing::warn!(forward = name, entries = skipped, "entries left the audit log before they were forwarded");
-        }
+        let place = self.place.take();
+        let read = move || batch(&dir, &origin, next..size, place);
+        let Batch { skipped, lines, place } = tokio::task::spawn_blocking(read).await??;
         let end = next + skipped + lines.len() as u64;
+        if skipped > 0 {
+            self.of.lost(skipped, "they left the audit log before they were forwarded");
+        }
         if !lines.is_empty() {
             match target.send(&lines).await? {
                 Sent::Confirmed => self.confirmed = end,
+                Sent::Partly { rejected, why } => {
+                    self.of.lost(rejected, &format!("the collector rejected them: {why}"));
+                    self.confirmed = end;
+                }
                 Sent::Written => {
                     // of too many, two are confirmed together
                     self.written.truncate(WRITTEN_MAX - 1);
@@ -188,6 +207,7 @@ impl Follower {
         } else if self.written.is_empty() {
             self.confirmed = end;
         }
+        self.place = place;
         self.next = Some(end);
         self.confirm();
         self.keep()?;
@@ -230,7 +250,7 @@ impl Follower {
 
     /// Goes back to what is known to have come.
     fn failed(&mut self, error: &anyhow::Error) {
-        self.target = None;
+        (self.target, self.place) = (None, None);
         self.written.clear();
         self.next = self.next.map(|_| self.confirmed);
         self.of.counts.failures.fetch_add(1, Ordering::Relaxed);
@@ -281,26 +301,39 @@ impl Target {
         let sent = async {
             match self {
                 Self::Syslog(syslog) => syslog.send(lines).await,
-                Self::Otlp(otlp) => otlp.send(lines).await.map(|()| Sent::Confirmed),
+                Self::Otlp(otlp) => otlp.send(lines).await,
             }
         };
         tokio::time::timeout(SEND_WAIT, sent).await.context("the collector did not take them in time")?
     }
 }
 
-/// The next lines of entries `wanted`, and how many entries before them are no longer there.
-fn batch(dir: &Path, origin: &str, wanted: Range<u64>) -> Result<(u64, Vec<Line>)> {
+/// Lines that come next.
+struct Batch {
+    /// Entries before them that are no longer there.
+    skipped: u64,
+    lines: Vec<Line>,
+    /// Behind the last; `None` where nothing was read.
+    place: Option<Place>,
+}
+
+/// The next lines of entries `wanted`. `place`: of the first of them, where they were read up to there.
+fn batch(dir: &Path, origin: &str, wanted: Range<u64>, place: Option<Place>) -> Result<Batch> {
     let (next, size) = (wanted.start, wanted.end);
     let (mut lines, mut bytes) = (Vec::new(), 0);
     if next >= size {
-        return Ok((0, lines));
+        return Ok(Batch { skipped: 0, lines, place });
     }
     let log = LogReader::over(LogFolder::open(dir)?);
     let first = log.first()?.clamp(next, size);
     if first == size {
-        return Ok((first - next, lines));
+        return Ok(Batch { skipped: first - next, lines, place: None });
     }
-    let mut entries = log.iter_from(first)?;
+    let mut entries = match place.filter(|place| place.index() == first) {
+        Some(place) => log.iter_at(place)?,
+        // walks the segment up to there
+        None => log.iter_from(first)?,
+    };
     while lines.len() < BATCH_LINES_MAX && bytes < BATCH_BYTES_MAX && entries.index() < size {
         let Some((index, entry)) = entries.read()? else { break };
         let entry = Entry::decode(entry).with_context(|| format!("entry {index} is malformed"))?;
@@ -308,7 +341,7 @@ fn batch(dir: &Path, origin: &str, wanted: Range<u64>) -> Result<(u64, Vec<Line>
         bytes += json.len();
         lines.push(Line { index, json, entry });
     }
-    Ok((first - next, lines))
+    Ok(Batch { skipped: first - next, lines, place: Some(entries.place()) })
 }
 
 /// As `audit export` renders it, without personal keys, and with the origin.
@@ -358,31 +391,64 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_left_the_log_before_it_was_sent_is_counted_and_passed_over() {
+    /// A log's folder with so many equal entries in its third segment, which is its first; the file.
+    fn folder(entries: usize) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("segment")).unwrap();
         let record = Record::new(Timestamp::from_unix_millis(5), "", "Start", &Subject::System);
         let entry = finish(&record.encode(), None).unwrap();
         let length = u16::try_from(entry.len()).unwrap().to_be_bytes();
-        let bytes = [&length[..], &entry].concat().repeat(600);
-        std::fs::write(folder.path().join("segment/0000000002"), bytes).unwrap();
-        let first = 2 * audit::read::SEGMENT_ENTRIES;
+        let path = folder.path().join("segment/0000000002");
+        std::fs::write(&path, [&length[..], &entry].concat().repeat(entries)).unwrap();
+        (folder, path)
+    }
+
+    const FIRST: u64 = 2 * audit::read::SEGMENT_ENTRIES;
+
+    #[test]
+    fn what_left_the_log_before_it_was_sent_is_counted_and_passed_over() {
+        let (folder, _) = folder(600);
         for (wanted, skipped, lines) in [
-            (0..first + 600, first, 512),
-            (100..first + 600, first - 100, 512),
-            (first..first + 600, 0, 512),
-            (first + 590..first + 600, 0, 10),
+            (0..FIRST + 600, FIRST, 512),
+            (100..FIRST + 600, FIRST - 100, 512),
+            (FIRST..FIRST + 600, 0, 512),
+            (FIRST + 590..FIRST + 600, 0, 10),
             // not durable yet
-            (first + 590..first + 595, 0, 5),
-            (first..first, 0, 0),
-            (7..first - 9, first - 16, 0),
+            (FIRST + 590..FIRST + 595, 0, 5),
+            (FIRST..FIRST, 0, 0),
+            (7..FIRST - 9, FIRST - 16, 0),
         ] {
-            let (found, batch) = batch(folder.path(), "o", wanted.clone()).unwrap();
-            assert_eq!((found, batch.len()), (skipped, lines), "{wanted:?}");
+            let found = batch(folder.path(), "o", wanted.clone(), None).unwrap();
+            assert_eq!((found.skipped, found.lines.len()), (skipped, lines), "{wanted:?}");
             let index = wanted.start + skipped;
             let expected = (lines > 0).then(|| format!("{{\"origin\":\"o\",\"index\":{index},\"time\":5,"));
-            assert!(expected.is_none_or(|start| batch[0].json.starts_with(&start)), "{wanted:?}");
+            assert!(expected.is_none_or(|start| found.lines[0].json.starts_with(&start)), "{wanted:?}");
         }
+    }
+
+    #[test]
+    fn a_batch_begins_where_the_one_before_it_ended_and_walks_nothing_again() {
+        let (folder, path) = folder(1200);
+        let next = |from: u64, place| batch(folder.path(), "o", from..FIRST + 1200, place).unwrap();
+        let first = next(0, None);
+        let one = std::fs::metadata(&path).unwrap().len() / 1200;
+        // nobody could walk over this
+        std::os::unix::fs::FileExt::write_all_at(
+            &std::fs::File::options().write(true).open(&path).unwrap(),
+            &vec![0; usize::try_from(512 * one).unwrap()],
+            0,
+        )
+        .unwrap();
+        assert_eq!(next(FIRST + 512, None).lines.len(), 0);
+        let second = next(FIRST + 512, first.place);
+        let indexes: Vec<_> = second.lines.iter().map(|line| line.index).collect();
+        assert_eq!((second.skipped, indexes), (0, (FIRST + 512..FIRST + 1024).collect()));
+        // a place that is another entry's leads nowhere
+        assert_eq!(next(FIRST + 600, first.place).lines.len(), 0);
+        let third = next(FIRST + 1024, second.place);
+        assert_eq!(third.lines.len(), 176);
+        // at the end it stays
+        let end = batch(folder.path(), "o", FIRST + 1200..FIRST + 1200, third.place).unwrap();
+        assert_eq!((end.lines.len(), end.place.map(|place| place.index())), (0, Some(FIRST + 1200)));
     }
 }

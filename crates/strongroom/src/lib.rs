@@ -13,6 +13,7 @@ pub mod cores;
 pub mod demo;
 pub mod dev;
 pub mod dev_ca;
+mod dial;
 pub mod files;
 pub mod forward;
 pub mod listen;

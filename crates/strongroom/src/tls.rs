@@ -72,7 +72,7 @@ fn read(files: &Tls) -> Result<CertifiedKey> {
     Ok(pair)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
     read().with_context(|| format!("{} holds no PEM certificates", path.display()))
 }

@@ -271,20 +271,24 @@ struct Collector {
     requests: Arc<Mutex<Vec<ExportLogsServiceRequest>>>,
     /// What it answers first.
     refusals: Arc<Mutex<Vec<StatusCode>>>,
+    /// Of how many records it says with its first success that it rejects them.
+    rejects: Arc<Mutex<Option<u32>>>,
 }
 
 impl Collector {
-    async fn logs(&self, headers: HeaderMap, body: Bytes) -> (StatusCode, &'static str) {
+    async fn logs(&self, headers: HeaderMap, body: Bytes) -> (StatusCode, String) {
         if let Some(refusal) = self.refusals.lock().unwrap().pop() {
-            return (refusal, "");
+            return (refusal, String::new());
         }
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
         if header("authorization") != Some("Bearer s3cret") {
-            return (StatusCode::UNAUTHORIZED, "");
+            return (StatusCode::UNAUTHORIZED, String::new());
         }
         assert_eq!(header("content-type"), Some("application/json"));
         self.requests.lock().unwrap().push(serde_json::from_slice(&body).expect("it is OTLP"));
-        (StatusCode::OK, r#"{"partialSuccess":{}}"#)
+        let partial = self.rejects.lock().unwrap().take();
+        let partial = partial.map(|count| format!(r#""rejectedLogRecords":"{count}","errorMessage":"too old""#));
+        (StatusCode::OK, format!(r#"{{"partialSuccess":{{{}}}}}"#, partial.unwrap_or_default()))
     }
 
     /// On a thread of its own; its port.
@@ -317,6 +321,7 @@ fn a_collector_of_opentelemetry_gets_every_entry_with_its_index_and_refusals_are
     let log = rig.open();
     let collector = Collector::default();
     *collector.refusals.lock().unwrap() = vec![StatusCode::SERVICE_UNAVAILABLE, StatusCode::BAD_REQUEST];
+    *collector.rejects.lock().unwrap() = Some(7);
     let port = collector.start();
     let bearer = rig.work.join("bearer");
     fs::write(&bearer, "s3cret\n").unwrap();
@@ -324,7 +329,8 @@ fn a_collector_of_opentelemetry_gets_every_entry_with_its_index_and_refusals_are
     let to = format!("to = \"http://127.0.0.1:{port}/v1/logs\"\nbearer_file = \"{}\"", bearer.display());
     let running = Running::start(&rig, &log, &format!("name = \"otel\"\nkind = \"otlp\"\n{to}"));
     until("all come", || running.gauge("behind") == 0);
-    assert_eq!(running.gauge("failures"), 2);
+    // what it rejects is lost to it, and is not sent again
+    assert_eq!((running.gauge("failures"), running.gauge("lost")), (2, 7));
 
     let requests = collector.requests.lock().unwrap().clone();
     assert!(requests.len() >= 3, "in batches: {}", requests.len());

@@ -1,6 +1,6 @@
 //! `[[audit.forward]]`: where lines go. In the configuration file and nowhere else.
 
-use super::dial::Address;
+use super::address::Address;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use std::path::PathBuf;

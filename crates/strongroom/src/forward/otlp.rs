@@ -1,19 +1,17 @@
 //! OpenTelemetry's OTLP/HTTP with JSON (opentelemetry.io/docs/specs/otlp, "JSON Protobuf Encoding"): 64-bit integers are strings,
 //! enums are numbers.
 
-use super::dial::{Address, Stream, connect, tls};
+use super::address::{Address, tls};
 use super::syslog::{WARNING, severity};
-use super::{Forward, Line};
+use super::{Forward, Line, Sent};
 use crate::clock::SystemClock;
+use crate::dial::{Http, connect};
 use crate::files;
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use envelope::{Clock as _, SecretBytes};
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::Full;
 use rustls::ClientConfig;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -25,7 +23,7 @@ pub(super) struct Otlp {
     tls: Option<Arc<ClientConfig>>,
     bearer: Option<SecretBytes>,
     node: String,
-    sender: Option<SendRequest<Full<Bytes>>>,
+    connection: Option<Http>,
 }
 
 impl Otlp {
@@ -34,33 +32,22 @@ impl Otlp {
             bail!("{} is no address of HTTP", forward.to);
         };
         let bearer = forward.bearer_file.as_deref().map(files::read_secret).transpose()?;
-        Ok(Self { host, port, path, tls: tls(forward)?, bearer, node: node.to_owned(), sender: None })
+        Ok(Self { host, port, path, tls: tls(forward)?, bearer, node: node.to_owned(), connection: None })
     }
 
-    /// Until the collector has answered that it has them.
-    pub(super) async fn send(&mut self, lines: &[Line]) -> Result<()> {
+    /// Until the collector has answered that it has them, or will not have some.
+    pub(super) async fn send(&mut self, lines: &[Line]) -> Result<Sent> {
         let body = serde_json::to_vec(&self.body(lines))?;
         let request = self.request(body)?;
-        let mut sender = match self.sender.take().filter(|sender| !sender.is_closed()) {
-            Some(sender) => sender,
-            None => self.connect().await?,
+        let mut connection = match self.connection.take().filter(|connection| !connection.is_closed()) {
+            Some(connection) => connection,
+            None => Http::over(connect(&self.host, self.port, self.tls.as_ref()).await?).await?,
         };
-        sender.ready().await?;
-        taken(sender.send_request(request).await?).await?;
-        self.sender = Some(sender);
-        Ok(())
-    }
-
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>> {
-        let stream: Box<dyn Stream> = connect(&self.host, self.port, self.tls.as_ref()).await?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        // ends with the sender, or with the collector's side
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "the connection to a collector");
-            }
-        });
-        Ok(sender)
+        let (status, answer) = connection.ask(request, ANSWER_BYTES_MAX).await?;
+        self.connection = Some(connection);
+        // whatever is no success is tried again: an audit log does without none of its lines
+        ensure!(status == StatusCode::OK, "the collector answers {status}");
+        Ok(taken(&answer, lines.len() as u64))
     }
 
     fn request(&self, body: Vec<u8>) -> Result<Request<Full<Bytes>>> {
@@ -117,22 +104,43 @@ fn nanos(millis: u64) -> String {
     u128::from(millis).saturating_mul(1_000_000).min(u128::from(u64::MAX)).to_string()
 }
 
-/// Whatever is no success is tried again: an audit log does without none of its lines.
-async fn taken(response: Response<Incoming>) -> Result<()> {
-    let status = response.status();
-    let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-    let body = body.map_err(|error| anyhow::anyhow!("the collector's answer cannot be read: {error}"))?.to_bytes();
-    ensure!(status == StatusCode::OK, "the collector answers {status}");
-    let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
+/// What an answer of success says of so many lines ("Partial Success": what was rejected must not be tried again).
+fn taken(answer: &[u8], lines: u64) -> Sent {
+    let answer: Value = serde_json::from_slice(answer).unwrap_or_default();
     let partial = &answer["partialSuccess"];
     // a number of 64 bits is a string, and some write a number
     let rejected = &partial["rejectedLogRecords"];
     let rejected = rejected.as_str().and_then(|count| count.parse().ok()).or(rejected.as_u64()).unwrap_or(0);
-    if rejected > 0 {
-        // "Partial Success": it must not be tried again
-        tracing::error!(rejected, why = %partial["errorMessage"], "a collector took not all entries of the audit log");
+    if rejected == 0 {
+        return Sent::Confirmed;
     }
-    Ok(())
+    let why = partial["errorMessage"].as_str().unwrap_or_default().chars().take(WHY_CHARS_MAX).collect();
+    Sent::Partly { rejected: rejected.min(lines), why }
 }
 
 const ANSWER_BYTES_MAX: usize = 64 << 10;
+const WHY_CHARS_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_collector_rejects_is_read_from_its_answer_and_is_never_more_than_it_was_sent() {
+        let partly = |rejected, why: &str| Sent::Partly { rejected, why: why.to_owned() };
+        for (answer, expected) in [
+            ("", Sent::Confirmed),
+            ("{}", Sent::Confirmed),
+            ("no JSON", Sent::Confirmed),
+            (r#"{"partialSuccess":{}}"#, Sent::Confirmed),
+            (r#"{"partialSuccess":{"rejectedLogRecords":"0","errorMessage":"take care"}}"#, Sent::Confirmed),
+            (r#"{"partialSuccess":{"rejectedLogRecords":"3","errorMessage":"too old"}}"#, partly(3, "too old")),
+            (r#"{"partialSuccess":{"rejectedLogRecords":3}}"#, partly(3, "")),
+            (r#"{"partialSuccess":{"rejectedLogRecords":"18446744073709551615"}}"#, partly(9, "")),
+        ] {
+            assert_eq!(taken(answer.as_bytes(), 9), expected, "{answer}");
+        }
+        let long = format!(r#"{{"partialSuccess":{{"rejectedLogRecords":1,"errorMessage":"{}"}}}}"#, "é".repeat(999));
+        assert_eq!(taken(long.as_bytes(), 9), partly(1, &"é".repeat(256)));
+    }
+}

@@ -1,8 +1,9 @@
 //! Syslog: RFC 5424 messages, one a line of the log.
 
-use super::dial::{Address, Stream, connect, tls};
+use super::address::{Address, tls};
 use super::{Forward, Line, Sent};
 use crate::cli::values::date_text;
+use crate::dial::{Stream, connect};
 use anyhow::{Context as _, Result, ensure};
 use audit::record::Record;
 use audit::{Decision, Outcome};

@@ -1,17 +1,11 @@
-//! Connections to collectors.
+//! Where collectors are.
 
 use super::Forward;
+use crate::dial::{self, is_loopback};
 use anyhow::{Context as _, Result, bail, ensure};
-use rustls::crypto::aws_lc_rs;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use std::path::{Path, PathBuf};
+use rustls::ClientConfig;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Address {
@@ -24,10 +18,6 @@ pub(super) enum Address {
         path: Option<String>,
     },
 }
-
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl Address {
     pub(super) fn parse(text: &str) -> Result<Self> {
@@ -53,8 +43,7 @@ impl Address {
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = port.parse().context("the port is none")?;
         ensure!(!host.is_empty() && !host.contains('@'), "the host is none");
-        let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        ensure!(tls || loopback, "without TLS only loopback addresses are allowed");
+        ensure!(tls || is_loopback(&host), "without TLS only loopback addresses are allowed");
         Ok(Self::Tcp { tls, host, port, path: http.then(|| path.to_owned()) })
     }
 
@@ -63,49 +52,11 @@ impl Address {
     }
 }
 
-/// A connection, with TLS where there is a configuration for it.
-pub(super) async fn connect(host: &str, port: u16, tls: Option<&Arc<ClientConfig>>) -> Result<Box<dyn Stream>> {
-    let connected = async {
-        let stream = TcpStream::connect((host, port)).await?;
-        stream.set_nodelay(true)?;
-        anyhow::Ok(match tls {
-            None => Box::new(stream) as Box<dyn Stream>,
-            Some(tls) => {
-                let name = ServerName::try_from(host.to_owned())?;
-                Box::new(TlsConnector::from(Arc::clone(tls)).connect(name, stream).await?)
-            }
-        })
-    };
-    let connected = tokio::time::timeout(CONNECT_WAIT, connected).await.context("no answer in time")?;
-    connected.with_context(|| format!("cannot connect to {host}:{port}"))
-}
-
 pub(super) fn tls(forward: &Forward) -> Result<Option<Arc<ClientConfig>>> {
     let Some(ca) = &forward.ca else { return Ok(None) };
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca)? {
-        roots.add(certificate)?;
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
-    let config = match (&forward.certificate, &forward.key) {
-        (Some(certificate), Some(key)) => {
-            let key = PrivateKeyDer::from_pem_file(key)
-                .with_context(|| format!("{} holds no PEM private key", key.display()))?;
-            builder.with_client_auth_cert(certificates(certificate)?, key)?
-        }
-        (_, _) => builder.with_no_client_auth(),
-    };
-    Ok(Some(Arc::new(config)))
+    let own = forward.certificate.as_deref().zip(forward.key.as_deref());
+    Ok(Some(Arc::new(dial::tls(Some(ca), own)?)))
 }
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
-    read().with_context(|| format!("{} holds no PEM certificates", path.display()))
-}
-
-const CONNECT_WAIT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
