@@ -5,31 +5,25 @@
 //! Never: a checkpoint held up, or an ordinary call.
 
 use crate::config;
+use crate::dial::{self, Http, is_loopback};
 use anyhow::{Context as _, Result, bail, ensure};
 use api::Metrics;
 use audit::note::{KeyKind, Note, VerifierKey};
 use audit::witness::submitting::{Ask, Reply, Standing, Submitting};
 use audit::witness::{ADD_CHECKPOINT, AddCheckpoint};
 use audit::{Acks, Log, Witnesses};
-use axum::body::{Body, to_bytes};
 use futures_util::StreamExt as _;
-use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
 use http::header::{CONTENT_TYPE, HOST};
 use http::{Request, Uri};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::path::Path;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 /// Those of the configuration.
 #[derive(Debug, Clone)]
@@ -48,7 +42,7 @@ struct Endpoint {
     port: u16,
     authority: String,
     path: String,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 impl Panel {
@@ -145,7 +139,10 @@ impl Endpoint {
         ensure!(uri.query().is_none() && !authority.as_str().contains('@'), "`url` is scheme, host, port and path");
         let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let (port, tls) = match uri.scheme_str() {
-            Some("https") => (443, Some((tls(said.ca.as_deref())?, ServerName::try_from(bare.clone())?))),
+            Some("https") => {
+                ServerName::try_from(bare.as_str())?;
+                (443, Some(tls(said.ca.as_deref())?))
+            }
             Some("http") if is_loopback(&bare) => (80, None),
             Some("http") => bail!("without TLS only loopback addresses are allowed: https://"),
             Some(_) | None => bail!("`url` begins with https://"),
@@ -165,32 +162,11 @@ impl Endpoint {
         let (checkpoint, note) = &*ask.checkpoint;
         let proof = log.consistency(ask.old, checkpoint.size).await.context("the log could not be proven now")?;
         let body = AddCheckpoint { old: ask.old, proof, checkpoint: note.clone() }.encode();
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.context("it is not reached")?;
-        stream.set_nodelay(true)?;
-        match &self.tls {
-            None => self.post(stream, body).await,
-            Some((connector, name)) => {
-                let stream = connector.connect(name.clone(), stream).await.context("its TLS is refused")?;
-                self.post(stream, body).await
-            }
-        }
-    }
-
-    async fn post<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, body: String) -> Result<(u16, String)> {
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let request = Request::post(&self.path).header(HOST, &self.authority);
-        let request = request.header(CONTENT_TYPE, "text/plain; charset=utf-8").body(Body::from(body))?;
-        let answered = pin!(async move {
-            let reply = sender.send_request(request).await?;
-            let status = reply.status().as_u16();
-            let body = to_bytes(Body::new(reply.into_body()), ANSWER_BYTES_MAX).await?;
-            Ok((status, String::from_utf8(body.into()).context("its answer is no text")?))
-        });
-        match select(answered, pin!(connection)).await {
-            Either::Left((answer, _)) => answer,
-            // what came before its end is read still
-            Either::Right((_, answered)) => answered.await,
-        }
+        let request = request.header(CONTENT_TYPE, "text/plain; charset=utf-8").body(Full::new(body.into()))?;
+        let stream = dial::connect(&self.host, self.port, self.tls.as_ref()).await?;
+        let (status, body) = Http::over(stream).await?.ask(request, ANSWER_BYTES_MAX).await?;
+        Ok((status.as_u16(), String::from_utf8(body.into()).context("its answer is no text")?))
     }
 }
 
@@ -252,16 +228,10 @@ async fn keep(log: &Arc<Log>, note: Note) {
     }
 }
 
-fn tls(ca: Option<&Path>) -> Result<TlsConnector> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let mut config = builder.with_root_certificates(client::authorities(ca).context("`ca`")?).with_no_client_auth();
+fn tls(ca: Option<&Path>) -> Result<Arc<ClientConfig>> {
+    let mut config = dial::tls(ca, None)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsConnector::from(Arc::new(config)))
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    Ok(Arc::new(config))
 }
 
 fn jitter() -> u8 {
