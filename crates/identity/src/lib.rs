@@ -35,8 +35,8 @@ pub use entity::{Alias, AliasChange, Entity, EntityChange, EntityId, EntityRef, 
 pub use error::{Cause, Face, IdentityError};
 pub use name::{Accessor, DisplayName, Malformed, PolicyName, RoleName};
 pub use op::{
-    AccessorPage, CertificateRolePage, LEASES_A_BATCH, Lease, LeasePage, PageRequest, PolicyPage, PolicyText, Progress, Target,
-    Tidied, TokenRolePage, principal_id,
+    AccessorPage, CertificateRolePage, LEASES_A_BATCH, Lease, LeasePage, PageRequest, PolicyPage, PolicyText, Progress,
+    Target, Tidied, TokenRolePage, principal_id,
 };
 pub use policy::{Capability, Limits, MalformedPolicy, Policy, PolicyFault};
 pub use principal::Principal;
@@ -69,7 +69,7 @@ pub struct RequestInfo {
     /// What it asks with, where a façade shows it: rules may bound that.
     pub asked: OnceLock<Asked>,
     /// Whom the subject belongs to, once it is known: an entity, as its records name it.
-    pub entity: OnceLock<Box<str>>,
+    pub entity: OnceLock<Arc<str>>,
 }
 
 impl RequestInfo {

@@ -15,6 +15,8 @@ pub struct Principal {
     subject: Subject,
     policies: Arc<[PolicyName]>,
     acl: Arc<Acl>,
+    /// As its records name the entity that its token belongs to.
+    pub(crate) entity: Option<Arc<str>>,
     pub(crate) proof: Proof,
 }
 
@@ -49,6 +51,7 @@ impl Principal {
             subject: Subject::Token { accessor, name: record.display_name.as_str().to_owned() },
             policies: Arc::clone(&record.policies),
             acl,
+            entity: record.terms.entity.map(|id| EntityId(id).to_string().into()),
             proof: Proof::Token { digest, record: Box::new(record), uses_left, parents_end },
         }
     }
@@ -65,6 +68,7 @@ impl Principal {
             subject: Subject::Certificate { thumbprint: hex::encode(thumbprint), name: role.as_str().to_owned() },
             policies,
             acl,
+            entity: None,
             proof: Proof::Certificate { role, incarnation, thumbprint: *thumbprint },
         }
     }

@@ -21,6 +21,7 @@ use crate::token::{self, Digest, TokenRecord};
 use crate::turn::Turns;
 use audit::{AuditSink, Decision, Outcome, Record};
 use envelope::mac;
+use futures_util::FutureExt;
 use std::sync::Arc;
 use storage::{AtLeast, Barrier, Batch, Change, Entry, EntryPath, Invalidate, Revision};
 
@@ -84,8 +85,8 @@ impl Identities {
             (None, Some(certificate)) => self.by_certificate(certificate).await,
             (None, None) => Err(IdentityError::Unauthenticated(Cause::NoCredentials)),
         };
-        if let Ok(Some(entity)) = outcome.as_ref().map(|by| by.entity()) {
-            let _ = call.entity.set(entity.to_string().into());
+        if let Some(entity) = outcome.as_ref().ok().and_then(|by| by.entity.as_ref()) {
+            let _ = call.entity.set(Arc::clone(entity));
         }
         if let Err(error) = &outcome {
             tracing::debug!(request_id = call.request_id, from = call.from, cause = error.cause(), %error, "not recognised");
@@ -132,7 +133,7 @@ impl Identities {
         let loaded = self.load_token(&digest, call.now).await?;
         check_bound(&loaded.record, certificate, call)?;
         if loaded.record.use_limited {
-            return self.use_up(digest, certificate, call).await;
+            return self.use_up(digest, loaded, certificate, call).await;
         }
         Ok(self.remember(digest, loaded))
     }
@@ -160,12 +161,20 @@ impl Identities {
     async fn use_up(
         &self,
         digest: Digest,
+        loaded: Loaded,
         certificate: Option<&PeerCertificate>,
         call: &RequestInfo,
     ) -> Result<Arc<Principal>, IdentityError> {
-        let _turn = self.turn(&digest).await;
+        // who has to wait has read what is counted down meanwhile
+        let (_turn, mut loaded) = match self.turn(&digest).now_or_never() {
+            Some(turn) => (turn, Some(loaded)),
+            None => (self.turn(&digest).await, None),
+        };
         for _ in 0..ATTEMPTS_MAX {
-            let loaded = self.load_token(&digest, call.now).await?;
+            let loaded = match loaded.take() {
+                Some(loaded) => loaded,
+                None => self.load_token(&digest, call.now).await?,
+            };
             check_bound(&loaded.record, certificate, call)?;
             let (left, revision) = loaded.uses.ok_or(IdentityError::Unauthenticated(Cause::TokenUsedUp))?;
             let left = left.checked_sub(1).ok_or(IdentityError::Unauthenticated(Cause::TokenUsedUp))?;
@@ -244,24 +253,41 @@ impl Identities {
         }
         let mut policies = Vec::with_capacity(names.len());
         for (name, entry) in names.iter().zip(entries) {
-            let policy = match entry {
-                Some(entry) => {
-                    let path = self.layout.policy(name)?;
-                    let text = self.barrier.open(&path, &entry.value)?;
-                    let text = std::str::from_utf8(text.expose()).ok().and_then(|text| Policy::parse(text).ok());
-                    text.ok_or_else(|| IdentityError::Altered(format!("the stored policy {name} cannot be read")))?
-                }
-                None if name.as_str() == "default" => Policy::parse(DEFAULT_POLICY)?,
-                None => continue,
-            };
-            policies.push((name, policy));
+            if let Some(policy) = self.policy_at(name, entry.as_ref(), revision)? {
+                policies.push((name, policy));
+            }
         }
-        let named = policies.iter().map(|(name, policy)| (*name, policy));
+        let named = policies.iter().map(|(name, policy)| (*name, &**policy));
         let acl = Arc::new(Acl::compile_for(named, &|variable| of?.value(variable)));
         if of.is_none() || !acl.is_templated() {
             self.caches.acls.insert(key, Arc::clone(&acl), &[], revision);
         }
         Ok(acl)
+    }
+
+    /// What the entry says; without one, `default` says what it says at first, and no other anything.
+    fn policy_at(
+        &self,
+        name: &PolicyName,
+        entry: Option<&Entry>,
+        read_at: Revision,
+    ) -> Result<Option<Arc<Policy>>, IdentityError> {
+        let key = (name.clone(), entry.map(|entry| entry.revision));
+        if let Some(policy) = self.caches.policies.peek(&key) {
+            return Ok(Some(policy));
+        }
+        let policy = match entry {
+            Some(entry) => {
+                let text = self.barrier.open(&self.layout.policy(name)?, &entry.value)?;
+                let text = std::str::from_utf8(text.expose()).ok().and_then(|text| Policy::parse(text).ok());
+                text.ok_or_else(|| IdentityError::Altered(format!("the stored policy {name} cannot be read")))?
+            }
+            None if name.as_str() == "default" => Policy::parse(DEFAULT_POLICY)?,
+            None => return Ok(None),
+        };
+        let policy = Arc::new(policy);
+        self.caches.policies.insert(key, Arc::clone(&policy), &[], read_at);
+        Ok(Some(policy))
     }
 
     /// Commits, and drops what the change outdates before the caller hears of it. For whoever adds to a batch of ours, too.

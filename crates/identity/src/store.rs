@@ -18,6 +18,7 @@ use crate::certificate::{CertificateMatch, PeerCertificate};
 use crate::entity::EntityId;
 use crate::error::IdentityError;
 use crate::name::{Accessor, PolicyName, RoleName};
+use crate::policy::Policy;
 use crate::principal::Principal;
 use crate::token::Digest;
 use envelope::Timestamp;
@@ -34,6 +35,8 @@ pub struct Caches {
     /// By thumbprint, which determines all else of a certificate.
     pub(crate) certificates: Cache<[u8; 32], Principal>,
     pub(crate) acls: Cache<AclKey, Acl>,
+    /// As they were parsed: what their templates stand for is another for each entity.
+    pub(crate) policies: Cache<(PolicyName, Option<Revision>), Policy>,
 }
 
 /// How many entries each cache holds.
@@ -46,12 +49,13 @@ pub struct CacheSizes {
 }
 
 impl Caches {
-    /// At most `principals` tokens, as many certificates, and a fourth of that of sets of policies.
+    /// At most `principals` tokens, as many certificates, and a fourth of that of sets of policies and of policies.
     pub fn new(principals: usize) -> Self {
         Self {
             tokens: Cache::new(principals),
             certificates: Cache::new(principals),
             acls: Cache::new(principals.div_ceil(4)),
+            policies: Cache::new(principals.div_ceil(4)),
         }
     }
 
@@ -65,6 +69,7 @@ impl Invalidate for Caches {
         self.tokens.apply(change);
         self.certificates.apply(change);
         self.acls.apply(change);
+        self.policies.apply(change);
     }
 }
 

@@ -1,6 +1,6 @@
 //! What an entity gives to its tokens.
 
-use super::work::{MERGES_MAX, load};
+use super::work::{MERGES_MAX, decode};
 use super::{Entity, EntityId, GROUPS_MAX, Group};
 use crate::error::{Cause, IdentityError};
 use crate::name::PolicyName;
@@ -57,14 +57,14 @@ impl Identities {
     /// Whom a token of the entity `id` belongs to now. Without an entity, or with a disabled one, to nobody.
     pub(crate) async fn derive(&self, mut id: EntityId) -> Result<Derived, IdentityError> {
         let gone = || IdentityError::Unauthenticated(Cause::EntityGone);
-        let mut depends_on = Vec::new();
-        // not after anything that follows
-        let (mut read_at, _) = self.barrier.storage().get(&[self.layout.entity(id)?], AtLeast::Latest).await?;
+        let (mut depends_on, mut read_at) = (Vec::new(), Revision(u64::MAX));
         for _ in 0..MERGES_MAX {
             let path = self.layout.entity(id)?;
-            let found = load::<Entity>(self, &path).await?;
+            let (revision, found) = self.barrier.get(std::slice::from_ref(&path), AtLeast::Latest).await?;
+            read_at = read_at.min(revision);
             depends_on.push(path);
-            let (entity, _) = found.ok_or_else(gone)?;
+            let found = found.into_iter().flatten().next().ok_or_else(gone)?;
+            let entity: Entity = decode(found.value.expose())?;
             if let Some(into) = entity.merged_into {
                 id = into;
                 continue;
@@ -81,7 +81,7 @@ impl Identities {
                 depends_on.extend(paths);
                 let mut next = Vec::new();
                 for opened in found.into_iter().flatten() {
-                    let group: Group = super::work::decode(opened.value.expose())?;
+                    let group: Group = decode(opened.value.expose())?;
                     next.extend(group.parents.iter().copied());
                     groups.insert(group.id, group);
                 }

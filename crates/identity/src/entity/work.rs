@@ -226,7 +226,7 @@ fn claim(index: &mut Index, path: EntryPath, id: EntityId, field: &'static str) 
     }
 }
 
-pub(super) async fn load<T: DeserializeOwned>(
+async fn load<T: DeserializeOwned>(
     identities: &Identities,
     path: &EntryPath,
 ) -> Result<Option<(T, Revision)>, IdentityError> {

@@ -115,24 +115,25 @@ impl Identities {
         if new.policies.iter().any(PolicyName::is_root) {
             return Err(IdentityError::InvalidField("policies"));
         }
-        self.prepare(batch, new, now, Excess::Cap).await
+        let heritage = match new.parent {
+            NewParent::Orphan => Heritage::none(),
+            NewParent::ChildOf(by) => self.heritage(by, now).await?,
+        };
+        self.prepare(batch, new, heritage, now, Excess::Cap)
     }
 
-    /// Who calls has decided on `root`.
-    async fn prepare(
+    /// Who calls has decided on `root`, and on what is inherited.
+    fn prepare(
         &self,
         batch: Batch,
         mut new: NewToken<'_>,
+        heritage: Heritage,
         now: Timestamp,
         excess: Excess,
     ) -> Result<(Batch, CreatedToken), IdentityError> {
         new.policies.sort_unstable();
         new.policies.dedup();
         new.check()?;
-        let heritage = match new.parent {
-            NewParent::Orphan => Heritage::none(),
-            NewParent::ChildOf(by) => self.heritage(by, now).await?,
-        };
         if heritage.ancestors.len() > ANCESTORS_MAX {
             return Err(IdentityError::LimitExceeded);
         }
@@ -223,18 +224,14 @@ impl Identities {
         let excess = command.excess;
         let policies = policies(by, &command, role.as_ref(), sudo)?;
         // An orphan, too, is made by whoever is alive, and sheds no bound.
-        let maker = self.heritage(by, now).await?;
+        let mut heritage = self.heritage(by, now).await?;
         let parent = if orphan { NewParent::Orphan } else { NewParent::ChildOf(by) };
-        let mut new = asked(command, role, policies, parent)?;
-        let mut batch = self.changes.batch()?;
+        let new = asked(command, role, policies, parent)?;
         if orphan {
-            new.certificate_thumbprint = new.certificate_thumbprint.or(maker.thumbprint);
-            new.bound_cidrs = cidr::narrowed(&new.bound_cidrs, &maker.bound_cidrs, CIDRS_MAX)?;
-            if let Some((path, revision)) = maker.stands {
-                batch = batch.revision_is(path, revision);
-            }
+            let Heritage { thumbprint, bound_cidrs, stands, .. } = heritage;
+            heritage = Heritage { thumbprint, bound_cidrs, stands, ..Heritage::none() };
         }
-        let (batch, created) = self.prepare(batch, new, now, excess).await?;
+        let (batch, created) = self.prepare(self.changes.batch()?, new, heritage, now, excess)?;
         if created.metadata.kind == TokenKind::Service {
             act.commit(batch).await?;
         }
