@@ -40,7 +40,15 @@ pub(crate) struct Rules(pub(crate) BTreeMap<String, Rule>);
 /// What is known of rules, and what each address has left.
 pub(crate) struct Quotas {
     rules: Cache<(), Rules>,
-    measures: Mutex<HashMap<(String, Option<IpAddr>), Measure>>,
+    measures: Mutex<Measures>,
+}
+
+/// By rule and address; nothing for all addresses that are not told apart.
+#[derive(Debug, Default)]
+struct Measures {
+    of: HashMap<(String, Option<IpAddr>), Measure>,
+    /// When those that were idle were dropped last.
+    swept: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -80,14 +88,7 @@ impl Quotas {
         }
         let Some((name, rule)) = rules.matching(path) else { return Ok(()) };
         let mut measures = self.measures.lock().unwrap_or_else(PoisonError::into_inner);
-        if measures.len() >= MEASURES_MAX {
-            measures.retain(|_, measure| call.info.now.since(measure.at) < IDLE);
-        }
-        let mut key = (name.to_owned(), identity::cidr::network(&call.info.from));
-        if measures.len() >= MEASURES_MAX && !measures.contains_key(&key) {
-            key.1 = None;
-        }
-        if measures.entry(key).or_insert_with(|| rule.full(call.info.now)).take(rule, call.info.now) {
+        if measures.take((name, rule), identity::cidr::network(&call.info.from), call.info.now) {
             Ok(())
         } else {
             Err(VaultError::Unavailable("RATE_LIMITED"))
@@ -99,6 +100,28 @@ impl Quotas {
         let rules = Arc::new(rules);
         self.rules.insert((), Arc::clone(&rules), &[place(&view(vault)?)?], read_at);
         Ok(rules)
+    }
+}
+
+impl Measures {
+    fn take(&mut self, (name, rule): (&str, &Rule), from: Option<IpAddr>, now: Timestamp) -> bool {
+        let mut key = (name.to_owned(), from);
+        if !self.of.contains_key(&key) && self.of.len() >= MEASURES_MAX {
+            self.sweep(now);
+            if self.of.len() >= MEASURES_MAX {
+                key.1 = None;
+            }
+        }
+        self.of.entry(key).or_insert_with(|| rule.full(now)).take(rule, now)
+    }
+
+    /// All are looked at, while others wait: not for each request of a flood.
+    fn sweep(&mut self, now: Timestamp) {
+        if self.swept.is_some_and(|swept| now >= swept && now.since(swept) < SWEPT_EVERY) {
+            return;
+        }
+        self.swept = Some(now);
+        self.of.retain(|_, measure| now.since(measure.at) < IDLE);
     }
 }
 
@@ -176,10 +199,11 @@ pub(crate) async fn load(vault: &Vault) -> Result<(Rules, Option<Revision>, Revi
 }
 
 /// What must answer a server that is flooded.
-pub(crate) const EXEMPT: [&str; 3] = ["sys/health", "sys/seal-status", "sys/unseal"];
+pub const EXEMPT: [&str; 3] = ["sys/health", "sys/seal-status", "sys/unseal"];
 const MEASURES_MAX: usize = 10_000;
 /// Whoever sent nothing for so long is forgotten when there are too many.
 const IDLE: Duration = Duration::from_secs(60);
+const SWEPT_EVERY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -244,5 +268,35 @@ mod tests {
                 assert_eq!(measure.take(&rule, at(*millis)), *passes, "{rule:?} {millis}");
             }
         }
+    }
+
+    #[test]
+    fn of_more_addresses_than_are_told_apart_memory_is_bounded_and_looked_through_once_a_second() {
+        let at = |millis: u64| Timestamp::from_unix_millis(1_000_000 + millis);
+        let rule = rule("", 1000, 1, 0);
+        let mut measures = Measures::default();
+        let mut next = 0;
+        let mut ask = |many: u32, millis: u64| {
+            let asked = (next..next + many).map(|n| Some(IpAddr::from(n.to_be_bytes())));
+            next += many;
+            let passed = asked.filter(|from| measures.take(("", &rule), *from, at(millis))).count();
+            (passed, measures.of.len())
+        };
+        for (many, millis, passed, kept) in [
+            (10_000, 0, 10_000, 10_000),
+            // looked through now, and all were here a moment ago: who is new shares one measure
+            (3, 59_500, 1, 10_001),
+            // all but that one are idle by now, which nobody sees before a second is over
+            (1, 60_499, 0, 10_001),
+            (2, 60_500, 2, 3),
+            // a clock that was set back
+            (9_997, 60_500, 9_997, 10_000),
+            (1, 0, 0, 10_000),
+        ] {
+            assert_eq!(ask(many, millis), (passed, kept), "{millis}");
+        }
+        // who is known asks again without anybody else being looked at
+        assert!(measures.take(("", &rule), Some(IpAddr::from(10_004_u32.to_be_bytes())), at(61_500)));
+        assert_eq!(measures.swept, Some(at(0)));
     }
 }

@@ -441,17 +441,18 @@ async fn strangers_do_not_fill_the_log() {
     let headers = [("authorization", root.as_str())];
     let message = proto::kms::GenerateRandomRequest { number_of_bytes: 1 }.encode_to_vec();
     let (health, metrics) = (asks("GET", "/health"), asks("GET", "/metrics"));
+    let vault_health = asks("GET", "/v1/sys/health");
     let random = begun(rig.addr, dice, &message, &headers);
     let takes = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         rig.audit.takes();
     };
-    let (health, metrics, random, ()) = tokio::join!(health, metrics, random, takes);
-    for status in [health.unwrap().status(), metrics.unwrap().status(), random.status()] {
+    let (health, metrics, vault, random, ()) = tokio::join!(health, metrics, vault_health, random, takes);
+    for status in [health, metrics, vault].map(|reply| reply.unwrap().status()).into_iter().chain([random.status()]) {
         assert_eq!(status.as_u16(), 200);
     }
     assert_eq!(asks("GET", "/nowhere").await.unwrap().status().as_u16(), 404, "there is room again");
-    assert_eq!(rig.leaves() - before, STRANGERS_MAX + 4);
+    assert_eq!(rig.leaves() - before, STRANGERS_MAX + 5);
 }
 
 #[tokio::test]
@@ -486,13 +487,15 @@ async fn an_address_that_asks_too_much_is_refused_and_one_record_tells_of_many()
     let told = tonic::Status::from_header_map(nowhere.headers()).unwrap();
     refused += usize::from(told.code() == tonic::Code::ResourceExhausted);
     // who watches, and who is recognised, are served
-    assert_eq!(asks("GET", "/health").await.unwrap().status().as_u16(), 200);
+    for path in ["/health"].into_iter().chain(["/v1/sys/health"; 50]) {
+        assert_eq!(asks("GET", path).await.unwrap().status().as_u16(), 200, "{path}");
+    }
     let root = format!("Bearer {ROOT}");
     let message = proto::kms::GenerateRandomRequest { number_of_bytes: 1 }.encode_to_vec();
     let dice = "/strongroom.kms.v1.Crypto/GenerateRandom";
     let random = begun(rig.addr, dice, &message, &[("authorization", root.as_str())]).await;
     assert_eq!(random.status().as_u16(), 200);
-    assert_eq!(rig.leaves() - before, found + usize::from(told.code() != tonic::Code::ResourceExhausted) + 2);
+    assert_eq!(rig.leaves() - before, found + usize::from(told.code() != tonic::Code::ResourceExhausted) + 52);
 
     let telling = rig.strangers.clone().tell(Arc::new(rig.audit.clone()), Arc::new(rig.clock.clone()), "1".into());
     let telling = tokio::spawn(telling);

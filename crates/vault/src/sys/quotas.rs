@@ -98,6 +98,9 @@ async fn write(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultError> {
         if rule.rate_milli == 0 {
             return Err(VaultError::field("rate", "missing"));
         }
+        if rule.interval_secs * 1000 > INTERVAL_SECS_MAX * rule.rate_milli {
+            return Err(VaultError::field("rate", "less than one request an hour"));
+        }
         if rules.0.iter().any(|(other, found)| other != name && found.path == rule.path) {
             return Err(VaultError::field("path", "another rule has the same path"));
         }

@@ -282,6 +282,8 @@ async fn a_rate_limit_stops_one_address_and_no_other() {
         ("a", json!({"rate": "1e3"}), "rate"),
         ("a", json!({"rate": 0.0001}), "rate"),
         ("a", json!({"rate": 99_999_999}), "rate"),
+        ("a", json!({"rate": 0.001, "interval": "4s"}), "rate"),
+        ("a", json!({"rate": 0.999, "interval": "1h"}), "rate"),
         ("a", json!({"rate": 1, "interval": "2h"}), "interval"),
         ("a", json!({"rate": 1, "block_interval": "2h"}), "block_interval"),
         ("a", json!({"rate": 1, "path": "secret/"}), "path"),
