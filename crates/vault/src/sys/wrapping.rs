@@ -20,6 +20,10 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
             Some(accessor) => wrapping::lookup_by_accessor(scope, &accessor).await,
             None => wrapping::lookup(scope, &token(scope)?).await,
         },
+        // what is shown as it is cannot be wrapped: refused before the token is spent
+        (["wrapping", "unwrap"], Verb::Write) if scope.call.wrap_ttl.is_some() => {
+            Err(VaultError::field("X-Vault-Wrap-TTL", "rewrap is what gives a new token for the same answer"))
+        }
         (["wrapping", "unwrap"], Verb::Write) => wrapping::unwrap(scope, &token(scope)?).await,
         (["wrapping", "rewrap"], Verb::Write) => wrapping::rewrap(scope, &token(scope)?).await,
         (["wrapping", "wrap" | "lookup" | "unwrap" | "rewrap"], _) => Err(VaultError::Unsupported),

@@ -14,7 +14,7 @@ use hsm_sim::jail::SecretPage;
 use hsm_sim::{KeyStore, Module, Options, Unlock};
 use identity::{Changes, Identities, PeerCertificate, RequestInfo};
 use kms::Kms;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -116,12 +116,24 @@ impl Rig {
         body["data"].clone()
     }
 
+    /// As root: the body of the answer, as it was written, to one that was.
+    pub(crate) async fn text(&self, verb: Verb, path: &str, body: &str) -> String {
+        let answer = self.answer(verb, path, body, With { token: Some(ROOT), ..With::default() }).await;
+        answer.body.map_or(String::new(), |body| body.as_str().to_owned())
+    }
+
     pub(crate) async fn ask(&self, verb: Verb, path: &str, body: Value, with: With<'_>) -> (u16, Value) {
+        let text = if body.is_null() { String::new() } else { body.to_string() };
+        let answer = self.answer(verb, path, &text, with).await;
+        let body = answer.body.map_or(Value::Null, |body| serde_json::from_slice(body.as_bytes()).unwrap());
+        (answer.status, body)
+    }
+
+    async fn answer(&self, verb: Verb, path: &str, text: &str, with: With<'_>) -> vault::Answer {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         let number = self.calls.fetch_add(1, Ordering::Relaxed);
         let from = with.from.unwrap_or("192.0.2.7:4711").to_owned();
-        let text = if body.is_null() { String::new() } else { body.to_string() };
         let certificate = with.certificate.map(certificate);
         let mut info = RequestInfo::new(format!("call-{number}"), from, self.clock.now());
         info.certificate = certificate.as_ref().map(|shown| hex::encode(shown.thumbprint).into());
@@ -136,9 +148,7 @@ impl Rig {
             bind: with.bind.map(|byte| [byte; 32]),
             info: Arc::new(info),
         };
-        let answer = with.node.unwrap_or(&self.vault).handle(call).await;
-        let body = answer.body.map_or(Value::Null, |body| serde_json::from_slice(body.as_bytes()).unwrap());
-        (answer.status, body)
+        with.node.unwrap_or(&self.vault).handle(call).await
     }
 
     /// The log's records.
@@ -199,6 +209,15 @@ fn node(store: &Arc<dyn Storage>, barrier: &Arc<Barrier>, log: &Arc<Log>, bounda
         caches,
     })
     .unwrap()
+}
+
+/// A token whose only policy this is.
+pub(crate) async fn minted(rig: &Rig, name: &str, policy: &str) -> String {
+    rig.done(Verb::Write, &format!("sys/policies/acl/{name}"), json!({ "policy": policy })).await;
+    let only = json!({"policies": [name], "no_default_policy": true});
+    let (status, body) = rig.root(Verb::Write, "auth/token/create", only).await;
+    assert_eq!(status, 200, "{body}");
+    body["auth"]["client_token"].as_str().unwrap().to_owned()
 }
 
 /// All entries of the tenant, by their paths.

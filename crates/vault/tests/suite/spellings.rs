@@ -1,18 +1,9 @@
 //! What is decided on is what is served, however it is spelled; and what may be created may not be taken over.
 
-use crate::rig::{Rig, With};
+use crate::rig::{Rig, With, minted};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use vault::Verb::{Delete, List, Read, Write};
-
-/// A token whose only policy this is.
-async fn token(rig: &Rig, name: &str, policy: &str) -> String {
-    rig.done(Write, &format!("sys/policies/acl/{name}"), json!({ "policy": policy })).await;
-    let (status, body) =
-        rig.root(Write, "auth/token/create", json!({"policies": [name], "no_default_policy": true})).await;
-    assert_eq!(status, 200, "{body}");
-    body["auth"]["client_token"].as_str().unwrap().to_owned()
-}
 
 fn with(token: &str) -> With<'_> {
     With { token: Some(token), ..With::default() }
@@ -42,7 +33,7 @@ async fn a_denial_holds_for_every_spelling() {
         path "sys/policies/acl/root-like" { capabilities = ["deny"] }
         path "sys/mounts/secret" { capabilities = ["deny"] }
     "#;
-    let token = token(&rig, "most", policy).await;
+    let token = minted(&rig, "most", policy).await;
     for (verb, path, status) in [
         (Write, "auth/userpass/users/admin/password", 403),
         (Write, "auth/userpass/users/ADMIN/password", 403),
@@ -81,7 +72,7 @@ async fn who_may_create_takes_nothing_over_however_often_it_is_tried() {
     let policy = r#"path "secret/data/*" { capabilities = ["create"] }
                     path "old/*" { capabilities = ["create"] }
                     path "auth/approle/role/*" { capabilities = ["create"] }"#;
-    let token = token(&rig, "creator", policy).await;
+    let token = minted(&rig, "creator", policy).await;
     for n in 0..20 {
         for (path, body) in [
             (format!("secret/data/{n}"), json!({"data": {}})),
@@ -104,10 +95,45 @@ async fn who_may_create_takes_nothing_over_however_often_it_is_tried() {
 }
 
 #[tokio::test]
+async fn who_may_create_destroys_nothing_and_who_may_update_need_not_create() {
+    let rig = Rig::new().await;
+    let policy = |capability: &str| format!(r#"path "secret/*" {{ capabilities = ["{capability}"] }}"#);
+    let creates = minted(&rig, "creates", &policy("create")).await;
+    let updates = minted(&rig, "updates", &policy("update")).await;
+    rig.done(Write, "secret/data/there", json!({"data": {}})).await;
+    for (path, updated) in [
+        ("secret/promote/there", 200),
+        ("secret/promote/nowhere", 404),
+        ("secret/delete/there", 204),
+        ("secret/delete/nowhere", 204),
+        ("secret/undelete/there", 204),
+        ("secret/undelete/nowhere", 204),
+        ("secret/destroy/there", 204),
+        ("secret/destroy/nowhere", 204),
+        ("secret/config", 204),
+    ] {
+        for (token, status) in [(&creates, 403), (&updates, updated)] {
+            let body = json!({"versions": [1], "version": 1});
+            assert_eq!(rig.ask(Write, path, body, with(token)).await.0, status, "{path}");
+        }
+    }
+    for (token, path, status) in [
+        (&creates, "secret/data/new", 200),
+        (&creates, "secret/data/new", 403),
+        (&creates, "secret/metadata/made", 204),
+        (&creates, "secret/metadata/made", 403),
+        (&updates, "secret/data/new", 200),
+        (&updates, "secret/data/newer", 403),
+    ] {
+        assert_eq!(rig.ask(Write, path, json!({"data": {}}), with(token)).await.0, status, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn who_may_do_nothing_hears_nothing_of_what_is_malformed() {
     let rig = Rig::new().await;
     rig.done(Write, "sys/mounts/old", json!({"type": "kv"})).await;
-    let token = token(&rig, "nothing", r#"path "elsewhere" { capabilities = ["read"] }"#).await;
+    let token = minted(&rig, "nothing", r#"path "elsewhere" { capabilities = ["read"] }"#).await;
     let long = format!("old/{}", "x".repeat(200));
     for path in ["old/a", long.as_str(), "secret/data/a"] {
         assert_eq!(rig.ask(Write, path, json!({"a": 1}), with(&token)).await.0, 403, "{path}");

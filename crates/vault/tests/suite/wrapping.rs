@@ -1,6 +1,6 @@
 //! Wrapped answers.
 
-use crate::rig::{ROOT, Rig, With};
+use crate::rig::{ROOT, Rig, With, minted};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,10 +76,36 @@ async fn a_lookup_tells_and_does_not_spend() {
     let next = body["wrap_info"]["token"].as_str().unwrap();
     assert_eq!(unwrap(&rig, &token, With::default()).await, (400, refusal()));
     assert_eq!(unwrap(&rig, next, With::default()).await.0, 200);
-    // what became of it only its maker hears
-    let with = With { token: Some("another-token-of-some-length"), ..With::default() };
-    let (status, _) = rig.ask(Write, "sys/wrapping/lookup", json!({"accessor": accessor}), with).await;
-    assert_eq!(status, 403);
+    // what became of it only its maker hears, and root; the right to ask is not enough
+    let policy = r#"path "secret/data/w" { capabilities = ["read"] }
+                    path "sys/wrapping/*" { capabilities = ["read", "create", "update"] }"#;
+    let (maker, other) = (minted(&rig, "wraps", policy).await, minted(&rig, "wraps", policy).await);
+    let by = |token| With { token: Some(token), ..With::default() };
+    let (_, its) = wrapped(&rig, by(&maker)).await;
+    for (who, accessor, status) in [
+        (ROOT, &accessor, 200),
+        (&maker, &its, 200),
+        (ROOT, &its, 200),
+        (&other, &its, 403),
+        (&maker, &accessor, 403),
+        ("another-token-of-some-length", &its, 403),
+    ] {
+        let (found, body) = rig.ask(Write, "sys/wrapping/lookup", json!({ "accessor": accessor }), by(who)).await;
+        assert_eq!((found, body["data"]["for_creator"].is_object()), (status, status == 200), "{who} {body}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_fetched_is_not_put_away_again_and_the_attempt_spends_nothing() {
+    let rig = Rig::new().await;
+    let (token, accessor) = wrapped(&rig, root()).await;
+    let again = With { wrap_secs: Some(60), ..With::default() };
+    let (outcome, told) = rig.recorded(unwrap(&rig, &token, again)).await;
+    assert_eq!((outcome.0, told.len(), &told[0]["outcome"]["failed"]), (400, 1, &json!("INVALID_FIELD")));
+    assert!(!outcome.1.to_string().contains("inside"), "{}", outcome.1);
+    let shown = rig.done(Write, "sys/wrapping/lookup", json!({"accessor": accessor})).await;
+    assert_eq!((&shown["for_creator"]["unwrapped"], &shown["for_creator"]["violations"]), (&json!(false), &json!(0)));
+    assert_eq!(unwrap(&rig, &token, With::default()).await.0, 200);
 }
 
 #[tokio::test]
