@@ -50,7 +50,7 @@ pub async fn tend(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
     done.add("SecretIDs", auth::approle::sweep(vault, now).await);
     done.add("transit keys", engine::transit::auto::rotate_due(vault, now).await);
     done.add("mounts that are gone", gone::sweep(vault, now).await);
-    done.add("last reads", engine::kv2::metadata::note_last_reads(vault, now).await);
+    done.add("last reads", engine::kv2::last_read::note(vault, now).await);
     done.told()
 }
 

@@ -8,9 +8,10 @@
 //! Never: data in metadata; what is destroyed is deleted in the same commit that says so.
 
 mod data;
-mod last_read;
+pub(crate) mod last_read;
+mod merge;
 mod meta;
-pub(crate) mod metadata;
+mod metadata;
 
 pub use last_read::LastReads;
 
@@ -40,7 +41,11 @@ impl Backend for Kv2 {
     }
 
     async fn exists(&self, scope: &Scope<'_>) -> Result<bool, VaultError> {
-        let Some((_, rest)) = scope.path.split_once('/').filter(|(_, rest)| !rest.is_empty()) else { return Ok(true) };
+        let (kind, rest) = scope.path.split_once('/').unwrap_or((scope.path, ""));
+        // what is deleted, destroyed or promoted is there; only these two make a name
+        if !matches!(kind, "data" | "metadata") || rest.is_empty() {
+            return Ok(true);
+        }
         let view = scope.view()?;
         Ok(view.read(&Secret::new(&view, rest).meta_path()?).await?.is_some())
     }
@@ -116,11 +121,7 @@ impl<'v> Secret<'v> {
 
 async fn config(view: &View) -> Result<Config, VaultError> {
     let found = view.read(&view.path(CONFIG)?).await?;
-    match found.as_ref() {
-        Some(found) => serde_json::from_slice(found.value.expose())
-            .map_err(|_| VaultError::Internal("a mount's configuration cannot be read".into())),
-        None => Ok(Config::default()),
-    }
+    found.as_ref().as_ref().map_or(Ok(Config::default()), |found| Config::decode(found.value.expose()))
 }
 
 const LIST: &str = "l";

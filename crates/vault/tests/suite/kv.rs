@@ -1,9 +1,17 @@
 //! Versioned secrets.
 
-use crate::rig::{Rig, With};
+use crate::rig::{Rig, With, everything_stored, minted};
 use serde_json::{Value, json};
 use std::time::Duration;
 use vault::Verb::{Delete, List, Patch, Read, Write};
+
+/// How many data (`d`) or notes of reads (`r`) of versions stand in the store.
+async fn rows(rig: &Rig, kind: &str) -> usize {
+    let stored = everything_stored(rig).await;
+    let is_one =
+        |path: &&str| matches!(path.split('/').collect::<Vec<_>>()[..], [.., "s", _, found, _] if found == kind);
+    stored.iter().map(|(path, _)| path.as_str()).filter(is_one).count()
+}
 
 #[tokio::test]
 async fn a_version_is_written_read_deleted_undeleted_and_destroyed() {
@@ -25,7 +33,10 @@ async fn a_version_is_written_read_deleted_undeleted_and_destroyed() {
         (Write, "secret/destroy/app/db", json!({"versions": [1, 99]}), 1, 404),
         (Write, "secret/undelete/app/db", json!({"versions": [1]}), 1, 404),
     ] {
+        let before = rows(&rig, "d").await;
         rig.done(verb, path, body).await;
+        let left = if path.contains("destroy") { before - 1 } else { before };
+        assert_eq!(rows(&rig, "d").await, left, "{path}");
         let (found, body) = read(&format!("secret/data/app/db?version={version}")).await;
         assert_eq!(found, status, "{path} {body}");
         // what is deleted tells of itself, and not what it was
@@ -34,6 +45,7 @@ async fn a_version_is_written_read_deleted_undeleted_and_destroyed() {
     let meta = rig.done(Read, "secret/metadata/app/db", Value::Null).await;
     assert_eq!((&meta["current_version"], &meta["versions"]["1"]["destroyed"]), (&json!(3), &json!(true)));
     rig.done(Delete, "secret/metadata/app/db", Value::Null).await;
+    assert_eq!(rows(&rig, "d").await, 0);
     for path in ["secret/data/app/db", "secret/data/app/db?version=3", "secret/metadata/app/db"] {
         assert_eq!(read(path).await, (404, json!({"errors": []})), "{path}");
     }
@@ -71,6 +83,78 @@ async fn a_new_version_is_rolled_out_before_the_old_one_is_withdrawn() {
     assert_eq!(labels().await, ("old".into(), "old".into(), "new".into(), "new".into()));
     let (status, _) = rig.root(Read, "secret/data/db?label=other", Value::Null).await;
     assert_eq!(status, 400);
+}
+
+#[tokio::test]
+async fn what_was_noted_of_reads_goes_with_the_version_and_is_never_an_older_one() {
+    let rig = Rig::new().await;
+    let node = rig.another_node();
+    let last_read = async |version: &str| {
+        let meta = rig.done(Read, "secret/metadata/n", Value::Null).await;
+        meta["versions"][version]["last_read_time"].as_str().unwrap().to_owned()
+    };
+    let read = async |path: &str, node: Option<&vault::Vault>| {
+        let with = With { token: Some(crate::rig::ROOT), node, ..With::default() };
+        assert_eq!(rig.ask(Read, path, Value::Null, with).await.0, 200, "{path}");
+    };
+    rig.done(Write, "secret/metadata/n", json!({"max_versions": 2})).await;
+    assert_eq!(rig.done(Read, "secret/metadata/n", Value::Null).await["versions"], json!({}));
+    for n in 1..=5 {
+        rig.done(Write, "secret/data/n", json!({"data": {"n": n}})).await;
+        read("secret/data/n", None).await;
+        vault::tend(&rig.vault, rig.clock_now()).await.unwrap();
+        assert_eq!((rows(&rig, "d").await, rows(&rig, "r").await), (n.min(2), n.min(2)), "{n}");
+    }
+    // another node, which notes late what it saw early
+    rig.clock.advance(Duration::from_secs(1));
+    read("secret/data/n", Some(&node)).await;
+    rig.clock.advance(Duration::from_secs(1));
+    read("secret/data/n", None).await;
+    for (vault, at) in [(&rig.vault, 2), (&node, 2)] {
+        assert!(vault::tend(vault, rig.clock_now()).await.unwrap() > 0);
+        assert_eq!(vault::tend(vault, rig.clock_now()).await.unwrap(), 0);
+        let (status, meta) = {
+            let with = With { token: Some(crate::rig::ROOT), node: Some(&node), ..With::default() };
+            rig.ask(Read, "secret/metadata/n", Value::Null, with).await
+        };
+        let time = format!("2023-11-14T22:13:2{at}Z");
+        assert_eq!((status, meta["data"]["versions"]["5"]["last_read_time"].as_str()), (200, Some(time.as_str())));
+    }
+    // what was read and is gone leaves no note, and the next of that name knows nothing of it
+    rig.clock.advance(Duration::from_secs(1));
+    read("secret/data/n", None).await;
+    rig.done(Delete, "secret/metadata/n", Value::Null).await;
+    assert!(vault::tend(&rig.vault, rig.clock_now()).await.unwrap() > 0);
+    assert_eq!((rows(&rig, "d").await, rows(&rig, "r").await), (0, 0));
+    rig.done(Write, "secret/data/n", json!({"data": {"n": 1}})).await;
+    read("secret/data/n", None).await;
+    rig.done(Delete, "secret/metadata/n", Value::Null).await;
+    rig.clock.advance(Duration::from_secs(1));
+    rig.done(Write, "secret/data/n", json!({"data": {"n": 2}})).await;
+    assert_eq!(last_read("1").await, "");
+    vault::tend(&rig.vault, rig.clock_now()).await.unwrap();
+    assert_eq!(last_read("1").await, "");
+    read("secret/data/n", None).await;
+    assert_eq!(last_read("1").await, "2023-11-14T22:13:24Z");
+}
+
+#[tokio::test]
+async fn two_who_configure_a_mount_at_once_both_have_their_way() {
+    let rig = Rig::new().await;
+    let node = rig.another_node();
+    let on = |node| With { token: Some(crate::rig::ROOT), node, ..With::default() };
+    assert_eq!(rig.ask(Read, "secret/config", Value::Null, on(Some(&node))).await.0, 200);
+    rig.done(Write, "secret/config", json!({"max_versions": 5})).await;
+    let (status, _) = rig.ask(Write, "secret/config", json!({"cas_required": true}), on(Some(&node))).await;
+    assert_eq!(status, 204);
+    for n in 1..10 {
+        let (max, after) = (json!({"max_versions": n}), json!({"delete_version_after": format!("{n}h")}));
+        let at_once = (rig.root(Write, "secret/config", max), rig.ask(Write, "secret/config", after, on(Some(&node))));
+        let (one, other) = tokio::join!(at_once.0, at_once.1);
+        assert_eq!((one.0, other.0), (204, 204));
+        let shown = rig.root(Read, "secret/config", Value::Null).await.1["data"].clone();
+        assert_eq!((&shown["max_versions"], &shown["cas_required"]), (&json!(n), &json!(true)), "{shown}");
+    }
 }
 
 #[tokio::test]
@@ -115,6 +199,14 @@ async fn a_patch_merges_and_subkeys_tell_no_value() {
     rig.done(Patch, "secret/data/p", json!({"data": {"a": null, "b": {"c": "z"}, "f": true}})).await;
     let read = rig.done(Read, "secret/data/p", Value::Null).await;
     assert_eq!(read["data"], json!({"b": {"c": "z", "d": "y"}, "e": [1], "f": true}));
+    // numbers in all their digits, which the client's text has and no type of ours
+    let long = r#"{"data":{"f":null,"n":123456789012345678901234567890}}"#;
+    let text = rig.text(Patch, "secret/data/p", long).await;
+    assert!(text.contains(r#""version":3"#), "{text}");
+    rig.done(Patch, "secret/data/p", json!({"data": {"f": true}})).await;
+    let text = rig.text(Read, "secret/data/p", "").await;
+    assert!(text.contains(r#""n":123456789012345678901234567890}"#), "{text}");
+    rig.done(Patch, "secret/data/p", json!({"data": {"n": null}})).await;
     let keys = rig.done(Read, "secret/subkeys/p", Value::Null).await;
     assert_eq!(keys["subkeys"], json!({"b": {"c": null, "d": null}, "e": null, "f": null}));
     let keys = rig.done(Read, "secret/subkeys/p?depth=1", Value::Null).await;
@@ -169,6 +261,7 @@ async fn old_versions_go_with_their_data() {
     let versions: Vec<_> = meta["versions"].as_object().unwrap().keys().cloned().collect();
     assert_eq!((versions.join(","), &meta["oldest_version"]), ("4,5".into(), &json!(4)));
     assert_eq!(meta["custom_metadata"], json!({"owner": "me"}));
+    assert_eq!(rows(&rig, "d").await, 2);
     rig.done(Write, "secret/metadata/v", json!({"delete_version_after": "1h"})).await;
     rig.done(Write, "secret/data/v", json!({"data": {"n": 6}})).await;
     rig.clock.advance(Duration::from_secs(3599));
@@ -209,14 +302,34 @@ async fn a_write_leaves_one_leaf_with_its_change_and_a_read_one_without_the_secr
 async fn the_other_engines_keep_one_value_and_a_cubbyhole_is_its_tokens_own() {
     let rig = Rig::new().await;
     rig.done(Write, "sys/mounts/old", json!({"type": "kv", "options": {"version": "1"}})).await;
-    for at in ["old", "cubbyhole"] {
-        rig.done(Write, &format!("{at}/a/b"), json!({"pw": "x", "n": 1})).await;
-        assert_eq!(rig.done(Read, &format!("{at}/a/b"), Value::Null).await, json!({"pw": "x", "n": 1}));
-        assert_eq!(rig.done(List, &format!("{at}/a"), Value::Null).await["keys"], json!(["b"]));
-        assert_eq!(rig.root(Write, &format!("{at}/a/b"), Value::Null).await.0, 400);
-        let other = With { token: Some("another-token-of-some-length"), ..With::default() };
-        assert_eq!(rig.ask(Read, &format!("{at}/a/b"), Value::Null, other).await.0, 403);
-        rig.done(Delete, &format!("{at}/a/b"), Value::Null).await;
-        assert_eq!(rig.root(List, &format!("{at}/a"), Value::Null).await.0, 404);
+    let all = r#""create", "read", "update", "delete", "list""#;
+    let policy = ["old", "cubbyhole"].map(|at| format!(r#"path "{at}/*" {{ capabilities = [{all}] }}"#)).concat();
+    let (mine, other) = (minted(&rig, "both", &policy).await, minted(&rig, "both", &policy).await);
+    let stranger = minted(&rig, "none", r#"path "nothing" { capabilities = ["read"] }"#).await;
+    let ask = async |token: &str, verb, path: &str, body| {
+        rig.ask(verb, path, body, With { token: Some(token), ..With::default() }).await
+    };
+    for (at, seen) in [("old", 200), ("cubbyhole", 404)] {
+        let path = format!("{at}/a/b");
+        assert_eq!(ask(&mine, Write, &path, json!({"pw": "x", "n": 1})).await.0, 204);
+        assert_eq!(ask(&mine, Read, &path, Value::Null).await.1["data"], json!({"pw": "x", "n": 1}));
+        assert_eq!(ask(&mine, List, &format!("{at}/a"), Value::Null).await.1["data"]["keys"], json!(["b"]));
+        assert_eq!(ask(&mine, Write, &path, Value::Null).await.0, 400);
+        // who may at that path, even root, sees its own
+        for who in [other.as_str(), crate::rig::ROOT] {
+            assert_eq!(ask(who, Read, &path, Value::Null).await.0, seen, "{at}");
+            assert_eq!(ask(who, List, &format!("{at}/a"), Value::Null).await.0, seen, "{at}");
+        }
+        for verb in [Read, List, Write, Delete] {
+            assert_eq!(ask(&stranger, verb, &path, Value::Null).await.0, 403, "{at}");
+        }
+        assert_eq!(ask(&other, Write, &path, json!({"pw": "y"})).await.0, 204);
+        let now = if at == "old" { "y" } else { "x" };
+        assert_eq!(ask(&mine, Read, &path, Value::Null).await.1["data"]["pw"], now, "{at}");
+        assert_eq!(ask(crate::rig::ROOT, Delete, &path, Value::Null).await.0, 204);
+        assert_eq!(ask(&mine, Read, &path, Value::Null).await.0, if at == "old" { 404 } else { 200 });
+        ask(&mine, Delete, &path, Value::Null).await;
+        assert_eq!(ask(&mine, List, &format!("{at}/a"), Value::Null).await.0, 404);
     }
+    assert_eq!(ask(&other, Read, "cubbyhole/a/b", Value::Null).await.1["data"]["pw"], "y");
 }

@@ -1,7 +1,8 @@
 //! The data of versions: read, written, patched, deleted, destroyed.
 
+use super::last_read::noted_at;
 use super::meta::{Meta, Version};
-use super::{ATTEMPTS_MAX, Secret, config};
+use super::{ATTEMPTS_MAX, Secret, config, merge};
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -50,8 +51,7 @@ pub(super) async fn read(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Reply
     let found = secret.view.read(&path).await?;
     // a change on its way: metadata was read before it, data after
     let found = found.as_ref().as_ref().ok_or(VaultError::Conflict)?;
-    let data = serde_json::from_slice(found.value.expose())
-        .map_err(|_| VaultError::Internal("a version's data cannot be read".into()))?;
+    let data = json(found.value.expose())?;
     scope.vault.last_reads().tell(&path, scope.now());
     Reply::data(&Shown { data: Some(data), metadata })
 }
@@ -60,44 +60,26 @@ pub(super) async fn write(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Repl
     let data = scope.call.body.object("data")?;
     let data = data.ok_or_else(|| VaultError::field("data", "missing: `{\"data\": {…}}` is written"))?;
     let wish = Wish::of(scope)?;
-    put(scope, secret, &wish, |_| Ok(Some(zeroize::Zeroizing::new(data.to_owned())))).await
+    put(scope, secret, &wish, |_| Ok(Some(Text::copy_from(data)))).await
 }
 
 /// RFC 7396 on the current version.
 pub(super) async fn patch(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Reply, VaultError> {
     let patch = scope.call.body.object("data")?;
     let patch = patch.ok_or_else(|| VaultError::field("data", "missing: `{\"data\": {…}}` is merged in"))?;
+    let patch: &RawValue = serde_json::from_str(patch).map_err(|_| VaultError::field("data", "no JSON object"))?;
     let wish = Wish::of(scope)?;
-    let parsed = |text: &str| -> Result<Value, VaultError> {
-        serde_json::from_str(text).map_err(|_| VaultError::field("data", "no JSON object"))
-    };
-    let patch = parsed(patch)?;
     put(scope, secret, &wish, |current| {
         let Some(current) = current else { return Ok(None) };
-        let mut merged = parsed(current)?;
-        merge(&mut merged, &patch);
-        let text = serde_json::to_string(&merged).map_err(|_| VaultError::Internal("JSON".into()))?;
-        Ok(Some(zeroize::Zeroizing::new(text)))
+        let text = Text::of(&merge::merged(Some(json(current)?), patch)?);
+        text.map(Some).ok_or_else(|| VaultError::Internal("JSON".into()))
     })
     .await
 }
 
-fn merge(into: &mut Value, patch: &Value) {
-    let Value::Object(patch) = patch else {
-        *into = patch.clone();
-        return;
-    };
-    if !into.is_object() {
-        *into = Value::Object(serde_json::Map::new());
-    }
-    let Value::Object(into) = into else { return };
-    for (key, value) in patch {
-        if value.is_null() {
-            into.remove(key);
-        } else {
-            merge(into.entry(key.clone()).or_insert(Value::Null), value);
-        }
-    }
+/// A version's data, as it is stored.
+fn json(stored: &[u8]) -> Result<&RawValue, VaultError> {
+    serde_json::from_slice(stored).map_err(|_| VaultError::Internal("a version's data cannot be read".into()))
 }
 
 /// What a write asks for beside its data.
@@ -133,7 +115,7 @@ async fn put(
     scope: &Scope<'_>,
     secret: &Secret<'_>,
     wish: &Wish,
-    make: impl Fn(Option<&str>) -> Result<Option<zeroize::Zeroizing<String>>, VaultError> + Send + Sync,
+    make: impl Fn(Option<&[u8]>) -> Result<Option<Text>, VaultError> + Send + Sync,
 ) -> Result<Reply, VaultError> {
     let config = config(secret.view).await?;
     for _ in 0..ATTEMPTS_MAX {
@@ -142,14 +124,7 @@ async fn put(
             Some((meta, _)) if scope.call.verb == crate::call::Verb::Patch => current_data(scope, secret, meta).await?,
             Some(_) | None => None,
         };
-        let text = match &current {
-            Some(current) => Some(
-                std::str::from_utf8(current.value.expose())
-                    .map_err(|_| VaultError::Internal("a version's data cannot be read".into()))?,
-            ),
-            None => None,
-        };
-        let data = make(text)?.ok_or(VaultError::NotFound)?;
+        let data = make(current.as_ref().map(|current| current.value.expose()))?.ok_or(VaultError::NotFound)?;
         let (batch, mut meta) = begin(scope, secret, found).await?;
         wish.check(config.cas_required || meta.cas_required, meta.latest)?;
         let number = meta.add(&config, scope.now(), wish.staged)?;
@@ -206,7 +181,8 @@ pub(super) fn shed(
     config: &super::meta::Config,
 ) -> Result<Batch, VaultError> {
     for gone in meta.shed(meta.kept_versions(config)) {
-        batch = batch.delete(secret.data_path(gone)?);
+        let path = secret.data_path(gone)?;
+        batch = batch.delete(noted_at(&path)?).delete(path);
     }
     Ok(batch)
 }
@@ -290,24 +266,11 @@ pub(super) async fn subkeys(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Re
     }
     let found = secret.view.read(&secret.data_path(number)?).await?;
     let found = found.as_ref().as_ref().ok_or(VaultError::Conflict)?;
-    let mut value: Value = serde_json::from_slice(found.value.expose())
-        .map_err(|_| VaultError::Internal("a version's data cannot be read".into()))?;
-    strip(&mut value, depth);
     #[derive(Serialize)]
-    struct Subkeys<'a, M: Serialize> {
-        subkeys: &'a Value,
+    struct Shown<M: Serialize> {
+        subkeys: merge::Subkeys,
         metadata: M,
     }
-    Reply::data(&Subkeys { subkeys: &value, metadata: meta.shown(number, version) })
-}
-
-fn strip(value: &mut Value, depth: u32) {
-    match value {
-        Value::Object(map) if depth > 0 && !map.is_empty() => {
-            map.values_mut().for_each(|value| strip(value, depth - 1));
-        }
-        Value::Object(_) | Value::Array(_) | Value::String(_) | Value::Number(_) | Value::Bool(_) | Value::Null => {
-            *value = Value::Null
-        }
-    }
+    let subkeys = merge::subkeys(json(found.value.expose())?, depth)?;
+    Reply::data(&Shown { subkeys, metadata: meta.shown(number, version) })
 }

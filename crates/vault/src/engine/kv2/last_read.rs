@@ -1,11 +1,18 @@
 //! When each version was read last: in memory, and every few seconds in the store.
 //!
 //! To the second, and at most as old as the last note; the audit log has every read.
+//!
+//! Always: a note stands beside its version's data and goes with the version; a later one is never replaced by an earlier.
 
+use super::ATTEMPTS_MAX;
+use crate::error::VaultError;
+use crate::service::Vault;
+use audit::{Decision, Record, Subject};
 use envelope::Timestamp;
+use identity::ChangeError;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use storage::EntryPath;
+use storage::{AtLeast, EntryPath};
 
 /// By the entry of the version's data. One for the whole process.
 #[derive(Debug, Default)]
@@ -41,13 +48,13 @@ impl LastReads {
     }
 
     /// What was read since it was noted last, at most `most`.
-    pub(crate) fn unnoted(&self, most: usize) -> Vec<(EntryPath, u64)> {
+    fn unnoted(&self, most: usize) -> Vec<(EntryPath, u64)> {
         let reads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = reads.iter().filter(|(_, read)| read.at > read.noted);
         fresh.take(most).map(|(path, read)| (path.clone(), read.at)).collect()
     }
 
-    pub(crate) fn noted(&self, noted: &[(EntryPath, u64)]) {
+    fn noted(&self, noted: &[(EntryPath, u64)]) {
         let mut reads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (path, at) in noted {
             if let Some(read) = reads.get_mut(path) {
@@ -55,6 +62,81 @@ impl LastReads {
             }
         }
     }
+
+    /// What was not read since.
+    fn forget(&self, gone: &[(EntryPath, u64)]) {
+        let mut reads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (path, at) in gone {
+            if reads.get(path).is_some_and(|read| read.at == *at) {
+                reads.remove(path);
+            }
+        }
+    }
+}
+
+/// Notes in the store what was read since the last time. For a worker, every few seconds.
+pub(crate) async fn note(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
+    for _ in 0..ATTEMPTS_MAX {
+        let reads = vault.last_reads().unnoted(NOTED_AT_ONCE);
+        if reads.is_empty() {
+            return Ok(0);
+        }
+        let data: Vec<EntryPath> = reads.iter().map(|(path, _)| path.clone()).collect();
+        let places = data.iter().map(noted_at).collect::<Result<Vec<_>, _>>()?;
+        // whether it stands there, not what
+        let (_, data) = vault.barrier().storage().get(&data, AtLeast::Latest).await?;
+        let (_, notes) = vault.barrier().get(&places, AtLeast::Latest).await?;
+        let (mut batch, mut later, mut gone) = (vault.changes().batch()?, 0, Vec::new());
+        for ((read, place), (data, note)) in reads.iter().zip(places).zip(data.into_iter().zip(notes)) {
+            let (path, at) = read;
+            let Some(data) = data else {
+                gone.push(read.clone());
+                continue;
+            };
+            if note.as_ref().is_some_and(|note| millis(note.value.expose()) >= *at) {
+                continue;
+            }
+            batch = batch.revision_is(path.clone(), data.revision);
+            batch = match note {
+                Some(note) => batch.revision_is(place.clone(), note.revision),
+                None => batch.absent(place.clone()),
+            };
+            let sealed = vault.barrier().seal(&place, &at.to_be_bytes())?;
+            batch = batch.put(place, sealed);
+            later += 1;
+        }
+        if later > 0 {
+            let record = Record {
+                decision: Decision::Allowed,
+                ..Record::new(now, "worker", "VaultNoteLastReads", &Subject::System)
+            };
+            match vault.commit(batch, &record).await {
+                // another node noted it, or a version has gone
+                Err(ChangeError::Conflict(_)) => continue,
+                outcome => outcome?,
+            };
+        }
+        vault.last_reads().noted(&reads);
+        vault.last_reads().forget(&gone);
+        return Ok(reads.len());
+    }
+    Err(VaultError::Conflict)
+}
+
+/// `s/SLOT/r/VERSION` for `s/SLOT/d/VERSION`.
+pub(super) fn noted_at(data: &EntryPath) -> Result<EntryPath, VaultError> {
+    let mut segments: Vec<&str> = data.segments().collect();
+    if let Some(kind) = segments.len().checked_sub(2).and_then(|at| segments.get_mut(at)) {
+        *kind = "r";
+    }
+    EntryPath::parse(&segments.join("/")).map_err(|_| VaultError::Internal("a path of ours".into()))
+}
+
+/// What a note says.
+pub(super) fn millis(note: &[u8]) -> u64 {
+    note.try_into().map_or(0, u64::from_be_bytes)
 }
 
 const READS_MAX: usize = 16_384;
+/// Three operations each, of the 128 of a commit.
+const NOTED_AT_ONCE: usize = 40;

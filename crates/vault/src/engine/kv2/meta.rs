@@ -67,6 +67,11 @@ pub(super) struct ShownConfig {
 }
 
 impl Config {
+    pub(super) fn decode(stored: &[u8]) -> Result<Self, VaultError> {
+        serde_json::from_slice(stored)
+            .map_err(|_| VaultError::Internal("a mount's configuration cannot be read".into()))
+    }
+
     pub(super) fn shown(&self) -> ShownConfig {
         ShownConfig {
             cas_required: self.cas_required,

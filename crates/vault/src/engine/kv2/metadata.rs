@@ -1,6 +1,7 @@
 //! What is kept of a secret beside its data: read, written, deleted with everything; which version is served.
 
 use super::data::{begin, shed};
+use super::last_read::{millis, noted_at};
 use super::meta::{Config, Meta, VERSIONS_MAX};
 use super::{ATTEMPTS_MAX, CONFIG, Secret, config};
 use crate::body::Body;
@@ -10,7 +11,6 @@ use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::view::View;
-use audit::{Decision, Outcome, Record, Subject};
 use envelope::Timestamp;
 use identity::ChangeError;
 use serde::Serialize;
@@ -49,9 +49,9 @@ struct ShownVersion {
 
 pub(super) async fn read(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Reply, VaultError> {
     let meta = secret.meta().await?.ok_or(VaultError::NotFound)?;
+    let reads = last_reads(scope, secret, &meta).await?;
     let mut versions = BTreeMap::new();
-    for (number, version) in &meta.versions {
-        let read = last_read(scope, secret, *number).await?;
+    for ((number, version), read) in meta.versions.iter().zip(reads) {
         let shown = ShownVersion {
             created_time: rfc3339(Timestamp::from_unix_millis(version.created)),
             deletion_time: version.deletion_time(),
@@ -76,59 +76,44 @@ pub(super) async fn read(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Reply
     })
 }
 
-async fn last_read(scope: &Scope<'_>, secret: &Secret<'_>, number: u32) -> Result<u64, VaultError> {
-    let path = secret.data_path(number)?;
-    let noted = secret.view.read(&noted_at(&path)?).await?;
-    let noted = noted.as_ref().as_ref().and_then(|noted| noted.value.expose().try_into().ok()).map(u64::from_be_bytes);
-    Ok(noted.unwrap_or(0).max(scope.vault.last_reads().of(&path)))
-}
-
-/// `s/SLOT/r/VERSION` for `s/SLOT/d/VERSION`.
-fn noted_at(data: &storage::EntryPath) -> Result<storage::EntryPath, VaultError> {
-    let mut segments: Vec<&str> = data.segments().collect();
-    if let Some(kind) = segments.len().checked_sub(2).and_then(|at| segments.get_mut(at)) {
-        *kind = "r";
-    }
-    storage::EntryPath::parse(&segments.join("/")).map_err(|_| VaultError::Internal("a path of ours".into()))
-}
-
-/// Notes in the store what was read since the last time. For a worker, every few seconds.
-pub(crate) async fn note_last_reads(vault: &crate::Vault, now: Timestamp) -> Result<usize, VaultError> {
-    let reads = vault.last_reads().unnoted(NOTED_AT_ONCE);
-    if reads.is_empty() {
-        return Ok(0);
-    }
-    let mut batch = vault.changes().batch()?;
-    for (path, at) in &reads {
-        let noted = noted_at(path)?;
-        let sealed = vault.barrier().seal(&noted, &at.to_be_bytes())?;
-        batch = batch.put(noted, sealed);
-    }
-    let record = Record {
-        decision: Decision::Allowed,
-        outcome: Outcome::Done,
-        ..Record::new(now, "worker", "VaultNoteLastReads", &Subject::System)
-    };
-    vault.commit(batch, &record).await?;
-    vault.last_reads().noted(&reads);
-    Ok(reads.len())
+/// When each version was read last, in the versions' order; zero: never.
+async fn last_reads(scope: &Scope<'_>, secret: &Secret<'_>, meta: &Meta) -> Result<Vec<u64>, VaultError> {
+    let data = meta.versions.keys().map(|number| secret.data_path(*number)).collect::<Result<Vec<_>, _>>()?;
+    let notes = secret.view.load_all(&data.iter().map(noted_at).collect::<Result<Vec<_>, _>>()?).await?;
+    let read = data.iter().zip(notes).zip(meta.versions.values()).map(|((path, note), version)| {
+        let noted = note.map_or(0, |note| millis(note.value.expose()));
+        let read = noted.max(scope.vault.last_reads().of(path));
+        // of another version, which stood there before everything was deleted
+        if read < version.created { 0 } else { read }
+    });
+    Ok(read.collect())
 }
 
 pub(super) async fn configure(scope: &Scope<'_>, view: &View) -> Result<Reply, VaultError> {
-    let body = &scope.call.body;
-    let mut config: Config = config(view).await?;
-    if let Some(max) = max_versions(body)? {
-        config.max_versions = max;
+    let (body, path) = (&scope.call.body, view.path(CONFIG)?);
+    for _ in 0..ATTEMPTS_MAX {
+        let (mut config, batch) = match view.load(&path).await? {
+            Some(found) => {
+                (Config::decode(found.value.expose())?, scope.batch()?.revision_is(path.clone(), found.revision))
+            }
+            None => (Config::default(), scope.batch()?.absent(path.clone())),
+        };
+        if let Some(max) = max_versions(body)? {
+            config.max_versions = max;
+        }
+        if let Some(required) = body.bool("cas_required")? {
+            config.cas_required = required;
+        }
+        if body.has("delete_version_after") {
+            config.delete_version_after_secs = delete_after(body)?;
+        }
+        let text = serde_json::to_vec(&config).map_err(|_| VaultError::Internal("a configuration".into()))?;
+        match scope.commit(view.put(batch, path.clone(), &text)?).await {
+            Err(ChangeError::Conflict(_)) => {}
+            outcome => return Ok(outcome.map(|_| Reply::empty())?),
+        }
     }
-    if let Some(required) = body.bool("cas_required")? {
-        config.cas_required = required;
-    }
-    if body.has("delete_version_after") {
-        config.delete_version_after_secs = delete_after(body)?;
-    }
-    let text = serde_json::to_vec(&config).map_err(|_| VaultError::Internal("a configuration".into()))?;
-    scope.commit(view.put(scope.batch()?, view.path(CONFIG)?, &text)?).await?;
-    Ok(Reply::empty())
+    Err(VaultError::Conflict)
 }
 
 fn max_versions(body: &Body) -> Result<Option<u32>, VaultError> {
@@ -255,4 +240,3 @@ pub(super) async fn promote(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Re
 
 /// Two deletions each, beside the rest of a commit.
 const DELETED_AT_ONCE: usize = 50;
-const NOTED_AT_ONCE: usize = 100;
