@@ -28,6 +28,7 @@ pub mod scope;
 pub mod service;
 mod sys;
 pub mod text;
+mod uuid;
 pub mod view;
 pub mod wrapping;
 

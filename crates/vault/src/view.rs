@@ -4,7 +4,7 @@ use crate::error::VaultError;
 use bytes::Bytes;
 use envelope::SecretBytes;
 use std::sync::Arc;
-use storage::{AtLeast, Barrier, Batch, Cache, EntryPath, Opened, OpenedPage, Revision};
+use storage::{AtLeast, Barrier, Batch, Cache, EntryPath, Opened, OpenedPage, PAGE_ENTRIES_MAX, Revision};
 
 /// An opened value that several may hold.
 #[derive(Debug)]
@@ -76,6 +76,27 @@ impl View {
         limit: u32,
     ) -> Result<OpenedPage, VaultError> {
         Ok(self.barrier.scan(prefix, after, limit, AtLeast::Latest).await?)
+    }
+
+    /// What `name` makes of the values below a prefix, sorted; and whether there are more than `most`, of which some are told.
+    pub(crate) async fn names(
+        &self,
+        prefix: &EntryPath,
+        most: usize,
+        name: impl Fn(&[u8]) -> Result<Option<String>, VaultError>,
+    ) -> Result<(Vec<String>, bool), VaultError> {
+        let (mut names, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.scan(prefix, after.as_ref(), PAGE_ENTRIES_MAX).await?;
+            for (_, found) in &page.entries {
+                names.extend(name(found.value.expose())?);
+            }
+            after = page.entries.into_iter().next_back().map(|(path, _)| path);
+            if !page.more || names.len() >= most {
+                names.sort_unstable();
+                return Ok((names, page.more));
+            }
+        }
     }
 
     /// With `value` sealed to its place.

@@ -31,6 +31,7 @@ use crate::call::{Call, Verb};
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::uuid::uuid;
 use role::Roles;
 use std::borrow::Cow;
 use zeroize::Zeroizing;
@@ -114,20 +115,9 @@ fn role_name(raw: &str) -> Result<String, VaultError> {
 
 /// 128 random bits, in the groups that clients know.
 fn random_id(scope: &Scope<'_>) -> Result<Zeroizing<String>, VaultError> {
-    let random = Zeroizing::new(scope.vault.barrier().random::<16>()?);
-    let mut digits = Zeroizing::new([0; 32]);
-    let unwritable = || VaultError::Internal("32 digits of 16 bytes".into());
-    hex::encode_to_slice(*random, &mut *digits).map_err(|_| unwritable())?;
-    let mut id = Zeroizing::new(String::with_capacity(36));
-    for (at, digit) in digits.iter().enumerate() {
-        if matches!(at, 8 | 12 | 16 | 20) {
-            id.push('-');
-        }
-        id.push(char::from(*digit));
-    }
-    Ok(id)
+    let random = Zeroizing::new(scope.vault.barrier().random()?);
+    Ok(Zeroizing::new(uuid(&random)))
 }
 
 const NAME_BYTES_MAX: usize = 128;
 const ATTEMPTS_MAX: usize = 32;
-const LISTED_MAX: usize = 100_000;

@@ -6,8 +6,8 @@
 //! - A token's own text is never chosen by who asks (`id`), and there are no entity aliases.
 //! - `accessors` and `roles` are listed a page at a time: 1000 names, and `next_marker` for `?after=`.
 
-mod create;
-pub(super) mod lookup;
+pub(super) mod create;
+mod lookup;
 mod role;
 
 use crate::backend::{Access, Backend, lowered};

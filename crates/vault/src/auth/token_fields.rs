@@ -8,15 +8,15 @@
 //!   it as such.
 //! - A login from outside `token_bound_cidrs` is refused; its token would be good for nothing there.
 
-use super::token::lookup::entity_id;
+use super::token::create::auth;
 use crate::body::Body;
 use crate::error::VaultError;
 use crate::gone;
 use crate::mount::{Mount, TTL_DEFAULT};
-use crate::reply::{Auth, Reply};
+use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::view::View;
 use audit::Subject;
-use envelope::Timestamp;
 use identity::token::{CIDRS_MAX, POLICIES_MAX, SYSTEM_TTL_MAX};
 use identity::{Cidr, CreatedToken, DisplayName, NewParent, NewToken, PolicyName, TokenKind};
 use serde::{Deserialize, Serialize};
@@ -221,20 +221,8 @@ pub(crate) fn let_in_or<T>(prepared: Result<T, VaultError>, refusal: VaultError)
 }
 
 /// A login's answer.
-pub(crate) fn answer(created: CreatedToken, now: Timestamp) -> Reply {
-    let CreatedToken { token, metadata } = created;
-    Reply::auth(Auth {
-        client_token: token,
-        accessor: metadata.accessor.as_str().to_owned(),
-        policies: metadata.policies.iter().map(|name| name.as_str().to_owned()).collect(),
-        lease_secs: metadata.ttl(now).map_or(0, |ttl| ttl.as_secs()),
-        renewable: metadata.renewable,
-        entity_id: entity_id(&metadata),
-        token_type: metadata.kind.as_str(),
-        orphan: metadata.is_orphan(),
-        num_uses: metadata.uses_left.unwrap_or(0),
-        metadata: metadata.meta,
-    })
+pub(crate) fn answer(scope: &Scope<'_>, created: CreatedToken) -> Reply {
+    Reply::auth(auth(&created.metadata, created.token, scope))
 }
 
 /// Who a login lets in: by whom its change and its record are.
@@ -293,12 +281,20 @@ fn policies(body: &Body, field: &'static str) -> Result<Option<Vec<String>>, Vau
     Ok(Some(names))
 }
 
-/// As `after` and `limit` ask.
-pub(crate) fn paged(scope: &Scope<'_>, names: Vec<String>) -> Result<Vec<String>, VaultError> {
+/// Names below a prefix, as `after` and `limit` ask.
+pub(crate) async fn list(
+    scope: &Scope<'_>,
+    view: &View,
+    prefix: &str,
+    name: impl Fn(&[u8]) -> Result<Option<String>, VaultError>,
+) -> Result<Reply, VaultError> {
+    let (names, more) = view.names(&view.path(prefix)?, LISTED_MAX, name).await?;
     let limit =
         scope.call.count("limit", u32::MAX)?.filter(|limit| *limit > 0).map_or(usize::MAX, |limit| limit as usize);
     let after = scope.call.parameter("after").unwrap_or_default();
-    Ok(names.into_iter().filter(|name| name.as_str() > after).take(limit).collect())
+    let names: Vec<String> = names.into_iter().filter(|name| name.as_str() > after).take(limit).collect();
+    let reply = Reply::keys(&names)?;
+    Ok(if more { reply.warning("there are more than can be told: names are missing") } else { reply })
 }
 
 /// A name that users choose, in its one spelling: lower case, 1 to `most` of `[a-z0-9._-]`.
@@ -322,6 +318,7 @@ pub(crate) fn secs(secs: u64) -> Option<Duration> {
 
 const DEFAULT_POLICY: &str = "default";
 const DISPLAY_MAX: usize = identity::name::NAME_BYTES_MAX;
+const LISTED_MAX: usize = 100_000;
 const NUM_USES_MAX: u32 = 1_000_000_000;
 
 #[cfg(test)]

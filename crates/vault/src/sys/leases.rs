@@ -16,7 +16,7 @@ use crate::clock::rfc3339;
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
-use identity::{ChangeError, IdentityError, LEASES_A_BATCH, Lease};
+use identity::{ChangeError, IdentityError, LEASES_A_BATCH, Lease, TokenMetadata};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,7 +31,7 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
             Err(VaultError::Invalid("tokens cannot be renewed through this endpoint".into()))
         }
         (["revoke"] | ["revoke", _, ..], Write) => {
-            let lease = lease(scope, below.get(1..).unwrap_or_default()).await?;
+            let (lease, _) = lease(scope, below.get(1..).unwrap_or_default()).await?;
             revoke(scope, &[lease]).await?;
             Ok(Reply::empty())
         }
@@ -60,8 +60,8 @@ pub(super) fn needs_sudo(verb: Verb, path: &str) -> bool {
     ["revoke-prefix/", "revoke-force/", "lookup/"].iter().any(|sudo| path.starts_with(sudo)) || path == "tidy"
 }
 
-/// The lease that a request names, in its body or its path. It need not stand.
-async fn lease(scope: &Scope<'_>, path: &[&str]) -> Result<Lease, VaultError> {
+/// The lease that a request names, in its body or its path, and its token.
+async fn lease(scope: &Scope<'_>, path: &[&str]) -> Result<(Lease, TokenMetadata), VaultError> {
     let text = match scope.call.body.string("lease_id")?.filter(|id| !id.is_empty()) {
         // what the path names was decided on
         Some(id) if !path.is_empty() && *id != path.join("/") => {
@@ -78,7 +78,7 @@ async fn lease(scope: &Scope<'_>, path: &[&str]) -> Result<Lease, VaultError> {
     match scope.vault.identities().leased(&lease).await {
         Err(IdentityError::TokenNotFound) => Err(invalid()),
         Err(error) => Err(error.into()),
-        Ok(_) => Ok(lease),
+        Ok(token) => Ok((lease, token)),
     }
 }
 
@@ -96,8 +96,7 @@ async fn lookup(scope: &Scope<'_>) -> Result<Reply, VaultError> {
         renewable: bool,
         ttl: u64,
     }
-    let lease = lease(scope, &[]).await?;
-    let token = scope.vault.identities().leased(&lease).await?;
+    let (lease, token) = lease(scope, &[]).await?;
     Reply::data(&Shown {
         id: &id(&lease),
         issue_time: rfc3339(token.created),

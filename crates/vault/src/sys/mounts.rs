@@ -7,6 +7,7 @@ use crate::gone;
 use crate::mount::{AUTH, Kind, Mount, Table, parse_path};
 use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::uuid::uuid;
 use identity::{Capability, ChangeError, Facts, Verdict, decide_on};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -225,7 +226,7 @@ async fn remount(scope: &Scope<'_>) -> Result<Reply, VaultError> {
         table.add(&to, mount)
     })
     .await?;
-    let reply = Reply::data(&BTreeMap::from([("migration_id", uuid(scope)?)]))?;
+    let reply = Reply::data(&BTreeMap::from([("migration_id", uuid(&scope.vault.barrier().random()?))]))?;
     if !from.starts_with(AUTH) {
         return Ok(reply);
     }
@@ -240,11 +241,6 @@ async fn remount(scope: &Scope<'_>) -> Result<Reply, VaultError> {
             "not all tokens that logins at {from} gave have ended yet: write sys/leases/revoke-prefix/{from} until this is not told"
         ),
     }))
-}
-
-fn uuid(scope: &Scope<'_>) -> Result<String, VaultError> {
-    let id = hex::encode(scope.vault.barrier().random::<16>()?);
-    Ok([&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]].join("-"))
 }
 
 #[derive(Serialize)]

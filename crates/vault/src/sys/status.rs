@@ -8,6 +8,7 @@ use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::text::Text;
+use crate::uuid::uuid;
 use serde::Serialize;
 
 pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply, VaultError> {
@@ -129,8 +130,7 @@ fn seal(scope: &Scope<'_>) -> Seal {
 }
 
 fn cluster_id(scope: &Scope<'_>) -> String {
-    let id = hex::encode(scope.vault.barrier().cluster_id());
-    [&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]].join("-")
+    uuid(scope.vault.barrier().cluster_id())
 }
 
 fn bare(status: u16, body: &impl Serialize) -> Result<Reply, VaultError> {

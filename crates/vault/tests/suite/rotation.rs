@@ -51,7 +51,10 @@ async fn what_is_sealed_under_a_new_key_is_read_by_all_and_what_stood_before_too
     };
     assert_eq!(tokio::join!(read(&before, "secret/data/new"), hears).0, "c");
     for node in [&rig.vault, &before, &after] {
-        assert_eq!((read(node, "secret/data/old").await, read(node, "secret/data/new").await), (json!("b"), json!("c")));
+        assert_eq!(
+            (read(node, "secret/data/old").await, read(node, "secret/data/new").await),
+            (json!("b"), json!("c"))
+        );
     }
 }
 

@@ -180,11 +180,11 @@ async fn let_in(
         let record = scope.record(&subject, Decision::Allowed, Outcome::Done);
         scope.vault.changes().log(&record).await?;
         scope.was_recorded();
-        return Ok(Some(token_fields::answer(created, now)));
+        return Ok(Some(token_fields::answer(scope, created)));
     }
     match scope.commit_by(batch, &subject).await {
         Err(ChangeError::Conflict(_)) => token_fields::again(scope).await,
-        outcome => Ok(outcome.map(|_| Some(token_fields::answer(created, now)))?),
+        outcome => Ok(outcome.map(|_| Some(token_fields::answer(scope, created)))?),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Roles.
 
-use super::{ATTEMPTS_MAX, LISTED_MAX, random_id};
-use crate::auth::token_fields::{self, OldNames, TokenFields, cidrs, name_in, paged};
+use super::{ATTEMPTS_MAX, random_id};
+use crate::auth::token_fields::{self, OldNames, TokenFields, cidrs, name_in};
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -9,7 +9,7 @@ use crate::view::View;
 use identity::ChangeError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use storage::{Batch, EntryPath, PAGE_ENTRIES_MAX, Revision};
+use storage::{Batch, EntryPath, Revision};
 
 /// As stored. The API's names where it shows them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,20 +143,7 @@ impl Role {
 }
 
 pub(super) async fn list(scope: &Scope<'_>, roles: &Roles<'_>) -> Result<Reply, VaultError> {
-    let prefix = roles.view.path(ROLES)?;
-    let (mut names, mut after) = (Vec::new(), None);
-    loop {
-        let page = roles.view.scan(&prefix, after.as_ref(), PAGE_ENTRIES_MAX).await?;
-        for (_, found) in &page.entries {
-            names.push(Role::decode(found.value.expose())?.name);
-        }
-        after = page.entries.into_iter().next_back().map(|(path, _)| path);
-        if !page.more || names.len() >= LISTED_MAX {
-            break;
-        }
-    }
-    names.sort_unstable();
-    Reply::keys(&paged(scope, names)?)
+    token_fields::list(scope, roles.view, ROLES, |text| Ok(Some(Role::decode(text)?.name))).await
 }
 
 pub(super) async fn read(roles: &Roles<'_>, name: &str) -> Result<Reply, VaultError> {

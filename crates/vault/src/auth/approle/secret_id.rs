@@ -1,8 +1,8 @@
 //! SecretIDs: made, chosen, listed, looked up, destroyed.
 
 use super::role::{NUM_USES_MAX, Role, Roles};
-use super::{ATTEMPTS_MAX, LISTED_MAX, random_id};
-use crate::auth::token_fields::{cidrs, lie_within, paged, secs};
+use super::{ATTEMPTS_MAX, random_id};
+use crate::auth::token_fields::{self, cidrs, lie_within, secs};
 use crate::clock::rfc3339;
 use crate::error::VaultError;
 use crate::reply::Reply;
@@ -13,7 +13,7 @@ use identity::token::{META_BYTES_MAX, META_PAIRS_MAX};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use storage::{Batch, EntryPath, PAGE_ENTRIES_MAX, Revision};
+use storage::{Batch, EntryPath, Revision};
 use zeroize::Zeroizing;
 
 /// As stored, under the keyed hash of the SecretID.
@@ -304,23 +304,11 @@ fn certificate(scope: &Scope<'_>) -> Result<Option<[u8; 32]>, VaultError> {
 
 pub(super) async fn list(scope: &Scope<'_>, roles: &Roles<'_>, name: &str) -> Result<Reply, VaultError> {
     let (role, _) = roles.expect(name).await?;
-    let prefix = roles.view.path(&format!("s/{}", role.incarnation))?;
-    let (mut accessors, mut after) = (Vec::new(), None);
-    loop {
-        let page = roles.view.scan(&prefix, after.as_ref(), PAGE_ENTRIES_MAX).await?;
-        for (_, found) in &page.entries {
-            let secret_id = SecretId::decode(found.value.expose())?;
-            if secret_id.is_good(scope.now()) {
-                accessors.push(secret_id.accessor);
-            }
-        }
-        after = page.entries.into_iter().next_back().map(|(path, _)| path);
-        if !page.more || accessors.len() >= LISTED_MAX {
-            break;
-        }
-    }
-    accessors.sort_unstable();
-    Reply::keys(&paged(scope, accessors)?)
+    let good = |text: &[u8]| {
+        let secret_id = SecretId::decode(text)?;
+        Ok(secret_id.is_good(scope.now()).then_some(secret_id.accessor))
+    };
+    token_fields::list(scope, roles.view, &format!("s/{}", role.incarnation), good).await
 }
 
 pub(super) async fn lookup(scope: &Scope<'_>, roles: &Roles<'_>, name: &str) -> Result<Reply, VaultError> {

@@ -1,13 +1,13 @@
 //! Tokens that come to be, and go on.
 
 use super::lookup::entity_id;
-use super::{accessor_in, invalid_accessor, token_in};
+use super::{accessor_in, invalid_accessor, role, token_in};
 use crate::duration;
 use crate::error::VaultError;
 use crate::reply::{Auth, Reply};
 use crate::scope::Scope;
 use envelope::SecretBytes;
-use identity::token::{META_PAIRS_MAX, POLICIES_MAX, parse_policies};
+use identity::token::META_PAIRS_MAX;
 use identity::{
     CreateToken, DefaultPolicy, DisplayName, Excess, IdentityError, Parentage, Target, Through, TokenKind,
     TokenMetadata,
@@ -41,10 +41,7 @@ fn command(scope: &Scope<'_>, through: Through) -> Result<(CreateToken, Vec<Cow<
             return Err(VaultError::field(refused, "not supported here"));
         }
     }
-    let policies = body.list("policies")?.unwrap_or_default();
-    let policies: Vec<_> = policies.iter().map(|name| name.trim().to_ascii_lowercase()).collect();
-    let policies = parse_policies(&policies)
-        .map_err(|_| VaultError::field("policies", format!("not at most {POLICIES_MAX} names of policies")))?;
+    let policies = role::policies(body, "policies")?.unwrap_or_default();
     let meta = body.map("meta")?.or(body.map("metadata")?).unwrap_or_default();
     if meta.len() > META_PAIRS_MAX {
         return Err(VaultError::field("meta", format!("more than {META_PAIRS_MAX} pairs")));

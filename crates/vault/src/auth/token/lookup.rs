@@ -5,6 +5,7 @@ use crate::clock::rfc3339;
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::uuid::uuid;
 use envelope::{SecretBytes, Timestamp};
 use identity::token::Meta;
 use identity::{IdentityError, Target, TokenMetadata};
@@ -116,7 +117,5 @@ fn shown<'a>(token: &'a TokenMetadata, id: &'a str, now: Timestamp) -> Shown<'a>
 
 /// As a UUID; nothing where there is no entity.
 pub(crate) fn entity_id(token: &TokenMetadata) -> String {
-    let Some(entity) = token.entity else { return String::new() };
-    let id = hex::encode(entity);
-    [&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]].join("-")
+    token.entity.as_ref().map(uuid).unwrap_or_default()
 }

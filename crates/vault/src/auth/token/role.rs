@@ -144,7 +144,8 @@ fn change(body: &Body) -> Result<Change, VaultError> {
     })
 }
 
-fn policies(body: &Body, field: &'static str) -> Result<Option<Vec<PolicyName>>, VaultError> {
+/// Names in their one spelling.
+pub(super) fn policies(body: &Body, field: &'static str) -> Result<Option<Vec<PolicyName>>, VaultError> {
     let Some(names) = body.list(field)? else { return Ok(None) };
     let names: Vec<_> = names.iter().map(|name| name.trim().to_ascii_lowercase()).collect();
     let wrong = || VaultError::field(field, format!("not at most {POLICIES_MAX} names of policies"));

@@ -120,7 +120,7 @@ async fn let_in(
     // of a stateless token, too: that nobody failed in between is what is committed
     match scope.commit_by(batch, &subject).await {
         Err(ChangeError::Conflict(_)) => token_fields::again(scope).await,
-        outcome => Ok(outcome.map(|_| Some(token_fields::answer(created, scope.now())))?),
+        outcome => Ok(outcome.map(|_| Some(token_fields::answer(scope, created)))?),
     }
 }
 

@@ -2,14 +2,14 @@
 
 use super::ATTEMPTS_MAX;
 use super::hash::Hashed;
-use crate::auth::token_fields::{self, OldNames, TokenFields, paged};
+use crate::auth::token_fields::{self, OldNames, TokenFields};
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::view::View;
 use identity::ChangeError;
 use serde::{Deserialize, Serialize};
-use storage::{EntryPath, PAGE_ENTRIES_MAX, Revision};
+use storage::{EntryPath, Revision};
 use zeroize::Zeroizing;
 
 /// As stored.
@@ -60,20 +60,7 @@ impl User {
 }
 
 pub(super) async fn list(scope: &Scope<'_>, users: &Users<'_>) -> Result<Reply, VaultError> {
-    let prefix = users.view.path(USERS)?;
-    let (mut names, mut after) = (Vec::new(), None);
-    loop {
-        let page = users.view.scan(&prefix, after.as_ref(), PAGE_ENTRIES_MAX).await?;
-        for (_, found) in &page.entries {
-            names.push(User::decode(found.value.expose())?.name);
-        }
-        after = page.entries.into_iter().next_back().map(|(path, _)| path);
-        if !page.more || names.len() >= LISTED_MAX {
-            break;
-        }
-    }
-    names.sort_unstable();
-    Reply::keys(&paged(scope, names)?)
+    token_fields::list(scope, users.view, USERS, |text| Ok(Some(User::decode(text)?.name))).await
 }
 
 pub(super) async fn read(users: &Users<'_>, name: &str) -> Result<Reply, VaultError> {
@@ -187,4 +174,3 @@ const OLD_NAMES: OldNames = OldNames {
 };
 const USERS: &str = "u";
 const PASSWORD_BYTES_MAX: usize = 1024;
-const LISTED_MAX: usize = 100_000;
