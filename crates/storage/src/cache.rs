@@ -3,10 +3,12 @@
 //! Always: an entry goes when anything at or below one of its paths changes; what cannot be proven fresh is not cached.
 //! Never: an entry that was read before a change which the cache has heard of already.
 
+use crate::path::SEGMENTS_MAX;
 use crate::{AtLeast, Change, EntryPath, Revision, Storage};
 use futures_util::StreamExt;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
@@ -27,7 +29,7 @@ struct Inner<K, V> {
     slots: HashMap<K, Slot<V>>,
     /// Keys in the order in which they are looked at for eviction (CLOCK: a used one gets a second chance).
     clock: VecDeque<K>,
-    dependants: HashMap<EntryPath, Vec<K>>,
+    dependants: Dependants<K>,
     recent: Recent,
 }
 
@@ -37,19 +39,27 @@ struct Slot<V> {
     used: AtomicBool,
 }
 
+/// Which keys depend on what.
+struct Dependants<K> {
+    keys: HashMap<EntryPath, HashSet<K>>,
+    /// How many of the paths have so many segments: a change is looked for at no other depth.
+    depths: [usize; SEGMENTS_MAX + 1],
+}
+
 /// The last changes that the cache heard of.
 struct Recent {
     /// What was read before this may have changed unheard. `None`: nobody tells changes.
     floor: Option<Revision>,
-    /// For changed paths and all above them: when.
-    changed: HashMap<EntryPath, Revision>,
-    order: VecDeque<(EntryPath, Revision)>,
+    /// A commit is told by the store's feed and by whoever made it, in any order.
+    changed: BTreeMap<Revision, Vec<EntryPath>>,
+    paths: usize,
 }
 
 impl<K: Eq + Hash + Clone, V> Cache<K, V> {
     pub fn new(capacity: usize) -> Self {
-        let recent = Recent { floor: None, changed: HashMap::new(), order: VecDeque::new() };
-        let (slots, clock, dependants) = (HashMap::new(), VecDeque::new(), HashMap::new());
+        let recent = Recent { floor: None, changed: BTreeMap::new(), paths: 0 };
+        let dependants = Dependants { keys: HashMap::new(), depths: [0; SEGMENTS_MAX + 1] };
+        let (slots, clock) = (HashMap::new(), VecDeque::new());
         Self { inner: RwLock::new(Inner { slots, clock, dependants, recent }), capacity }
     }
 
@@ -75,7 +85,7 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
             inner.evict_one();
         }
         for path in depends_on {
-            inner.dependants.entry(path.clone()).or_default().push(key.clone());
+            inner.dependants.add(path, key.clone());
         }
         // The clock keeps keys of slots that are gone; they are dropped when the hand meets them, or here when too many.
         if inner.clock.len() >= self.capacity.saturating_mul(2) {
@@ -89,12 +99,12 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
         let mut inner = self.write();
         match change {
             Change::Paths { revision, paths } => {
-                for path in paths.iter().flat_map(path_and_above) {
-                    for key in inner.dependants.remove(&path).unwrap_or_default() {
+                for path in paths {
+                    for key in inner.dependants.of(path) {
                         inner.remove(&key);
                     }
-                    inner.recent.note(path, *revision);
                 }
+                inner.recent.note(*revision, paths);
             }
             Change::Gap { revision } => {
                 inner.clear();
@@ -132,12 +142,7 @@ impl<K: Eq + Hash + Clone, V> Inner<K, V> {
     fn remove(&mut self, key: &K) {
         let Some(slot) = self.slots.remove(key) else { return };
         for path in &slot.depends_on {
-            if let Some(keys) = self.dependants.get_mut(path) {
-                keys.retain(|other| other != key);
-                if keys.is_empty() {
-                    self.dependants.remove(path);
-                }
-            }
+            self.dependants.drop_key(path, key);
         }
     }
 
@@ -156,32 +161,62 @@ impl<K: Eq + Hash + Clone, V> Inner<K, V> {
     fn clear(&mut self) {
         self.slots.clear();
         self.clock.clear();
-        self.dependants.clear();
+        self.dependants.keys.clear();
+        self.dependants.depths = [0; SEGMENTS_MAX + 1];
         self.recent.changed.clear();
-        self.recent.order.clear();
+        self.recent.paths = 0;
+    }
+}
+
+impl<K: Eq + Hash + Clone> Dependants<K> {
+    fn add(&mut self, path: &EntryPath, key: K) {
+        let keys = self.keys.entry(path.clone()).or_default();
+        if keys.is_empty()
+            && let Some(paths) = self.depths.get_mut(path.segments().count())
+        {
+            *paths += 1;
+        }
+        keys.insert(key);
+    }
+
+    fn drop_key(&mut self, path: &EntryPath, key: &K) {
+        let Some(keys) = self.keys.get_mut(path) else { return };
+        keys.remove(key);
+        if keys.is_empty() {
+            self.keys.remove(path);
+            if let Some(paths) = self.depths.get_mut(path.segments().count()) {
+                *paths = paths.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Who depends on `path`, or on anything above it.
+    fn of(&self, path: &EntryPath) -> Vec<K> {
+        let path = path.as_str();
+        let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+        let above = ends.zip(self.depths.iter().skip(1)).filter(|(_, paths)| **paths > 0);
+        let keys = above.filter_map(|(end, _)| self.keys.get(path.get(..end)?));
+        keys.flatten().cloned().collect()
     }
 }
 
 impl Recent {
     fn proves_fresh(&self, depends_on: &[EntryPath], read_at: Revision) -> bool {
-        let unchanged = |path: &EntryPath| {
-            // A change above a dependency is one of another entry; one below it was noted for the dependency too.
-            self.changed.get(path).is_none_or(|changed| *changed <= read_at)
-        };
-        self.floor.is_some_and(|floor| read_at >= floor) && depends_on.iter().all(unchanged)
+        let mut since = self.changed.range((Bound::Excluded(read_at), Bound::Unbounded)).flat_map(|(_, paths)| paths);
+        self.floor.is_some_and(|floor| read_at >= floor)
+            && !since.any(|path| depends_on.iter().any(|dependency| path.starts_with(dependency)))
     }
 
-    fn note(&mut self, path: EntryPath, revision: Revision) {
-        // a commit is told by the store's feed and by whoever made it, in any order: the newest counts
-        let newest = self.changed.entry(path.clone()).or_insert(revision);
-        *newest = (*newest).max(revision);
-        self.order.push_back((path, revision));
-        while self.order.len() > RECENT_MAX {
-            let Some((path, revision)) = self.order.pop_front() else { break };
+    fn note(&mut self, revision: Revision, paths: &[EntryPath]) {
+        let known = self.changed.entry(revision).or_default();
+        let fresh: Vec<_> = paths.iter().filter(|path| !known.contains(path)).cloned().collect();
+        self.paths += fresh.len();
+        known.extend(fresh);
+        while self.paths > RECENT_MAX
+            && let Some((revision, paths)) = self.changed.pop_first()
+        {
+            self.paths -= paths.len();
             self.floor = self.floor.max(Some(revision));
-            if self.changed.get(&path) == Some(&revision) {
-                self.changed.remove(&path);
-            }
         }
     }
 }
@@ -200,12 +235,6 @@ pub async fn follow(storage: Arc<dyn Storage>, prefix: EntryPath, caches: Vec<Ar
         tell(&Change::Gap { revision: Revision(u64::MAX) });
         tokio::time::sleep(RETRY_AFTER).await;
     }
-}
-
-/// `a`, `a/b`, `a/b/c`.
-fn path_and_above(path: &EntryPath) -> impl Iterator<Item = EntryPath> {
-    let ends = path.as_str().match_indices('/').map(|(at, _)| at).chain([path.as_str().len()]);
-    ends.filter_map(|end| EntryPath::parse(path.as_str().get(..end)?).ok())
 }
 
 const RECENT_MAX: usize = 8192;

@@ -1,15 +1,17 @@
 //! Where an entry lives: segments, ordered byte by byte, with no way to climb out of a prefix.
 
+use std::borrow::Borrow;
 use std::fmt;
+use std::sync::Arc;
 
 /// Longest path, bytes.
 pub const PATH_BYTES_MAX: usize = 512;
 /// Most segments of a path.
 pub const SEGMENTS_MAX: usize = 16;
 
-/// `a/b/c`: 1 to 16 segments of visible ASCII but `/`, none of them `.` or `..`.
+/// `a/b/c`: 1 to 16 segments of visible ASCII but `/`, none of them `.` or `..`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntryPath(Box<str>);
+pub struct EntryPath(Arc<str>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an entry path")]
@@ -40,6 +42,13 @@ impl EntryPath {
     /// Whole segments only: `a/b` starts with `a`, `ab` does not.
     pub fn starts_with(&self, prefix: &Self) -> bool {
         self.0.strip_prefix(&*prefix.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+/// Equal, ordered and hashed as its text.
+impl Borrow<str> for EntryPath {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

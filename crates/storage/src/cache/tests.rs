@@ -99,7 +99,8 @@ fn it_is_bounded_and_what_is_used_stays() {
     }
     let inner = cache.inner.read().unwrap();
     assert!(inner.slots.len() == 8 && inner.clock.len() <= 16);
-    assert!(inner.dependants.values().map(Vec::len).sum::<usize>() <= 16, "nothing is left of what went");
+    assert!(inner.dependants.keys.values().map(HashSet::len).sum::<usize>() <= 16, "nothing is left of what went");
+    assert_eq!(inner.dependants.depths.iter().sum::<usize>(), inner.dependants.keys.len());
     drop(inner);
     let none = self::cache(0);
     assert!(!keep(&none, 1, &["t/a"], 10));
@@ -113,7 +114,7 @@ fn what_it_remembers_of_changes_is_bounded_and_errs_on_the_safe_side() {
         cache.apply(&changed(revision, &["t/a"]));
     }
     let inner = cache.inner.read().unwrap();
-    assert!(inner.recent.order.len() <= RECENT_MAX && inner.recent.changed.len() <= RECENT_MAX);
+    assert!(inner.recent.paths <= RECENT_MAX && inner.recent.changed.len() <= RECENT_MAX);
     drop(inner);
     // of an entry that never changed, but read when nobody remembers any more
     assert!(!keep(&cache, 1, &["u"], 10) && keep(&cache, 1, &["u"], last));
