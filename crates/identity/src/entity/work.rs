@@ -155,7 +155,7 @@ impl<'a> Work<'a> {
         for (id, held) in &self.groups {
             batch = self.add_record(batch, self.identities.layout.group(*id)?, held)?;
         }
-        for path in before.keys().filter(|path| !after.contains_key(path)) {
+        for path in before.keys().filter(|path| !after.contains_key(*path)) {
             batch = batch.delete(path.clone());
         }
         for (path, id) in &after {
