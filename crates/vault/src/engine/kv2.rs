@@ -108,8 +108,14 @@ impl<'v> Secret<'v> {
 
     /// Perhaps from memory.
     async fn meta(&self) -> Result<Option<Meta>, VaultError> {
+        Ok(self.known().await?.map(|(meta, _)| meta))
+    }
+
+    /// Perhaps from memory. A change that stands on it commits if it is what stands in the store.
+    async fn known(&self) -> Result<Option<(Meta, Revision)>, VaultError> {
         let found = self.view.read(&self.meta_path()?).await?;
-        found.as_ref().as_ref().map(|found| Meta::decode(found.value.expose())).transpose()
+        let decoded = found.as_ref().as_ref().map(|found| Ok((Meta::decode(found.value.expose())?, found.revision)));
+        decoded.transpose()
     }
 
     /// To be changed: as it stands in the store.

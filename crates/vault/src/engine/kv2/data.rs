@@ -1,7 +1,7 @@
 //! The data of versions: read, written, patched, deleted, destroyed.
 
 use super::last_read::noted_at;
-use super::meta::{Meta, Version};
+use super::meta::{Config, Meta, Version};
 use super::{ATTEMPTS_MAX, Secret, config, merge};
 use crate::error::VaultError;
 use crate::reply::Reply;
@@ -111,6 +111,9 @@ impl Wish {
 }
 
 /// Adds a version of what `make` makes of the current data; nothing is not found.
+///
+/// First on what is known already: whether it was asked whether the secret is there has just read it. What is outdated
+/// neither commits nor refuses anybody.
 async fn put(
     scope: &Scope<'_>,
     secret: &Secret<'_>,
@@ -118,19 +121,12 @@ async fn put(
     make: impl Fn(Option<&[u8]>) -> Result<Option<Text>, VaultError> + Send + Sync,
 ) -> Result<Reply, VaultError> {
     let config = config(secret.view).await?;
-    for _ in 0..ATTEMPTS_MAX {
-        let found = secret.load().await?;
-        let current = match &found {
-            Some((meta, _)) if scope.call.verb == crate::call::Verb::Patch => current_data(scope, secret, meta).await?,
-            Some(_) | None => None,
+    for attempt in 0..ATTEMPTS_MAX {
+        let found = if attempt == 0 { secret.known().await? } else { secret.load().await? };
+        let (batch, meta, number) = match prepare(scope, secret, wish, &config, found, &make).await {
+            Err(_) if attempt == 0 => continue,
+            prepared => prepared?,
         };
-        let data = make(current.as_ref().map(|current| current.value.expose()))?.ok_or(VaultError::NotFound)?;
-        let (batch, mut meta) = begin(scope, secret, found).await?;
-        wish.check(config.cas_required || meta.cas_required, meta.latest)?;
-        let number = meta.add(&config, scope.now(), wish.staged)?;
-        let batch = secret.view.put(batch, secret.data_path(number)?, data.as_bytes())?;
-        let batch = shed(secret, batch, &mut meta, &config)?;
-        let batch = secret.view.put(batch, secret.meta_path()?, &meta.encode()?)?;
         match scope.commit(batch).await {
             Err(ChangeError::Conflict(_)) => {}
             Err(error) => return Err(error.into()),
@@ -141,6 +137,29 @@ async fn put(
         }
     }
     Err(VaultError::Conflict)
+}
+
+/// What adds the version to what was found, and its number.
+async fn prepare(
+    scope: &Scope<'_>,
+    secret: &Secret<'_>,
+    wish: &Wish,
+    config: &Config,
+    found: Option<(Meta, Revision)>,
+    make: &(impl Fn(Option<&[u8]>) -> Result<Option<Text>, VaultError> + Send + Sync),
+) -> Result<(Batch, Meta, u32), VaultError> {
+    let current = match &found {
+        Some((meta, _)) if scope.call.verb == crate::call::Verb::Patch => current_data(scope, secret, meta).await?,
+        Some(_) | None => None,
+    };
+    let data = make(current.as_ref().map(|current| current.value.expose()))?.ok_or(VaultError::NotFound)?;
+    let (batch, mut meta) = begin(scope, secret, found).await?;
+    wish.check(config.cas_required || meta.cas_required, meta.latest)?;
+    let number = meta.add(config, scope.now(), wish.staged)?;
+    let batch = secret.view.put(batch, secret.data_path(number)?, data.as_bytes())?;
+    let batch = shed(secret, batch, &mut meta, config)?;
+    let batch = secret.view.put(batch, secret.meta_path()?, &meta.encode()?)?;
+    Ok((batch, meta, number))
 }
 
 async fn current_data(
@@ -178,7 +197,7 @@ pub(super) fn shed(
     secret: &Secret<'_>,
     mut batch: Batch,
     meta: &mut Meta,
-    config: &super::meta::Config,
+    config: &Config,
 ) -> Result<Batch, VaultError> {
     for gone in meta.shed(meta.kept_versions(config)) {
         let path = secret.data_path(gone)?;
