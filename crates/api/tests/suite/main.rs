@@ -8,3 +8,4 @@ mod receipts;
 mod refused;
 mod rig;
 mod strict;
+mod unwraps;
