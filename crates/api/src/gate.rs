@@ -181,6 +181,9 @@ impl Post {
         S::Future: Send,
         B: Send,
     {
+        if self.identities.is_sealed() {
+            return Err(self.refused(head, None, Refusal::SEALED).await);
+        }
         let certificate = peer.as_ref().and_then(|peer| peer.certificate.as_deref());
         let by = match self.identities.authenticate(auth::token(request.headers()), certificate, &head.call).await {
             Ok(by) => by,

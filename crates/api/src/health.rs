@@ -5,6 +5,7 @@
 //! | starting, stopping | 503 | NOT_SERVING | NOT_SERVING |
 //! | serving | 200 | SERVING | SERVING |
 //! | serving, the boundary is away | 200 | SERVING | NOT_SERVING |
+//! | sealed by hand | 503 | NOT_SERVING | NOT_SERVING |
 //!
 //! Asking leaves a record; where the log takes none, `GET /health` is 503 and Check UNAVAILABLE (RESOURCE_EXHAUSTED where it
 //! is at capacity), whatever the state.
@@ -40,6 +41,8 @@ pub struct State {
 pub enum Serving {
     Starting,
     Serving,
+    /// By hand: it serves again once it is unsealed.
+    Sealed,
     Stopping,
 }
 
@@ -69,6 +72,18 @@ impl Health {
         self.0.send_modify(|state| state.serving = Serving::Serving);
     }
 
+    /// Sealed by hand, or unsealed again.
+    pub fn sealed(&self, sealed: bool) {
+        self.0.send_if_modified(|state| {
+            let serving = match (state.serving, sealed) {
+                (Serving::Serving, true) => Serving::Sealed,
+                (Serving::Sealed, false) => Serving::Serving,
+                (other, _) => other,
+            };
+            std::mem::replace(&mut state.serving, serving) != serving
+        });
+    }
+
     /// For good.
     pub fn stop(&self) {
         self.0.send_modify(|state| state.serving = Serving::Stopping);
@@ -92,6 +107,7 @@ impl Health {
         let (code, serving) = match serving {
             Serving::Starting => (http::StatusCode::SERVICE_UNAVAILABLE, "starting"),
             Serving::Serving => (http::StatusCode::OK, "serving"),
+            Serving::Sealed => (http::StatusCode::SERVICE_UNAVAILABLE, "sealed"),
             Serving::Stopping => (http::StatusCode::SERVICE_UNAVAILABLE, "stopping"),
         };
         let boundary = match boundary {
@@ -194,6 +210,7 @@ mod tests {
             (Starting, Available, no, no),
             (Serving::Serving, Available, yes, yes),
             (Serving::Serving, Away, yes, no),
+            (Serving::Sealed, Available, no, no),
             (Stopping, Available, no, no),
         ] {
             let state = State { serving, boundary, audit_log: AuditLogState::Damaged };
@@ -217,6 +234,22 @@ mod tests {
             health.audit_log(state);
             assert_eq!(health.page(), (http::StatusCode::OK, told.to_owned()));
         }
+    }
+
+    #[test]
+    fn a_server_is_sealed_while_it_serves_and_serves_again() {
+        let health = Health::new();
+        let told = |sealed| {
+            health.sealed(sealed);
+            health.state().serving
+        };
+        assert_eq!(told(true), Starting);
+        health.serve();
+        assert_eq!(told(true), Serving::Sealed);
+        assert_eq!(health.page().0, http::StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(told(false), Serving::Serving);
+        health.stop();
+        assert_eq!((told(true), told(false)), (Stopping, Stopping));
     }
 
     #[tokio::test]

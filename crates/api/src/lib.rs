@@ -18,6 +18,8 @@
 //! where the caller's policies say so); of a stream, when it opens. Two leave more: what the boundary was asked for and then failed, and a change after its announcement. What never
 //! becomes a request is not recorded, because there is nothing to serve: TLS handshakes, HTTP/2 protocol errors, and what
 //! hyper refuses by itself while it reads a head (HTTP/1.1 that cannot be parsed, a head that is too long).
+//! A server that was sealed by hand refuses all with SEALED but health, metrics, reflection and the vault's own paths of the seal;
+//! each refusal is recorded.
 //! Nor is what strangers ask beyond their bounds: it is refused, and one record tells of many.
 //!
 //! Always: bounds before reading. A unary request is at most 1 MiB; a batch request at most 2 MiB, in which 128 items fit

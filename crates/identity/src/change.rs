@@ -140,7 +140,7 @@ impl Changes {
     /// Commits `batch` together with `record`, whose `changes` are filled in from the batch; then logs the record. Once it is
     /// this change's turn, it goes on where the caller does not wait for it.
     pub async fn commit(&self, batch: Batch, record: &Record<'_>) -> Result<Revision, ChangeError> {
-        let changes = self.told(&batch);
+        let changes = self.told(&batch)?;
         // the leaf stands before it is known how long the commit takes
         let leaf = Record { changes: &changes, latency_micros: None, ..record.clone() }.encode();
         if leaf.is_empty() {
@@ -255,14 +255,14 @@ impl Changes {
         self.outbox.barrier.commit(batch).await.map(drop).map_err(refused)
     }
 
-    fn told(&self, batch: &Batch) -> Vec<(String, String)> {
+    fn told(&self, batch: &Batch) -> Result<Vec<(String, String)>, BarrierError> {
         let told = |write: &Write| {
-            let path = self.outbox.barrier.keyed_hash(PATH_LABEL, write.path().as_str().as_bytes());
+            let path = self.outbox.barrier.keyed_hash(PATH_LABEL, write.path().as_str().as_bytes())?;
             let value = match write {
                 Write::Put(_, value) => hex::encode(mac::sha256(value)),
                 Write::Delete(_) => DELETED.to_owned(),
             };
-            (hex::encode(path), value)
+            Ok((hex::encode(path), value))
         };
         batch.writes.iter().map(told).collect()
     }
@@ -344,6 +344,7 @@ impl ChangeError {
             Self::Barrier(BarrierError::Storage(_)) => "STORAGE_UNAVAILABLE",
             Self::Barrier(BarrierError::Altered(_) | BarrierError::UnknownEpoch { .. }) => "DATA_ALTERED",
             Self::Barrier(BarrierError::MalformedKeyring | BarrierError::Randomness) => "INTERNAL",
+            Self::Barrier(BarrierError::Closed) => "SEALED",
             Self::Audit(AuditError::Unavailable) => "AUDIT_UNAVAILABLE",
             Self::Audit(AuditError::Busy) => "BUSY",
             Self::Audit(AuditError::Unsigned) => "RECEIPT_UNAVAILABLE",

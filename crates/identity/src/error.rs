@@ -41,6 +41,9 @@ pub enum IdentityError {
     Conflict,
     #[error("the store cannot be used: {0}")]
     Storage(StorageError),
+    /// The barrier holds no keys.
+    #[error("sealed by hand")]
+    Sealed,
     /// A stored value was altered, moved, or cannot be understood.
     #[error("stored data was altered: {0}")]
     Altered(String),
@@ -128,7 +131,7 @@ impl IdentityError {
             Self::Conflict => Face::Aborted,
             Self::Storage(_) | Self::Audit(AuditError::Unavailable | AuditError::Unsigned) => Face::Unavailable,
             Self::Ack(AckRefusal::NoWitness) => Face::FailedPrecondition,
-            Self::Ack(AckRefusal::SetBack) => Face::Unavailable,
+            Self::Sealed | Self::Ack(AckRefusal::SetBack) => Face::Unavailable,
             Self::Altered(_) | Self::Internal(_) => Face::Internal,
         }
     }
@@ -153,6 +156,7 @@ impl IdentityError {
             Self::Audit(AuditError::Unavailable) => "AUDIT_UNAVAILABLE",
             Self::Audit(AuditError::Unsigned) => "RECEIPT_UNAVAILABLE",
             Self::Ack(refusal) => refusal.reason(),
+            Self::Sealed => "SEALED",
             Self::Altered(_) => "DATA_ALTERED",
             Self::Internal(_) => "INTERNAL",
         }
@@ -175,6 +179,7 @@ impl IdentityError {
             | Self::LimitExceeded
             | Self::Conflict
             | Self::Storage(_)
+            | Self::Sealed
             | Self::Altered(_)
             | Self::Audit(_)
             | Self::Ack(_)
@@ -199,6 +204,7 @@ impl IdentityError {
             | Self::LimitExceeded
             | Self::Conflict
             | Self::Storage(_)
+            | Self::Sealed
             | Self::Altered(_)
             | Self::Audit(_)
             | Self::Ack(_)
@@ -228,6 +234,7 @@ impl From<BarrierError> for IdentityError {
             BarrierError::Altered(_) | BarrierError::UnknownEpoch { .. } => Self::Altered(error.to_string()),
             BarrierError::MalformedKeyring => Self::Internal("the barrier keyring is malformed"),
             BarrierError::Randomness => Self::Internal("the random generator failed"),
+            BarrierError::Closed => Self::Sealed,
         }
     }
 }

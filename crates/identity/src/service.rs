@@ -67,6 +67,11 @@ impl Identities {
         Self { changes: self.changes.on_lane(sink), ..self.clone() }
     }
 
+    /// The barrier was closed by hand: nobody is recognised.
+    pub fn is_sealed(&self) -> bool {
+        self.barrier.is_closed()
+    }
+
     /// What [`storage::follow`] must watch for the caches.
     pub fn watched(&self) -> EntryPath {
         self.layout.root().clone()
@@ -108,7 +113,7 @@ impl Identities {
         {
             return Err(IdentityError::Unauthenticated(Cause::OldEpoch));
         }
-        let digest = self.layout.digest(token);
+        let digest = self.layout.digest(token)?;
         if let Some(principal) = self.caches.tokens.peek(&digest) {
             if let Proof::Token { record, parents_end, .. } = &principal.proof {
                 self.check_alive(record, call.now)?;

@@ -71,6 +71,13 @@ impl Invalidate for Caches {
         self.acls.apply(change);
         self.policies.apply(change);
     }
+
+    fn forget(&self) {
+        self.tokens.forget();
+        self.certificates.forget();
+        self.acls.forget();
+        self.policies.forget();
+    }
 }
 
 /// The paths of one tenant.
@@ -94,8 +101,8 @@ impl Layout {
         &self.root
     }
 
-    pub(crate) fn digest(&self, token: &[u8]) -> Digest {
-        Digest(self.barrier.keyed_hash(b"identity/token", token))
+    pub(crate) fn digest(&self, token: &[u8]) -> Result<Digest, IdentityError> {
+        Ok(Digest(self.barrier.keyed_hash(b"identity/token", token)?))
     }
 
     pub(crate) fn token(&self, digest: &Digest) -> PathResult {
@@ -107,7 +114,7 @@ impl Layout {
     }
 
     pub(crate) fn accessor(&self, accessor: &Accessor) -> PathResult {
-        let hash = self.barrier.keyed_hash(b"identity/accessor", accessor.as_str().as_bytes());
+        let hash = self.barrier.keyed_hash(b"identity/accessor", accessor.as_str().as_bytes())?;
         self.below(&format!("accessors/{}", hex::encode(hash)))
     }
 
@@ -171,7 +178,7 @@ impl Layout {
     }
 
     fn matched_by(&self, label: &[u8], value: &[u8]) -> PathResult {
-        self.below(&format!("matches/{}", hex::encode(self.barrier.keyed_hash(label, value))))
+        self.below(&format!("matches/{}", hex::encode(self.barrier.keyed_hash(label, value)?)))
     }
 
     pub(crate) fn entities(&self) -> PathResult {
@@ -221,7 +228,7 @@ impl Layout {
             joined.extend_from_slice(&(part.len() as u64).to_be_bytes());
             joined.extend_from_slice(part.as_bytes());
         }
-        self.below(&format!("{folder}/{}", hex::encode(self.barrier.keyed_hash(label, &joined))))
+        self.below(&format!("{folder}/{}", hex::encode(self.barrier.keyed_hash(label, &joined)?)))
     }
 
     fn below(&self, rest: &str) -> PathResult {

@@ -70,6 +70,9 @@ pub enum KmsError {
     /// A policy demands more of the audit log than can be had; nothing was done.
     #[error(transparent)]
     Ack(#[from] AckRefusal),
+    /// The barrier holds no keys.
+    #[error("sealed by hand")]
+    Sealed,
     /// A stored value was altered, moved, or cannot be understood.
     #[error("stored data was altered: {0}")]
     DataAltered(String),
@@ -121,6 +124,7 @@ impl KmsError {
             Self::StorageUnavailable(_) => (Face::Unavailable, "STORAGE_UNAVAILABLE"),
             Self::AuditUnavailable => (Face::Unavailable, "AUDIT_UNAVAILABLE"),
             Self::ReceiptUnavailable => (Face::Unavailable, "RECEIPT_UNAVAILABLE"),
+            Self::Sealed => (Face::Unavailable, "SEALED"),
             Self::Ack(refusal @ AckRefusal::NoWitness) => (Face::FailedPrecondition, refusal.reason()),
             Self::Ack(refusal @ AckRefusal::SetBack) => (Face::Unavailable, refusal.reason()),
             Self::DataAltered(_) => (Face::Internal, "DATA_ALTERED"),
@@ -148,7 +152,7 @@ impl KmsError {
     /// When the same request may succeed without a change: RetryInfo's delay.
     pub fn retry_after(&self) -> Option<Duration> {
         match self.face() {
-            Face::Unavailable if matches!(self, Self::ReceiptUnavailable | Self::Ack(_)) => None,
+            Face::Unavailable if matches!(self, Self::ReceiptUnavailable | Self::Sealed | Self::Ack(_)) => None,
             Face::Unavailable => Some(Duration::from_secs(1)),
             Face::Aborted => Some(Duration::from_millis(50)),
             Face::ResourceExhausted if *self == Self::Busy => Some(Duration::from_millis(100)),
@@ -231,6 +235,7 @@ impl From<BarrierError> for KmsError {
             BarrierError::Altered(_) | BarrierError::UnknownEpoch { .. } => Self::DataAltered(error.to_string()),
             BarrierError::MalformedKeyring => Self::Internal("the barrier keyring is malformed"),
             BarrierError::Randomness => Self::Internal("the random generator failed"),
+            BarrierError::Closed => Self::Sealed,
         }
     }
 }

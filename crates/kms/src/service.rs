@@ -152,17 +152,22 @@ impl Kms {
         self.renewed(key, act.call.now).await
     }
 
+    /// Drops what is kept in memory.
+    pub fn forget(&self) {
+        self.inner.seams.caches.forget();
+    }
+
     /// The digest that binds `context`, made once; notes its keyed hash for the record.
-    pub(crate) fn bind(&self, act: &mut Act<'_>, context: &EncryptionContext) -> [u8; 32] {
+    pub(crate) fn bind(&self, act: &mut Act<'_>, context: &EncryptionContext) -> Result<[u8; 32], KmsError> {
         act.context = None;
         if context.is_empty() {
-            return *EMPTY_CONTEXT_DIGEST;
+            return Ok(*EMPTY_CONTEXT_DIGEST);
         }
         let digest = context.digest();
-        let hash = self.inner.seams.barrier.keyed_hash(b"kms/context", &digest);
+        let hash = self.inner.seams.barrier.keyed_hash(b"kms/context", &digest)?;
         let mut text = [0; 64];
         act.context = hex::encode_to_slice(hash, &mut text).is_ok().then_some(text);
-        digest
+        Ok(digest)
     }
 
     /// Hands request and record over at once, and awaits both. What cannot be recorded is not told.

@@ -59,6 +59,12 @@ impl Invalidate for Caches {
         self.aliases.apply(change);
         self.grants.apply(change);
     }
+
+    fn forget(&self) {
+        self.keys.forget();
+        self.aliases.forget();
+        self.grants.forget();
+    }
 }
 
 /// A key's grants by grantee.
@@ -104,7 +110,8 @@ impl Store {
     }
 
     pub(crate) fn alias_path(&self, name: &AliasName) -> PathResult {
-        self.below(&format!("aliases/{}", hex::encode(self.barrier.keyed_hash(b"kms/alias", name.as_str().as_bytes()))))
+        let hash = self.barrier.keyed_hash(b"kms/alias", name.as_str().as_bytes())?;
+        self.below(&format!("aliases/{}", hex::encode(hash)))
     }
 
     pub(crate) fn grants_path(&self, key: &KeyId) -> PathResult {
@@ -118,7 +125,8 @@ impl Store {
     pub(crate) fn request_path(&self, principal: &str, request: &ClientRequestId) -> PathResult {
         // the second is of visible ASCII, so the line break keeps the two apart
         let named = format!("{principal}\n{}", request.as_str());
-        self.below(&format!("requests/{}", hex::encode(self.barrier.keyed_hash(b"kms/request", named.as_bytes()))))
+        let hash = self.barrier.keyed_hash(b"kms/request", named.as_bytes())?;
+        self.below(&format!("requests/{}", hex::encode(hash)))
     }
 
     pub(crate) fn requests_path(&self) -> PathResult {

@@ -5,9 +5,11 @@
 //! big-endian), `path`, `tenant` (the path's first segment).
 //!
 //! Always: a value that was altered, moved or transplanted is [`BarrierError::Altered`], naming its path.
+//! Always: closed, it holds no key; whatever needs one is [`BarrierError::Closed`], a read of what is not there too.
 //! Never: freshness. A whole old row opens; the audit log finds it.
 
 use crate::{AtLeast, Batch, CommitError, Entry, EntryPath, Revision, Storage, StorageError, VALUE_BYTES_MAX};
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use envelope::context::canonical_pairs;
 use envelope::sealed::{self, SUITE1_OVERHEAD_BYTES, Sealed};
@@ -16,9 +18,9 @@ use envelope::{Header, Kind, SecretBytes, SecretKey, Suite, mac};
 use getrandom::SysRng;
 use rand_core::TryRng;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Longest plaintext that the barrier seals.
@@ -37,6 +39,9 @@ pub enum BarrierError {
     MalformedKeyring,
     #[error("the random generator failed")]
     Randomness,
+    /// Its keys were dropped: [`Barrier::close`].
+    #[error("the barrier is closed")]
+    Closed,
 }
 
 /// The keys of the barrier by epoch, and the key of its keyed hashes. Stored sealed by the boundary (SYSTEM_SEAL).
@@ -128,17 +133,23 @@ pub struct OpenedPage {
 /// [`Storage`] behind encryption.
 ///
 /// Always: an epoch that was added opens at once, and seals [`SETTLED_AFTER`] later, when every other node has heard of it.
+/// Always: closed, its keys are wiped as soon as nobody is in the middle of using one.
 pub struct Barrier {
     storage: Arc<dyn Storage>,
     cluster_id: [u8; 16],
+    /// Read by every core, without a lock. `None`: closed.
+    keys: ArcSwapOption<Keys>,
+    /// Held by who changes them.
+    changing: Mutex<()>,
+    closed: watch::Sender<bool>,
+}
+
+struct Keys {
     lookup: SecretKey,
-    /// In order, each written once. Read by every core, without a lock.
-    epochs: Box<[OnceLock<Epoch>]>,
-    known: AtomicUsize,
-    /// The place of the one that seals.
-    seals: AtomicUsize,
-    /// When the last one seals.
-    settles: Mutex<Option<Instant>>,
+    /// Ascending, never empty.
+    epochs: Vec<Arc<Epoch>>,
+    /// The place of the one that seals until then; the last one seals afterwards.
+    settles: Option<(usize, Instant)>,
 }
 
 struct Epoch {
@@ -147,73 +158,104 @@ struct Epoch {
     sealing: SealingKey,
 }
 
-impl Barrier {
-    pub fn new(storage: Arc<dyn Storage>, cluster_id: [u8; 16], keyring: Keyring) -> Self {
-        let epochs: Box<[OnceLock<Epoch>]> = (0..EPOCHS_MAX).map(|_| OnceLock::new()).collect();
-        let known = keyring.epochs.len();
-        for (slot, (number, key)) in epochs.iter().zip(keyring.epochs) {
-            slot.get_or_init(|| Epoch::new(number, key));
+impl Keys {
+    fn new(keyring: Keyring) -> Self {
+        let epochs = keyring.epochs.into_iter().map(|(number, key)| Arc::new(Epoch::new(number, key))).collect();
+        Self { lookup: keyring.lookup, epochs, settles: None }
+    }
+
+    fn numbered(&self, number: u32) -> Option<&Epoch> {
+        self.epochs.iter().rev().find(|epoch| epoch.number == number).map(|epoch| &**epoch)
+    }
+
+    /// The one that seals now.
+    fn current(&self) -> Option<&Arc<Epoch>> {
+        match self.settles {
+            Some((place, at)) if Instant::now() < at => self.epochs.get(place),
+            Some(_) | None => self.epochs.last(),
         }
-        let (seals, settles) = (AtomicUsize::new(known.saturating_sub(1)), Mutex::default());
-        Self { storage, cluster_id, lookup: keyring.lookup, epochs, known: AtomicUsize::new(known), seals, settles }
     }
 
-    /// A copy of all keys: to be advanced, and sealed by the boundary.
-    pub fn keyring(&self) -> Result<Keyring, BarrierError> {
-        let copy = |key: &SecretKey| SecretKey::from_slice(key.expose()).ok_or(BarrierError::MalformedKeyring);
-        let epochs = self.epochs().map(|epoch| Ok((epoch.number, copy(&epoch.key)?)));
-        let epochs = epochs.collect::<Result<BTreeMap<_, _>, BarrierError>>()?;
-        Ok(Keyring { epochs, epoch: self.epoch(), lookup: copy(&self.lookup)? })
-    }
-
-    /// Adds the epochs of `keyring` that are not known yet. It must hold all that are, and go on from there; one that is older
-    /// than what is known is passed over.
-    pub fn install(&self, keyring: Keyring) -> Result<(), BarrierError> {
-        let mut settles = self.settles.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = self.known.load(Ordering::Acquire);
+    /// With the epochs of `keyring` that are not known yet; `None` where it brings none. It must hold all that are, and go on
+    /// from there.
+    fn with(&self, keyring: Keyring) -> Result<Option<Self>, BarrierError> {
         let mut theirs = keyring.epochs.into_iter();
         let mut same = mac::equal(self.lookup.expose(), keyring.lookup.expose());
-        for epoch in self.epochs() {
+        for epoch in &self.epochs {
             match theirs.next() {
                 Some((number, key)) => same &= number == epoch.number && mac::equal(key.expose(), epoch.key.expose()),
-                None => return if same { Ok(()) } else { Err(BarrierError::MalformedKeyring) },
+                // an older one
+                None => return if same { Ok(None) } else { Err(BarrierError::MalformedKeyring) },
             }
         }
         if !same {
             return Err(BarrierError::MalformedKeyring);
         }
-        let mut added = 0;
-        for (slot, (number, key)) in self.epochs.iter().skip(known).zip(theirs) {
-            slot.get_or_init(|| Epoch::new(number, key));
-            added += 1;
+        let mut epochs = self.epochs.clone();
+        epochs.extend(theirs.map(|(number, key)| Arc::new(Epoch::new(number, key))));
+        if epochs.len() == self.epochs.len() {
+            return Ok(None);
         }
-        if added > 0 {
-            *settles = Some(Instant::now() + SETTLED_AFTER);
-            self.known.store(known + added, Ordering::Release);
+        let seals = self.current().map_or(0, |current| current.number);
+        let place = epochs.iter().position(|epoch| epoch.number == seals).unwrap_or_default();
+        Ok(Some(Self { lookup: keyring.lookup, epochs, settles: Some((place, Instant::now() + SETTLED_AFTER)) }))
+    }
+}
+
+impl Barrier {
+    pub fn new(storage: Arc<dyn Storage>, cluster_id: [u8; 16], keyring: Keyring) -> Self {
+        let keys = ArcSwapOption::from_pointee(Keys::new(keyring));
+        Self { storage, cluster_id, keys, changing: Mutex::default(), closed: watch::Sender::new(false) }
+    }
+
+    /// A copy of all keys: to be advanced, and sealed by the boundary.
+    pub fn keyring(&self) -> Result<Keyring, BarrierError> {
+        let copy = |key: &SecretKey| SecretKey::from_slice(key.expose()).ok_or(BarrierError::MalformedKeyring);
+        let keys = self.keys()?;
+        let epochs = keys.epochs.iter().map(|epoch| Ok((epoch.number, copy(&epoch.key)?)));
+        let epochs = epochs.collect::<Result<BTreeMap<_, _>, BarrierError>>()?;
+        let epoch = keys.epochs.last().map_or(0, |epoch| epoch.number);
+        Ok(Keyring { epochs, epoch, lookup: copy(&keys.lookup)? })
+    }
+
+    /// Adds the epochs of `keyring` that are not known yet. It must hold all that are, and go on from there; one that is older
+    /// than what is known is passed over. A closed barrier stays closed.
+    pub fn install(&self, keyring: Keyring) -> Result<(), BarrierError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(known) = self.keys() else { return Ok(()) };
+        if let Some(keys) = known.with(keyring)? {
+            self.keys.store(Some(Arc::new(keys)));
         }
         Ok(())
     }
 
-    fn epochs(&self) -> impl DoubleEndedIterator<Item = &Epoch> {
-        let known = self.known.load(Ordering::Acquire);
-        self.epochs.iter().take(known).filter_map(OnceLock::get)
+    /// Drops all keys: nothing opens or is sealed any more, until [`Self::reopen`].
+    pub fn close(&self) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.keys.store(None);
+        self.closed.send_replace(true);
     }
 
-    fn numbered(&self, number: u32) -> Option<&Epoch> {
-        self.epochs().rev().find(|epoch| epoch.number == number)
-    }
-
-    /// The one that seals now.
-    fn current(&self) -> Option<&Epoch> {
-        let (known, mut at) = (self.known.load(Ordering::Acquire), self.seals.load(Ordering::Acquire));
-        if at + 1 < known {
-            let settles = self.settles.lock().unwrap_or_else(PoisonError::into_inner);
-            if settles.is_none_or(|at| Instant::now() >= at) {
-                at = known - 1;
-                self.seals.store(at, Ordering::Release);
-            }
+    /// Takes keys again, where it is closed: those of the store, which the boundary opened anew.
+    pub fn reopen(&self, keyring: Keyring) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_closed() {
+            self.keys.store(Some(Arc::new(Keys::new(keyring))));
+            self.closed.send_replace(false);
         }
-        self.epochs.get(at)?.get()
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.keys.load().is_none()
+    }
+
+    /// Whether it is closed, as it changes.
+    pub fn closed(&self) -> watch::Receiver<bool> {
+        self.closed.subscribe()
+    }
+
+    fn keys(&self) -> Result<Arc<Keys>, BarrierError> {
+        self.keys.load_full().ok_or(BarrierError::Closed)
     }
 
     /// What lies below: for the unsealed `boot` entry, watches, claims and backups.
@@ -225,20 +267,35 @@ impl Barrier {
         &self.cluster_id
     }
 
-    /// The last epoch: it seals, or will in a moment.
+    /// The last epoch: it seals, or will in a moment. 0 where the barrier is closed.
     pub fn epoch(&self) -> u32 {
-        self.epochs().next_back().map_or(0, |epoch| epoch.number)
+        let keys = self.keys.load();
+        keys.as_ref().and_then(|keys| keys.epochs.last()).map_or(0, |epoch| epoch.number)
+    }
+
+    /// The epoch that seals now, and how many are known before it; `None` where the barrier is closed.
+    pub fn sealing(&self) -> Option<(u32, usize)> {
+        let keys = self.keys.load();
+        let keys = keys.as_ref()?;
+        let current = keys.current()?.number;
+        Some((current, keys.epochs.iter().filter(|epoch| epoch.number < current).count()))
     }
 
     /// Whether a value of this epoch may vouch for itself, with no entry of the store beside it: only of the one that seals,
     /// or will in a moment. Who stole a keyring makes no more of them once it has been rotated.
     pub fn vouches(&self, epoch: u32) -> bool {
-        self.current().is_some_and(|current| epoch >= current.number)
+        let keys = self.keys.load();
+        keys.as_ref().and_then(|keys| keys.current()).is_some_and(|current| epoch >= current.number)
+    }
+
+    fn is_open(&self) -> Result<(), BarrierError> {
+        if self.is_closed() { Err(BarrierError::Closed) } else { Ok(()) }
     }
 
     /// One value that does not open fails the whole read.
     pub async fn get(&self, paths: &[EntryPath], at: AtLeast) -> Result<(Revision, Vec<Option<Opened>>), BarrierError> {
         let (revision, entries) = self.storage.get(paths, at).await?;
+        self.is_open()?;
         let open = || {
             let opened = paths.iter().zip(&entries).map(|(path, entry)| {
                 let open =
@@ -272,6 +329,7 @@ impl Barrier {
         at: AtLeast,
     ) -> Result<OpenedPage, BarrierError> {
         let page = self.storage.scan(prefix, after, limit, at).await?;
+        self.is_open()?;
         let open = || {
             let opened = page.entries.iter().map(|(path, entry)| {
                 let value = self.open(path, &entry.value)?;
@@ -288,12 +346,19 @@ impl Barrier {
         if value.len() > PLAINTEXT_BYTES_MAX {
             return Err(StorageError::TooLarge.into());
         }
-        let Epoch { number: epoch, sealing: key, .. } = self.current().ok_or(BarrierError::MalformedKeyring)?;
-        let epoch = *epoch;
+        let keys = self.keys.load();
+        let keys = keys.as_ref().ok_or(BarrierError::Closed)?;
+        let current = keys.current().ok_or(BarrierError::MalformedKeyring)?;
+        let (epoch, key) = (current.number, &current.sealing);
         let random = self.random::<28>()?;
         let (n, iv) = random.split_first_chunk::<16>().ok_or(BarrierError::Randomness)?;
         let iv = iv.first_chunk::<12>().ok_or(BarrierError::Randomness)?;
         Ok(suite1::seal(key, &self.header(epoch), n, iv, &self.aad_digest(path, epoch), value).into())
+    }
+
+    /// Under which epoch a stored value is sealed; `None` where it is no value of the barrier's. It is not opened.
+    pub fn epoch_of(&self, value: &[u8]) -> Option<u32> {
+        sealed::parse_barrier(value).ok().map(|sealed| sealed.header.generation)
     }
 
     /// Opens what [`Self::seal`] made for `path`.
@@ -304,12 +369,17 @@ impl Barrier {
         if sealed.header != self.header(epoch) {
             return Err(altered());
         }
-        let key = self.numbered(epoch).ok_or_else(|| BarrierError::UnknownEpoch { path: path.clone(), epoch })?;
+        let keys = self.keys.load();
+        let keys = keys.as_ref().ok_or(BarrierError::Closed)?;
+        let key = keys.numbered(epoch).ok_or_else(|| BarrierError::UnknownEpoch { path: path.clone(), epoch })?;
         suite1::open(&key.sealing, &sealed, &self.aad_digest(path, epoch)).map_err(|_| altered())
     }
 
     /// As [`Storage::commit`]; an unknown outcome is resolved by the batch's id, a few times.
     pub async fn commit(&self, batch: Batch) -> Result<Revision, CommitError> {
+        if self.is_closed() {
+            return Err(StorageError::Unavailable.into());
+        }
         let mut outcome = self.storage.commit(batch.clone()).await;
         for pause in PAUSES {
             if outcome != Err(CommitError::Unknown) {
@@ -327,8 +397,10 @@ impl Barrier {
     }
 
     /// HMAC-SHA-256 under the keyring's lookup key: what stands in storage for a name that users choose.
-    pub fn keyed_hash(&self, label: &[u8], value: &[u8]) -> [u8; 32] {
-        mac::hmac_sha256(&self.lookup, &[&(label.len() as u64).to_be_bytes(), label, value])
+    pub fn keyed_hash(&self, label: &[u8], value: &[u8]) -> Result<[u8; 32], BarrierError> {
+        let keys = self.keys.load();
+        let keys = keys.as_ref().ok_or(BarrierError::Closed)?;
+        Ok(mac::hmac_sha256(&keys.lookup, &[&(label.len() as u64).to_be_bytes(), label, value]))
     }
 
     /// Fresh random bytes, of the operating system.
@@ -363,7 +435,10 @@ impl Barrier {
 
 impl std::fmt::Debug for Barrier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Barrier").field("epoch", &self.epoch()).finish_non_exhaustive()
+        f.debug_struct("Barrier")
+            .field("epoch", &self.epoch())
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
     }
 }
 

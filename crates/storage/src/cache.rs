@@ -16,6 +16,9 @@ use std::time::Duration;
 /// What [`follow`] tells changes to.
 pub trait Invalidate: Send + Sync {
     fn apply(&self, change: &Change);
+
+    /// Drops what is kept; what is known of changes stays known.
+    fn forget(&self);
 }
 
 /// Values by key, each depending on entries of the store. Empty, and refusing all, until the first [`Change::Gap`] told it
@@ -113,6 +116,11 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
         }
     }
 
+    /// Drops what is kept; what is known of changes stays known.
+    pub fn forget(&self) {
+        self.write().drop_kept();
+    }
+
     pub fn len(&self) -> usize {
         self.inner.read().unwrap_or_else(PoisonError::into_inner).slots.len()
     }
@@ -129,6 +137,10 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
 impl<K: Eq + Hash + Clone + Send + Sync, V: Send + Sync> Invalidate for Cache<K, V> {
     fn apply(&self, change: &Change) {
         Self::apply(self, change);
+    }
+
+    fn forget(&self) {
+        Self::forget(self);
     }
 }
 
@@ -158,11 +170,15 @@ impl<K: Eq + Hash + Clone, V> Inner<K, V> {
         }
     }
 
-    fn clear(&mut self) {
+    fn drop_kept(&mut self) {
         self.slots.clear();
         self.clock.clear();
         self.dependants.keys.clear();
         self.dependants.depths = [0; SEGMENTS_MAX + 1];
+    }
+
+    fn clear(&mut self) {
+        self.drop_kept();
         self.recent.changed.clear();
         self.recent.paths = 0;
     }

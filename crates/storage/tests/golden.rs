@@ -104,7 +104,7 @@ async fn reads(store: Arc<Sqlite>, clock: &ManualClock) {
         assert_eq!(store.committed(id(number)).await, Ok(Some(Revision(number.into()))), "{number}");
     }
     assert_eq!(
-        hex(&barrier.keyed_hash(b"token", b"sr.golden")),
+        hex(&barrier.keyed_hash(b"token", b"sr.golden").unwrap()),
         "21948819a3ca66f963a0332cdee7001b2d1166a8abe3f3e778c7245c7d6984f1",
         "what was looked up by a keyed hash is found by it still"
     );

@@ -25,6 +25,9 @@ pub struct Config {
     pub limits: Limits,
     /// 0600 file with the root token: read at the first start if it is there, else written then. Remove it after use.
     pub root_token_file: PathBuf,
+    /// For development: where there are no recovery shares, one of one is made, and written to this 0600 file. In production
+    /// `strongroom operator init` makes several.
+    pub recovery_key_file: Option<PathBuf>,
     /// Ends when standard input closes: set by `strongroom dev` for its children.
     #[serde(default)]
     pub end_with_parent: bool,

@@ -87,6 +87,7 @@ fn greet(ask: &Ask, dev: &Dev) {
     eprintln!("  data        {}", folders.0.display());
     eprintln!("  root token  {}   (in {})", dev.root_token.expose().escape_ascii(), folders.root_token().display());
     let scheme = if ask.tls { "https" } else { "http" };
+    eprintln!("  recovery    in {}: unseals, and makes a new root token", folders.recovery_key().display());
     eprintln!("Try:");
     eprintln!("  export STRONGROOM_ADDR={scheme}://{}", dev.addr);
     if ask.tls {
@@ -169,10 +170,11 @@ impl Ask {
         let text = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
         let mut out = format!(
             "# Written by `strongroom dev` at each start.\nlisten = \"{}\"\ndata_dir = {}\nroot_token_file = {}\n\
-             end_with_parent = true\n\n[boundary]\nsocket = {}\nidentity = {}\npin = \"{pin}\"\n",
+             recovery_key_file = {}\nend_with_parent = true\n\n[boundary]\nsocket = {}\nidentity = {}\npin = \"{pin}\"\n",
             listen,
             text(&folders.server()),
             text(&folders.root_token()),
+            text(&folders.recovery_key()),
             text(&folders.socket()),
             text(&folders.server().join("identity.key")),
         );
@@ -210,6 +212,10 @@ impl Folders {
 
     pub fn root_token(&self) -> PathBuf {
         self.0.join("root-token")
+    }
+
+    pub fn recovery_key(&self) -> PathBuf {
+        self.0.join("recovery-key")
     }
 
     pub fn tls(&self) -> PathBuf {

@@ -62,6 +62,9 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
     let mut workers = wired.start_workers()?;
     root_token(config, &wired, &mut cluster).await?;
     wired.prepare_vault().await?;
+    if let Some(file) = &config.recovery_key_file {
+        wired.prepare_recovery(file).await?;
+    }
     let mut rooms = Vec::new();
     for core in cores.handles() {
         let wired = wired.clone();

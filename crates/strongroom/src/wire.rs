@@ -20,6 +20,7 @@ use hsm_api::{Boundary, HsmError, Reply, Request, TenantId};
 use identity::{Changes, Identities, RequestInfo};
 use kms::Kms;
 use kms::boot::Cluster;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use storage::{Barrier, EntryPath, Invalidate, Sqlite, Storage};
@@ -76,6 +77,8 @@ impl Wired {
         let kms_caches = Arc::new(kms::Caches::new(KEYS_MAX));
         cache_gauges(&metrics, &identity_caches, &kms_caches);
         log_gauges(&metrics, log);
+        let closed = barrier.closed();
+        metrics.gauge("sealed", "1 while the server is sealed by hand", move || i64::from(*closed.borrow()));
         let witnesses = Panel::new(&config.audit)?;
         let acks = Arc::new(log.acks(witnesses.are_there()));
         witnesses.gauges(&metrics, &acks);
@@ -116,6 +119,18 @@ impl Wired {
             retainer,
             forwarders,
         })
+    }
+
+    /// Makes a recovery key of one share, where there is none, and writes the share to the file first.
+    pub async fn prepare_recovery(&self, file: &Path) -> Result<()> {
+        let lane = self.log.lane();
+        let kms = self.kms(Arc::clone(&self.watched_boundary) as _, &lane)?;
+        let keep = |share: &str| crate::files::write_secret(file, share.as_bytes());
+        let made = self.vault(&kms, &lane)?.prepare_recovery(SystemClock.now(), keep).await;
+        if made.context("cannot make the recovery key")?? {
+            tracing::info!(file = %file.display(), "the recovery key was made");
+        }
+        Ok(())
     }
 
     pub fn changes(&self) -> &Changes {
@@ -200,15 +215,17 @@ impl Wired {
         let kms = self.kms(Arc::clone(&self.watched_boundary) as _, &self.log.lane())?;
         let renew = tokio::spawn(crate::worker::renew(kms.clone()));
         let tend = tokio::spawn(crate::worker::tend(self.vault(&kms, &self.log.lane())?));
-        let sweep = tokio::spawn(crate::worker::sweep(self.identities.clone(), kms, self.changes.clone()));
+        let sweep = tokio::spawn(crate::worker::sweep(self.identities.clone(), kms.clone(), self.changes.clone()));
         let watch = tokio::spawn(watch_boundary(Arc::clone(&self.watched_boundary), self.health.clone()));
         let (barrier, log) = (Arc::clone(&self.barrier), Arc::clone(&self.log));
         let anchor = tokio::spawn(crate::audit_log::anchor(barrier, log, self.node.clone(), self.generation));
         let stands = tokio::spawn(still_agrees(Arc::clone(&self.log)));
+        let vault = self.vault(&kms, &self.log.lane())?;
+        let seal = tokio::spawn(crate::worker::follow_seal(vault, self.health.clone()));
         let scrub =
             tokio::spawn(crate::scrub::scrub(self.scrubber.clone(), Arc::clone(&self.log), self.health.clone()));
         let retain = tokio::spawn(self.retainer.clone().run(Arc::clone(&self.log)));
-        let mut workers = vec![follow, renew, tend, sweep, watch, anchor, stands, scrub, retain];
+        let mut workers = vec![follow, renew, tend, sweep, watch, anchor, stands, scrub, retain, seal];
         let (barrier, boundary) = (Arc::clone(&self.barrier), Arc::clone(&self.watched_boundary) as Arc<dyn Boundary>);
         workers.push(tokio::spawn(crate::worker::follow_keyring(barrier, boundary)));
         let (strangers, clock) = (self.strangers.clone(), Arc::new(SystemClock));

@@ -1,6 +1,7 @@
 //! Ticks: what is due is asked of the domains, which hold all the logic.
 
 use crate::clock::SystemClock;
+use api::Health;
 use envelope::Clock as _;
 use hsm_api::Boundary;
 use identity::{Changes, Identities};
@@ -13,6 +14,9 @@ use storage::Barrier;
 pub async fn sweep(identities: Identities, kms: Kms, changes: Changes) {
     loop {
         tokio::time::sleep(TICK).await;
+        if identities.is_sealed() {
+            continue;
+        }
         // a page at a time, at most this many in a row, so that nothing else waits
         for _ in 0..PAGES_MAX {
             let now = SystemClock.now();
@@ -69,10 +73,27 @@ async fn renew_all(kms: &Kms) -> Result<usize, KmsError> {
 pub async fn tend(vault: vault::Vault) {
     loop {
         tokio::time::sleep(TEND_EVERY).await;
+        if vault.is_sealed() {
+            continue;
+        }
         for _ in 0..PAGES_MAX {
             if told("the vault", vault::tend(&vault, SystemClock.now()).await) == 0 {
                 break;
             }
+        }
+    }
+}
+
+/// Tells health of the seal; while the server is sealed by hand, drops again what requests that were under way have kept.
+pub async fn follow_seal(vault: vault::Vault, health: Health) {
+    let mut closed = vault.barrier().closed();
+    loop {
+        health.sealed(*closed.borrow_and_update());
+        if vault.is_sealed() {
+            vault.forget();
+            let _changed = tokio::time::timeout(TICK, closed.changed()).await;
+        } else {
+            let _changed = closed.changed().await;
         }
     }
 }

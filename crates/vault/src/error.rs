@@ -42,6 +42,9 @@ pub enum VaultError {
     /// Others changed the same thing, again and again.
     #[error("changed by others at the same time, try again")]
     Conflict,
+    /// As its clients look for it, word for word.
+    #[error("Vault is sealed")]
+    Sealed,
     #[error("something that this needs is away, retry later")]
     Unavailable(&'static str),
     #[error("an internal error; the log tells more")]
@@ -64,7 +67,7 @@ impl VaultError {
             // clients of this API repeat a 412 by themselves
             Self::Conflict => 412,
             Self::Unavailable("RATE_LIMITED") => 429,
-            Self::Unavailable(_) => 503,
+            Self::Unavailable(_) | Self::Sealed => 503,
             Self::Internal(_) => 500,
         }
     }
@@ -82,6 +85,7 @@ impl VaultError {
             Self::Limited(_) => "LIMIT_EXCEEDED",
             Self::Conflict => "CONFLICT",
             Self::Unavailable(reason) => reason,
+            Self::Sealed => "SEALED",
             Self::Internal(_) => "INTERNAL",
         }
     }
@@ -104,6 +108,7 @@ impl VaultError {
             | Self::TooLarge
             | Self::Limited(_)
             | Self::Conflict
+            | Self::Sealed
             | Self::Unavailable(_) => vec![self.to_string()],
         }
     }
@@ -120,6 +125,7 @@ impl From<BarrierError> for VaultError {
             BarrierError::Storage(StorageError::TooLarge) => Self::TooLarge,
             BarrierError::Storage(StorageError::Damaged(_)) => Self::Internal(error.to_string().into()),
             BarrierError::Storage(_) => Self::Unavailable("STORAGE_UNAVAILABLE"),
+            BarrierError::Closed => Self::Sealed,
             BarrierError::Altered(_)
             | BarrierError::UnknownEpoch { .. }
             | BarrierError::MalformedKeyring
@@ -169,6 +175,7 @@ impl From<IdentityError> for VaultError {
             Face::ResourceExhausted if error.reason() == "BUSY" => Self::Unavailable("BUSY"),
             Face::ResourceExhausted => Self::Limited(error.to_string().into()),
             Face::Aborted => Self::Conflict,
+            Face::Unavailable if error.reason() == "SEALED" => Self::Sealed,
             Face::Unavailable => Self::Unavailable(error.reason()),
             Face::Internal => Self::Internal(error.to_string().into()),
         }
@@ -187,6 +194,7 @@ impl From<KmsError> for VaultError {
             Face::NotFound => Self::NotFound,
             Face::ResourceExhausted => Self::Limited(error.to_string().into()),
             Face::Aborted => Self::Conflict,
+            Face::Unavailable if error.reason() == "SEALED" => Self::Sealed,
             Face::Unavailable => Self::Unavailable(error.reason()),
             Face::Internal => Self::Internal(error.to_string().into()),
         }

@@ -9,6 +9,7 @@ use crate::backend::{self, Access, Backend};
 use crate::call::{Call, Verb};
 use crate::error::VaultError;
 use crate::mount::{Kind, Mount, Table, Tune};
+use crate::recovery::Ceremonies;
 use crate::reply::{Answer, Reply};
 use crate::scope::{Scope, record};
 use crate::view::{Values, View};
@@ -54,6 +55,7 @@ pub struct Caches {
     quotas: crate::quota::Quotas,
     turns: Turns,
     hashing: Hashing,
+    ceremonies: Ceremonies,
 }
 
 impl Caches {
@@ -66,6 +68,7 @@ impl Caches {
             quotas: crate::quota::Quotas::default(),
             turns: Turns::default(),
             hashing: Hashing::default(),
+            ceremonies: Ceremonies::default(),
         }
     }
 
@@ -80,12 +83,18 @@ impl Invalidate for Caches {
         self.values.apply(change);
         self.quotas.apply(change);
     }
+
+    fn forget(&self) {
+        self.mounts.forget();
+        self.values.forget();
+        self.quotas.forget();
+    }
 }
 
 /// The secrets domain of one tenant. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Vault {
-    seams: Seams,
+    pub(crate) seams: Seams,
     root: EntryPath,
 }
 
@@ -149,6 +158,10 @@ impl Vault {
         &self.seams.caches.last_reads
     }
 
+    pub(crate) fn ceremonies(&self) -> &Ceremonies {
+        &self.seams.caches.ceremonies
+    }
+
     pub fn barrier(&self) -> &Arc<Barrier> {
         &self.seams.barrier
     }
@@ -166,6 +179,9 @@ impl Vault {
     }
 
     async fn serve(&self, call: &mut Call) -> Result<Reply, VaultError> {
+        if self.is_sealed() {
+            return crate::seal::serve(self, call).await;
+        }
         let table = match self.table().await {
             Ok(table) => table,
             Err(error) => return self.refused(call, None, (Decision::NotReached, ""), error).await,

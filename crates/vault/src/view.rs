@@ -39,8 +39,8 @@ impl View {
     }
 
     /// A keyed hash, in hexadecimal: what stands in the store for a name that users choose.
-    pub fn hash(&self, label: &[u8], name: &str) -> String {
-        hex::encode(self.barrier.keyed_hash(label, name.as_bytes()))
+    pub fn hash(&self, label: &[u8], name: &str) -> Result<String, VaultError> {
+        Ok(hex::encode(self.barrier.keyed_hash(label, name.as_bytes())?))
     }
 
     /// As it stands in the store now.

@@ -320,7 +320,7 @@ fn view(vault: &Vault) -> Result<View, VaultError> {
 
 fn place(view: &View, token: &[u8]) -> Result<Place, VaultError> {
     let text = std::str::from_utf8(token).map_err(|_| refused(UNKNOWN))?;
-    place_of(view, &view.hash(b"vault/wrapping", text))
+    place_of(view, &view.hash(b"vault/wrapping", text)?)
 }
 
 fn place_of(view: &View, digest: &str) -> Result<Place, VaultError> {
@@ -332,7 +332,7 @@ fn place_of(view: &View, digest: &str) -> Result<Place, VaultError> {
 }
 
 fn by_accessor(view: &View, accessor: &str) -> Result<EntryPath, VaultError> {
-    view.path(&format!("a/{}", view.hash(b"vault/wrapping-accessor", accessor)))
+    view.path(&format!("a/{}", view.hash(b"vault/wrapping-accessor", accessor)?))
 }
 
 fn due(view: &View, at: Timestamp, digest: &str) -> Result<EntryPath, VaultError> {

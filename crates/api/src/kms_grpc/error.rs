@@ -113,6 +113,8 @@ impl Refusal {
         Self { code, reason, field: None, message, retry_after: None }
     }
 
+    /// Without RetryInfo: officers must unseal.
+    pub(crate) const SEALED: Self = Self::final_unavailable("SEALED", "this server is sealed; nothing was done");
     pub(crate) const BUSY: Self = Self {
         code: Code::ResourceExhausted,
         reason: "BUSY",
@@ -168,6 +170,8 @@ impl Refusal {
             Self::AUDIT_NO_WITNESS
         } else if reason == Self::AUDIT_LOG_SET_BACK.reason {
             Self::AUDIT_LOG_SET_BACK
+        } else if reason == Self::SEALED.reason {
+            Self::SEALED
         } else if code == Code::Unavailable {
             Self::new(code, reason, "something that this needs is away, retry later")
         } else if reason == Self::BUSY.reason {
@@ -240,6 +244,9 @@ mod tests {
             (Refusal::AUDIT_UNAVAILABLE, Some("AUDIT_UNAVAILABLE"), None, true),
             (Refusal::RECEIPT_UNAVAILABLE, Some("RECEIPT_UNAVAILABLE"), None, false),
             (Refusal::from(KmsError::ReceiptUnavailable), Some("RECEIPT_UNAVAILABLE"), None, false),
+            (Refusal::SEALED, Some("SEALED"), None, false),
+            (Refusal::from(KmsError::Sealed), Some("SEALED"), None, false),
+            (Refusal::from(IdentityError::Sealed), Some("SEALED"), None, false),
             (Refusal::from(KmsError::Ack(AckRefusal::NoWitness)), Some("AUDIT_NO_WITNESS"), None, false),
             (Refusal::from(IdentityError::Ack(AckRefusal::SetBack)), Some("AUDIT_LOG_SET_BACK"), None, false),
             (Refusal::from(KmsError::Ack(AckRefusal::SetBack)), Some("AUDIT_LOG_SET_BACK"), None, false),

@@ -7,5 +7,6 @@ mod public;
 mod receipts;
 mod refused;
 mod rig;
+mod sealed;
 mod strict;
 mod unwraps;

@@ -459,8 +459,8 @@ pub(crate) fn shown(status: &tonic::Status) -> String {
     let field = info.and_then(|info| info.metadata.get("field").cloned()).unwrap_or_default();
     assert!(info.is_none_or(|info| info.domain == "strongroom"));
     assert_eq!(details.bad_request().map(|bad| bad.field_violations[0].field.clone()).unwrap_or_default(), field);
-    let may_be_done = ["RECEIPT_UNAVAILABLE", "AUDIT_UNSIGNED", "AUDIT_UNWITNESSED", "AUDIT_LOG_SET_BACK"];
-    let helps = status.code() == tonic::Code::Unavailable && !may_be_done.contains(&reason.as_str());
+    let final_ones = ["SEALED", "RECEIPT_UNAVAILABLE", "AUDIT_UNSIGNED", "AUDIT_UNWITNESSED", "AUDIT_LOG_SET_BACK"];
+    let helps = status.code() == tonic::Code::Unavailable && !final_ones.contains(&reason.as_str());
     assert_eq!(details.retry_info().is_some(), helps, "{status:?}");
     format!("{:?} {reason} {field}", status.code()).trim_end().to_owned()
 }

@@ -206,7 +206,7 @@ impl Identities {
             }
             Target::Token(token) if !token::is_well_formed(token) => Err(IdentityError::TokenNotFound),
             Target::Token(token) if token::is_stateless(token) => Ok(Named::Sealed(token)),
-            Target::Token(token) => Ok(Named::Stored(self.layout.digest(token))),
+            Target::Token(token) => Ok(Named::Stored(self.layout.digest(token)?)),
         }
     }
 

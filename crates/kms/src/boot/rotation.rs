@@ -3,10 +3,11 @@
 //! Always: an epoch is durable in the `boot` entry before anything is sealed under it.
 //! Never: an epoch that is dropped: what it sealed stays as it is until it is written again.
 
-use super::{Boot, BootError, aad_digest, opened_keyring, path};
+use super::{Boot, BootError, SENTINEL, aad_digest, opened_keyring, path, system_paths};
 use crate::Kms;
 use futures_util::StreamExt as _;
 use hsm_api::{Boundary, Reply, Request, ask};
+use std::sync::Arc;
 use storage::{AtLeast, Barrier, Batch, Keyring};
 
 impl Kms {
@@ -29,6 +30,25 @@ impl Kms {
     }
 }
 
+impl Kms {
+    /// The barrier's keys, opened by the boundary anew, for [`Barrier::reopen`]: the store's sentinel opens with them.
+    pub async fn open_keyring(&self) -> Result<Keyring, BootError> {
+        let (barrier, boundary) = (&self.inner.seams.barrier, &*self.inner.seams.boundary);
+        let at = path("boot")?;
+        let (_, found) = barrier.storage().get(std::slice::from_ref(&at), AtLeast::Latest).await?;
+        let entry = found.into_iter().flatten().next().ok_or(BootError::BootMissing)?;
+        let boot = Boot::parse(&entry.value).filter(|boot| boot.cluster == *barrier.cluster_id());
+        let boot = boot.ok_or(BootError::BootAltered)?;
+        let opened = Barrier::new(Arc::clone(barrier.storage()), boot.cluster, opened_keyring(boundary, &boot).await?);
+        let (sentinel_at, _) = system_paths(&boot.cluster)?;
+        let (_, sentinel) = opened.get(std::slice::from_ref(&sentinel_at), AtLeast::Latest).await?;
+        match sentinel.into_iter().flatten().next() {
+            Some(sentinel) if sentinel.value.expose() == SENTINEL => Ok(opened.keyring()?),
+            Some(_) | None => Err(BootError::SystemEntry("sentinel")),
+        }
+    }
+}
+
 /// Hears of epochs that other nodes added, until the store tells no more changes: begin anew then, and after an error.
 pub async fn follow_keyring(barrier: &Barrier, boundary: &dyn Boundary) -> Result<(), BootError> {
     let at = path("boot")?;
@@ -38,7 +58,10 @@ pub async fn follow_keyring(barrier: &Barrier, boundary: &dyn Boundary) -> Resul
         let (_, found) = barrier.storage().get(std::slice::from_ref(&at), AtLeast::Latest).await?;
         let entry = found.into_iter().flatten().next().ok_or(BootError::BootMissing)?;
         let boot = Boot::parse(&entry.value).ok_or(BootError::BootAltered)?;
-        barrier.install(opened_keyring(boundary, &boot).await?)?;
+        // closed by hand, it takes none: it is opened with all that there are then
+        if !barrier.is_closed() {
+            barrier.install(opened_keyring(boundary, &boot).await?)?;
+        }
         if changes.next().await.is_none() {
             return Ok(());
         }

@@ -86,7 +86,7 @@ impl KeyUse for Decrypt {
 
     async fn admit(self, kms: &Kms, act: &mut Act<'_>) -> Result<Admitted<OpenAsk>, KmsError> {
         let Self { ciphertext_blob: blob, context, key } = self;
-        let aad_digest = kms.bind(act, &context);
+        let aad_digest = kms.bind(act, &context)?;
         let (key, version) = kms.admit_blob(act, &blob, key.as_ref(), Right::DECRYPT, &context).await?;
         Ok(Admitted { key, version, ask: OpenAsk { aad_digest, blob } })
     }

@@ -52,7 +52,7 @@ impl KeyUse for Encrypt {
         if !(1..=PLAINTEXT_BYTES_MAX).contains(&plaintext.len()) {
             return Err(KmsError::InvalidField("plaintext"));
         }
-        let aad_digest = kms.bind(act, &context);
+        let aad_digest = kms.bind(act, &context)?;
         let key = kms.admit_to_seal(act, &key, Right::ENCRYPT, &context).await?;
         Admitted::current(key, SealAsk { aad_digest, plaintext })
     }

@@ -94,7 +94,7 @@ impl KeyUse for GenerateDataKey {
 
     async fn admit(self, kms: &Kms, act: &mut Act<'_>) -> Result<Admitted<DataKeyAsk>, KmsError> {
         let Self { key, length, context } = self;
-        let aad_digest = kms.bind(act, &context);
+        let aad_digest = kms.bind(act, &context)?;
         let key = kms.admit_to_seal(act, &key, Right::GENERATE_DATA_KEY, &context).await?;
         Admitted::current(key, DataKeyAsk { aad_digest, bytes: length.0, plaintext: true })
     }
@@ -125,7 +125,7 @@ impl KeyUse for GenerateDataKeyWithoutPlaintext {
 
     async fn admit(self, kms: &Kms, act: &mut Act<'_>) -> Result<Admitted<DataKeyAsk>, KmsError> {
         let Self { key, length, context } = self;
-        let aad_digest = kms.bind(act, &context);
+        let aad_digest = kms.bind(act, &context)?;
         let right = Right::GENERATE_DATA_KEY_WITHOUT_PLAINTEXT;
         let key = kms.admit_to_seal(act, &key, right, &context).await?;
         Admitted::current(key, DataKeyAsk { aad_digest, bytes: length.0, plaintext: false })

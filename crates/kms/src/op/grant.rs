@@ -144,7 +144,7 @@ impl Kms {
             return Ok(GrantId::from_bytes(barrier.random()?));
         }
         let body = codec::grant_body(grant).ok_or(KmsError::Internal("a grant fits its lengths"))?;
-        let hash = barrier.keyed_hash(b"kms/grant", &[&key.bytes()[..], &body].concat());
+        let hash = barrier.keyed_hash(b"kms/grant", &[&key.bytes()[..], &body].concat())?;
         let id = hash.first_chunk().ok_or(KmsError::Internal("a hash has 32 bytes"))?;
         Ok(GrantId::from_bytes(*id))
     }

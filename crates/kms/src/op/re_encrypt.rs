@@ -51,12 +51,12 @@ impl Kms {
     async fn admit_both(&self, act: &mut Act<'_>, command: ReEncrypt) -> Result<(Request, [KeyId; 2], u32), KmsError> {
         let ReEncrypt { ciphertext_blob: blob, source_context, source_key, destination_key, destination_context } =
             command;
-        let from_aad_digest = self.bind(act, &source_context);
+        let from_aad_digest = self.bind(act, &source_context)?;
         let (source, version) =
             self.admit_blob(act, &blob, source_key.as_ref(), Right::RE_ENCRYPT_FROM, &source_context).await?;
         let (from_path, from_rule, from_context) = (act.path.clone(), act.rule.clone(), act.context);
         act.with_key(&source.id, Outcome::Asked);
-        let to_aad_digest = self.bind(act, &destination_context);
+        let to_aad_digest = self.bind(act, &destination_context)?;
         let destination = self.admit_to_seal(act, &destination_key, Right::RE_ENCRYPT_TO, &destination_context).await?;
         act.with_key(&destination.id, Outcome::Asked);
         (act.path, act.context) = (from_path, from_context);

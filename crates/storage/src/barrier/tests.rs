@@ -221,18 +221,22 @@ fn a_keyed_hash_depends_on_key_label_and_value_with_their_bounds() {
     let (_, ours) = barrier_of(CLUSTER, keyring(1, 1));
     let (_, others) = barrier_of(CLUSTER, keyring(2, 1));
     let hashes = [
-        ours.keyed_hash(b"token", b"value"),
-        ours.keyed_hash(b"token", b"valu"),
-        ours.keyed_hash(b"tokenv", b"alue"),
-        ours.keyed_hash(b"", b"tokenvalue"),
-        others.keyed_hash(b"token", b"value"),
+        ours.keyed_hash(b"token", b"value").unwrap(),
+        ours.keyed_hash(b"token", b"valu").unwrap(),
+        ours.keyed_hash(b"tokenv", b"alue").unwrap(),
+        ours.keyed_hash(b"", b"tokenvalue").unwrap(),
+        others.keyed_hash(b"token", b"value").unwrap(),
     ];
     for (i, hash) in hashes.iter().enumerate() {
         assert!(!hashes[..i].contains(hash), "{i}");
     }
-    assert_eq!(hashes[0], ours.keyed_hash(b"token", b"value"));
+    assert_eq!(hashes[0], ours.keyed_hash(b"token", b"value").unwrap());
     let (_, rotated) = barrier_of(CLUSTER, keyring(1, 3));
-    assert_eq!(hashes[0], rotated.keyed_hash(b"token", b"value"), "a new epoch does not lose what is looked up");
+    assert_eq!(
+        hashes[0],
+        rotated.keyed_hash(b"token", b"value").unwrap(),
+        "a new epoch does not lose what is looked up"
+    );
 }
 
 #[test]
@@ -324,7 +328,12 @@ async fn an_epoch_that_is_added_opens_at_once_and_seals_when_others_know_it() {
     let early = here.seal(&path("t/a"), b"early").unwrap();
     assert_eq!(there.open(&path("t/a"), &early).unwrap().expose(), b"early", "not sealed by what others do not know");
     // the moment has come
-    assert!(here.settles.lock().unwrap().replace(Instant::now()).unwrap() > Instant::now());
+    assert_eq!(here.sealing(), Some((2, 1)));
+    let known = here.keys().unwrap();
+    assert!(known.settles.unwrap().1 > Instant::now());
+    let copied = Keys::new(here.keyring().unwrap());
+    here.keys.store(Some(Arc::new(Keys { settles: Some((1, Instant::now())), ..copied })));
+    assert_eq!(here.sealing(), Some((3, 2)));
     let late = here.seal(&path("t/a"), b"late").unwrap();
     assert!(matches!(there.open(&path("t/a"), &late), Err(BarrierError::UnknownEpoch { epoch: 3, .. })));
     // who waits for an epoch hears of it
@@ -349,4 +358,47 @@ async fn an_epoch_that_is_added_opens_at_once_and_seals_when_others_know_it() {
     let copy = here.keyring().unwrap();
     assert_eq!(copy.encode().expose(), keyring(1, 3).encode().expose());
     assert_eq!(here.keyed_hash(b"a", b"b"), there.keyed_hash(b"a", b"b"));
+}
+
+#[tokio::test]
+async fn a_closed_barrier_knows_nothing_until_its_keys_come_back() {
+    let (memory, barrier) = barrier_of(CLUSTER, keyring(1, 2));
+    let sealed = barrier.seal(&path("t/a"), b"value").unwrap();
+    let batch = |number: u8| Batch::new(CommitId([number; 16])).put(path("t/a"), sealed.clone());
+    barrier.commit(batch(1)).await.unwrap();
+    let (heard, hash) = (barrier.closed(), barrier.keyed_hash(b"a", b"b").unwrap());
+    let kept = Arc::downgrade(&barrier.keys().unwrap());
+    barrier.close();
+    assert!(kept.upgrade().is_none(), "the keys are dropped, and with that wiped");
+    assert!(barrier.is_closed() && *heard.borrow());
+    let there = [path("t/a"), path("t/none")];
+    for at in &there {
+        let read = barrier.get(std::slice::from_ref(at), AtLeast::Latest).await;
+        assert_eq!(read.unwrap_err(), BarrierError::Closed, "{at}");
+    }
+    for closed in [
+        barrier.scan(&path("t"), None, 1, AtLeast::Latest).await.map(drop),
+        barrier.scan(&path("none"), None, 1, AtLeast::Latest).await.map(drop),
+        barrier.open(&path("t/a"), &sealed).map(drop),
+        barrier.seal(&path("t/a"), b"value").map(drop),
+        barrier.keyed_hash(b"a", b"b").map(drop),
+        barrier.keyring().map(drop),
+    ] {
+        assert_eq!(closed, Err(BarrierError::Closed));
+    }
+    assert_eq!(barrier.commit(batch(2)).await, Err(StorageError::Unavailable.into()));
+    assert!(!barrier.vouches(2) && barrier.sealing().is_none());
+    // what others tell does not open it
+    barrier.install(keyring(1, 3)).unwrap();
+    assert!(barrier.is_closed());
+    barrier.reopen(keyring(1, 3));
+    assert!(!barrier.is_closed() && !*heard.borrow());
+    assert_eq!((barrier.epoch(), barrier.keyed_hash(b"a", b"b")), (3, Ok(hash)));
+    let (_, read) = barrier.get(&there, AtLeast::Latest).await.unwrap();
+    assert_eq!(read[0].as_ref().unwrap().value.expose(), b"value");
+    assert!(read[1].is_none());
+    // open, it takes no other keys in place of its own
+    barrier.reopen(keyring(2, 4));
+    assert_eq!(barrier.epoch(), 3);
+    assert_eq!(memory.get(&[], AtLeast::Latest).await.unwrap().0, Revision(1));
 }

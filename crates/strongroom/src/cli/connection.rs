@@ -80,7 +80,24 @@ impl Connection {
         Ok(Client::connect(self.options()?).await?)
     }
 
+    /// For what needs no token: none is sent.
+    pub async fn connect_as_anybody(&self) -> Result<Client> {
+        Ok(Client::connect(self.options_with(None)?).await?)
+    }
+
     fn options(&self) -> Result<Options> {
+        let options = self.options_with(self.token()?)?;
+        if options.token.is_none() && options.certificate.is_none() {
+            return Err(Usage(
+                "no token: set STRONGROOM_TOKEN, name a file with --token-file, or write it to ~/.strongroom-token (0600)"
+                    .into(),
+            )
+            .into());
+        }
+        Ok(options)
+    }
+
+    fn options_with(&self, token: Option<SecretBytes>) -> Result<Options> {
         let address = self.address.as_ref().or(self.vault_addr.as_ref()).filter(|address| !address.is_empty());
         let certificate = match (&self.client_cert, &self.client_key) {
             (Some(chain), Some(key)) => Some(ClientCertificate { chain: chain.clone(), key: key.clone() }),
@@ -89,14 +106,6 @@ impl Connection {
                 return Err(Usage("--client-cert and --client-key go together: name both".into()).into());
             }
         };
-        let token = self.token()?;
-        if token.is_none() && certificate.is_none() {
-            return Err(Usage(
-                "no token: set STRONGROOM_TOKEN, name a file with --token-file, or write it to ~/.strongroom-token (0600)"
-                    .into(),
-            )
-            .into());
-        }
         Ok(Options {
             ca: self.ca_cert.as_ref().or(self.vault_cacert.as_ref()).cloned(),
             certificate,

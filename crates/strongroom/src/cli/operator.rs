@@ -1,6 +1,7 @@
 //! `strongroom operator`: how the server stands, copies of its storage, and the boundary.
 
 pub mod boundary;
+pub mod seal;
 
 use super::connection::Connection;
 use super::kms::file::bar;
@@ -20,6 +21,24 @@ use storage::StorageError;
 pub enum Command {
     /// Tell how server and boundary stand
     Status,
+    /// Seal the server at once: it drops its keys and refuses everything, until enough shares or a restart unseal it
+    Seal,
+    Unseal(seal::Unseal),
+    Init(seal::Init),
+    /// Make another recovery key, by shares of the one that there is
+    Rekey {
+        #[command(subcommand)]
+        command: seal::Rekey,
+    },
+    /// Make a new root token by shares of the recovery key; no token is needed
+    GenerateRoot {
+        #[command(subcommand)]
+        command: seal::GenerateRoot,
+    },
+    /// Give the barrier a new key; what stands in the store is sealed anew under it, in the background
+    Rotate,
+    /// Tell the term of the barrier's key, and how far sealing anew has come
+    KeyStatus,
     Backup(Backup),
     Restore(Restore),
     Acknowledge(Acknowledge),
@@ -86,6 +105,13 @@ impl Command {
     pub async fn run(self, connection: &Connection) -> Result<Answer> {
         match self {
             Self::Status => status(connection).await,
+            Self::Seal => seal::seal(connection).await,
+            Self::Unseal(command) => command.run(connection).await,
+            Self::Init(command) => command.run(connection).await,
+            Self::Rekey { command } => command.run(connection).await,
+            Self::GenerateRoot { command } => command.run(connection).await,
+            Self::Rotate => seal::rotate(connection).await,
+            Self::KeyStatus => seal::key_status(connection).await,
             Self::Backup(command) => command.run(connection).await,
             Self::Acknowledge(command) => command.run(),
             Self::Restore(command) => tokio::task::spawn_blocking(move || command.run()).await?,

@@ -36,6 +36,6 @@ impl Backend for Cubbyhole {
 /// Below who holds it.
 fn view(scope: &Scope<'_>) -> Result<View, VaultError> {
     let all = scope.view()?;
-    let holder = all.hash(b"vault/cubbyhole", scope.by()?.id());
+    let holder = all.hash(b"vault/cubbyhole", scope.by()?.id())?;
     scope.vault.view(&format!("{}/{holder}", scope.mount.id))
 }

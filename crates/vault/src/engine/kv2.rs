@@ -47,13 +47,13 @@ impl Backend for Kv2 {
             return Ok(true);
         }
         let view = scope.view()?;
-        Ok(view.read(&Secret::new(&view, rest).meta_path()?).await?.is_some())
+        Ok(view.read(&Secret::new(&view, rest)?.meta_path()?).await?.is_some())
     }
 
     async fn handle(&self, scope: &Scope<'_>) -> Result<Reply, VaultError> {
         let (kind, rest) = scope.path.split_once('/').unwrap_or((scope.path, ""));
         let view = scope.view()?;
-        let secret = || name(rest).map(|name| Secret::new(&view, name));
+        let secret = || name(rest).and_then(|name| Secret::new(&view, name));
         match (kind, scope.call.verb) {
             ("config", _) if scope.path != "config" => Err(scope.no_route()),
             ("config", Verb::Read) => Reply::data(&config(&view).await?.shown()),
@@ -89,8 +89,8 @@ pub(super) struct Secret<'v> {
 }
 
 impl<'v> Secret<'v> {
-    fn new(view: &'v View, name: &'v str) -> Self {
-        Self { view, name, slot: Tree::new(view, LIST).slot(name) }
+    fn new(view: &'v View, name: &'v str) -> Result<Self, VaultError> {
+        Ok(Self { view, name, slot: Tree::new(view, LIST).slot(name)? })
     }
 
     fn tree(&self) -> Tree<'v> {

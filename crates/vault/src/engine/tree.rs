@@ -27,13 +27,13 @@ impl<'v> Tree<'v> {
     }
 
     /// By what the data of `name` stands.
-    pub(crate) fn slot(&self, name: &str) -> String {
+    pub(crate) fn slot(&self, name: &str) -> Result<String, VaultError> {
         self.view.hash(b"vault/name", name)
     }
 
     /// Where the data of `name` stands, below `label`.
     pub(crate) fn data(&self, label: &str, name: &str) -> Result<EntryPath, VaultError> {
-        self.view.path(&format!("{label}/{}", self.slot(name)))
+        self.view.path(&format!("{label}/{}", self.slot(name)?))
     }
 
     /// Adds `name` to its folder, and the folders that are not there.
@@ -153,12 +153,12 @@ impl<'v> Tree<'v> {
         if name.len() > SEGMENT_BYTES_MAX {
             return Err(VaultError::field("path", format!("a segment of more than {SEGMENT_BYTES_MAX} bytes")));
         }
-        let at = self.view.hash(b"vault/folder", folder);
+        let at = self.view.hash(b"vault/folder", folder)?;
         self.view.path(&format!("{}/{at}/{}{mark}", self.label, segment(name)))
     }
 
     fn folder(&self, folder: &str) -> Result<EntryPath, VaultError> {
-        self.view.path(&format!("{}/{}", self.label, self.view.hash(b"vault/folder", folder)))
+        self.view.path(&format!("{}/{}", self.label, self.view.hash(b"vault/folder", folder)?))
     }
 }
 

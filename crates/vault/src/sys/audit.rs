@@ -49,7 +49,7 @@ fn hash(scope: &Scope<'_>, path: &str) -> Result<Reply, VaultError> {
         return Err(VaultError::field("path", format!("there is one log: {LOG}")));
     }
     let input = scope.call.body.string("input")?.ok_or_else(|| VaultError::field("input", "missing"))?;
-    let hash = hex::encode(scope.vault.barrier().keyed_hash(identity::change::PATH_LABEL, input.as_bytes()));
+    let hash = hex::encode(scope.vault.barrier().keyed_hash(identity::change::PATH_LABEL, input.as_bytes())?);
     Ok(Reply::data(&BTreeMap::from([("hash", format!("hmac-sha256:{hash}"))]))?.repeated())
 }
 

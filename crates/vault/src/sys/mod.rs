@@ -2,6 +2,7 @@
 
 mod audit;
 mod capabilities;
+mod generate_root;
 mod leases;
 mod mounts;
 mod openapi;
@@ -9,7 +10,8 @@ mod operator;
 mod passwords;
 mod policies;
 mod quotas;
-mod status;
+mod rekey;
+pub(crate) mod status;
 mod tools;
 mod wrapping;
 
@@ -19,6 +21,9 @@ use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
 use std::borrow::Cow;
+
+pub(crate) use generate_root::RootAttempt;
+pub(crate) use rekey::RekeyAttempt;
 
 #[derive(Debug)]
 pub(crate) struct System;
@@ -39,13 +44,18 @@ impl Backend for System {
             ("health" | "seal-status" | "leader", Verb::Read)
             | ("init", Verb::Read | Verb::Write)
             | ("unseal" | "wrapping/unwrap" | "wrapping/rewrap", Verb::Write) => Access::Public,
+            // the root token is what is lost: the shares speak
+            ("generate-root/attempt", Verb::Read | Verb::Write | Verb::Delete)
+            | ("generate-root/update", Verb::Write) => Access::Public,
             // who asks by an accessor must be whoever made the token
             ("wrapping/lookup", Verb::Write) if call.body.has("accessor") => Access::Everybodys,
             ("wrapping/lookup", Verb::Read | Verb::Write) => Access::Public,
             (path, Verb::Read) if path.starts_with("internal/ui/mounts") => Access::Everybodys,
             _ => match first {
                 "auth" if matches!(call.verb, Verb::Write | Verb::Delete) => Access::PolicyAndSudo,
-                "remount" | "audit" | "rotate" | "seal" | "step-down" | "rekey" => Access::PolicyAndSudo,
+                "remount" | "audit" | "rotate" | "seal" | "step-down" | "rekey" | "rekey-recovery-key" => {
+                    Access::PolicyAndSudo
+                }
                 // the same as `auth/…/tune`
                 "mounts" if call.verb == Verb::Write && path.starts_with("mounts/auth/") && path.ends_with("/tune") => {
                     Access::PolicyAndSudo
@@ -65,15 +75,11 @@ impl Backend for System {
         match segments.first().copied().unwrap_or_default() {
             "init" if scope.call.verb == Verb::Write => operator::handle(scope, &segments).await,
             "health" | "seal-status" | "leader" | "ha-status" | "init" => status::handle(scope, &segments).await,
-            "unseal"
-            | "seal"
-            | "step-down"
-            | "rekey"
-            | "rekey-recovery-key"
-            | "generate-root"
-            | "generate-recovery-token"
-            | "rotate"
-            | "key-status" => operator::handle(scope, &segments).await,
+            "unseal" | "seal" | "step-down" | "rekey" | "generate-recovery-token" | "rotate" | "key-status" => {
+                operator::handle(scope, &segments).await
+            }
+            "rekey-recovery-key" => rekey::handle(scope, &segments).await,
+            "generate-root" => generate_root::handle(scope, &segments).await,
             "quotas" => quotas::handle(scope, &segments).await,
             "audit" | "audit-hash" => audit::handle(scope, &segments).await,
             "policies" if segments.get(1) == Some(&"password") => passwords::handle(scope, &segments).await,

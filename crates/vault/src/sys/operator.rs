@@ -1,9 +1,10 @@
-//! What operators of Vault do by hand, and here the boundary or the command line does: sealing, unsealing, shares, rotation.
+//! What operators do by hand: sealing and unsealing ([`crate::seal`]), rotation.
 //!
 //! # Divergences
 //!
-//! - The seal opens by itself, through the boundary: unsealing answers what the seal is, and nothing else happens.
-//! - Sealing, stepping down, rekeying and a new root token are refused by name.
+//! - A server that starts is unsealed by the boundary, whether it was sealed by hand or not; one that is sealed by hand is
+//!   unsealed by shares of the recovery key, too. Each node is sealed by itself.
+//! - Stepping down is refused, and `sys/rekey`: the boundary holds the seal's key, and its officers rekey it there.
 //! - A new key of the barrier seals what is written from five seconds later on, when every node has heard of it; uses of it
 //!   are not counted, as each value has a key of its own.
 //! - That ends all stateless (batch) tokens: one that was sealed under an older key is refused.
@@ -16,6 +17,7 @@ use crate::clock::rfc3339;
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::seal;
 use crate::view::View;
 use envelope::Timestamp;
 use identity::ChangeError;
@@ -28,15 +30,15 @@ use storage::BarrierError;
 pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply, VaultError> {
     use Verb::{Delete, Read, Write};
     match (segments, scope.call.verb) {
-        (["init"], Write) => Err(VaultError::Invalid("Vault is already initialized".into())),
-        (["unseal"], Write) => status::seal_status(scope),
-        (["seal"], Write) => refused("sealing is not offered here: stop the servers, or lock the boundary"),
+        (["init"], Write) => Err(status::already_initialized()),
+        (["unseal"], Write) => seal::unseal(scope.vault, scope.call).await,
+        (["seal"], Write) => seal::seal(scope).await,
         (["step-down"], Write) => refused("there is no leader that could step down: every node serves"),
-        (["rekey" | "rekey-recovery-key", ..], Read | Write | Delete) => {
-            refused("there are no shares of the seal here: the boundary holds its key, and its officers rekey it there")
+        (["rekey", ..], Read | Write | Delete) => {
+            refused("the boundary holds the seal's key: of the recovery key's shares it is sys/rekey-recovery-key")
         }
-        (["generate-root" | "generate-recovery-token", ..], Read | Write | Delete) => {
-            refused("a new root token is made on the command line, beside the boundary's officers")
+        (["generate-recovery-token", ..], Read | Write | Delete) => {
+            refused("there are no recovery tokens: shares make a root token, at sys/generate-root")
         }
         (["rotate"] | ["rotate", "keyring"], Write) => rotate(scope).await,
         (["rotate", "config"], Read | Write) => refused("the barrier's key is rotated where it is asked for alone"),

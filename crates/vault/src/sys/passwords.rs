@@ -51,7 +51,7 @@ fn parse(name: &str) -> Result<PolicyName, VaultError> {
 }
 
 fn place(view: &View, name: &PolicyName) -> Result<EntryPath, VaultError> {
-    view.path(&format!("{FOLDER}/{}", view.hash(b"vault/password-policy", name.as_str())))
+    view.path(&format!("{FOLDER}/{}", view.hash(b"vault/password-policy", name.as_str())?))
 }
 
 async fn load(scope: &Scope<'_>, name: &str) -> Result<Stored, VaultError> {

@@ -10,6 +10,7 @@ mod mounts;
 mod policies;
 mod rig;
 mod rotation;
+mod seal;
 mod spellings;
 mod sys;
 mod tokens;

@@ -313,12 +313,10 @@ async fn what_operators_of_vault_do_by_hand_answers_in_words() {
     assert_eq!((status, &body), (200, &public(Read, "sys/seal-status").await.1));
     assert_eq!(body["sealed"], false);
     for (verb, path) in [
-        (Write, "sys/seal"),
         (Write, "sys/step-down"),
         (Read, "sys/rotate/config"),
         (Write, "sys/rekey/init"),
-        (Read, "sys/generate-root/attempt"),
-        (Write, "sys/generate-root/update"),
+        (Write, "sys/generate-recovery-token/attempt"),
     ] {
         assert_eq!(public(verb, path).await.0, 403, "{path}");
         let (status, body) = rig.root(verb, path, Value::Null).await;
@@ -341,6 +339,8 @@ async fn what_the_openapi_document_tells_is_served_and_nothing_beside_it() {
     assert_eq!((status, &document["openapi"]), (200, &json!("3.0.2")));
     let table = rig.vault.table().await.unwrap();
     let (before, mut asked) = (rig.records().len(), 0);
+    let keys = || rig.vault.barrier().keyring().unwrap();
+    let mut keyring = keys();
     let (mut told, mut ids) = (0, std::collections::BTreeSet::new());
     for (at, mount) in &table.mounts {
         for route in vault::routes::of(mount.kind) {
@@ -361,6 +361,11 @@ async fn what_the_openapi_document_tells_is_served_and_nothing_beside_it() {
                 let unserved = answer.0 == 405 || answer.1.to_string().contains("no handler for route");
                 assert!(answer.0 < 500 && unserved != served, "{verb:?} {path}: {answer:?}");
                 asked += 1;
+                if rig.vault.is_sealed() {
+                    assert_eq!((verb, path.as_str()), (Write, "sys/seal"));
+                    rig.vault.barrier().reopen(keyring);
+                }
+                keyring = keys();
                 methods += usize::from(served && !(verb == List && route.verbs.contains(&Read)));
             }
             for method in ["get", "post", "patch", "delete"] {

@@ -63,7 +63,7 @@ impl Identities {
         if !token::is_well_formed(token) || token::is_stateless(token) {
             return Err(IdentityError::InvalidField("token"));
         }
-        let digest = self.layout.digest(token);
+        let digest = self.layout.digest(token)?;
         let path = self.layout.token(&digest)?;
         let (_, found) = self.barrier.get(std::slice::from_ref(&path), AtLeast::Latest).await?;
         let mut batch = self.changes.batch()?;
@@ -77,11 +77,28 @@ impl Identities {
                 batch.revision_is(path, opened.revision)
             }
         };
-        let record = TokenRecord {
+        let record = self.root_record(call.now)?;
+        let leaf = Record {
+            path: CREATE,
+            decision: Decision::Allowed,
+            ..call.record("CreateRootToken", &Subject::System, Outcome::Done)
+        };
+        self.commit(self.put_token(batch, &digest, &record, None)?, &leaf).await?;
+        Ok(record.metadata(None))
+    }
+
+    /// Adds a new root token's entries to `batch`; the caller commits it with a record of its own, by [`Identities::commit`], and
+    /// has decided that it may be made: nobody's rights are asked here.
+    pub fn prepare_root(&self, batch: Batch, now: Timestamp) -> Result<(Batch, CreatedToken), IdentityError> {
+        self.put_new(batch, self.root_record(now)?, None)
+    }
+
+    fn root_record(&self, now: Timestamp) -> Result<TokenRecord, IdentityError> {
+        Ok(TokenRecord {
             accessor: Accessor::from_random(self.barrier.random()?),
             display_name: DisplayName::parse("root").unwrap_or_default(),
             policies: Arc::new([PolicyName::root()]),
-            created: call.now,
+            created: now,
             expires: None,
             use_limited: false,
             thumbprint: None,
@@ -90,14 +107,7 @@ impl Identities {
             parent: Parent::Orphan,
             role: None,
             terms: Terms::plain(None),
-        };
-        let leaf = Record {
-            path: CREATE,
-            decision: Decision::Allowed,
-            ..call.record("CreateRootToken", &Subject::System, Outcome::Done)
-        };
-        self.commit(self.put_token(batch, &digest, &record, None)?, &leaf).await?;
-        Ok(record.metadata(None))
+        })
     }
 
     /// Adds a token's entries to `batch`, with what must hold when it is committed; the caller commits it with a record of its
@@ -188,7 +198,7 @@ impl Identities {
         match record.terms.kind {
             TokenKind::Service => {
                 let token = token::generate()?;
-                let digest = self.layout.digest(token.expose());
+                let digest = self.layout.digest(token.expose())?;
                 let batch = batch.absent(self.layout.token(&digest)?);
                 let batch = self.put_token(batch, &digest, &record, uses)?;
                 Ok((batch, CreatedToken { token, metadata: record.metadata(uses) }))

@@ -34,7 +34,7 @@ struct Known {
 pub(super) async fn login(scope: &Scope<'_>, roles: &Roles<'_>) -> Result<Reply, VaultError> {
     let role_id = scope.call.body.required("role_id")?;
     let secret_id = scope.call.body.string("secret_id")?.unwrap_or_default();
-    let hash = roles.secret_hash(&secret_id);
+    let hash = roles.secret_hash(&secret_id)?;
     let mut way = Way::PerhapsFromMemory;
     let mut turn = None;
     for _ in 0..ATTEMPTS_MAX {

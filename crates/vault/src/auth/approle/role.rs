@@ -67,11 +67,11 @@ impl<'v> Roles<'v> {
     }
 
     pub(super) fn path(&self, name: &str) -> Result<EntryPath, VaultError> {
-        self.view.path(&format!("{ROLES}/{}", self.view.hash(b"approle/role", name)))
+        self.view.path(&format!("{ROLES}/{}", self.view.hash(b"approle/role", name)?))
     }
 
     pub(super) fn index_path(&self, role_id: &str) -> Result<EntryPath, VaultError> {
-        self.view.path(&format!("i/{}", self.view.hash(b"approle/role-id", role_id)))
+        self.view.path(&format!("i/{}", self.view.hash(b"approle/role-id", role_id)?))
     }
 
     /// To be changed: as it stands in the store.

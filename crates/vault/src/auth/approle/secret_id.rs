@@ -134,7 +134,7 @@ impl SecretId {
 }
 
 impl Roles<'_> {
-    pub(super) fn secret_hash(&self, secret_id: &str) -> String {
+    pub(super) fn secret_hash(&self, secret_id: &str) -> Result<String, VaultError> {
         self.view.hash(b"approle/secret-id", secret_id)
     }
 
@@ -143,7 +143,7 @@ impl Roles<'_> {
     }
 
     pub(super) fn accessor_path(&self, incarnation: &str, accessor: &str) -> Result<EntryPath, VaultError> {
-        let hash = self.view.hash(b"approle/secret-id-accessor", accessor);
+        let hash = self.view.hash(b"approle/secret-id-accessor", accessor)?;
         self.view.path(&format!("a/{incarnation}/{hash}"))
     }
 
@@ -209,7 +209,7 @@ async fn add(
             return Err(VaultError::Invalid("bind_secret_id is not set on the role".into()));
         }
         let new = asked(scope, &role, random_id(scope)?.to_string())?;
-        let hash = roles.secret_hash(&secret_id);
+        let hash = roles.secret_hash(&secret_id)?;
         let path = roles.secret_path(&role.incarnation, &hash)?;
         if roles.view.load(&path).await?.is_some() {
             return Err(VaultError::field("secret_id", "is or was in use"));
@@ -314,7 +314,7 @@ pub(super) async fn list(scope: &Scope<'_>, roles: &Roles<'_>, name: &str) -> Re
 pub(super) async fn lookup(scope: &Scope<'_>, roles: &Roles<'_>, name: &str) -> Result<Reply, VaultError> {
     let secret_id = scope.call.body.required("secret_id")?;
     let (role, _) = roles.expect(name).await?;
-    let found = roles.load_secret_id(&role, roles.secret_hash(&secret_id)).await?;
+    let found = roles.load_secret_id(&role, roles.secret_hash(&secret_id)?).await?;
     match wanted(scope, found)? {
         Some(found) => Reply::data(&found.secret_id.shown()),
         // as Vault answers
@@ -340,7 +340,7 @@ pub(super) async fn destroy(scope: &Scope<'_>, roles: &Roles<'_>, name: &str) ->
     for _ in 0..ATTEMPTS_MAX {
         let (role, _) = roles.expect(name).await?;
         // to destroy what is not there succeeds
-        let found = roles.load_secret_id(&role, roles.secret_hash(&secret_id)).await?;
+        let found = roles.load_secret_id(&role, roles.secret_hash(&secret_id)?).await?;
         let Some(found) = found else { return Ok(Reply::empty()) };
         if let Some(reply) = drop_one(scope, roles, &role, &found).await? {
             return Ok(reply);

@@ -139,7 +139,7 @@ enum Counted {
 
 /// One more. What the pipeline records of the request is bounded by its address; this is by the lock.
 async fn count(scope: &Scope<'_>, users: &Users<'_>, name: &str) -> Result<Counted, VaultError> {
-    let _turn = scope.vault.turns().of(&users.hash(name)).await;
+    let _turn = scope.vault.turns().of(&users.hash(name)?).await;
     let (path, failures) = (users.path(name)?, users.failures_path(name)?);
     for _ in 0..ATTEMPTS_MAX {
         let found = find(users, name).await?;

@@ -30,16 +30,16 @@ impl<'v> Users<'v> {
         Self { view }
     }
 
-    pub(super) fn hash(&self, name: &str) -> String {
+    pub(super) fn hash(&self, name: &str) -> Result<String, VaultError> {
         self.view.hash(b"userpass/user", name)
     }
 
     pub(super) fn path(&self, name: &str) -> Result<EntryPath, VaultError> {
-        self.view.path(&format!("{USERS}/{}", self.hash(name)))
+        self.view.path(&format!("{USERS}/{}", self.hash(name)?))
     }
 
     pub(super) fn failures_path(&self, name: &str) -> Result<EntryPath, VaultError> {
-        self.view.path(&format!("f/{}", self.hash(name)))
+        self.view.path(&format!("f/{}", self.hash(name)?))
     }
 
     pub(super) async fn load(&self, name: &str) -> Result<Option<(User, Revision)>, VaultError> {

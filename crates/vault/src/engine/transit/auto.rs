@@ -30,7 +30,7 @@ pub(super) fn queue(scope: &Scope<'_>, batch: Batch, name: &str, entry: &KeyEntr
     if entry.due == 0 {
         return Ok(batch);
     }
-    let slot = Tree::new(&scope.view()?, LIST).slot(name);
+    let slot = Tree::new(&scope.view()?, LIST).slot(name)?;
     put_turn(scope.vault, batch, entry, &Turn { mount: scope.mount.id.clone(), slot })
 }
 

@@ -1,0 +1,264 @@
+//! `sys/rekey-recovery-key/*`: another recovery key, by enough shares of the one that there is; and the first one, by root.
+//!
+//! Always: the shares are shown once, by whom the last share of the old key came from (of the first key: to root).
+//! Always: with `require_verification`, the new key counts once enough of its shares were shown again; until then the old one.
+//! Always: the new key's hash is committed together with the record, and only in place of what was read.
+//! Never: a first key where there is one already, or by anybody but root.
+//!
+//! # Divergences
+//!
+//! - Who asks has `sudo` on the path (in Vault, anybody): whoever can reach the port could spoil the attempts of officers.
+//! - `pgp_keys` and `backup` are refused. A wrong share ends the attempt.
+//! - `sys/rekey/*` is of the seal's own key, which the boundary holds: refused by name.
+
+use crate::call::Verb;
+use crate::error::VaultError;
+use crate::recovery::{self, Added, Gathering, Recovery, Split};
+use crate::reply::Reply;
+use crate::scope::Scope;
+use crate::sys::status::bare;
+use envelope::SecretBytes;
+use serde::Serialize;
+use storage::Revision;
+use zeroize::Zeroizing;
+
+/// Shares of the old key, for a new one; then perhaps shares of the new one.
+#[derive(Debug)]
+pub(crate) struct RekeyAttempt {
+    gathering: Gathering,
+    split: Split,
+    verification: bool,
+    old: (Recovery, Revision),
+    /// Waits until its shares were shown.
+    new: Option<Recovery>,
+}
+
+#[derive(Serialize, Default)]
+struct Status<'a> {
+    nonce: &'a str,
+    started: bool,
+    t: u8,
+    n: u8,
+    progress: usize,
+    required: u8,
+    pgp_fingerprints: Option<()>,
+    backup: bool,
+    verification_required: bool,
+    verification_nonce: &'a str,
+}
+
+#[derive(Serialize)]
+struct Done<'a> {
+    nonce: &'a str,
+    complete: bool,
+    keys: Vec<&'a str>,
+    keys_base64: Vec<&'a str>,
+    pgp_fingerprints: Option<()>,
+    backup: bool,
+    verification_required: bool,
+    verification_nonce: &'a str,
+}
+
+#[derive(Serialize)]
+struct Verifying<'a> {
+    nonce: &'a str,
+    started: bool,
+    t: u8,
+    n: u8,
+    progress: usize,
+    complete: bool,
+}
+
+pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply, VaultError> {
+    use Verb::{Delete, Read, Write};
+    let below = segments.get(1..).unwrap_or_default();
+    match (below, scope.call.verb) {
+        (["init"], Read) => status(scope).await,
+        (["init"], Write) => begin(scope).await,
+        (["init"], Delete) => {
+            *scope.vault.ceremonies().rekey.lock().await = None;
+            Ok(Reply::empty())
+        }
+        (["update"], Write) => update(scope).await,
+        (["verify"], Read) => verification(scope).await,
+        (["verify"], Write) => verify(scope).await,
+        (["verify"], Delete) => restart_verification(scope).await,
+        (["init" | "update" | "verify"], _) => Err(VaultError::Unsupported),
+        _ => Err(scope.no_route()),
+    }
+}
+
+impl RekeyAttempt {
+    fn status(&self) -> Status<'_> {
+        let (nonce, progress) = (self.gathering.nonce.as_str(), self.gathering.progress());
+        let shown = Status {
+            started: true,
+            t: self.split.threshold,
+            n: self.split.shares,
+            required: self.old.0.threshold,
+            verification_required: self.verification,
+            ..Status::default()
+        };
+        match &self.new {
+            None => Status { nonce, progress, ..shown },
+            Some(_) => Status { verification_nonce: nonce, progress: usize::from(shown.required), ..shown },
+        }
+    }
+
+    fn verifying(&self, complete: bool) -> Verifying<'_> {
+        Verifying {
+            nonce: &self.gathering.nonce,
+            started: true,
+            t: self.split.threshold,
+            n: self.split.shares,
+            progress: self.gathering.progress(),
+            complete,
+        }
+    }
+}
+
+async fn status(scope: &Scope<'_>) -> Result<Reply, VaultError> {
+    let mut attempt = scope.vault.ceremonies().rekey.lock().await;
+    if attempt.as_ref().is_some_and(|attempt| attempt.gathering.is_stale(scope.now())) {
+        *attempt = None;
+    }
+    match attempt.as_ref() {
+        Some(attempt) => bare(200, &attempt.status()),
+        None => {
+            let required = recovery::load(scope.vault).await?.map_or(0, |(recovery, _)| recovery.threshold);
+            bare(200, &Status { required, ..Status::default() })
+        }
+    }
+}
+
+async fn begin(scope: &Scope<'_>) -> Result<Reply, VaultError> {
+    let (vault, body, now) = (scope.vault, &scope.call.body, scope.now());
+    if body.list("pgp_keys")?.is_some_and(|keys| !keys.is_empty()) || body.bool("backup")? == Some(true) {
+        return Err(VaultError::field("pgp_keys", "not supported: each officer takes a share as it is shown"));
+    }
+    let count = |name| Ok::<_, VaultError>(body.count(name, 255)?.unwrap_or(0));
+    let split = Split::new(count("secret_shares")?, count("secret_threshold")?)?;
+    let verification = body.bool("require_verification")?.unwrap_or(false);
+    let mut attempt = vault.ceremonies().rekey.lock().await;
+    if attempt.as_ref().is_some_and(|attempt| !attempt.gathering.is_stale(now)) {
+        return Err(VaultError::Invalid("rekey already in progress".into()));
+    }
+    vault.ceremonies().patience.check(now)?;
+    let Some(old) = recovery::load(vault).await? else {
+        return first(scope, split).await;
+    };
+    let gathering = Gathering::new(vault, now)?;
+    let attempt = attempt.insert(RekeyAttempt { gathering, split, verification, old, new: None });
+    bare(200, &attempt.status())
+}
+
+/// There is no key yet: root makes it, at once.
+async fn first(scope: &Scope<'_>, split: Split) -> Result<Reply, VaultError> {
+    if !scope.by()?.is_root() {
+        return Err(VaultError::PermissionDenied);
+    }
+    let (recovery, shares) = Recovery::make(scope.vault, split, scope.now())?;
+    install(scope, &recovery, None).await?;
+    shown("", &shares, None)
+}
+
+/// In place of what was read, together with the record.
+async fn install(scope: &Scope<'_>, new: &Recovery, old: Option<Revision>) -> Result<(), VaultError> {
+    let (view, place) = recovery::place(scope.vault)?;
+    let batch = match old {
+        Some(revision) => scope.batch()?.revision_is(place.clone(), revision),
+        None => scope.batch()?.absent(place.clone()),
+    };
+    scope.commit(view.put(batch, place, &new.encode()?)?).await?;
+    Ok(())
+}
+
+fn shown(nonce: &str, shares: &[SecretBytes], verification: Option<&str>) -> Result<Reply, VaultError> {
+    let all = |text: fn(&SecretBytes) -> Zeroizing<String>| shares.iter().map(text).collect::<Vec<_>>();
+    let (hexadecimal, base64) = (all(recovery::text), all(recovery::base64));
+    bare(
+        200,
+        &Done {
+            nonce,
+            complete: true,
+            keys: hexadecimal.iter().map(|text| text.as_str()).collect(),
+            keys_base64: base64.iter().map(|text| text.as_str()).collect(),
+            pgp_fingerprints: None,
+            backup: false,
+            verification_required: verification.is_some(),
+            verification_nonce: verification.unwrap_or_default(),
+        },
+    )
+}
+
+fn none() -> VaultError {
+    VaultError::Invalid("no rekey in progress".into())
+}
+
+async fn update(scope: &Scope<'_>) -> Result<Reply, VaultError> {
+    let (vault, now) = (scope.vault, scope.now());
+    let share = recovery::share(&scope.call.body)?;
+    let mut under_way = vault.ceremonies().rekey.lock().await;
+    let gathers = |attempt: &&mut RekeyAttempt| attempt.new.is_none() && !attempt.gathering.is_stale(now);
+    let attempt = under_way.as_mut().filter(gathers).ok_or_else(none)?;
+    attempt.gathering.check_nonce(&scope.call.body)?;
+    match attempt.gathering.add(share, &attempt.old.0, vault.barrier().cluster_id()) {
+        Added::Missing => bare(200, &attempt.status()),
+        Added::Wrong => {
+            *under_way = None;
+            vault.ceremonies().patience.was_wrong(now);
+            Err(recovery::wrong())
+        }
+        Added::Complete => {
+            vault.ceremonies().patience.was_right();
+            let (new, shares) = Recovery::make(vault, attempt.split, now)?;
+            let nonce = attempt.gathering.nonce.clone();
+            attempt.gathering = Gathering::new(vault, now)?;
+            if attempt.verification {
+                attempt.new = Some(new);
+                return shown(&nonce, &shares, Some(&attempt.gathering.nonce));
+            }
+            let old = attempt.old.1;
+            *under_way = None;
+            install(scope, &new, Some(old)).await?;
+            shown(&nonce, &shares, None)
+        }
+    }
+}
+
+async fn verification(scope: &Scope<'_>) -> Result<Reply, VaultError> {
+    let attempt = scope.vault.ceremonies().rekey.lock().await;
+    let attempt = attempt.as_ref().filter(|attempt| attempt.new.is_some()).ok_or_else(none)?;
+    bare(200, &attempt.verifying(false))
+}
+
+async fn restart_verification(scope: &Scope<'_>) -> Result<Reply, VaultError> {
+    let mut attempt = scope.vault.ceremonies().rekey.lock().await;
+    let attempt = attempt.as_mut().filter(|attempt| attempt.new.is_some()).ok_or_else(none)?;
+    attempt.gathering = Gathering::new(scope.vault, scope.now())?;
+    bare(200, &attempt.verifying(false))
+}
+
+async fn verify(scope: &Scope<'_>) -> Result<Reply, VaultError> {
+    let vault = scope.vault;
+    let share = recovery::share(&scope.call.body)?;
+    let mut under_way = vault.ceremonies().rekey.lock().await;
+    let attempt = under_way.as_mut().filter(|attempt| !attempt.gathering.is_stale(scope.now())).ok_or_else(none)?;
+    let new = attempt.new.clone().ok_or_else(none)?;
+    attempt.gathering.check_nonce(&scope.call.body)?;
+    match attempt.gathering.add(share, &new, vault.barrier().cluster_id()) {
+        Added::Missing => bare(200, &attempt.verifying(false)),
+        // the old key counts as before
+        Added::Wrong => {
+            *under_way = None;
+            Err(recovery::wrong())
+        }
+        Added::Complete => {
+            let reply = bare(200, &attempt.verifying(true))?;
+            let old = attempt.old.1;
+            *under_way = None;
+            install(scope, &new, Some(old)).await?;
+            Ok(reply)
+        }
+    }
+}

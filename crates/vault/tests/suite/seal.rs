@@ -1,0 +1,264 @@
+//! Sealed by hand, and what shares of the recovery key are good for.
+
+use crate::rig::{ROOT, Rig, With, minted};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use serde_json::{Value, json};
+use std::time::Duration;
+use vault::Verb::{Delete, List, Read, Write};
+
+async fn anybody(rig: &Rig, verb: vault::Verb, path: &str, body: Value) -> (u16, Value) {
+    rig.ask(verb, path, body, With::default()).await
+}
+
+fn shares_of(body: &Value) -> Vec<String> {
+    assert_eq!(body["complete"], true, "{body}");
+    let keys: Vec<String> = body["keys"].as_array().unwrap().iter().map(|key| key.as_str().unwrap().into()).collect();
+    for (key, base64) in keys.iter().zip(body["keys_base64"].as_array().unwrap()) {
+        assert_eq!(STANDARD.decode(base64.as_str().unwrap()).unwrap(), hex(key));
+    }
+    keys
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
+
+/// The first shares, which root makes.
+async fn first(rig: &Rig, shares: u8, threshold: u8) -> Vec<String> {
+    let ask = json!({"secret_shares": shares, "secret_threshold": threshold});
+    let ((status, body), records) = rig.recorded(rig.root(Write, "sys/rekey-recovery-key/init", ask)).await;
+    assert_eq!((status, records.len()), (200, 1), "{body}");
+    assert_eq!(records[0]["changes"].as_array().unwrap().len(), 1, "{records:?}");
+    let keys = shares_of(&body);
+    assert_eq!(keys.len(), usize::from(shares));
+    assert!(keys.iter().all(|key| !records[0].to_string().contains(key.as_str())));
+    keys
+}
+
+#[tokio::test]
+async fn a_sealed_node_serves_its_seal_alone_until_enough_shares_came_together() {
+    let rig = Rig::new().await;
+    let shares = first(&rig, 5, 3).await;
+    rig.done(Write, "secret/data/a", json!({"data": {"a": "b"}})).await;
+    let minor = minted(&rig, "minor", r#"path "sys/seal" { capabilities = ["update"] }"#).await;
+    let with = With { token: Some(&minor), ..With::default() };
+    assert_eq!(rig.ask(Write, "sys/seal", Value::Null, with).await.0, 403, "without sudo");
+    let (status, seal) = anybody(&rig, Read, "sys/seal-status", Value::Null).await;
+    assert_eq!((status, &seal["sealed"], &seal["t"], &seal["n"]), (200, &json!(false), &json!(3), &json!(5)));
+
+    let ((status, _), records) = rig.recorded(rig.root(Write, "sys/seal", Value::Null)).await;
+    assert_eq!((status, records.len()), (204, 1));
+    assert_eq!((&records[0]["path"], &records[0]["outcome"]), (&json!("sys/seal"), &json!("done")));
+    assert!(rig.vault.is_sealed());
+    let sealed = json!({"errors": ["Vault is sealed"]});
+    for (verb, path) in [
+        (Read, "secret/data/a"),
+        (Write, "secret/data/a"),
+        (List, "secret/metadata"),
+        (Write, "auth/token/create"),
+        (Read, "sys/mounts"),
+        (Read, "sys/leader"),
+        (Read, "sys/generate-root/attempt"),
+        (Write, "sys/rekey-recovery-key/init"),
+        (Write, "sys/seal"),
+        (Write, "sys/wrapping/unwrap"),
+        (Delete, "secret/metadata/a"),
+        (Read, "nowhere/at/all"),
+    ] {
+        let (answer, records) = rig.recorded(rig.root(verb, path, Value::Null)).await;
+        assert_eq!((answer, records.len()), ((503, sealed.clone()), 1), "{path}");
+        let told = (&records[0]["outcome"], &records[0]["decision"], &records[0]["subject"]["type"]);
+        let expected = (&json!({"failed": "SEALED"}), &json!("not_reached"), &json!("unauthenticated"));
+        assert_eq!(told, expected, "{path}");
+    }
+    for (path, status) in [
+        ("sys/health", 503),
+        ("sys/health?sealedcode=299", 299),
+        ("sys/health?activecode=299", 503),
+        ("sys/seal-status", 200),
+        ("sys/init", 200),
+    ] {
+        let (found, body) = anybody(&rig, Read, path, Value::Null).await;
+        assert_eq!(found, status, "{path}");
+        assert_eq!(body["initialized"], true);
+        assert!(path == "sys/init" || body["sealed"] == true, "{path} {body}");
+    }
+    assert_eq!(anybody(&rig, Write, "sys/init", Value::Null).await.0, 400);
+
+    // a share twice is one; after a wrong one everything begins anew
+    let progress = async |share: &str| {
+        let ((status, body), records) = rig.recorded(anybody(&rig, Write, "sys/unseal", json!({ "key": share }))).await;
+        assert_eq!(records.len(), 1, "{body}");
+        assert!(share.len() < 60 || !records[0].to_string().contains(share));
+        (status, body["progress"].as_u64())
+    };
+    assert_eq!(progress(&shares[0]).await, (200, Some(1)));
+    assert_eq!(progress(&shares[0]).await, (200, Some(1)));
+    assert_eq!(progress(&shares[1]).await, (200, Some(2)));
+    for malformed in ["", "zz", &shares[2][2..], &"00".repeat(34)] {
+        assert_eq!(progress(malformed).await, (400, None), "what cannot be a share changes nothing");
+    }
+    let other = shares[2].replace(['0', '1'], "2");
+    assert_eq!(progress(&other).await, (400, None));
+    assert_eq!(progress(&shares[2]).await, (429, None), "not at once");
+    rig.clock.advance(Duration::from_secs(1));
+    assert_eq!(progress(&shares[4]).await, (200, Some(1)));
+    let (_, status) = anybody(&rig, Write, "sys/unseal", json!({"reset": true})).await;
+    assert_eq!((&status["progress"], &status["nonce"]), (&json!(0), &json!("")));
+    assert_eq!(progress(&shares[4]).await, (200, Some(1)));
+    rig.clock.advance(Duration::from_secs(3600));
+    assert_eq!(progress(&shares[4]).await, (200, Some(1)), "an attempt has its hour");
+    assert_eq!(progress(&shares[1]).await, (200, Some(2)));
+    assert!(rig.vault.is_sealed());
+    let base64 = STANDARD.encode(hex(&shares[3]));
+    let ((status, body), records) = rig.recorded(anybody(&rig, Write, "sys/unseal", json!({"key": base64}))).await;
+    assert_eq!((status, &body["sealed"], &body["progress"]), (200, &json!(false), &json!(0)));
+    let operations: Vec<&str> = records.iter().map(|record| record["operation"].as_str().unwrap()).collect();
+    assert_eq!(operations, ["Unseal", "VaultWrite"]);
+    assert_eq!(records[0]["rule"], "recovery-shares");
+    assert_eq!(rig.done(Read, "secret/data/a", Value::Null).await["data"], json!({"a": "b"}));
+    assert_eq!(rig.done(Write, "secret/data/a", json!({"data": {}})).await["version"], 2);
+    assert_eq!(anybody(&rig, Read, "sys/health", Value::Null).await.0, 200);
+    assert_eq!(anybody(&rig, Write, "sys/unseal", json!({"key": shares[0]})).await.1["sealed"], false);
+}
+
+#[tokio::test]
+async fn a_node_without_shares_is_sealed_all_the_same_and_others_serve_on() {
+    let rig = Rig::new().await;
+    let other = rig.another_node();
+    assert_eq!(rig.root(Write, "sys/seal", Value::Null).await.0, 204);
+    let (status, body) = anybody(&rig, Write, "sys/unseal", json!({"key": "00".repeat(33)})).await;
+    assert!(status == 400 && body.to_string().contains("start the server again"), "{body}");
+    let with = With { token: Some(ROOT), node: Some(&other), ..With::default() };
+    assert_eq!(rig.ask(Read, "sys/mounts", Value::Null, with).await.0, 200);
+    assert_eq!(rig.root(Read, "sys/mounts", Value::Null).await.0, 503);
+}
+
+#[tokio::test]
+async fn only_root_makes_the_first_shares_and_only_shares_make_others() {
+    let rig = Rig::new().await;
+    let init = "sys/rekey-recovery-key/init";
+    let policy = r#"path "sys/rekey-recovery-key/*" { capabilities = ["create", "update", "read", "delete", "sudo"] }"#;
+    let officer = minted(&rig, "officer", policy).await;
+    let by = |token| With { token: Some(token), ..With::default() };
+    let split = |shares: u8, threshold: u8| json!({"secret_shares": shares, "secret_threshold": threshold});
+    assert_eq!(anybody(&rig, Write, init, split(2, 2)).await.0, 403);
+    assert_eq!(rig.ask(Write, init, split(2, 2), by(&officer)).await.0, 403, "sudo alone makes no first shares");
+    for malformed in [split(0, 0), split(2, 1), split(2, 3), json!({"pgp_keys": ["x"]}), json!({})] {
+        assert_eq!(rig.root(Write, init, malformed.clone()).await.0, 400, "{malformed}");
+    }
+    assert_eq!(rig.root(Read, init, Value::Null).await.1["required"], 0);
+    let old = first(&rig, 3, 2).await;
+
+    // from here on the shares decide
+    let ask = async |verb, path: &str, body| rig.ask(verb, path, body, by(&officer)).await;
+    let (status, begun) = ask(Write, init, split(2, 2)).await;
+    assert_eq!((status, &begun["started"], &begun["required"]), (200, &json!(true), &json!(2)), "{begun}");
+    assert_eq!(ask(Write, init, split(2, 2)).await.0, 400, "one at a time");
+    let update = "sys/rekey-recovery-key/update";
+    let nonce = begun["nonce"].as_str().unwrap();
+    assert_eq!(ask(Write, update, json!({"key": old[0], "nonce": "other"})).await.0, 400);
+    let (status, one) = ask(Write, update, json!({"key": old[0], "nonce": nonce})).await;
+    assert_eq!((status, &one["progress"]), (200, &json!(1)));
+    assert_eq!(ask(Read, init, Value::Null).await.1["progress"], 1);
+    let (_, done) = ask(Write, update, json!({"key": old[2], "nonce": nonce})).await;
+    let new = shares_of(&done);
+    assert_eq!(ask(Read, init, Value::Null).await.1["started"], false);
+
+    // the old ones are worth nothing any more; cancelled, and verified
+    let begin = async |body: Value| {
+        let (status, begun) = ask(Write, init, body).await;
+        assert_eq!(status, 200, "{begun}");
+        begun["nonce"].as_str().unwrap().to_owned()
+    };
+    let nonce = begin(split(1, 1)).await;
+    assert_eq!(ask(Write, update, json!({"key": old[0], "nonce": nonce})).await.0, 200);
+    assert_eq!(ask(Write, update, json!({"key": old[1], "nonce": nonce})).await.0, 400);
+    assert_eq!(ask(Write, init, split(1, 1)).await.0, 429, "after a wrong share one waits");
+    rig.clock.advance(Duration::from_secs(1));
+    begin(split(1, 1)).await;
+    assert_eq!(ask(Delete, init, Value::Null).await.0, 204);
+    assert_eq!(ask(Write, update, json!({"key": new[0], "nonce": nonce})).await.0, 400);
+    let nonce = begin(json!({"secret_shares": 2, "secret_threshold": 2, "require_verification": true})).await;
+    ask(Write, update, json!({"key": new[0], "nonce": nonce})).await;
+    let (_, shown) = ask(Write, update, json!({"key": new[1], "nonce": nonce})).await;
+    let (newest, nonce) = (shares_of(&shown), shown["verification_nonce"].as_str().unwrap());
+    let verify = "sys/rekey-recovery-key/verify";
+    assert_eq!(ask(Write, verify, json!({"key": newest[0], "nonce": nonce})).await.1["progress"], 1);
+    assert_eq!(ask(Delete, verify, Value::Null).await.1["progress"], 0);
+    let nonce = ask(Read, verify, Value::Null).await.1["nonce"].as_str().unwrap().to_owned();
+    for (share, complete) in [(&newest[0], false), (&newest[1], true)] {
+        assert_eq!(ask(Write, verify, json!({"key": share, "nonce": nonce})).await.1["complete"], complete);
+    }
+    rig.root(Write, "sys/seal", Value::Null).await;
+    for share in &newest {
+        assert_eq!(anybody(&rig, Write, "sys/unseal", json!({ "key": share })).await.0, 200);
+    }
+    assert!(!rig.vault.is_sealed());
+}
+
+#[tokio::test]
+async fn enough_shares_make_a_root_token_that_only_the_password_decodes() {
+    let rig = Rig::new().await;
+    let (attempt, update) = ("sys/generate-root/attempt", "sys/generate-root/update");
+    assert_eq!(anybody(&rig, Write, attempt, json!({})).await.0, 400, "there are no shares");
+    let shares = first(&rig, 3, 2).await;
+    let otp = "x".repeat(46);
+    for malformed in [json!({"otp": "short"}), json!({"pgp_key": "x"}), json!({"otp": "é".repeat(23)})] {
+        assert_eq!(anybody(&rig, Write, attempt, malformed.clone()).await.0, 400, "{malformed}");
+    }
+    assert_eq!(anybody(&rig, Read, attempt, Value::Null).await.1["otp_length"], 46);
+    for otp in [None, Some(otp)] {
+        let ask = otp.as_ref().map_or(json!({}), |otp| json!({ "otp": otp }));
+        let (status, begun) = anybody(&rig, Write, attempt, ask.clone()).await;
+        assert_eq!((status, &begun["started"], &begun["required"]), (200, &json!(true), &json!(2)), "{begun}");
+        assert_eq!(anybody(&rig, Write, attempt, ask).await.0, 400, "one at a time");
+        let nonce = begun["nonce"].as_str().unwrap();
+        let told = begun["otp"].as_str().unwrap();
+        assert_eq!(told.is_empty(), otp.is_some(), "{begun}");
+        let (_, shown) = anybody(&rig, Read, attempt, Value::Null).await;
+        assert_eq!((&shown["nonce"], &shown["otp"]), (&begun["nonce"], &json!("")), "told once");
+        let give =
+            async |share: &str| rig.recorded(anybody(&rig, Write, update, json!({"key": share, "nonce": nonce}))).await;
+        assert_eq!(anybody(&rig, Write, update, json!({"key": shares[0], "nonce": "other"})).await.0, 400);
+        let ((_, one), _) = give(&shares[2]).await;
+        assert_eq!((&one["progress"], &one["complete"]), (&json!(1), &json!(false)));
+        let ((status, done), records) = give(&shares[0]).await;
+        assert_eq!((status, &done["complete"], &done["progress"]), (200, &json!(true), &json!(2)), "{done}");
+        assert_eq!((records.len(), &records[0]["rule"]), (1, &json!("recovery-shares")));
+        assert!(!records[0]["changes"].as_array().unwrap().is_empty(), "the token's own leaf: {records:?}");
+        let encoded = STANDARD_NO_PAD.decode(done["encoded_token"].as_str().unwrap()).unwrap();
+        let otp = otp.as_deref().unwrap_or(told);
+        let token: String = encoded.iter().zip(otp.bytes()).map(|(a, b)| char::from(a ^ b)).collect();
+        let with = With { token: Some(&token), ..With::default() };
+        let (status, own) = rig.ask(Read, "auth/token/lookup-self", Value::Null, with.clone()).await;
+        assert_eq!((status, &own["data"]["policies"]), (200, &json!(["root"])), "{own}");
+        assert_eq!(rig.ask(Read, "sys/mounts", Value::Null, with).await.0, 200);
+        assert_eq!(anybody(&rig, Read, attempt, Value::Null).await.1["started"], false);
+    }
+    // a wrong share ends it, and so does whoever cancels
+    let begin = async || {
+        let (status, begun) = anybody(&rig, Write, attempt, json!({})).await;
+        (status, begun["nonce"].as_str().unwrap_or_default().to_owned())
+    };
+    let (_, nonce) = begin().await;
+    anybody(&rig, Write, update, json!({"key": shares[0], "nonce": nonce})).await;
+    let wrong = json!({"key": shares[1].replace('a', "b").replace(['0', '1'], "2"), "nonce": nonce});
+    let ((status, _), records) = rig.recorded(anybody(&rig, Write, update, wrong)).await;
+    assert_eq!((status, records.len()), (400, 1));
+    assert_eq!(anybody(&rig, Write, update, json!({"key": shares[1], "nonce": nonce})).await.0, 400);
+    assert_eq!(begin().await.0, 429);
+    rig.clock.advance(Duration::from_secs(1));
+    let (status, nonce) = begin().await;
+    assert_eq!((status, anybody(&rig, Delete, attempt, Value::Null).await.0), (200, 204));
+    assert_eq!(anybody(&rig, Write, update, json!({"key": shares[1], "nonce": nonce})).await.0, 400);
+    // sealing ends it too
+    let (_, nonce) = begin().await;
+    anybody(&rig, Write, update, json!({"key": shares[0], "nonce": nonce})).await;
+    rig.root(Write, "sys/seal", Value::Null).await;
+    for share in &shares[..2] {
+        anybody(&rig, Write, "sys/unseal", json!({ "key": share })).await;
+    }
+    assert_eq!(anybody(&rig, Read, attempt, Value::Null).await.1["started"], false);
+}
