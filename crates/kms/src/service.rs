@@ -152,6 +152,11 @@ impl Kms {
         self.renewed(key, act.call.now).await
     }
 
+    /// What was changed by others than this: what is kept of it goes at once.
+    pub fn heard(&self, change: &storage::Change) {
+        self.inner.seams.caches.apply(change);
+    }
+
     /// Drops what is kept in memory.
     pub fn forget(&self) {
         self.inner.seams.caches.forget();

@@ -76,6 +76,8 @@ impl Wired {
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"), &health);
         let kms_caches = Arc::new(kms::Caches::new(KEYS_MAX));
         cache_gauges(&metrics, &identity_caches, &kms_caches);
+        let vault_caches = Arc::new(vault::Caches::new(VALUES_MAX));
+        reseal_gauges(&metrics, &vault_caches);
         log_gauges(&metrics, log);
         let closed = barrier.closed();
         metrics.gauge("sealed", "1 while the server is sealed by hand", move || i64::from(*closed.borrow()));
@@ -108,7 +110,7 @@ impl Wired {
             identities,
             identity_caches,
             kms_caches,
-            vault_caches: Arc::new(vault::Caches::new(VALUES_MAX)),
+            vault_caches,
             boundary: options,
             watched_boundary,
             operator: Arc::new(operator),
@@ -221,11 +223,12 @@ impl Wired {
         let anchor = tokio::spawn(crate::audit_log::anchor(barrier, log, self.node.clone(), self.generation));
         let stands = tokio::spawn(still_agrees(Arc::clone(&self.log)));
         let vault = self.vault(&kms, &self.log.lane())?;
+        let reseal = tokio::spawn(crate::worker::reseal(vault.clone(), self.health.clone()));
         let seal = tokio::spawn(crate::worker::follow_seal(vault, self.health.clone()));
         let scrub =
             tokio::spawn(crate::scrub::scrub(self.scrubber.clone(), Arc::clone(&self.log), self.health.clone()));
         let retain = tokio::spawn(self.retainer.clone().run(Arc::clone(&self.log)));
-        let mut workers = vec![follow, renew, tend, sweep, watch, anchor, stands, scrub, retain, seal];
+        let mut workers = vec![follow, renew, tend, sweep, watch, anchor, stands, scrub, retain, seal, reseal];
         let (barrier, boundary) = (Arc::clone(&self.barrier), Arc::clone(&self.watched_boundary) as Arc<dyn Boundary>);
         workers.push(tokio::spawn(crate::worker::follow_keyring(barrier, boundary)));
         let (strangers, clock) = (self.strangers.clone(), Arc::new(SystemClock));
@@ -302,6 +305,19 @@ fn cache_gauges(metrics: &Metrics, identity: &Arc<identity::Caches>, kms: &Arc<k
         let caches = Arc::clone(kms);
         metrics.gauge(name, help, move || told(size(caches.sizes())));
     }
+}
+
+fn reseal_gauges(metrics: &Metrics, caches: &Arc<vault::Caches>) {
+    let of = Arc::clone(caches);
+    metrics.gauge(
+        "resealed_entries",
+        "Entries sealed anew under a new key of the barrier since the start",
+        move || i64::try_from(of.resealing().resealed()).unwrap_or(i64::MAX),
+    );
+    let of = Arc::clone(caches);
+    metrics.gauge("resealing", "1 while entries may stand under an older key of the barrier", move || {
+        i64::from(of.resealing().is_under_way())
+    });
 }
 
 /// Asks the boundary for its status once a second; a change of its answer is told to who balances load.

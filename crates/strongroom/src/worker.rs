@@ -2,6 +2,7 @@
 
 use crate::clock::SystemClock;
 use api::Health;
+use api::health::Serving;
 use envelope::Clock as _;
 use hsm_api::Boundary;
 use identity::{Changes, Identities};
@@ -9,6 +10,7 @@ use kms::{Kms, KmsError};
 use std::sync::Arc;
 use std::time::Duration;
 use storage::Barrier;
+use vault::reseal::{Resealer, Turn};
 
 /// Once a second: tokens and keys whose time has come, and leaves that can leave the outbox.
 pub async fn sweep(identities: Identities, kms: Kms, changes: Changes) {
@@ -84,6 +86,24 @@ pub async fn tend(vault: vault::Vault) {
     }
 }
 
+/// After the barrier got a new key: seals anew what stands under older ones, a page at a time, slowly.
+pub async fn reseal(vault: vault::Vault, health: Health) {
+    let mut resealer = Resealer::new(vault);
+    loop {
+        let serving = health.state().serving == Serving::Serving;
+        let turn = if serving { resealer.turn(SystemClock.now()).await } else { Ok(Turn::Idle) };
+        let pause = match turn {
+            Ok(Turn::Page(resealed)) => PAGE_PAUSE + RESEALED_PAUSE * u32::try_from(resealed).unwrap_or(u32::MAX),
+            Ok(Turn::Idle | Turn::Again) => TICK,
+            Err(error) => {
+                tracing::warn!(%error, "what stands under an older key of the barrier was not sealed anew; it will be");
+                RESEAL_FAILED_PAUSE
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
 /// Tells health of the seal; while the server is sealed by hand, drops again what requests that were under way have kept.
 pub async fn follow_seal(vault: vault::Vault, health: Health) {
     let mut closed = vault.barrier().closed();
@@ -119,3 +139,8 @@ const TICK: Duration = Duration::from_secs(1);
 const RENEW_PAUSE_MAX: Duration = Duration::from_secs(60);
 const TEND_EVERY: Duration = Duration::from_secs(10);
 const PAGES_MAX: usize = 10;
+/// Of 200 entries that are looked at.
+const PAGE_PAUSE: Duration = Duration::from_millis(20);
+/// A thousand a second.
+const RESEALED_PAUSE: Duration = Duration::from_millis(1);
+const RESEAL_FAILED_PAUSE: Duration = Duration::from_secs(10);

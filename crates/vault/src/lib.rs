@@ -23,6 +23,7 @@ pub mod mount;
 pub mod quota;
 mod recovery;
 pub mod reply;
+pub mod reseal;
 pub mod routes;
 pub mod scope;
 mod seal;

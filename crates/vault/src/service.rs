@@ -56,6 +56,7 @@ pub struct Caches {
     turns: Turns,
     hashing: Hashing,
     ceremonies: Ceremonies,
+    pub(crate) resealing: crate::reseal::Progress,
 }
 
 impl Caches {
@@ -69,7 +70,13 @@ impl Caches {
             turns: Turns::default(),
             hashing: Hashing::default(),
             ceremonies: Ceremonies::default(),
+            resealing: crate::reseal::Progress::default(),
         }
+    }
+
+    /// How far sealing anew has come.
+    pub fn resealing(&self) -> &crate::reseal::Progress {
+        &self.resealing
     }
 
     pub fn values(&self) -> usize {

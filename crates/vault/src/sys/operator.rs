@@ -6,7 +6,8 @@
 //!   unsealed by shares of the recovery key, too. Each node is sealed by itself.
 //! - Stepping down is refused, and `sys/rekey`: the boundary holds the seal's key, and its officers rekey it there.
 //! - A new key of the barrier seals what is written from five seconds later on, when every node has heard of it; uses of it
-//!   are not counted, as each value has a key of its own.
+//!   are not counted, as each value has a key of its own. What stands is sealed anew under it in the background: how far that
+//!   has come stands beside what Vault tells, in `resealing`.
 //! - That ends all stateless (batch) tokens: one that was sealed under an older key is refused.
 //! - The barrier holds 256 keys for ever, and gets four new ones a day at most: enough to rotate again once an intruder
 //!   is out, and for 64 days of a client that goes on and on.
@@ -16,6 +17,7 @@ use crate::call::Verb;
 use crate::clock::rfc3339;
 use crate::error::VaultError;
 use crate::reply::Reply;
+use crate::reseal::Told;
 use crate::scope::Scope;
 use crate::seal;
 use crate::view::View;
@@ -75,7 +77,8 @@ fn earlier(newest: Option<&Installed>, now: Timestamp) -> Result<Vec<u64>, Vault
     Ok(times)
 }
 
-/// A new key of the barrier, which seals what is written from a few seconds later on; what stands stays as it is.
+/// A new key of the barrier, which seals what is written from a few seconds later on; what stands is sealed anew under it, in
+/// the background.
 async fn rotate(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let view = view(scope)?;
     let place = view.path(INSTALLED)?;
@@ -119,6 +122,9 @@ async fn key_status(scope: &Scope<'_>) -> Result<Reply, VaultError> {
         term: u32,
         install_time: String,
         encryptions: Option<u64>,
+        /// How far sealing anew under this key has come.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resealing: Option<Told>,
     }
     let term = scope.vault.barrier().epoch();
     let view = view(scope)?;
@@ -131,8 +137,9 @@ async fn key_status(scope: &Scope<'_>) -> Result<Reply, VaultError> {
             table.mounts.values().map(|mount| mount.created).min().unwrap_or_default()
         }
     };
+    let resealing = scope.vault.seams.caches.resealing().told();
     let install_time = rfc3339(Timestamp::from_unix_millis(at));
-    Ok(Reply::data(&Status { term, install_time, encryptions: None })?.repeated())
+    Ok(Reply::data(&Status { term, install_time, encryptions: None, resealing })?.repeated())
 }
 
 fn view(scope: &Scope<'_>) -> Result<View, VaultError> {

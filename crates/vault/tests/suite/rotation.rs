@@ -3,8 +3,10 @@
 use crate::rig::{ROOT, Rig, With, everything_stored};
 use serde_json::{Value, json};
 use std::time::Duration;
+use storage::{AtLeast, EntryPath};
 use vault::Vault;
 use vault::Verb::{Read, Write};
+use vault::reseal::{Resealer, Turn};
 
 /// Under which keys of the barrier what stands in the store is sealed: the last bytes of its header.
 async fn epochs(rig: &Rig) -> Vec<(String, u32)> {
@@ -70,4 +72,114 @@ async fn the_barrier_gets_four_new_keys_a_day() {
         let (done, body) = rig.ask(Write, "sys/rotate", Value::Null, at(ROOT, nodes.next().unwrap())).await;
         assert_eq!(done, status, "{body}");
     }
+}
+
+/// Turns until nothing is to do.
+async fn walked(resealer: &mut Resealer, rig: &Rig) -> usize {
+    let mut resealed = 0;
+    for _ in 0..100 {
+        match resealer.turn(rig.clock_now()).await.unwrap() {
+            Turn::Page(count) => resealed += count,
+            Turn::Again => {}
+            Turn::Idle => return resealed,
+        }
+    }
+    panic!("it does not end");
+}
+
+/// All that stands in the store, but `boot`.
+async fn rows(rig: &Rig) -> Vec<(String, Vec<u8>)> {
+    let mut stored = everything_stored(rig).await;
+    let cluster = EntryPath::parse(&hex(rig.vault.barrier().cluster_id())).unwrap();
+    let page = rig.store.scan(&cluster, None, 1000, AtLeast::Latest).await.unwrap();
+    stored.extend(page.entries.iter().map(|(path, entry)| (path.as_str().to_owned(), entry.value.to_vec())));
+    stored
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn olds(rows: &[(String, Vec<u8>)], term: u32) -> usize {
+    let is_old = |value: &[u8]| u32::from_be_bytes(value[44..48].try_into().unwrap()) < term;
+    // leaves that are to be taken out of the outbox go by themselves
+    rows.iter().filter(|(path, value)| !path.contains("/outbox/") && is_old(value)).count()
+}
+
+#[tokio::test]
+async fn what_stands_is_sealed_anew_and_the_log_tells_it() {
+    let rig = Rig::new().await;
+    for n in 0..120 {
+        rig.done(Write, &format!("secret/data/{n}"), json!({"data": {"n": n}})).await;
+    }
+    rig.done(Write, "sys/rotate", Value::Null).await;
+    // this node goes on under the old key for a moment, and nothing is walked
+    let mut here = Resealer::with(rig.vault.clone(), Duration::ZERO);
+    assert_eq!(here.turn(rig.clock_now()).await.unwrap(), Turn::Idle);
+    rig.vault.changes().tidy().await.unwrap();
+    let (node, before) = (rig.another_node(), rows(&rig).await);
+    assert!(olds(&before, 2) > 300, "{}", before.len());
+
+    // one that ends in the middle is gone on with by the next
+    let mut first = Resealer::with(node.clone(), Duration::ZERO);
+    let Turn::Page(some) = first.turn(rig.clock_now()).await.unwrap() else { panic!() };
+    drop(first);
+    let left = olds(&rows(&rig).await, 2);
+    assert!(some > 0 && left > 0 && left < olds(&before, 2), "{some} {left}");
+    let mut second = Resealer::with(rig.another_node(), Duration::ZERO);
+    assert!(walked(&mut second, &rig).await >= left);
+    let after = rows(&rig).await;
+    assert_eq!(olds(&after, 2), 0);
+    let sentinel = after.iter().find(|(path, _)| path.ends_with("/sentinel")).unwrap();
+    assert!(!before.contains(sentinel), "the cluster's own too");
+    // nothing is done twice, by whomever
+    for mut again in [second, Resealer::with(rig.another_node(), Duration::ZERO)] {
+        assert_eq!(walked(&mut again, &rig).await, 0);
+        assert_eq!(rows(&rig).await.len(), after.len());
+    }
+    for n in 0..120 {
+        assert_eq!(rig.done(Read, &format!("secret/data/{n}"), Value::Null).await["data"], json!({"n": n}));
+    }
+    // the last leaf of each row tells what stands there
+    let mut told = std::collections::BTreeMap::new();
+    let records = rig.records();
+    for change in records.iter().filter_map(|record| record["changes"].as_array()).flatten() {
+        told.insert(change[0].as_str().unwrap(), change[1].as_str().unwrap());
+    }
+    for (path, value) in everything_stored(&rig).await {
+        let hash = rig.vault.barrier().keyed_hash(identity::change::PATH_LABEL, path.as_bytes()).unwrap();
+        assert_eq!(told.get(hex(&hash).as_str()), Some(&hex(&envelope::mac::sha256(&value)).as_str()), "{path}");
+    }
+    let ones = records.iter().filter(|record| record["operation"] == "Reseal");
+    assert!(ones.clone().count() >= 2 && ones.clone().all(|record| record["subject"]["type"] == "system"));
+    assert_eq!(records.iter().filter(|record| record["operation"] == "ResealDone").count(), 1);
+}
+
+#[tokio::test]
+async fn a_walk_counts_once_no_request_of_before_can_be_under_way() {
+    let rig = Rig::new().await;
+    rig.done(Write, "sys/rotate", Value::Null).await;
+    let node = rig.another_node();
+    let mut early = Resealer::with(node.clone(), Duration::from_secs(3600));
+    let mut ends = 0;
+    while ends < 3 {
+        match early.turn(rig.clock_now()).await.unwrap() {
+            Turn::Again => ends += 1,
+            Turn::Page(_) => {}
+            Turn::Idle => panic!("it is not over"),
+        }
+    }
+    assert_eq!(olds(&rows(&rig).await, 2), 0);
+    let status = rig.ask(Read, "sys/key-status", Value::Null, at(ROOT, &node)).await.1;
+    let told = &status["data"]["resealing"];
+    assert_eq!((&told["term"], &told["done"]), (&json!(2), &json!(false)), "{status}");
+    rig.vault.changes().tidy().await.unwrap();
+    assert!(told["resealed"].as_u64().unwrap() > 5 && told["looked_at"].as_u64() > told["resealed"].as_u64());
+    walked(&mut Resealer::with(node.clone(), Duration::ZERO), &rig).await;
+    let status = rig.ask(Read, "sys/key-status", Value::Null, at(ROOT, &node)).await.1;
+    assert_eq!(status["data"]["resealing"]["done"], true);
+    // what was never rotated is never walked
+    let other = Rig::new().await;
+    assert_eq!(walked(&mut Resealer::with(other.vault.clone(), Duration::ZERO), &other).await, 0);
+    assert!(other.done(Read, "sys/key-status", Value::Null).await.get("resealing").is_none());
 }
