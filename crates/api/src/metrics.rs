@@ -95,6 +95,12 @@ impl Metrics {
     }
 }
 
+impl vault::service::Telemetry for Metrics {
+    fn render(&self) -> String {
+        Self::render(self)
+    }
+}
+
 impl Lane {
     pub(crate) fn succeeded(&self, operation: Operation, took: Duration) {
         if let Some(latencies) = self.0.done.get(operation as usize) {

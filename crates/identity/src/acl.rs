@@ -68,6 +68,16 @@ struct Rule {
     limits: Option<Box<(PolicyName, Limits)>>,
 }
 
+/// What a pattern's rules come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    pub pattern: String,
+    /// Without wildcards.
+    pub exact: bool,
+    pub given: Vec<Capability>,
+    pub denied: bool,
+}
+
 /// A pattern from its first wildcard on.
 #[derive(Debug, PartialEq, Eq)]
 struct Shape {
@@ -76,6 +86,14 @@ struct Shape {
     /// The last segment is the beginning of one, and anything may follow.
     open: bool,
     text: Box<str>,
+}
+
+impl Rule {
+    fn said(&self, pattern: String, exact: bool) -> Said {
+        let all = Capability::ALL.into_iter().zip(&self.given);
+        let given = all.filter(|(_, policy)| policy.is_some()).map(|(capability, _)| capability).collect();
+        Said { pattern, exact, given, denied: self.denied.is_some() }
+    }
 }
 
 /// Patterns with wildcards, by what stands before the first one.
@@ -140,6 +158,15 @@ impl Acl {
 
     pub fn is_root(&self) -> bool {
         self.root.is_some()
+    }
+
+    /// All rules, one a pattern, as they add up; of root, none.
+    pub fn said(&self) -> impl Iterator<Item = Said> {
+        let exact = self.exact.iter().map(|(path, rule)| rule.said(path.to_string(), true));
+        let wild = self.wild.iter().flat_map(|(key, rules)| {
+            rules.iter().map(move |(shape, rule)| rule.said(format!("{key}{}", shape.text), false))
+        });
+        exact.chain(wild)
     }
 
     pub(crate) fn is_templated(&self) -> bool {

@@ -26,7 +26,7 @@ pub mod token;
 mod turn;
 
 pub use ack::AckDemand;
-pub use acl::{Acl, Decided, Verdict, decide, decide_on};
+pub use acl::{Acl, Decided, Said, Verdict, decide, decide_on};
 pub use asked::{Asked, Facts, Given};
 pub use certificate::{CertificateMatch, CertificateRole, PeerCertificate};
 pub use change::{ChangeError, Changes};

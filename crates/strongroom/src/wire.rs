@@ -193,6 +193,7 @@ impl Wired {
             kms: kms.clone(),
             changes: self.changes.on_lane(Arc::clone(lane)),
             strangers: self.strangers.of_vault(lane),
+            telemetry: Arc::new(self.metrics.clone()),
             caches: Arc::clone(&self.vault_caches),
         })?)
     }

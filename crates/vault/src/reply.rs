@@ -21,6 +21,8 @@ pub struct Reply {
     pub repeated: bool,
     /// The body as it is, without an envelope, and its status.
     pub bare: Option<(u16, Text)>,
+    /// Of `bare`, where it is no JSON.
+    pub media_type: &'static str,
     /// The accessor of a secret in `data` that is none of a token's: of a SecretID.
     pub accessor: Option<String>,
     pub mount_type: &'static str,
@@ -67,6 +69,8 @@ pub struct Answer {
     pub body: Option<Text>,
     /// `OK`, or why not: one word, for the metrics.
     pub outcome: &'static str,
+    /// Of the body; JSON where it is empty.
+    pub media_type: &'static str,
 }
 
 #[derive(Serialize)]
@@ -191,7 +195,7 @@ impl Reply {
 
     pub fn into_answer(self, request_id: &str) -> Answer {
         if let Some((status, body)) = self.bare {
-            return Answer { status, body: Some(body), outcome: OK };
+            return Answer { status, body: Some(body), outcome: OK, media_type: self.media_type };
         }
         let says_nothing = self.data.is_none()
             && self.auth.is_none()
@@ -199,10 +203,10 @@ impl Reply {
             && self.lease.is_none()
             && self.warnings.is_empty();
         if says_nothing {
-            return Answer { status: 204, body: None, outcome: OK };
+            return Answer { status: 204, body: None, outcome: OK, media_type: "" };
         }
         match self.encode(request_id) {
-            Ok(body) => Answer { status: 200, body: Some(body), outcome: OK },
+            Ok(body) => Answer { status: 200, body: Some(body), outcome: OK, media_type: "" },
             Err(error) => Answer::refused(error, request_id),
         }
     }
@@ -216,7 +220,7 @@ impl Answer {
         } else {
             Text::of(&Errors { errors: &told })
         };
-        Self { status, body, outcome }
+        Self { status, body, outcome, media_type: "" }
     }
 }
 

@@ -35,8 +35,15 @@ pub struct Seams {
     pub kms: Kms,
     pub changes: Changes,
     pub strangers: Arc<dyn Strangers>,
+    pub telemetry: Arc<dyn Telemetry>,
     /// One for the whole process.
     pub caches: Arc<Caches>,
+}
+
+/// What is counted.
+pub trait Telemetry: Send + Sync + std::fmt::Debug {
+    /// OpenMetrics text.
+    fn render(&self) -> String;
 }
 
 /// Takes the records of who was not recognised: a bounded part of the log, of each address.

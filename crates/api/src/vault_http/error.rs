@@ -16,7 +16,8 @@ pub(super) fn reply(answer: Answer) -> Reply {
     *reply.status_mut() = status;
     let headers = reply.headers_mut();
     if has_body {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let kind = if answer.media_type.is_empty() { "application/json" } else { answer.media_type };
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reply

@@ -266,6 +266,8 @@ impl Rig {
         tokio::spawn(storage::follow(Arc::clone(&store), kms.watched(), vec![keys]));
         let call = RequestInfo::new("start".into(), String::new(), clock.now());
         identities.create_root(ROOT.as_bytes(), &call).await.unwrap();
+        let health = Health::new();
+        let metrics = Metrics::new("0.0.1", &health);
         let (strangers, vault_caches) = (api::Strangers::default(), Arc::new(vault::Caches::new(100)));
         let vault = vault::Vault::new(vault::Seams {
             barrier: Arc::clone(&cluster.barrier),
@@ -275,16 +277,16 @@ impl Rig {
             kms: kms.clone(),
             changes,
             strangers: strangers.of_vault(&audit),
+            telemetry: Arc::new(metrics.clone()),
             caches: Arc::clone(&vault_caches),
         });
         let vault = vault.unwrap();
         vault.prepare(clock.now()).await.unwrap();
         let all = storage::EntryPath::parse(&hex::encode(cluster.tenant)).unwrap();
         tokio::spawn(storage::follow(Arc::clone(&store), all, vec![vault_caches]));
-        let (health, acks) = (Health::new(), Arc::new(file.acks(witnesses)));
+        let acks = Arc::new(file.acks(witnesses));
         health.serve();
         health.boundary(BoundaryState::Available);
-        let metrics = Metrics::new("0.0.1", &health);
         let operator = Arc::new(Server { boundary: boundary.clone(), store, dir: dir.path().to_owned() });
         let services = Services {
             kms,

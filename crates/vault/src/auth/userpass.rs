@@ -10,14 +10,16 @@
 //!
 //! # Divergences
 //! - Names have at most 64 of `[a-z0-9._-]`, passwords 1 to 1024 bytes; `password_hash` is refused.
-//! - Lockout cannot be tuned yet. It ends with its time, or when somebody who may sets the password.
+//! - Lockout cannot be tuned yet. It ends with its time, by `sys/locked-users`, or when somebody who may sets the password.
 
 mod hash;
+mod locked;
 mod lockout;
 mod login;
 mod user;
 
 pub(crate) use hash::Hashing;
+pub(crate) use locked::{locked, unlock};
 
 use super::token_fields::folded;
 use crate::backend::{Access, Backend, lowered};

@@ -4,6 +4,8 @@ mod audit;
 mod capabilities;
 mod generate_root;
 mod leases;
+mod locked;
+mod metrics;
 mod mounts;
 mod openapi;
 mod operator;
@@ -13,6 +15,7 @@ mod quotas;
 mod rekey;
 pub(crate) mod status;
 mod tools;
+mod ui;
 mod wrapping;
 
 use crate::backend::{Access, Backend, lowered};
@@ -34,6 +37,7 @@ impl Backend for System {
         match path {
             path if path.starts_with("policies/") => lowered(path, 2),
             path if path.starts_with("policy/") => lowered(path, 1),
+            path if path.starts_with("locked-users/") => lowered(path, 3),
             path => Cow::Borrowed(path),
         }
     }
@@ -50,6 +54,7 @@ impl Backend for System {
             // who asks by an accessor must be whoever made the token
             ("wrapping/lookup", Verb::Write) if call.body.has("accessor") => Access::Everybodys,
             ("wrapping/lookup", Verb::Read | Verb::Write) => Access::Public,
+            ("internal/ui/resultant-acl", Verb::Read) => Access::Everybodys,
             (path, Verb::Read) if path.starts_with("internal/ui/mounts") => Access::Everybodys,
             _ => match first {
                 "auth" if matches!(call.verb, Verb::Write | Verb::Delete) => Access::PolicyAndSudo,
@@ -84,6 +89,9 @@ impl Backend for System {
             "audit" | "audit-hash" => audit::handle(scope, &segments).await,
             "policies" if segments.get(1) == Some(&"password") => passwords::handle(scope, &segments).await,
             "internal" if segments.get(1..) == Some(&["specs", "openapi"]) => openapi::handle(scope).await,
+            "internal" if segments.get(1..) == Some(&["ui", "resultant-acl"]) => ui::resultant_acl(scope),
+            "locked-users" => locked::handle(scope, &segments).await,
+            "metrics" if segments.len() == 1 => metrics::handle(scope),
             "mounts" | "auth" | "remount" | "internal" => mounts::handle(scope, &segments).await,
             "policies" | "policy" => policies::handle(scope, &segments).await,
             "capabilities" | "capabilities-self" | "capabilities-accessor" => {

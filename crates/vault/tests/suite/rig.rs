@@ -63,6 +63,16 @@ impl vault::service::Strangers for Unbounded {
     }
 }
 
+/// What is counted: nothing but this.
+#[derive(Debug)]
+struct Counted;
+
+impl vault::service::Telemetry for Counted {
+    fn render(&self) -> String {
+        "strongroom_serving 1\n# EOF\n".to_owned()
+    }
+}
+
 /// How a request is sent beside its path and body.
 #[derive(Default, Clone)]
 pub(crate) struct With<'a> {
@@ -206,6 +216,7 @@ fn node(store: &Arc<dyn Storage>, barrier: &Arc<Barrier>, log: &Arc<Log>, bounda
         kms,
         changes,
         strangers: Arc::new(Unbounded(log.lane())),
+        telemetry: Arc::new(Counted),
         caches,
     })
     .unwrap()

@@ -390,3 +390,38 @@ async fn what_the_openapi_document_tells_is_served_and_nothing_beside_it() {
     let paths = document["paths"].as_object().unwrap();
     assert!(!paths.is_empty() && paths.keys().all(|path| path.starts_with("/sys/")), "{paths:?}");
 }
+
+#[tokio::test]
+async fn what_is_counted_is_told_as_text_or_json_to_who_may_read_it() {
+    let rig = Rig::new().await;
+    let (minor, _) = token(&rig, "auth/token/create", json!({"policies": ["default"]})).await;
+    assert_eq!(by(&rig, &minor, Read, "sys/metrics", Value::Null).await.0, 403);
+    let text = rig.text(Read, "sys/metrics?format=prometheus", "").await;
+    assert_eq!(text, "strongroom_serving 1\n# EOF\n");
+    let (status, told) = rig.root(Read, "sys/metrics", Value::Null).await;
+    let gauges = json!([{"Name": "strongroom_serving", "Value": 1.0, "Labels": {}}]);
+    assert_eq!((status, &told["Gauges"], &told["Counters"]), (200, &gauges, &json!([])));
+    assert_eq!(rig.root(Read, "sys/metrics?format=xml", Value::Null).await.0, 400);
+}
+
+#[tokio::test]
+async fn what_the_callers_rules_say_is_told_pattern_by_pattern() {
+    let rig = Rig::new().await;
+    let asked = async |token: &str| {
+        let (status, body) = by(&rig, token, Read, "sys/internal/ui/resultant-acl", Value::Null).await;
+        assert_eq!(status, 200, "{body}");
+        body["data"].clone()
+    };
+    let root = asked(crate::rig::ROOT).await;
+    assert_eq!(root, json!({"chroot_namespace": "", "root": true, "exact_paths": {}, "glob_paths": {}}));
+    let policy = r#"path "secret/data/a" { capabilities = ["read", "create"] }
+                    path "secret/data/*" { capabilities = ["list"] }
+                    path "secret/+/x" { capabilities = ["read"] }
+                    path "secret/data/no" { capabilities = ["deny"] }"#;
+    let said = asked(&crate::rig::minted(&rig, "some", policy).await).await;
+    assert_eq!(said["root"], false);
+    let given = |capabilities: &[&str]| json!({ "capabilities": capabilities });
+    let exact = json!({"secret/data/a": given(&["create", "read"]), "secret/data/no": given(&["deny"])});
+    assert_eq!(said["exact_paths"], exact);
+    assert_eq!(said["glob_paths"], json!({"secret/data/": given(&["list"]), "secret/+/x": given(&["read"])}));
+}

@@ -267,3 +267,41 @@ async fn no_password_and_no_name_stands_in_the_store_and_no_password_in_the_log(
         }
     }
 }
+
+#[tokio::test]
+async fn who_is_locked_out_is_told_and_let_in_again() {
+    let rig = Rig::new().await;
+    rig.done(Write, "sys/auth/userpass", json!({"type": "userpass"})).await;
+    let mounts = rig.done(Read, "sys/auth", Value::Null).await;
+    let accessor = mounts["userpass/"]["accessor"].as_str().unwrap().to_owned();
+    for name in ["alice", "bob"] {
+        rig.done(Write, &format!("auth/userpass/users/{name}"), json!({"password": "right horse"})).await;
+    }
+    let login = async |name: &str, password: &str| {
+        let path = format!("auth/userpass/login/{name}");
+        rig.ask(Write, &path, json!({ "password": password }), With::default()).await.0
+    };
+    let locked = async |query: &str| rig.done(Read, &format!("sys/locked-users{query}"), Value::Null).await;
+    assert_eq!(locked("").await["total"], 0);
+    for _ in 0..5 {
+        login("alice", "wrong horse").await;
+    }
+    login("bob", "wrong horse").await;
+    let of_mount = json!({"alias_identifiers": ["alice"], "counts": 1, "mount_accessor": accessor});
+    let root = json!({"counts": 1, "mount_accessors": [of_mount], "namespace_id": "root", "namespace_path": ""});
+    assert_eq!(locked("").await, json!({"by_namespace": [root], "total": 1}));
+    assert_eq!(locked(&format!("?mount_accessor={accessor}")).await["total"], 1);
+    assert_eq!(locked("?mount_accessor=other").await["total"], 0);
+    assert_eq!(login("alice", "right horse").await, 400);
+    let unlock = |accessor: &str, name: &str| format!("sys/locked-users/{accessor}/unlock/{name}");
+    for (path, status) in [
+        (unlock("other", "alice"), 400),
+        (unlock(&accessor, "a b"), 400),
+        (unlock(&accessor, "nobody"), 204),
+        (unlock(&accessor, "ALICE"), 204),
+    ] {
+        let (answer, records) = rig.recorded(rig.root(Write, &path, Value::Null)).await;
+        assert_eq!((answer.0, records.len()), (status, 1), "{path} {}", answer.1);
+    }
+    assert_eq!((locked("").await["total"].clone(), login("alice", "right horse").await), (json!(0), 200));
+}

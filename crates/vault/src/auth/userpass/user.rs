@@ -35,7 +35,11 @@ impl<'v> Users<'v> {
     }
 
     pub(super) fn path(&self, name: &str) -> Result<EntryPath, VaultError> {
-        self.view.path(&format!("{USERS}/{}", self.hash(name)?))
+        self.hashed_path(&self.hash(name)?)
+    }
+
+    pub(super) fn hashed_path(&self, hash: &str) -> Result<EntryPath, VaultError> {
+        self.view.path(&format!("{USERS}/{hash}"))
     }
 
     pub(super) fn failures_path(&self, name: &str) -> Result<EntryPath, VaultError> {
