@@ -4,7 +4,8 @@
 //! It is made once, split by Shamir's scheme, and shown once. The store keeps its keyed hash, by which it is recognised. It
 //! opens nothing by itself: the boundary does, or the barrier that is open.
 //!
-//! Always: a key is compared in constant time, and one that is wrong ends the attempt; the next one waits, longer each time.
+//! Always: a key is compared in constant time, and one that is wrong ends the attempt; from that address the next one waits,
+//! longer each time.
 //! Always: an attempt stands in the memory of the node that was asked, for an hour at most: all shares go to one node.
 //! Never: a share, or the key, in the store, the log, an error, or longer in memory than the attempt.
 
@@ -17,6 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use envelope::{SecretBytes, SecretKey, Timestamp, mac, shamir};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use storage::{BarrierError, EntryPath, Revision};
@@ -221,9 +223,9 @@ impl std::fmt::Debug for Gathering {
     }
 }
 
-/// After wrong shares: how long nothing is tried.
+/// After wrong shares: how long nothing is tried, by address. Who guesses is slowed down, and nobody else with them.
 #[derive(Debug, Default)]
-pub(crate) struct Patience(Mutex<Waits>);
+pub(crate) struct Patience(Mutex<HashMap<String, Waits>>);
 
 #[derive(Debug, Default)]
 struct Waits {
@@ -232,28 +234,41 @@ struct Waits {
 }
 
 impl Patience {
-    pub(crate) fn check(&self, now: Timestamp) -> Result<(), VaultError> {
-        if now.unix_millis() < self.waits().until {
+    pub(crate) fn check(&self, from: &str, now: Timestamp) -> Result<(), VaultError> {
+        if self.waits().get(host(from)).is_some_and(|waits| now.unix_millis() < waits.until) {
             return Err(VaultError::Limited("the last shares were wrong: wait a moment, and begin anew".into()));
         }
         Ok(())
     }
 
     /// A second, two, four, at most a minute.
-    pub(crate) fn was_wrong(&self, now: Timestamp) {
-        let mut waits = self.waits();
+    pub(crate) fn was_wrong(&self, from: &str, now: Timestamp) {
+        let mut all = self.waits();
+        if all.len() >= ADDRESSES_MAX {
+            all.retain(|_, waits| now.unix_millis() < waits.until);
+        }
+        // of so many at once, some are slowed down by the bound on strangers' records alone
+        if all.len() >= ADDRESSES_MAX {
+            return;
+        }
+        let waits = all.entry(host(from).to_owned()).or_default();
         let wait = Duration::from_secs(1 << waits.wrong.min(6)).min(WAIT_MAX);
         waits.wrong = waits.wrong.saturating_add(1);
         waits.until = now.plus(wait).unix_millis();
     }
 
-    pub(crate) fn was_right(&self) {
-        *self.waits() = Waits::default();
+    pub(crate) fn was_right(&self, from: &str) {
+        self.waits().remove(host(from));
     }
 
-    fn waits(&self) -> MutexGuard<'_, Waits> {
+    fn waits(&self) -> MutexGuard<'_, HashMap<String, Waits>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// An address without its port.
+fn host(from: &str) -> &str {
+    from.rsplit_once(':').map_or(from, |(host, _)| host)
 }
 
 /// What is under way on this node: one of each kind.
@@ -277,6 +292,7 @@ const VERSION: u8 = 1;
 /// The key, and the number of the share.
 const SHARE_BYTES: usize = 33;
 const ATTEMPT_MAX: Duration = Duration::from_secs(3600);
+const ADDRESSES_MAX: usize = 1024;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// As every record of a request is made, allowed by shares.
@@ -326,15 +342,20 @@ mod tests {
         let patience = Patience::default();
         let mut now = 0;
         for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
-            assert!(patience.check(at(now)).is_ok());
-            patience.was_wrong(at(now));
-            assert!(patience.check(at(now + wait - 1)).is_err(), "{wait}");
+            assert!(patience.check("a:1", at(now)).is_ok());
+            patience.was_wrong("a:1", at(now));
+            assert!(patience.check("a:2", at(now + wait - 1)).is_err(), "{wait}");
+            assert!(patience.check("b:1", at(now + wait - 1)).is_ok(), "others do not");
             now += wait;
         }
-        patience.was_wrong(at(now));
-        patience.was_right();
-        assert!(patience.check(at(now)).is_ok());
-        patience.was_wrong(at(now));
-        assert!(patience.check(at(now + 1)).is_ok());
+        patience.was_wrong("a:1", at(now));
+        patience.was_right("a:2");
+        assert!(patience.check("a:1", at(now)).is_ok());
+        patience.was_wrong("a:1", at(now));
+        assert!(patience.check("a:1", at(now + 1)).is_ok());
+        for n in 0..2 * ADDRESSES_MAX {
+            patience.was_wrong(&format!("{n}:1"), at(now));
+        }
+        assert_eq!(patience.waits().len(), ADDRESSES_MAX);
     }
 }

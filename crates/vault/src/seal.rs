@@ -8,6 +8,9 @@
 //! key, or its process, can ask the boundary to open the keyring again, as a restart does: to shut that door too, stop the
 //! boundary, or take the server's pin away from it. Other nodes serve on: each is sealed by itself.
 //!
+//! As in Vault, nobody is recognised while it is sealed: whoever reaches the port can spoil the officers' attempt by wrong shares,
+//! and make no use of it. A restart needs no shares.
+//!
 //! Always: asked is the boundary again, when enough recovery shares came together; or at the next start, which unseals by
 //! itself. What a request is in the middle of when it is sealed ends with SEALED, or with the values that it had opened.
 //! Never: anything but the seal's state served in between, at any door.
@@ -102,7 +105,7 @@ pub(crate) async fn unseal(vault: &Vault, call: &Call) -> Result<Reply, VaultErr
         } else {
             let recovery = sealed.recovery.clone().ok_or_else(none)?;
             let share = recovery::share(&call.body)?;
-            vault.ceremonies().patience.check(now)?;
+            vault.ceremonies().patience.check(&call.info.from, now)?;
             let stale = |gathering: &Gathering| gathering.is_stale(now);
             if sealed.gathering.as_ref().is_none_or(stale) {
                 sealed.gathering = Some(Gathering::new(vault, now)?);
@@ -111,7 +114,7 @@ pub(crate) async fn unseal(vault: &Vault, call: &Call) -> Result<Reply, VaultErr
             match gathering.map(|gathering| gathering.add(share, &recovery, vault.barrier().cluster_id())) {
                 Some(Added::Missing) => {}
                 Some(Added::Complete) => {
-                    vault.ceremonies().patience.was_right();
+                    vault.ceremonies().patience.was_right(&call.info.from);
                     if let Err(error) = open(vault, call).await {
                         // once it can be opened, one share more is enough
                         if let Some(gathering) = sealed.gathering.as_mut() {
@@ -122,7 +125,7 @@ pub(crate) async fn unseal(vault: &Vault, call: &Call) -> Result<Reply, VaultErr
                     sealed.gathering = None;
                 }
                 Some(Added::Wrong) | None => {
-                    vault.ceremonies().patience.was_wrong(now);
+                    vault.ceremonies().patience.was_wrong(&call.info.from, now);
                     sealed.gathering = None;
                     return Err(recovery::wrong());
                 }

@@ -7,6 +7,8 @@
 //! # Divergences
 //!
 //! - `pgp_key` is refused. A wrong share ends the attempt. As in Vault, nobody is recognised here: the root token is what is lost.
+//!   So whoever reaches the port can spoil an attempt, by wrong shares or by ending it, and make no use of it: keep others away
+//!   meanwhile.
 //! - An attempt stands in the memory of one node, for an hour at most.
 
 use crate::call::Verb;
@@ -86,7 +88,7 @@ async fn begin(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     if given.as_ref().is_some_and(|otp| otp.len() != OTP_BYTES || !otp.bytes().all(|byte| byte.is_ascii_graphic())) {
         return Err(VaultError::field("otp", format!("not {OTP_BYTES} visible ASCII characters")));
     }
-    vault.ceremonies().patience.check(scope.now())?;
+    vault.ceremonies().patience.check(&scope.call.info.from, scope.now())?;
     let (recovery, _) = recovery::load(vault).await?.ok_or_else(no_shares)?;
     let told = match &given {
         Some(_) => None,
@@ -138,11 +140,11 @@ async fn update(scope: &Scope<'_>) -> Result<Reply, VaultError> {
         Added::Missing => bare(200, &shown),
         Added::Wrong => {
             *attempt = None;
-            vault.ceremonies().patience.was_wrong(now);
+            vault.ceremonies().patience.was_wrong(&scope.call.info.from, now);
             Err(recovery::wrong())
         }
         Added::Complete => {
-            vault.ceremonies().patience.was_right();
+            vault.ceremonies().patience.was_right(&scope.call.info.from);
             let Some(RootAttempt { otp, recovery, .. }) = attempt.take() else { return Err(none()) };
             // what the shares were for may have been rekeyed in between, here or elsewhere
             if recovery::load(vault).await?.is_none_or(|(now, _)| now != recovery) {

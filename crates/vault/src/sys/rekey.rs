@@ -28,7 +28,8 @@ pub(crate) struct RekeyAttempt {
     gathering: Gathering,
     split: Split,
     verification: bool,
-    old: (Recovery, Revision),
+    /// `None`: the new one is the first.
+    old: Option<(Recovery, Revision)>,
     /// Waits until its shares were shown.
     new: Option<Recovery>,
 }
@@ -95,7 +96,7 @@ impl RekeyAttempt {
             started: true,
             t: self.split.threshold,
             n: self.split.shares,
-            required: self.old.0.threshold,
+            required: self.old.as_ref().map_or(0, |(old, _)| old.threshold),
             verification_required: self.verification,
             ..Status::default()
         };
@@ -143,22 +144,24 @@ async fn begin(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     if attempt.as_ref().is_some_and(|attempt| !attempt.gathering.is_stale(now)) {
         return Err(VaultError::Invalid("rekey already in progress".into()));
     }
-    vault.ceremonies().patience.check(now)?;
-    let Some(old) = recovery::load(vault).await? else {
-        return first(scope, split).await;
-    };
+    vault.ceremonies().patience.check(&scope.call.info.from, now)?;
     let gathering = Gathering::new(vault, now)?;
-    let attempt = attempt.insert(RekeyAttempt { gathering, split, verification, old, new: None });
-    bare(200, &attempt.status())
-}
-
-/// There is no key yet: root makes it, at once.
-async fn first(scope: &Scope<'_>, split: Split) -> Result<Reply, VaultError> {
+    let old = recovery::load(vault).await?;
+    if old.is_some() {
+        let attempt = attempt.insert(RekeyAttempt { gathering, split, verification, old, new: None });
+        return bare(200, &attempt.status());
+    }
+    // there is no key yet: root makes it, at once
     if !scope.by()?.is_root() {
         return Err(VaultError::PermissionDenied);
     }
-    let (recovery, shares) = Recovery::make(scope.vault, split, scope.now())?;
-    install(scope, &recovery, None).await?;
+    let (new, shares) = Recovery::make(vault, split, now)?;
+    if verification {
+        let nonce = gathering.nonce.clone();
+        *attempt = Some(RekeyAttempt { gathering, split, verification, old, new: Some(new) });
+        return shown("", &shares, Some(&nonce));
+    }
+    install(scope, &new, None).await?;
     shown("", &shares, None)
 }
 
@@ -202,15 +205,17 @@ async fn update(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let gathers = |attempt: &&mut RekeyAttempt| attempt.new.is_none() && !attempt.gathering.is_stale(now);
     let attempt = under_way.as_mut().filter(gathers).ok_or_else(none)?;
     attempt.gathering.check_nonce(&scope.call.body)?;
-    match attempt.gathering.add(share, &attempt.old.0, vault.barrier().cluster_id()) {
+    let (known, revision) = attempt.old.as_ref().ok_or_else(none)?;
+    let revision = *revision;
+    match attempt.gathering.add(share, known, vault.barrier().cluster_id()) {
         Added::Missing => bare(200, &attempt.status()),
         Added::Wrong => {
             *under_way = None;
-            vault.ceremonies().patience.was_wrong(now);
+            vault.ceremonies().patience.was_wrong(&scope.call.info.from, now);
             Err(recovery::wrong())
         }
         Added::Complete => {
-            vault.ceremonies().patience.was_right();
+            vault.ceremonies().patience.was_right(&scope.call.info.from);
             let (new, shares) = Recovery::make(vault, attempt.split, now)?;
             let nonce = attempt.gathering.nonce.clone();
             attempt.gathering = Gathering::new(vault, now)?;
@@ -218,9 +223,8 @@ async fn update(scope: &Scope<'_>) -> Result<Reply, VaultError> {
                 attempt.new = Some(new);
                 return shown(&nonce, &shares, Some(&attempt.gathering.nonce));
             }
-            let old = attempt.old.1;
             *under_way = None;
-            install(scope, &new, Some(old)).await?;
+            install(scope, &new, Some(revision)).await?;
             shown(&nonce, &shares, None)
         }
     }
@@ -251,13 +255,14 @@ async fn verify(scope: &Scope<'_>) -> Result<Reply, VaultError> {
         // the old key counts as before
         Added::Wrong => {
             *under_way = None;
+            vault.ceremonies().patience.was_wrong(&scope.call.info.from, scope.now());
             Err(recovery::wrong())
         }
         Added::Complete => {
             let reply = bare(200, &attempt.verifying(true))?;
-            let old = attempt.old.1;
+            let old = attempt.old.as_ref().map(|(_, revision)| *revision);
             *under_way = None;
-            install(scope, &new, Some(old)).await?;
+            install(scope, &new, old).await?;
             Ok(reply)
         }
     }

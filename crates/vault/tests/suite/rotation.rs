@@ -183,3 +183,31 @@ async fn a_walk_counts_once_no_request_of_before_can_be_under_way() {
     assert_eq!(walked(&mut Resealer::with(other.vault.clone(), Duration::ZERO), &other).await, 0);
     assert!(other.done(Read, "sys/key-status", Value::Null).await.get("resealing").is_none());
 }
+
+#[tokio::test]
+async fn who_writes_while_a_walk_goes_by_loses_nothing() {
+    let rig = Rig::new().await;
+    for n in 0..60 {
+        rig.done(Write, &format!("secret/data/{n}"), json!({"data": {"round": 0}})).await;
+    }
+    rig.done(Write, "sys/rotate", Value::Null).await;
+    rig.vault.changes().tidy().await.unwrap();
+    let node = rig.another_node();
+    let mut resealer = Resealer::with(node.clone(), Duration::ZERO);
+    let writes = async {
+        for round in 1..=3 {
+            for n in 0..60 {
+                let body = json!({"data": {"round": round}});
+                let written = rig.ask(Write, &format!("secret/data/{n}"), body, at(ROOT, &node)).await;
+                assert_eq!(written.0, 200, "{}", written.1);
+            }
+        }
+    };
+    tokio::join!(writes, walked(&mut resealer, &rig));
+    walked(&mut Resealer::with(rig.another_node(), Duration::ZERO), &rig).await;
+    assert_eq!(olds(&rows(&rig).await, 2), 0);
+    for n in 0..60 {
+        let read = rig.done(Read, &format!("secret/data/{n}"), Value::Null).await;
+        assert_eq!((&read["data"], &read["metadata"]["version"]), (&json!({"round": 3}), &json!(4)));
+    }
+}

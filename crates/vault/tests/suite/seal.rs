@@ -149,6 +149,23 @@ async fn only_root_makes_the_first_shares_and_only_shares_make_others() {
         assert_eq!(rig.root(Write, init, malformed.clone()).await.0, 400, "{malformed}");
     }
     assert_eq!(rig.root(Read, init, Value::Null).await.1["required"], 0);
+    // first shares that are to be shown again do not count until then
+    let ask = json!({"secret_shares": 2, "secret_threshold": 2, "require_verification": true});
+    for cancelled in [true, false] {
+        let (_, shown) = rig.root(Write, init, ask.clone()).await;
+        let (lost, nonce) = (shares_of(&shown), shown["verification_nonce"].as_str().unwrap());
+        let verify = async |share: &str| {
+            rig.root(Write, "sys/rekey-recovery-key/verify", json!({"key": share, "nonce": nonce})).await.0
+        };
+        assert_eq!(verify(&lost[0]).await, 200);
+        if cancelled {
+            assert_eq!(rig.root(Delete, init, Value::Null).await.0, 204);
+        }
+        let wrong = lost[1].replace(['0', '1'], "2");
+        assert_eq!(verify(if cancelled { &lost[1] } else { &wrong }).await, 400);
+        assert_eq!(rig.root(Read, init, Value::Null).await.1["required"], 0, "there are none");
+    }
+    rig.clock.advance(Duration::from_secs(1));
     let old = first(&rig, 3, 2).await;
 
     // from here on the shares decide

@@ -129,6 +129,10 @@ struct Made {
     complete: bool,
     #[serde(default)]
     keys: Vec<Zeroized>,
+    #[serde(default)]
+    verification_required: bool,
+    #[serde(default)]
+    verification_nonce: String,
 }
 
 /// Text that is wiped.
@@ -192,13 +196,15 @@ impl Init {
         let required = secrets::parsed(&status)?["required"].as_u64().unwrap_or_default();
         ensure!(required == 0, "there are recovery shares, {required} of them make others: strongroom operator rekey");
         let answer = asked(connection, Method::PUT, REKEY_INIT, Some(self.split.body()?)).await?;
-        written(&answer, folder, &self.out)
+        written(connection, &answer, folder, &self.out).await
     }
 }
 
 impl Split {
     fn body(&self) -> Result<SecretBytes> {
-        text(&json!({"secret_shares": self.recovery_shares, "secret_threshold": self.recovery_threshold}))
+        let (shares, threshold) = (self.recovery_shares, self.recovery_threshold);
+        // what did not reach its files shall not count
+        text(&json!({"secret_shares": shares, "secret_threshold": threshold, "require_verification": true}))
     }
 }
 
@@ -214,7 +220,7 @@ impl Rekey {
                 let folder = NewFolder::create(&out)?;
                 let body = share(&file, Some(&nonce)).await?;
                 let answer = asked(connection, Method::PUT, "sys/rekey-recovery-key/update", Some(body)).await?;
-                written(&answer, folder, &out)
+                written(connection, &answer, folder, &out).await
             }
         }
     }
@@ -289,8 +295,8 @@ fn attempt(answer: &SecretBytes) -> Result<Answer> {
     ))
 }
 
-/// The shares into the folder, once they are there.
-fn written(answer: &SecretBytes, folder: NewFolder, out: &Path) -> Result<Answer> {
+/// The shares into the folder, once they are there; then some of them are shown again, so that they count.
+async fn written(connection: &Connection, answer: &SecretBytes, folder: NewFolder, out: &Path) -> Result<Answer> {
     let made: Made = serde_json::from_slice(answer.expose()).context("the server's answer is not JSON")?;
     if !made.complete {
         return Ok(Answer::Json(secrets::parsed(answer)?));
@@ -300,6 +306,17 @@ fn written(answer: &SecretBytes, folder: NewFolder, out: &Path) -> Result<Answer
         writer.write(&format!("share-{number}"), share.0.as_bytes())?;
     }
     folder.finish()?;
+    let mut counts = !made.verification_required;
+    for share in made.keys.iter().take_while(|_| made.verification_required) {
+        let body = text(&Share { key: &share.0, nonce: Some(&made.verification_nonce) })?;
+        let told = asked(connection, Method::PUT, "sys/rekey-recovery-key/verify", Some(body)).await;
+        let told = told.with_context(|| format!("the shares in {} do not count", out.display()))?;
+        counts = secrets::parsed(&told)?["complete"] == true;
+        if counts {
+            break;
+        }
+    }
+    ensure!(counts, "the server did not take the shares in {}: they do not count", out.display());
     Ok(Answer::Record(
         Record::new().with("out", out.display().to_string()).with("shares", u64::try_from(made.keys.len())?),
     ))
