@@ -61,10 +61,7 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
     tracing::info!(replayed, "the audit log holds every change");
     let mut workers = wired.start_workers()?;
     root_token(config, &wired, &mut cluster).await?;
-    wired.prepare_vault().await?;
-    if let Some(file) = &config.recovery_key_file {
-        wired.prepare_recovery(file).await?;
-    }
+    wired.prepare_vault(config.recovery_key_file.as_deref()).await?;
     let mut rooms = Vec::new();
     for core in cores.handles() {
         let wired = wired.clone();

@@ -123,18 +123,6 @@ impl Wired {
         })
     }
 
-    /// Makes a recovery key of one share, where there is none, and writes the share to the file first.
-    pub async fn prepare_recovery(&self, file: &Path) -> Result<()> {
-        let lane = self.log.lane();
-        let kms = self.kms(Arc::clone(&self.watched_boundary) as _, &lane)?;
-        let keep = |share: &str| crate::files::write_secret(file, share.as_bytes());
-        let made = self.vault(&kms, &lane)?.prepare_recovery(SystemClock.now(), keep).await;
-        if made.context("cannot make the recovery key")?? {
-            tracing::info!(file = %file.display(), "the recovery key was made");
-        }
-        Ok(())
-    }
-
     pub fn changes(&self) -> &Changes {
         &self.changes
     }
@@ -198,11 +186,19 @@ impl Wired {
         })?)
     }
 
-    /// Makes the first mounts, if there are none.
-    pub async fn prepare_vault(&self) -> Result<()> {
+    /// Makes the first mounts, if there are none; and where a file is named for it, a recovery key of one share, likewise: the
+    /// share is in the file first.
+    pub async fn prepare_vault(&self, recovery_key_file: Option<&Path>) -> Result<()> {
         let lane = self.log.lane();
         let kms = self.kms(Arc::clone(&self.watched_boundary) as _, &lane)?;
-        self.vault(&kms, &lane)?.prepare(SystemClock.now()).await.context("cannot make the first mounts")
+        let vault = self.vault(&kms, &lane)?;
+        vault.prepare(SystemClock.now()).await.context("cannot make the first mounts")?;
+        let Some(file) = recovery_key_file else { return Ok(()) };
+        let keep = |share: &str| crate::files::write_secret(file, share.as_bytes());
+        if vault.prepare_recovery(SystemClock.now(), keep).await.context("cannot make the recovery key")?? {
+            tracing::info!(file = %file.display(), "the recovery key was made");
+        }
+        Ok(())
     }
 
     /// Inside the main runtime: what goes on without anybody asking. Aborted by dropping.

@@ -254,3 +254,17 @@ fn changes_that_are_told_in_another_order_never_make_an_old_value_fresh() {
     assert!(!keep(&cache, 1, &["t/a"], 11), "it may have changed at 12");
     assert!(keep(&cache, 1, &["t/a"], 12));
 }
+
+#[test]
+fn what_is_forgotten_goes_and_what_is_known_of_changes_stays() {
+    let cache = cache(4);
+    assert!(keep(&cache, 1, &["t/a"], 11) && keep(&cache, 2, &["t/b"], 11));
+    cache.apply(&changed(20, &["t/c"]));
+    cache.forget();
+    assert!(cache.is_empty() && cache.peek(&1).is_none());
+    assert!(!keep(&cache, 3, &["t/c"], 19), "read before a change that was heard of");
+    assert!(!keep(&cache, 3, &["t/d"], 9), "read before anything was heard of");
+    assert!(keep(&cache, 1, &["t/a"], 11));
+    cache.apply(&changed(21, &["t/a"]));
+    assert!(cache.peek(&1).is_none(), "what depends on what is known anew");
+}
