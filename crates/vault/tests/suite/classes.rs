@@ -320,7 +320,9 @@ async fn what_was_taken_back_stays_so_at_the_next_start() {
     }
 }
 
-const PUBLIC: [&str; 12] = [
+const PUBLIC: [&str; 16] = [
+    "delete sys/generate-root/attempt",
+    "get sys/generate-root/attempt",
     "get sys/health",
     "get sys/init",
     "get sys/leader",
@@ -328,6 +330,8 @@ const PUBLIC: [&str; 12] = [
     "get sys/wrapping/lookup",
     "post auth/approle/login",
     "post auth/userpass/login/username",
+    "post sys/generate-root/attempt",
+    "post sys/generate-root/update",
     "post sys/init",
     "post sys/unseal",
     "post sys/wrapping/lookup",
