@@ -158,6 +158,7 @@ impl Post {
             ack: AckDemand::beside(self.acks.offer()),
             asked: OnceLock::new(),
             entity: OnceLock::new(),
+            namespace: OnceLock::new(),
         }
     }
 

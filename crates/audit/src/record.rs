@@ -115,6 +115,9 @@ pub struct Record<'a> {
     pub latency_micros: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<StoreState>,
+    /// The namespace that was asked in, as `a/b/`: the path is one of it. Empty: the root.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub namespace: &'a str,
 }
 
 /// What is no entry, or no draft of one.
@@ -155,6 +158,7 @@ impl<'a> Record<'a> {
             node: "",
             latency_micros: None,
             store: None,
+            namespace: "",
         }
     }
 

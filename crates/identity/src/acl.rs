@@ -18,6 +18,7 @@ use crate::policy::{Capabilities, Capability, Limits, Pattern, Policy, Variable}
 use audit::Ack;
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// What comes of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub struct Acl {
     limited: bool,
     /// It may be another one for each entity.
     templated: bool,
+    /// All that it says is what another says of paths below a prefix.
+    over: Option<(Box<str>, Arc<Acl>)>,
 }
 
 /// What is said on one pattern: for each capability, and for denial, the first policy that says so.
@@ -156,6 +159,18 @@ impl Acl {
         Self { root: Some(PolicyName::root()), ..Self::default() }
     }
 
+    /// What `acl` says of what is below `prefix`, by the paths there.
+    pub(crate) fn below(acl: &Arc<Self>, prefix: &str) -> Self {
+        let (strict, limited) = (acl.strict, acl.limited);
+        Self {
+            root: acl.root.clone(),
+            over: Some((prefix.into(), Arc::clone(acl))),
+            strict,
+            limited,
+            ..Self::default()
+        }
+    }
+
     pub fn is_root(&self) -> bool {
         self.root.is_some()
     }
@@ -180,6 +195,9 @@ impl Acl {
 
     /// Whether some rule may give something at or below `prefix`: a mount shows itself to who may see something in it.
     pub fn speaks_of(&self, prefix: &str) -> bool {
+        if let Some((above, acl)) = &self.over {
+            return acl.speaks_of(&format!("{above}{prefix}"));
+        }
         let gives = |rule: &Rule| rule.denied.is_none() && rule.given.iter().any(Option::is_some);
         let overlaps = |key: &str| key.starts_with(prefix) || prefix.starts_with(key);
         self.is_root()
@@ -214,6 +232,9 @@ pub fn decide<'a>(acl: &'a Acl, path: &str, capability: Capability) -> Decided<'
 
 /// What `acl` says of `capability` on `path`, where this is known of the request.
 pub fn decide_on<'a>(acl: &'a Acl, path: &str, capability: Capability, facts: Facts<'_>) -> Decided<'a> {
+    if let Some((above, acl)) = &acl.over {
+        return decide_on(acl, &format!("{above}{path}"), capability, facts);
+    }
     let ack = if acl.strict { demanded(acl, path, capability) } else { Ack::Durable };
     Decided { verdict: verdict(acl, path, capability, facts), ack }
 }

@@ -1,6 +1,7 @@
 //! Whether a token is alive: it, all on whom it depends, and the cluster generation.
 //!
 //! Always: an ancestor that ended before its children, and let them go, hides all that is above it.
+//! Always: what depends on a token of a namespace above ends with it, also where it lets its own children go.
 //! Never: a stateless token whose parent's record is gone, or let its children go.
 
 use crate::acl::Acl;
@@ -55,7 +56,7 @@ impl Identities {
     /// A token whose record is sealed in its text. What does not open is nobody's.
     pub(crate) async fn open_stateless(&self, token: &[u8], now: Timestamp) -> Result<Loaded, IdentityError> {
         let unknown = || gone(Cause::TokenUnknown);
-        let sealed = token::stateless_sealed(token).ok_or_else(unknown)?;
+        let sealed = self.layout.unmarked(token).and_then(token::stateless_sealed).ok_or_else(unknown)?;
         let opened = self.barrier.open(&self.layout.stateless()?, &sealed).map_err(|_| unknown())?;
         let mut record = store::decode_token(&opened)?;
         // no root was ever sealed so
@@ -74,6 +75,7 @@ impl Identities {
             }
             record.ancestors.extend(parent.ancestors);
             record.role = parent.role;
+            record.terms.above = parent.terms.above;
             read_at = revision;
         }
         self.with_ancestors(record, now, read_at, Vec::new()).await
@@ -86,7 +88,7 @@ impl Identities {
         read_at: Revision,
         own: Vec<EntryPath>,
     ) -> Result<Loaded, IdentityError> {
-        let mut paths = self.above(&record)?;
+        let (mut paths, kinds) = self.above(&record)?.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
         let upto = paths.len();
         let derived = match record.terms.entity {
             Some(id) => Some(self.derive(EntityId(id)).await?),
@@ -105,7 +107,7 @@ impl Identities {
         paths.extend(names.iter().map(|name| self.layout.policy(name)).collect::<Result<Vec<_>, _>>()?);
         let (revision, entries) = self.barrier.storage().get(&paths, AtLeast::Latest).await?;
         let (above, policies) = entries.split_at(upto);
-        let parents_end = self.check_ancestors(&mut record, paths.iter().zip(above), now)?;
+        let parents_end = self.check_ancestors(&mut record, paths.iter().zip(&kinds).zip(above), now)?;
         let acl = self.acl(&names, policies, revision, derived.as_ref())?;
         paths.extend(own);
         let mut read_at = read_at.min(revision);
@@ -124,40 +126,59 @@ impl Identities {
         now: Timestamp,
     ) -> Result<Batch, IdentityError> {
         self.check_alive(record, now)?;
-        let paths = self.above(record)?;
+        let (paths, kinds) = self.above(record)?.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
         let (_, entries) = self.barrier.storage().get(&paths, AtLeast::Latest).await?;
-        self.check_ancestors(&mut record.clone(), paths.iter().zip(&entries), now)?;
+        self.check_ancestors(&mut record.clone(), paths.iter().zip(&kinds).zip(&entries), now)?;
         let stand = paths.into_iter().zip(entries).filter_map(|(path, entry)| Some((path, entry?.revision)));
         Ok(stand.fold(batch, |batch, (path, revision)| batch.revision_is(path, revision)))
     }
 
-    /// The records of a token's ancestors, and behind them its role's.
-    fn above(&self, record: &TokenRecord) -> Result<Vec<EntryPath>, IdentityError> {
-        let ancestors = record.ancestors.iter().map(|ancestor| self.layout.token(ancestor));
-        let role = record.role.iter().map(|(role, _)| self.layout.role(role));
-        ancestors.chain(role).collect()
+    /// The records of a token's ancestors, and behind them its role's; then the same of namespaces above.
+    fn above(&self, record: &TokenRecord) -> Result<Vec<(EntryPath, Kind)>, IdentityError> {
+        let below = |root: &EntryPath, rest: String| {
+            root.join(&rest).map_err(|_| IdentityError::Internal("names and hashes are segments"))
+        };
+        let mut paths = Vec::new();
+        for ancestor in &record.ancestors {
+            paths.push((self.layout.token(ancestor)?, Kind::Token));
+        }
+        if let Some((role, incarnation)) = &record.role {
+            paths.push((self.layout.role(role)?, Kind::Role(*incarnation)));
+        }
+        for above in &record.terms.above {
+            for token in &above.tokens {
+                paths.push((below(&above.root, format!("tokens/{}", hex::encode(token.0)))?, Kind::TokenAbove));
+            }
+            if let Some((role, incarnation)) = &above.role {
+                paths.push((below(&above.root, format!("roles/{role}"))?, Kind::Role(*incarnation)));
+            }
+        }
+        Ok(paths)
     }
 
     /// Every ancestor's record stands and is not over, and the role's in the same incarnation. When the first of them ends.
     fn check_ancestors<'e>(
         &self,
         record: &mut TokenRecord,
-        above: impl Iterator<Item = (&'e EntryPath, &'e Option<Entry>)>,
+        above: impl Iterator<Item = ((&'e EntryPath, &'e Kind), &'e Option<Entry>)>,
         now: Timestamp,
     ) -> Result<Option<Timestamp>, IdentityError> {
         let gone = || gone(Cause::AncestorGone);
         let mut end: Option<Timestamp> = None;
-        for (i, (path, entry)) in above.enumerate() {
+        for (i, ((path, kind), entry)) in above.enumerate() {
             let value = self.barrier.open(path, &entry.as_ref().ok_or_else(gone)?.value)?;
-            if i >= record.ancestors.len() {
-                let role = store::decode_role(&value)?;
-                if record.role.as_ref().is_none_or(|(_, incarnation)| *incarnation != role.incarnation) {
+            if let Kind::Role(incarnation) = kind {
+                if store::decode_role(&value)?.incarnation != *incarnation {
                     return Err(gone());
                 }
                 continue;
             }
             let ancestor = store::decode_token(&value)?;
             if ancestor.terms.released {
+                // up there nobody knows of this one, whose own record would not outlast it: it ends with it
+                if *kind == Kind::TokenAbove {
+                    return Err(gone());
+                }
                 // What it let go does not depend on what is above it.
                 record.role = None;
                 if i == 0 {
@@ -184,6 +205,16 @@ impl Identities {
         }
         Ok(())
     }
+}
+
+/// What stands at a path on which a token's life depends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Token,
+    /// Of a namespace above.
+    TokenAbove,
+    /// In this incarnation.
+    Role([u8; 16]),
 }
 
 /// Most policies of a token together with those of its entity and its groups.

@@ -70,13 +70,15 @@ pub struct RequestInfo {
     pub asked: OnceLock<Asked>,
     /// Whom the subject belongs to, once it is known: an entity, as its records name it.
     pub entity: OnceLock<Arc<str>>,
+    /// In which namespace it asks, once that is known: `a/b/`. Unset: in the root.
+    pub namespace: OnceLock<Arc<str>>,
 }
 
 impl RequestInfo {
     /// Of a request that begins here, without a certificate.
     pub fn new(request_id: String, from: String, now: Timestamp) -> Self {
-        let (ack, asked, entity) = (AckDemand::default(), OnceLock::new(), OnceLock::new());
-        Self { request_id, from, now, began: Instant::now(), certificate: None, ack, asked, entity }
+        let (ack, asked, entity, namespace) = (AckDemand::default(), OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Self { request_id, from, now, began: Instant::now(), certificate: None, ack, asked, entity, namespace }
     }
 
     /// What a decision is told of it.
@@ -105,7 +107,8 @@ impl RequestInfo {
             Subject::Certificate { .. } | Subject::Unauthenticated | Subject::System => "",
         };
         let from = &self.from;
+        let namespace = self.namespace.get().map(|namespace| &**namespace).unwrap_or_default();
         let known = Record::new(self.now, &self.request_id, operation, subject);
-        Record { from, outcome, latency_micros, certificate, entity, ..known }
+        Record { from, outcome, latency_micros, certificate, entity, namespace, ..known }
     }
 }

@@ -3,6 +3,7 @@
 use crate::acl::Acl;
 use crate::entity::EntityId;
 use crate::name::{PolicyName, RoleName};
+use crate::service::Identities;
 use crate::token::{Digest, TokenMetadata, TokenRecord};
 use audit::Subject;
 use envelope::Timestamp;
@@ -34,6 +35,11 @@ pub(crate) enum Proof {
         role: RoleName,
         incarnation: [u8; 16],
         thumbprint: [u8; 32],
+    },
+    /// In a namespace above, of which these are.
+    Above {
+        principal: Arc<Principal>,
+        identities: Box<Identities>,
     },
 }
 
@@ -73,6 +79,25 @@ impl Principal {
         }
     }
 
+    /// The same in a namespace that stands at `path` below its own: its policies say what it may do there, on paths from where
+    /// they are; their names say nothing there, and whom it belongs to neither.
+    #[must_use]
+    pub fn below(self: &Arc<Self>, own: &Identities, path: &str) -> Self {
+        Self {
+            id: self.id.clone(),
+            subject: self.subject.clone(),
+            policies: Arc::default(),
+            acl: Arc::new(Acl::below(&self.acl, path)),
+            entity: self.entity.clone(),
+            proof: Proof::Above { principal: Arc::clone(self), identities: Box::new(own.clone()) },
+        }
+    }
+
+    /// Its token is of a namespace above.
+    pub(crate) fn is_from_above(&self) -> bool {
+        matches!(self.proof, Proof::Above { .. })
+    }
+
     /// `token/ACCESSOR` or `cert/ROLE@LINEAGE`: nobody else ever bears it, so what is kept for a principal is kept under it.
     /// A role that was deleted and made again is another one.
     pub fn id(&self) -> &str {
@@ -99,7 +124,7 @@ impl Principal {
     pub fn entity(&self) -> Option<EntityId> {
         match &self.proof {
             Proof::Token { record, .. } => record.terms.entity.map(EntityId),
-            Proof::Certificate { .. } => None,
+            Proof::Certificate { .. } | Proof::Above { .. } => None,
         }
     }
 
@@ -112,14 +137,15 @@ impl Principal {
         match &self.proof {
             Proof::Token { record, parents_end, .. } => [record.expires, *parents_end].into_iter().flatten().min(),
             Proof::Certificate { .. } => None,
+            Proof::Above { principal, .. } => principal.expires(),
         }
     }
 
-    /// All that is public about its token; nothing where a certificate asks.
+    /// All that is public about its token; nothing where a certificate asks, or a token of a namespace above.
     pub fn token(&self) -> Option<TokenMetadata> {
         match &self.proof {
             Proof::Token { record, uses_left, .. } => Some(record.metadata(*uses_left)),
-            Proof::Certificate { .. } => None,
+            Proof::Certificate { .. } | Proof::Above { .. } => None,
         }
     }
 }

@@ -72,6 +72,13 @@ impl Identities {
         self.barrier.is_closed()
     }
 
+    /// Those of a namespace whose part of the store is below `part`, which is below this one's own tenant; `mark` tells its
+    /// tokens from others. What they share with these is caches, and turns.
+    pub fn in_namespace(&self, part: &EntryPath, mark: &str) -> Result<Self, IdentityError> {
+        let layout = Arc::new(Layout::in_namespace(Arc::clone(&self.barrier), part, mark)?);
+        Ok(Self { layout, ..self.clone() })
+    }
+
     /// What [`storage::follow`] must watch for the caches.
     pub fn watched(&self) -> EntryPath {
         self.layout.root().clone()
@@ -208,6 +215,10 @@ impl Identities {
     }
 
     async fn by_certificate(&self, certificate: &PeerCertificate) -> Result<Arc<Principal>, IdentityError> {
+        // roles for certificates are the root's
+        if self.layout.is_of_namespace() {
+            return Err(IdentityError::Unauthenticated(Cause::CertificateUnknown));
+        }
         if let Some(principal) = self.caches.certificates.peek(&certificate.thumbprint) {
             return Ok(principal);
         }

@@ -4,7 +4,7 @@
 //! `due/<when>/<digest>`, `entities/<id>`, `groups/<id>`, by their names and aliases `entity-index/<hash>` and
 //! `group-index/<hash>`, `policies/<name>`, `roles/<name>`, `matches/<hash>`, `token-roles/<name>`. What users choose stands
 //! there as keyed hashes only, but for names of policies and roles. Nothing ever stands at `stateless`: it is the place for
-//! which stateless tokens are sealed.
+//! which stateless tokens are sealed. The same stands below a namespace's part, `<tenant>/ns/<its own tenant>/identity`.
 
 mod codec;
 
@@ -20,8 +20,8 @@ use crate::error::IdentityError;
 use crate::name::{Accessor, PolicyName, RoleName};
 use crate::policy::Policy;
 use crate::principal::Principal;
-use crate::token::Digest;
-use envelope::Timestamp;
+use crate::token::{self, Digest};
+use envelope::{SecretBytes, Timestamp};
 use std::sync::Arc;
 use storage::{Barrier, Cache, Change, EntryPath, Invalidate, Revision};
 
@@ -85,6 +85,8 @@ impl Invalidate for Caches {
 pub(crate) struct Layout {
     barrier: Arc<Barrier>,
     root: EntryPath,
+    /// Of a namespace: what its tokens end in.
+    mark: Option<Box<str>>,
 }
 
 type PathResult = Result<EntryPath, IdentityError>;
@@ -93,7 +95,32 @@ impl Layout {
     pub(crate) fn new(barrier: Arc<Barrier>, tenant: &[u8; 16]) -> Result<Self, IdentityError> {
         let root = EntryPath::parse(&format!("{}/identity", hex::encode(tenant)))
             .map_err(|_| IdentityError::Internal("a tenant is a segment"))?;
-        Ok(Self { barrier, root })
+        Ok(Self { barrier, root, mark: None })
+    }
+
+    /// Of a namespace whose part of the store is below `part`.
+    pub(crate) fn in_namespace(barrier: Arc<Barrier>, part: &EntryPath, mark: &str) -> Result<Self, IdentityError> {
+        let root = part.join("identity").map_err(|_| IdentityError::Internal("a namespace is two segments"))?;
+        Ok(Self { barrier, root, mark: Some(mark.into()) })
+    }
+
+    pub(crate) fn is_of_namespace(&self) -> bool {
+        self.mark.is_some()
+    }
+
+    /// A new token's text, with what tells of which namespace it is.
+    pub(crate) fn marked(&self, token: SecretBytes) -> Result<SecretBytes, IdentityError> {
+        let Some(mark) = &self.mark else { return Ok(token) };
+        let marked = token::marked(&token, mark);
+        if token::is_well_formed(marked.expose()) { Ok(marked) } else { Err(IdentityError::LimitExceeded) }
+    }
+
+    /// What of a token's text stands before the mark; nothing where it is another namespace's.
+    pub(crate) fn unmarked<'t>(&self, token: &'t [u8]) -> Option<&'t [u8]> {
+        match &self.mark {
+            None => Some(token),
+            Some(mark) => token.strip_suffix(mark.as_bytes())?.strip_suffix(b"."),
+        }
     }
 
     /// Everything of ours is below it.
@@ -102,7 +129,12 @@ impl Layout {
     }
 
     pub(crate) fn digest(&self, token: &[u8]) -> Result<Digest, IdentityError> {
-        Ok(Digest(self.barrier.keyed_hash(b"identity/token", token)?))
+        if !self.is_of_namespace() {
+            return Ok(Digest(self.barrier.keyed_hash(b"identity/token", token)?));
+        }
+        // the same text is another token in each namespace: what is cached by it is of one alone
+        let here = SecretBytes::from_vec([self.root.as_str().as_bytes(), b" ", token].concat());
+        Ok(Digest(self.barrier.keyed_hash(b"identity/namespace-token", here.expose())?))
     }
 
     pub(crate) fn token(&self, digest: &Digest) -> PathResult {

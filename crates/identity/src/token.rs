@@ -69,6 +69,27 @@ pub fn generate() -> Result<SecretBytes, Randomness> {
     }
 }
 
+/// `token.MARK`: how the tokens of a namespace tell of which they are. A hint of where to look, and nothing else.
+pub fn marked(token: &SecretBytes, mark: &str) -> SecretBytes {
+    SecretBytes::init_with(token.len() + 1 + mark.len(), |text| {
+        let (head, rest) = text.split_at_mut(token.len());
+        head.copy_from_slice(token.expose());
+        if let Some((dot, tail)) = rest.split_first_mut() {
+            *dot = b'.';
+            tail.copy_from_slice(mark.as_bytes());
+        }
+    })
+}
+
+/// What stands behind the second dot of a token's text, if there is one.
+pub fn mark(token: &[u8]) -> Option<&str> {
+    let mut parts = token.splitn(3, |byte| *byte == b'.');
+    let kind = parts.next()?;
+    parts.next()?;
+    let mark = parts.next().filter(|_| matches!(kind, b"sr" | b"srb" | b"srw"))?;
+    std::str::from_utf8(mark).ok().filter(|mark| !mark.is_empty())
+}
+
 /// Fresh random bytes, of the operating system.
 pub fn random_bytes<const N: usize>() -> Result<[u8; N], Randomness> {
     let mut out = [0; N];
@@ -264,6 +285,19 @@ pub(crate) struct Terms {
     pub(crate) token_role: Option<RoleName>,
     /// It has ended, but its children go on: they became orphans.
     pub(crate) released: bool,
+    /// On whom it depends in namespaces above, the nearest first.
+    pub(crate) above: Vec<Above>,
+}
+
+/// Those of one namespace on whom a token below it depends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Above {
+    /// Where that namespace's identity stands in the store.
+    pub(crate) root: storage::EntryPath,
+    /// The nearest first.
+    pub(crate) tokens: Vec<Digest>,
+    /// By which the eldest of them was made, or the token itself.
+    pub(crate) role: Option<(RoleName, [u8; 16])>,
 }
 
 impl Terms {
@@ -282,6 +316,7 @@ impl Terms {
             bound_cidrs: Arc::default(),
             token_role: None,
             released: false,
+            above: Vec::new(),
         }
     }
 }
@@ -343,6 +378,25 @@ mod tests {
         assert_eq!((text.len(), random.len()), (46, 32));
         assert!(is_well_formed(one.expose()));
         assert_ne!(random_bytes::<16>().unwrap(), [0; 16]);
+    }
+
+    #[test]
+    fn a_mark_stands_behind_the_second_dot() {
+        for (token, found) in [
+            ("sr.abc.x1y2z3", Some("x1y2z3")),
+            ("srb.abc.x1y2z3", Some("x1y2z3")),
+            ("srw.abc.x1", Some("x1")),
+            ("sr.abc.x.y", Some("x.y")),
+            ("sr.abc", None),
+            ("sr.abc.", None),
+            ("sr", None),
+            ("", None),
+            ("my.own.token", None),
+            ("root-token-of-mine", None),
+        ] {
+            assert_eq!(mark(token.as_bytes()), found, "{token}");
+        }
+        assert_eq!(marked(&SecretBytes::copy_from(b"sr.abc"), "x1").expose(), b"sr.abc.x1");
     }
 
     #[test]

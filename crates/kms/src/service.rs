@@ -65,6 +65,20 @@ impl Kms {
         Self { inner: Arc::new(Inner { seams, store, status, swept_to }), errand: self.errand.clone() }
     }
 
+    /// Keys of a namespace whose part of the store is below `part`: of a tenant of its own, with which nothing is shared but the
+    /// boundary, and caches.
+    pub fn in_namespace(&self, part: &EntryPath, tenant: TenantId) -> Result<Self, KmsError> {
+        let Inner { seams, store, status, swept_to: _ } = &*self.inner;
+        let store = store.in_namespace(part, tenant)?;
+        let inner = Inner {
+            seams: Seams { tenant, ..seams.clone() },
+            store,
+            status: Arc::clone(status),
+            swept_to: Arc::default(),
+        };
+        Ok(Self { inner: Arc::new(inner), errand: None })
+    }
+
     /// What [`storage::follow`] watches for the caches.
     pub fn watched(&self) -> EntryPath {
         self.store().root().clone()

@@ -1,7 +1,8 @@
 //! Where keys, aliases and grants are stored, and what is kept of them in memory.
 //!
 //! Below `<tenant>/kms`: `keys/<key id>`, `aliases/<keyed hash of the name>`, `grants/<key id>/<grant id>`,
-//! `requests/<keyed hash of principal and client request id>`, `deletion/<16 hex digits of due time>/<key id>`.
+//! `requests/<keyed hash of principal and client request id>`, `deletion/<16 hex digits of due time>/<key id>`; the same
+//! below a namespace's part, `<tenant>/ns/<its own tenant>/kms`.
 //!
 //! Always: a change made here is forgotten by the caches before its caller is answered; one made elsewhere, when the watch
 //! tells. Never: a value that depends on more than it is dropped for.
@@ -26,9 +27,11 @@ use storage::{AtLeast, Barrier, Cache, Change, EntryPath, Invalidate, Revision};
 /// [`storage::follow`].
 #[derive(Debug)]
 pub struct Caches {
-    pub(crate) keys: Cache<KeyId, KeyRecord>,
+    /// Of each tenant: another one's id finds nothing.
+    pub(crate) keys: Cache<(TenantId, KeyId), KeyRecord>,
+    /// Of the root's; namespaces' are read anew.
     pub(crate) aliases: Cache<AliasName, KeyId>,
-    pub(crate) grants: Cache<KeyId, Grants>,
+    pub(crate) grants: Cache<(TenantId, KeyId), Grants>,
     /// By key id: of who makes a new version of a key that is outlived or due.
     pub(crate) renewing: Turns,
 }
@@ -90,6 +93,7 @@ pub(crate) struct Store {
     caches: Arc<Caches>,
     tenant: TenantId,
     root: EntryPath,
+    is_of_namespace: bool,
 }
 
 type PathResult = Result<EntryPath, KmsError>;
@@ -98,7 +102,13 @@ impl Store {
     pub(crate) fn new(barrier: Arc<Barrier>, caches: Arc<Caches>, tenant: TenantId) -> Result<Self, KmsError> {
         let root = EntryPath::parse(&format!("{}/kms", hex::encode(tenant)))
             .map_err(|_| KmsError::Internal("a tenant is a segment"))?;
-        Ok(Self { barrier, caches, tenant, root })
+        Ok(Self { barrier, caches, tenant, root, is_of_namespace: false })
+    }
+
+    /// The same, of a namespace whose part of the store is below `part`.
+    pub(crate) fn in_namespace(&self, part: &EntryPath, tenant: TenantId) -> Result<Self, KmsError> {
+        let root = part.join("kms").map_err(|_| KmsError::Internal("a namespace is two segments"))?;
+        Ok(Self { tenant, root, is_of_namespace: true, ..self.clone() })
     }
 
     pub(crate) fn root(&self) -> &EntryPath {
@@ -155,14 +165,14 @@ impl Store {
 
     /// From memory, or as the store has it now.
     pub(crate) async fn key(&self, id: &KeyId) -> Result<Option<Arc<KeyRecord>>, KmsError> {
-        if let Some(key) = self.caches.keys.peek(id) {
+        if let Some(key) = self.caches.keys.peek(&(self.tenant, *id)) {
             return Ok(Some(key));
         }
         let path = self.key_path(id)?;
         let (read_at, found) = self.read(&path, |bytes| codec::decode_key(&self.tenant, bytes)).await?;
         let Some(Found { value, revision: _ }) = found else { return Ok(None) };
         let key = Arc::new(value);
-        self.caches.keys.insert(*id, Arc::clone(&key), &[path], read_at);
+        self.caches.keys.insert((self.tenant, *id), Arc::clone(&key), &[path], read_at);
         Ok(Some(key))
     }
 
@@ -172,13 +182,17 @@ impl Store {
     }
 
     pub(crate) async fn alias(&self, name: &AliasName) -> Result<Option<KeyId>, KmsError> {
-        if let Some(target) = self.caches.aliases.peek(name) {
+        if !self.is_of_namespace
+            && let Some(target) = self.caches.aliases.peek(name)
+        {
             return Ok(Some(*target));
         }
         let path = self.alias_path(name)?;
         let (read_at, found) = self.read(&path, codec::decode_alias).await?;
         let Some(Found { value, revision: _ }) = found else { return Ok(None) };
-        self.caches.aliases.insert(name.clone(), Arc::new(value.target), &[path], read_at);
+        if !self.is_of_namespace {
+            self.caches.aliases.insert(name.clone(), Arc::new(value.target), &[path], read_at);
+        }
         Ok(Some(value.target))
     }
 
@@ -196,7 +210,7 @@ impl Store {
 
     /// A key's grants. Those of an unknown key are none, and are found like any other's.
     pub(crate) async fn grants(&self, key: &KeyId) -> Result<Arc<Grants>, KmsError> {
-        if let Some(grants) = self.caches.grants.peek(key) {
+        if let Some(grants) = self.caches.grants.peek(&(self.tenant, *key)) {
             return Ok(grants);
         }
         let mut grants = Grants::default();
@@ -207,7 +221,7 @@ impl Store {
         let grants = Arc::new(grants);
         // Many and long grants are read anew each time: memory stays bounded.
         if bytes <= CACHED_GRANT_BYTES_MAX {
-            self.caches.grants.insert(*key, Arc::clone(&grants), &[self.grants_path(key)?], read_at);
+            self.caches.grants.insert((self.tenant, *key), Arc::clone(&grants), &[self.grants_path(key)?], read_at);
         }
         Ok(grants)
     }

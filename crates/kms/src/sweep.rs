@@ -36,7 +36,8 @@ impl Kms {
     async fn delete_due(&self, claim: &Claim, now: Timestamp) -> Result<bool, KmsError> {
         let value = self.inner.seams.barrier.open(&claim.path, &claim.entry.value)?;
         let id = codec::decode_due(value.expose()).ok_or_else(|| unreadable(&claim.path))?;
-        let segment = claim.path.segments().nth(DUE_SEGMENT).unwrap_or_default();
+        // `deletion/<due>/<key id>`, below the queue's own path
+        let segment = claim.path.as_str().rsplit('/').nth(1).unwrap_or_default();
         let due = u64::from_str_radix(segment, 16).map_err(|_| unreadable(&claim.path))?;
         let due = Timestamp::from_unix_millis(due);
         if now < due {
@@ -97,8 +98,6 @@ fn named(index: usize, key: &KeyId) -> Item {
     Item { index, key_id: Some(key.to_string()), outcome: Outcome::Done, context_hmac: None }
 }
 
-/// `<tenant>/kms/deletion/<due>/<key id>`.
-const DUE_SEGMENT: usize = 3;
 const CLAIMS_MAX: u32 = 50;
 const CLAIMED_FOR: Duration = Duration::from_secs(60);
 /// Each takes a precondition and a write of a batch.

@@ -212,9 +212,10 @@ impl Wired {
         let store = Arc::clone(self.barrier.storage()) as Arc<dyn Storage>;
         let follow = tokio::spawn(storage::follow(store, tenant, caches));
         let kms = self.kms(Arc::clone(&self.watched_boundary) as _, &self.log.lane())?;
-        let renew = tokio::spawn(crate::worker::renew(kms.clone()));
-        let tend = tokio::spawn(crate::worker::tend(self.vault(&kms, &self.log.lane())?));
-        let sweep = tokio::spawn(crate::worker::sweep(self.identities.clone(), kms.clone(), self.changes.clone()));
+        let vault = self.vault(&kms, &self.log.lane())?;
+        let renew = tokio::spawn(crate::worker::renew(vault.clone()));
+        let tend = tokio::spawn(crate::worker::tend(vault.clone()));
+        let sweep = tokio::spawn(crate::worker::sweep(vault, self.changes.clone()));
         let watch = tokio::spawn(watch_boundary(Arc::clone(&self.watched_boundary), self.health.clone()));
         let (barrier, log) = (Arc::clone(&self.barrier), Arc::clone(&self.log));
         let anchor = tokio::spawn(crate::audit_log::anchor(barrier, log, self.node.clone(), self.generation));

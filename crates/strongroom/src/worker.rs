@@ -5,26 +5,27 @@ use api::Health;
 use api::health::Serving;
 use envelope::Clock as _;
 use hsm_api::Boundary;
-use identity::{Changes, Identities};
+use identity::Changes;
 use kms::{Kms, KmsError};
 use std::sync::Arc;
 use std::time::Duration;
 use storage::Barrier;
 use vault::reseal::{Resealer, Turn};
 
-/// Once a second: tokens and keys whose time has come, and leaves that can leave the outbox.
-pub async fn sweep(identities: Identities, kms: Kms, changes: Changes) {
+/// Once a second: tokens and keys whose time has come, in the root and in some namespaces, and leaves that can leave the outbox.
+pub async fn sweep(vault: vault::Vault, changes: Changes) {
     loop {
         tokio::time::sleep(TICK).await;
-        if identities.is_sealed() {
+        if vault.is_sealed() {
             continue;
         }
         // a page at a time, at most this many in a row, so that nothing else waits
         for _ in 0..PAGES_MAX {
             let now = SystemClock.now();
-            let tokens = told("expired tokens", identities.sweep(now).await);
-            let keys = told("keys to be destroyed", kms.sweep(now).await);
-            if tokens + keys == 0 {
+            let tokens = told("expired tokens", vault.identities().sweep(now).await);
+            let keys = told("keys to be destroyed", vault.kms().sweep(now).await);
+            let namespaces = told("namespaces", vault::sweep_namespaces(&vault, now).await);
+            if tokens + keys + namespaces == 0 {
                 break;
             }
         }
@@ -36,10 +37,10 @@ pub async fn sweep(identities: Identities, kms: Kms, changes: Changes) {
 
 /// Keys whose current version may seal no more since the cluster's generation was raised, a page at a time, until all are
 /// rotated. What a crash or a failure left is found again by the next walk.
-pub async fn renew(kms: Kms) {
+pub async fn renew(vault: vault::Vault) {
     let (mut renewed, mut pause) = (0, TICK);
     loop {
-        match renew_all(&kms).await {
+        match renew_all(&vault).await {
             Ok(done) => {
                 renewed += done;
                 break;
@@ -56,7 +57,27 @@ pub async fn renew(kms: Kms) {
     std::future::pending().await
 }
 
-async fn renew_all(kms: &Kms) -> Result<usize, KmsError> {
+async fn renew_all(vault: &vault::Vault) -> Result<usize, KmsError> {
+    let mut renewed = renew_in(vault.kms()).await?;
+    let mut last = String::new();
+    loop {
+        match vault::next_namespace(vault, &last).await {
+            Ok(Some(namespace)) => {
+                renewed += renew_in(namespace.kms()).await?;
+                namespace.namespace().clone_into(&mut last);
+            }
+            Ok(None) => return Ok(renewed),
+            Err(error) => {
+                tracing::warn!(%error, "namespaces cannot be read");
+                return Err(KmsError::Conflict);
+            }
+        }
+        // many namespaces are in nobody's way either
+        tokio::time::sleep(BETWEEN_NAMESPACES).await;
+    }
+}
+
+async fn renew_in(kms: &Kms) -> Result<usize, KmsError> {
     let (mut marker, mut renewed, mut failed) = (String::new(), 0, None);
     loop {
         let page = kms.renew_page(marker, SystemClock.now()).await?;
@@ -135,6 +156,7 @@ fn told<E: std::fmt::Display>(what: &str, outcome: Result<usize, E>) -> usize {
     })
 }
 
+const BETWEEN_NAMESPACES: Duration = Duration::from_millis(20);
 const TICK: Duration = Duration::from_secs(1);
 const RENEW_PAUSE_MAX: Duration = Duration::from_secs(60);
 const TEND_EVERY: Duration = Duration::from_secs(10);

@@ -82,6 +82,13 @@ impl ApiPath {
         }
     }
 
+    /// Without the bytes that named a namespace.
+    pub(crate) fn go_on_from(&mut self, at: usize) {
+        if let Some(rest) = self.0.get(at..).filter(|rest| at > 0 && !rest.is_empty()) {
+            self.0 = rest.into();
+        }
+    }
+
     pub(crate) fn replace(&mut self, path: String) {
         self.0 = path.into();
     }
@@ -142,6 +149,8 @@ pub type Parameter = (Box<str>, Box<str>);
 #[derive(Debug)]
 pub struct Call {
     pub verb: Verb,
+    /// The namespace that is named beside the path, as [`crate::namespace::parse_named`] makes it; nothing for the root.
+    pub namespace: Box<str>,
     pub path: ApiPath,
     pub parameters: Vec<Parameter>,
     pub body: Body,

@@ -30,6 +30,9 @@ pub enum VaultError {
     /// Not there, and something is known of it: a deleted version.
     #[error("not found")]
     Gone(Text),
+    /// Told to who may do something in the one above it.
+    #[error("namespace not found")]
+    NoNamespace,
     #[error("no handler for route \"{0}\"")]
     NoRoute(String),
     #[error("unsupported operation")]
@@ -60,7 +63,7 @@ impl VaultError {
         match self {
             Self::InvalidField { .. } | Self::Invalid(_) | Self::LoginRefused { .. } => 400,
             Self::PermissionDenied | Self::Unauthenticated(_) => 403,
-            Self::NotFound | Self::Gone(_) | Self::NoRoute(_) => 404,
+            Self::NotFound | Self::Gone(_) | Self::NoRoute(_) | Self::NoNamespace => 404,
             Self::Unsupported => 405,
             Self::TooLarge => 413,
             Self::Limited(_) => 429,
@@ -78,7 +81,7 @@ impl VaultError {
             Self::InvalidField { .. } | Self::Invalid(_) => "INVALID_FIELD",
             Self::LoginRefused { cause, .. } | Self::Unauthenticated(cause) => cause,
             Self::PermissionDenied => "PERMISSION_DENIED",
-            Self::NotFound | Self::Gone(_) => "NOT_FOUND",
+            Self::NotFound | Self::Gone(_) | Self::NoNamespace => "NOT_FOUND",
             Self::NoRoute(_) => "NO_ROUTE",
             Self::Unsupported => "UNSUPPORTED_OPERATION",
             Self::TooLarge => "MESSAGE_TOO_LARGE",
@@ -104,6 +107,7 @@ impl VaultError {
             | Self::PermissionDenied
             | Self::Unauthenticated(_)
             | Self::NoRoute(_)
+            | Self::NoNamespace
             | Self::Unsupported
             | Self::TooLarge
             | Self::Limited(_)

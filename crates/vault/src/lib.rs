@@ -5,7 +5,7 @@
 //! Always: an engine sees its own mount's part of the store and nothing else.
 //! Never: a secret in an error, a record, a log, or a path of the store.
 //!
-//! Not there yet, and refused by name: namespaces; entity aliases chosen at token creation. Stateless tokens of an auth method that is disabled live to their end. As in Vault,
+//! Not there yet, and refused by name: locks of namespaces; entity aliases chosen at token creation. Stateless tokens of an auth method that is disabled live to their end. As in Vault,
 //! who may write users, roles, entities and groups may give any policy but `root`: whoever holds such a right is trusted so far.
 #![forbid(unsafe_code)]
 
@@ -19,6 +19,7 @@ pub mod engine;
 pub mod error;
 mod gone;
 pub mod mount;
+pub mod namespace;
 pub mod quota;
 mod recovery;
 pub mod reply;
@@ -37,6 +38,7 @@ pub use body::Body;
 pub use call::{ApiPath, Call, Verb};
 pub use engine::kv2::LastReads;
 pub use error::VaultError;
+pub use namespace::round::{next_namespace, sweep_namespaces};
 pub use reply::{Answer, Reply};
 pub use service::{Caches, Seams, Vault};
 pub use text::Text;
@@ -48,11 +50,19 @@ use envelope::Timestamp;
 /// Each part has its turn, whatever became of those before it; the first failure is told when nothing else is left to do.
 pub async fn tend(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
     let mut done = Done::default();
+    done.add("the root's vault", tend_one(vault, now).await);
+    done.add("namespaces", namespace::round::tend(vault, now).await);
+    done.add("last reads", engine::kv2::last_read::note(vault, now).await);
+    done.told()
+}
+
+/// In one namespace, or the root.
+pub(crate) async fn tend_one(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
+    let mut done = Done::default();
     done.add("wrapped answers", wrapping::sweep(vault, now).await);
     done.add("SecretIDs", auth::approle::sweep(vault, now).await);
     done.add("transit keys", engine::transit::auto::rotate_due(vault, now).await);
     done.add("mounts that are gone", gone::sweep(vault, now).await);
-    done.add("last reads", engine::kv2::last_read::note(vault, now).await);
     done.told()
 }
 

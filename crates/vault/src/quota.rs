@@ -39,7 +39,8 @@ pub(crate) struct Rules(pub(crate) BTreeMap<String, Rule>);
 
 /// What is known of rules, and what each address has left.
 pub(crate) struct Quotas {
-    rules: Cache<(), Rules>,
+    /// By the tenant.
+    rules: Cache<[u8; 16], Rules>,
     measures: Mutex<Measures>,
 }
 
@@ -61,7 +62,7 @@ struct Measure {
 
 impl Default for Quotas {
     fn default() -> Self {
-        Self { rules: Cache::new(1), measures: Mutex::default() }
+        Self { rules: Cache::new(RULES_KEPT_MAX), measures: Mutex::default() }
     }
 }
 
@@ -80,17 +81,28 @@ impl Quotas {
         self.rules.forget();
     }
 
-    /// Refuses what is too much.
+    /// Refuses what is too much: by the rules of the root, on the whole path, and by those of the namespace that is asked in.
     pub(crate) async fn admit(&self, vault: &Vault, call: &Call) -> Result<(), VaultError> {
-        let rules = match self.rules.peek(&()) {
+        let path = call.path.as_str();
+        if vault.namespace().is_empty() {
+            return self.admit_by(vault, path, call).await;
+        }
+        let whole = format!("{}{path}", vault.namespace());
+        self.admit_by(vault.top(), &whole, call).await?;
+        self.admit_by(vault, path, call).await
+    }
+
+    async fn admit_by(&self, vault: &Vault, path: &str, call: &Call) -> Result<(), VaultError> {
+        let rules = match self.rules.peek(&vault.seams.tenant) {
             Some(rules) => rules,
             None => self.read(vault).await?,
         };
-        let path = call.path.as_str();
         if rules.0.is_empty() || EXEMPT.contains(&path) {
             return Ok(());
         }
         let Some((name, rule)) = rules.matching(path) else { return Ok(()) };
+        // no rule's name has a slash
+        let name: &str = if vault.namespace().is_empty() { name } else { &format!("{}{name}", vault.namespace()) };
         let mut measures = self.measures.lock().unwrap_or_else(PoisonError::into_inner);
         if measures.take((name, rule), identity::cidr::network(&call.info.from), call.info.now) {
             Ok(())
@@ -102,7 +114,7 @@ impl Quotas {
     async fn read(&self, vault: &Vault) -> Result<Arc<Rules>, VaultError> {
         let (rules, _, read_at) = load(vault).await?;
         let rules = Arc::new(rules);
-        self.rules.insert((), Arc::clone(&rules), &[place(&view(vault)?)?], read_at);
+        self.rules.insert(vault.seams.tenant, Arc::clone(&rules), &[place(&view(vault)?)?], read_at);
         Ok(rules)
     }
 }
@@ -204,6 +216,8 @@ pub(crate) async fn load(vault: &Vault) -> Result<(Rules, Option<Revision>, Revi
 
 /// What must answer a server that is flooded.
 pub const EXEMPT: [&str; 3] = ["sys/health", "sys/seal-status", "sys/unseal"];
+/// Tenants whose rules are kept in memory.
+const RULES_KEPT_MAX: usize = 256;
 const MEASURES_MAX: usize = 10_000;
 /// Whoever sent nothing for so long is forgotten when there are too many.
 const IDLE: Duration = Duration::from_secs(60);

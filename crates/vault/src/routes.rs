@@ -91,6 +91,8 @@ const SYSTEM: &[Route] = &[
     route("locked-users/{mount_accessor}/unlock/{alias_identifier}", &[Write], "Lets somebody in again."),
     route("metrics", &[Read], "What is counted."),
     route("internal/specs/openapi", &[Read], "This document."),
+    route("namespaces", &[List], "Namespaces right below; with `scan=true`, all below."),
+    route("namespaces/{name}", &[Read, Write, Patch, Delete], "One namespace."),
     route("policies/acl", &[List], "Names of policies."),
     route("policies/acl/{name}", &[Read, Write, Delete], "One policy."),
     route("policy", &[Read, List], "Names of policies, as older clients ask."),

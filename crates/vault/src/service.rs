@@ -9,6 +9,9 @@ use crate::backend::{self, Access, Backend};
 use crate::call::{Call, Verb};
 use crate::error::VaultError;
 use crate::mount::{Kind, Mount, Table, Tune};
+use crate::namespace::asker::{Asker, is_of_ones_own};
+use crate::namespace::round::Round;
+use crate::namespace::{Space, Tree, is_roots};
 use crate::recovery::Ceremonies;
 use crate::reply::{Answer, Reply};
 use crate::scope::{Scope, record};
@@ -56,7 +59,11 @@ pub trait Strangers: Send + Sync + std::fmt::Debug {
 /// What is known already. One for all cores; tell it of changes with [`storage::follow`].
 #[derive(Debug)]
 pub struct Caches {
-    mounts: Cache<(), Table>,
+    /// By the tenant.
+    mounts: Cache<[u8; 16], Table>,
+    pub(crate) namespaces: Cache<(), Tree>,
+    pub(crate) tended: Round,
+    pub(crate) swept: Round,
     values: Arc<Values>,
     last_reads: crate::LastReads,
     quotas: crate::quota::Quotas,
@@ -70,7 +77,10 @@ impl Caches {
     /// At most `values` small values.
     pub fn new(values: usize) -> Self {
         Self {
-            mounts: Cache::new(1),
+            mounts: Cache::new(TABLES_MAX),
+            namespaces: Cache::new(1),
+            tended: Round::default(),
+            swept: Round::default(),
             values: Arc::new(Cache::new(values)),
             last_reads: crate::LastReads::default(),
             quotas: crate::quota::Quotas::default(),
@@ -94,29 +104,33 @@ impl Caches {
 impl Invalidate for Caches {
     fn apply(&self, change: &Change) {
         self.mounts.apply(change);
+        self.namespaces.apply(change);
         self.values.apply(change);
         self.quotas.apply(change);
     }
 
     fn forget(&self) {
         self.mounts.forget();
+        self.namespaces.forget();
         self.values.forget();
         self.quotas.forget();
     }
 }
 
-/// The secrets domain of one tenant. Cheap to clone.
+/// The secrets domain of one tenant: the root's, through which all are asked, or a namespace's. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Vault {
     pub(crate) seams: Seams,
-    root: EntryPath,
+    pub(crate) root: EntryPath,
+    /// Of a namespace.
+    pub(crate) space: Option<Arc<Space>>,
 }
 
 impl Vault {
     pub fn new(seams: Seams) -> Result<Self, VaultError> {
         let root = EntryPath::parse(&format!("{}/vault", hex::encode(seams.tenant)))
             .map_err(|_| VaultError::Internal("a tenant is a segment".into()))?;
-        Ok(Self { seams, root })
+        Ok(Self { seams, root, space: None })
     }
 
     /// At the start: the built-in mounts, and `secret/`, where nothing was ever mounted.
@@ -183,7 +197,7 @@ impl Vault {
     /// Answers a request. Never fails: a refusal is an answer.
     pub async fn handle(&self, mut call: Call) -> Answer {
         let request_id = call.info.request_id.clone();
-        match self.serve(&mut call).await {
+        match self.enter(&mut call).await {
             Ok(reply) => reply.into_answer(&request_id),
             Err(error) => {
                 tracing::debug!(request_id, path = %call.path.told(), ?error, "refused");
@@ -192,10 +206,7 @@ impl Vault {
         }
     }
 
-    async fn serve(&self, call: &mut Call) -> Result<Reply, VaultError> {
-        if self.is_sealed() {
-            return crate::seal::serve(self, call).await;
-        }
+    pub(crate) async fn serve(&self, call: &mut Call, tree: &Tree) -> Result<Reply, VaultError> {
         let table = match self.table().await {
             Ok(table) => table,
             Err(error) => return self.refused(call, None, (Decision::NotReached, ""), error).await,
@@ -209,15 +220,22 @@ impl Vault {
         let backend = routed.map(|(_, mount, _)| backend::of(mount.kind));
         if let (Some(routed), Some(backend)) = (routed, backend)
             && backend.access(call, routed.2) == Access::Public
+            && !self.keeps_from(call)
         {
             let scope = Scope::new(self, call, routed, None, String::new());
             return self.carry_out(&scope, backend).await;
         }
-        let token = call.token.as_ref().map(envelope::SecretBytes::expose);
-        let by = match self.identities().authenticate(token, call.certificate.as_deref(), &call.info).await {
-            Ok(by) => by,
-            Err(error) => return self.refused(call, None, (Decision::NotReached, ""), error.into()).await,
+        let Asker { by, home } = match self.asker(call, tree).await {
+            Ok(asker) => asker,
+            Err(error) => return self.refused(call, None, (Decision::NotReached, ""), error).await,
         };
+        if self.keeps_from(call) {
+            let error = VaultError::Invalid("unsupported path".into());
+            return self.refused(call, Some(&by), (Decision::NotReached, ""), error).await;
+        }
+        if let Some(home) = home.filter(|_| is_of_ones_own(call.path.as_str())) {
+            return home.0.serve_own(call, &home.1).await;
+        }
         let (Some(routed), Some(backend)) = (routed, backend) else {
             let error = if by.is_root() {
                 VaultError::NoRoute(call.path.told().into_owned())
@@ -229,7 +247,12 @@ impl Vault {
         self.authorised(call, routed, backend, &by).await
     }
 
-    async fn authorised(
+    /// What is the root's alone is not served in a namespace; strangers are not told that there is one.
+    fn keeps_from(&self, call: &Call) -> bool {
+        self.space.is_some() && is_roots(call.path.as_str())
+    }
+
+    pub(crate) async fn authorised(
         &self,
         call: &Call,
         routed: (&str, &Mount, &str),
@@ -310,7 +333,7 @@ impl Vault {
     }
 
     /// Records a refusal, then refuses.
-    async fn refused(
+    pub(crate) async fn refused(
         &self,
         call: &Call,
         by: Option<&Arc<Principal>>,
@@ -338,7 +361,13 @@ impl Vault {
     /// Commits, and drops what the change outdates before the caller hears of it.
     pub(crate) async fn commit(&self, batch: Batch, record: &Record<'_>) -> Result<Revision, ChangeError> {
         let paths = batch.writes.iter().map(|write| write.path().clone()).collect();
-        let revision = self.changes().commit(batch, record).await?;
+        let revision = match &self.space {
+            // what a worker does, too
+            Some(space) if record.namespace.is_empty() => {
+                self.changes().commit(batch, &Record { namespace: &space.path, ..record.clone() }).await?
+            }
+            Some(_) | None => self.changes().commit(batch, record).await?,
+        };
         let change = Change::Paths { revision, paths };
         self.seams.caches.apply(&change);
         self.seams.identity_caches.apply(&change);
@@ -347,12 +376,12 @@ impl Vault {
 
     /// All mounts, as they are now or were a moment ago.
     pub async fn table(&self) -> Result<Arc<Table>, VaultError> {
-        if let Some(table) = self.seams.caches.mounts.peek(&()) {
+        if let Some(table) = self.seams.caches.mounts.peek(&self.seams.tenant) {
             return Ok(table);
         }
         let (table, _, read_at) = self.load_table().await?;
         let table = Arc::new(table);
-        self.seams.caches.mounts.insert((), Arc::clone(&table), &[self.mounts_path()?], read_at);
+        self.seams.caches.mounts.insert(self.seams.tenant, Arc::clone(&table), &[self.mounts_path()?], read_at);
         Ok(table)
     }
 
@@ -450,6 +479,8 @@ fn given(raw: &str) -> Given {
     items.into_iter().map(|item| scalar(item.get())).collect::<Option<_>>().map_or(Given::Other, Given::Many)
 }
 
+/// Tables of mounts that are kept in memory: the root's, and those of namespaces that are used.
+const TABLES_MAX: usize = 256;
 const FIRST_MOUNTS: [(&str, Kind, &str); 5] = [
     ("auth/token/", Kind::Token, "token based credentials"),
     ("cubbyhole/", Kind::Cubbyhole, "per-token private secret storage"),

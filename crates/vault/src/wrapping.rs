@@ -134,6 +134,10 @@ fn add(vault: &Vault, batch: Batch, wrapped: &Wrapped, body: &[u8]) -> Result<(B
     head.copy_from_slice(PREFIX);
     // `sr.` becomes `srw.`
     tail.copy_from_slice(random.expose().get(PREFIX.len() - 1..).unwrap_or_default());
+    let token = match &vault.space {
+        Some(space) => identity::token::marked(&token, &space.id),
+        None => token,
+    };
     let place = place(&view, token.expose())?;
     let text = encode(wrapped)?;
     let batch = view.put(batch.absent(place.info.clone()), place.info, &text)?;
@@ -144,7 +148,7 @@ fn add(vault: &Vault, batch: Batch, wrapped: &Wrapped, body: &[u8]) -> Result<(B
 
 /// Hands the answer out, once.
 pub(crate) async fn unwrap(scope: &Scope<'_>, token: &[u8]) -> Result<Reply, VaultError> {
-    let view = view(scope.vault)?;
+    let view = view(&*scope.vault.maker_of(token).await?)?;
     let place = place(&view, token)?;
     for _ in 0..ATTEMPTS_MAX {
         let (mut wrapped, revision) = open(scope, &view, &place).await?;
@@ -167,7 +171,8 @@ pub(crate) async fn unwrap(scope: &Scope<'_>, token: &[u8]) -> Result<Reply, Vau
 
 /// A new token for the same answer, with the same path; the old one is spent.
 pub(crate) async fn rewrap(scope: &Scope<'_>, token: &[u8]) -> Result<Reply, VaultError> {
-    let view = view(scope.vault)?;
+    let maker = scope.vault.maker_of(token).await?;
+    let view = view(&maker)?;
     let place = place(&view, token)?;
     for _ in 0..ATTEMPTS_MAX {
         let (mut old, revision) = open(scope, &view, &place).await?;
@@ -180,7 +185,7 @@ pub(crate) async fn rewrap(scope: &Scope<'_>, token: &[u8]) -> Result<Reply, Vau
         old.fetched = Some(scope.now().unix_millis());
         let batch = scope.batch()?.revision_is(place.info.clone(), revision).delete(place.body.clone());
         let batch = view.put(batch, place.info.clone(), &encode(&old)?)?;
-        let (batch, token) = add(scope.vault, batch, &new, body.value.expose())?;
+        let (batch, token) = add(&maker, batch, &new, body.value.expose())?;
         match scope.commit(batch).await {
             Err(ChangeError::Conflict(_)) => {}
             Err(error) => return Err(error.into()),
@@ -192,7 +197,7 @@ pub(crate) async fn rewrap(scope: &Scope<'_>, token: &[u8]) -> Result<Reply, Vau
 
 /// Tells of a token that still fetches something, without spending it.
 pub(crate) async fn lookup(scope: &Scope<'_>, token: &[u8]) -> Result<Reply, VaultError> {
-    let view = view(scope.vault)?;
+    let view = view(&*scope.vault.maker_of(token).await?)?;
     let place = place(&view, token)?;
     let found = load(&view, &place).await?;
     let (wrapped, _) = found.filter(|(wrapped, _)| is_waiting(wrapped, scope.now())).ok_or(refused(UNKNOWN))?;

@@ -6,7 +6,7 @@ use axum::body::Body;
 use bytes::Buf as _;
 use envelope::SecretBytes;
 use http::request::Parts as Head;
-use http::{HeaderName, Method, Request};
+use http::{HeaderMap, HeaderName, Method, Request};
 use http_body_util::BodyExt as _;
 use identity::{PeerCertificate, RequestInfo};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use vault::{ApiPath, Call, VaultError, Verb};
 /// All that the head says.
 pub(super) struct Parts {
     verb: Verb,
+    namespace: Box<str>,
     path: ApiPath,
     parameters: Vec<Parameter>,
     token: Option<SecretBytes>,
@@ -28,13 +29,14 @@ pub(super) struct Parts {
 
 impl Parts {
     pub(super) fn parse(head: &Head, peer: Option<&Peer>) -> Result<Self, VaultError> {
-        let parameters = parameters(head.uri.query().unwrap_or_default())?;
-        let verb = verb_of(&head.method, head.uri.query()).ok_or(VaultError::Unsupported)?;
+        let mut parameters = parameters(head.uri.query().unwrap_or_default())?;
         let raw = head.uri.path().strip_prefix(PREFIX).unwrap_or_default();
-        let namespace = head.headers.get(NAMESPACE).map(|value| value.as_bytes().trim_ascii());
-        if namespace.is_some_and(|namespace| !matches!(namespace, b"" | b"/" | b"root" | b"root/")) {
-            return Err(VaultError::field("X-Vault-Namespace", "there are no namespaces but the root"));
-        }
+        let verb = if scans(head, raw) {
+            parameters.push(("scan".into(), "true".into()));
+            Verb::List
+        } else {
+            verb_of(&head.method, head.uri.query()).ok_or(VaultError::Unsupported)?
+        };
         let wrap_ttl = match head.headers.get(WRAP_TTL) {
             None => None,
             Some(value) => {
@@ -49,6 +51,7 @@ impl Parts {
         };
         Ok(Self {
             verb,
+            namespace: namespace(&head.headers)?,
             path: ApiPath::parse(raw)?,
             parameters,
             token: auth::token(&head.headers),
@@ -61,7 +64,8 @@ impl Parts {
     pub(super) fn body_bytes_max(&self) -> usize {
         let path = self.path.as_str();
         // whatever is shown beside it: a login is everybody's to ask for
-        let logs_in = path.starts_with("auth/") && (path.ends_with("/login") || path.contains("/login/"));
+        let logs_in = (path.starts_with("auth/") || path.contains("/auth/"))
+            && (path.ends_with("/login") || path.contains("/login/"));
         let known = !logs_in && (self.token.is_some() || self.certificate.is_some());
         if known { BODY_BYTES_MAX } else { STRANGERS_BODY_BYTES_MAX }
     }
@@ -72,8 +76,8 @@ impl Parts {
             Verb::Read | Verb::List => vault::Body::empty(),
             Verb::Write | Verb::Patch | Verb::Delete => vault::Body::parse(body)?,
         };
-        let Self { verb, path, parameters, token, certificate, wrap_ttl, bind } = self;
-        Ok(Call { verb, path, parameters, body, token, certificate, wrap_ttl, bind, info })
+        let Self { verb, namespace, path, parameters, token, certificate, wrap_ttl, bind } = self;
+        Ok(Call { verb, namespace, path, parameters, body, token, certificate, wrap_ttl, bind, info })
     }
 }
 
@@ -93,6 +97,24 @@ fn verb_of(method: &Method, query: Option<&str>) -> Option<Verb> {
         "DELETE" => Some(Verb::Delete),
         _ => None,
     }
+}
+
+/// In which namespace it asks. Where the header stands twice, nobody can tell.
+fn namespace(headers: &HeaderMap) -> Result<Box<str>, VaultError> {
+    let mut values = headers.get_all(NAMESPACE).iter();
+    let refused = || VaultError::field("X-Vault-Namespace", "no path of a namespace, or more than one");
+    match (values.next(), values.next()) {
+        (None, _) => Ok("".into()),
+        (Some(value), None) => vault::namespace::parse_named(value.to_str().map_err(|_| refused())?),
+        (Some(_), Some(_)) => Err(refused()),
+    }
+}
+
+/// OpenBao's way to ask for all namespaces below: the method SCAN, or `scan=true`.
+fn scans(head: &Head, path: &str) -> bool {
+    let is_of_namespaces = path.trim_end_matches('/').ends_with("sys/namespaces");
+    let by_query = || head.uri.query().is_some_and(|query| query.split('&').any(|pair| pair == "scan=true"));
+    is_of_namespaces && (head.method.as_str() == "SCAN" || matches!(head.method.as_str(), "GET" | "LIST") && by_query())
 }
 
 /// `a=b&c=d`, percent-encoded; the first of a name counts.

@@ -8,8 +8,8 @@
 //! * Bodies have at most 1 MiB, those of requests without a token 64 KiB; a request may take 30 s.
 //! * A path with an empty segment, `.`, `..`, `%2f`, a control or a look-alike of a slash or a dot is refused, not cleaned.
 //! * A JSON object in which a key stands twice is refused.
-//! * `X-Vault-Namespace` other than the root is refused: there are no namespaces yet. Forwarding headers are ignored: every
-//!   node is active.
+//! * That a namespace is not there is told to who may do something in the one above it alone; to others it is forbidden.
+//! * Forwarding headers are ignored: every node is active.
 //! * `X-Strongroom-Bind-Certificate` (64 hexadecimal digits, or `self` for the connection's own) binds what a call makes, a
 //!   wrapping token, a SecretID or a login's token, to a client certificate.
 

@@ -42,6 +42,8 @@ pub struct Entry {
     latency_micros: Option<u64>,
     #[serde(default)]
     store: Option<StoreState>,
+    #[serde(default)]
+    namespace: String,
     #[serde(skip)]
     sealed: Option<Sealed>,
 }
@@ -146,6 +148,7 @@ impl Entry {
             node: &self.node,
             latency_micros: self.latency_micros,
             store: self.store,
+            namespace: &self.namespace,
         }
     }
 
@@ -238,6 +241,7 @@ pub(super) fn write_public(out: &mut Vec<u8>, record: &Record<'_>) {
             wire::uint(out, number::STORE_GENERATION, store.generation);
         });
     }
+    wire::bytes(out, number::NAMESPACE, record.namespace.as_bytes());
 }
 
 /// Under `field`, and the reason under the next one.
@@ -293,6 +297,7 @@ struct Read {
     node: String,
     latency_micros: Option<u64>,
     store: Option<StoreState>,
+    namespace: String,
     sealed: Option<Sealed>,
 }
 
@@ -330,6 +335,7 @@ impl Read {
             number::NODE => self.node = value.text()?,
             number::LATENCY_MICROS => self.latency_micros = Some(value.uint()?),
             number::STORE => self.store = Some(store(value.bytes()?)?),
+            number::NAMESPACE => self.namespace = value.text()?,
             number::PERSONAL => self.personal(value.bytes()?)?,
             number::SEALED => self.sealed = Some(sealed(value.bytes()?)?),
             _ => return Err(Malformed::Field),
@@ -378,6 +384,7 @@ impl Read {
             node: self.node,
             latency_micros: self.latency_micros,
             store: self.store,
+            namespace: self.namespace,
             sealed: self.sealed,
         })
     }
@@ -480,6 +487,7 @@ mod number {
     pub(super) const NODE: u32 = 23;
     pub(super) const LATENCY_MICROS: u32 = 24;
     pub(super) const STORE: u32 = 25;
+    pub(super) const NAMESPACE: u32 = 26;
     pub(super) const PERSONAL: u32 = 90;
     pub(super) const SEALED: u32 = 91;
     /// Behind all that may yet come.

@@ -11,7 +11,7 @@ use std::path::Path;
 #[derive(Debug, Clone)]
 struct Told {
     time: u64,
-    texts: [String; 8],
+    texts: [String; 9],
     subject: Subject,
     decision: Decision,
     outcome: Outcome,
@@ -24,7 +24,7 @@ struct Told {
 
 impl Told {
     fn record(&self) -> Record<'_> {
-        let [request_id, operation, path, from, rule, entity, certificate, node] = &self.texts;
+        let [request_id, operation, path, from, rule, entity, certificate, node, namespace] = &self.texts;
         Record {
             time: self.time,
             request_id,
@@ -43,6 +43,7 @@ impl Told {
             node,
             latency_micros: self.latency_micros,
             store: self.store,
+            namespace,
         }
     }
 }
@@ -57,6 +58,7 @@ fn full() -> Told {
         "e1",
         "c0ffee",
         "node-1",
+        "a/b/",
     ];
     Told {
         time: 1_795_000_000_123,
@@ -89,6 +91,7 @@ fn usual() -> Told {
             "kms/keys/00112233-4455-6677-8899-aabbccddeeff/generate-data-key",
             "192.0.2.1:54321",
             "bench",
+            "",
             "",
             "",
             "",
@@ -463,7 +466,7 @@ fn a_record() -> impl Strategy<Value = Told> {
     let item = item.prop_map(|(index, key_id, outcome, context_hmac)| Item { index, key_id, outcome, context_hmac });
     let store = (any::<u64>(), any::<u64>());
     let store = option::of(store.prop_map(|(revision, generation)| StoreState { revision, generation }));
-    let texts: [_; 8] = std::array::from_fn(|_| a_text());
+    let texts: [_; 9] = std::array::from_fn(|_| a_text());
     let lists = (vec((a_text(), a_text()), 0..4), vec(item, 0..4));
     let rest = (option::of(a_text()), lists, option::of(any::<u64>()), store);
     (any::<u64>(), texts, subject, decision, an_outcome(), rest).prop_map(

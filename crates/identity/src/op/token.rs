@@ -196,7 +196,8 @@ impl Identities {
             Target::Own => match &by.proof {
                 Proof::Token { record, .. } if record.terms.kind == TokenKind::Stateless => Ok(Named::Own),
                 Proof::Token { digest, .. } => Ok(Named::Stored(*digest)),
-                Proof::Certificate { .. } => Err(IdentityError::TokenNotFound),
+                // its own is not to be found here
+                Proof::Certificate { .. } | Proof::Above { .. } => Err(IdentityError::TokenNotFound),
             },
             Target::Accessor(accessor) => {
                 let path = self.layout.accessor(accessor)?;

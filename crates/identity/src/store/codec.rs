@@ -51,6 +51,18 @@ struct RoleLink {
     incarnation: String,
 }
 
+impl From<&(RoleName, [u8; 16])> for RoleLink {
+    fn from((name, id): &(RoleName, [u8; 16])) -> Self {
+        Self { name: name.as_str().to_owned(), incarnation: hex::encode(id) }
+    }
+}
+
+impl RoleLink {
+    fn parse(self) -> Option<(RoleName, [u8; 16])> {
+        Some((RoleName::parse(&self.name).ok()?, bytes(&self.incarnation)?))
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Uses {
@@ -82,7 +94,6 @@ pub(crate) fn encode_token(record: &TokenRecord) -> Result<Vec<u8>, IdentityErro
         Parent::Token(accessor) => Some(accessor.as_str().to_owned()),
         Parent::Orphan | Parent::Role(_) => None,
     };
-    let role = record.role.as_ref();
     encode(&Token {
         version: TOKEN_VERSION,
         accessor: record.accessor.as_str().to_owned(),
@@ -95,7 +106,7 @@ pub(crate) fn encode_token(record: &TokenRecord) -> Result<Vec<u8>, IdentityErro
         generation: record.generation,
         ancestors: record.ancestors.iter().map(|digest| hex::encode(digest.0)).collect(),
         parent_accessor,
-        role: role.map(|(name, id)| RoleLink { name: name.as_str().to_owned(), incarnation: hex::encode(id) }),
+        role: record.role.as_ref().map(RoleLink::from),
         terms: Some(terms::Stored::from(&record.terms)),
     })
 }
@@ -107,13 +118,8 @@ pub(crate) fn decode_token(stored: &SecretBytes) -> Result<TokenRecord, Identity
 
 fn from_token(token: Token) -> Option<TokenRecord> {
     let role = match token.role {
-        Some(link) => Some((RoleName::parse(&link.name).ok()?, bytes(&link.incarnation)?)),
+        Some(link) => Some(link.parse()?),
         None => None,
-    };
-    let parent = match (token.parent_accessor, &role) {
-        (Some(accessor), _) => Parent::Token(Accessor::parse(&accessor).ok()?),
-        (None, Some((role, _))) => Parent::Role(role.clone()),
-        (None, None) => Parent::Orphan,
     };
     let thumbprint = match token.thumbprint {
         Some(thumbprint) => Some(bytes(&thumbprint)?),
@@ -125,6 +131,13 @@ fn from_token(token: Token) -> Option<TokenRecord> {
         (VERSION, None) => Terms::plain(expires.map(|expires| expires.since(created))),
         (TOKEN_VERSION, Some(terms)) => terms.parse()?,
         _ => return None,
+    };
+    // by which it was made, here or in the namespace above
+    let by_role = role.as_ref().or(terms.above.first().and_then(|above| above.role.as_ref()));
+    let parent = match (token.parent_accessor, by_role) {
+        (Some(accessor), _) => Parent::Token(Accessor::parse(&accessor).ok()?),
+        (None, Some((role, _))) => Parent::Role(role.clone()),
+        (None, None) => Parent::Orphan,
     };
     Some(TokenRecord {
         accessor: Accessor::parse(&token.accessor).ok()?,

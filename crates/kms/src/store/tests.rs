@@ -185,6 +185,6 @@ fn caches_tell_their_sizes_up_to_their_limits() {
         caches.aliases.insert(name, Arc::new(id()), &[], Revision(number));
         assert_eq!(caches.sizes(), CacheSizes { aliases, ..none });
     }
-    caches.keys.insert(id(), Arc::new(key(KeyState::Enabled)), &[], Revision(4));
+    caches.keys.insert(([1; 16], id()), Arc::new(key(KeyState::Enabled)), &[], Revision(4));
     assert_eq!(caches.sizes(), CacheSizes { keys: 1, aliases: 2, grants: 0 });
 }

@@ -7,6 +7,7 @@ mod leases;
 mod locked;
 mod metrics;
 mod mounts;
+mod namespaces;
 mod openapi;
 mod operator;
 mod passwords;
@@ -93,6 +94,7 @@ impl Backend for System {
             "locked-users" => locked::handle(scope, &segments).await,
             "metrics" if segments.len() == 1 => metrics::handle(scope),
             "mounts" | "auth" | "remount" | "internal" => mounts::handle(scope, &segments).await,
+            "namespaces" => namespaces::handle(scope, &segments).await,
             "policies" | "policy" => policies::handle(scope, &segments).await,
             "capabilities" | "capabilities-self" | "capabilities-accessor" => {
                 capabilities::handle(scope, &segments).await

@@ -336,7 +336,12 @@ async fn change(
         if table == before {
             return Ok(Reply::empty());
         }
-        let batch = scope.batch()?.revision_is(scope.vault.mounts_path()?, revision);
+        let mut batch = scope.batch()?.revision_is(scope.vault.mounts_path()?, revision);
+        let mut new = table.mounts.keys().cloned().collect::<Vec<_>>();
+        new.retain(|at| !before.mounts.contains_key(at));
+        if !new.is_empty() {
+            batch = scope.vault.without_namespaces_at(batch, &new).await?;
+        }
         match scope.commit(scope.vault.put_table(batch, &table)?).await {
             Err(ChangeError::Conflict(_)) => {}
             outcome => return Ok(outcome.map(|_| Reply::empty())?),

@@ -4,6 +4,7 @@ use super::mounts::may_see;
 use crate::call::Verb;
 use crate::error::VaultError;
 use crate::mount::Mount;
+use crate::namespace::is_roots;
 use crate::reply::Reply;
 use crate::routes::{self, Route};
 use crate::scope::Scope;
@@ -77,6 +78,9 @@ pub(super) async fn handle(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let mut paths = BTreeMap::new();
     for (at, mount) in table.mounts.iter().filter(|(at, _)| may_see(by, at)) {
         for route in routes::of(mount.kind) {
+            if !scope.vault.namespace().is_empty() && is_roots(&format!("{at}{}", route.path)) {
+                continue;
+            }
             paths.insert(format!("/{at}{}", route.path), item(at, mount, route));
         }
     }

@@ -7,6 +7,7 @@ mod entities;
 mod far;
 mod kv;
 mod mounts;
+mod namespaces;
 mod policies;
 mod rig;
 mod rotation;

@@ -83,6 +83,8 @@ pub(crate) struct With<'a> {
     pub(crate) from: Option<&'a str>,
     /// Else the rig's first.
     pub(crate) node: Option<&'a Vault>,
+    /// As the header has it.
+    pub(crate) namespace: &'a str,
 }
 
 impl Rig {
@@ -149,6 +151,7 @@ impl Rig {
         info.certificate = certificate.as_ref().map(|shown| hex::encode(shown.thumbprint).into());
         let call = Call {
             verb,
+            namespace: vault::namespace::parse_named(with.namespace).unwrap(),
             path: ApiPath::parse(path).unwrap(),
             parameters: pairs.map(|(name, value)| (name.into(), value.into())).collect(),
             body: Body::parse(SecretBytes::copy_from(text.as_bytes())).unwrap(),

@@ -12,7 +12,7 @@ use crate::service::{ATTEMPTS_MAX, Identities};
 use crate::store;
 use crate::token::lifetime::{self, Asked};
 use crate::token::{
-    self, ANCESTORS_MAX, CIDRS_MAX, CREATE, CreateToken, CreatedToken, DefaultPolicy, Digest, Excess, NewParent,
+    self, ANCESTORS_MAX, Above, CIDRS_MAX, CREATE, CreateToken, CreatedToken, DefaultPolicy, Digest, Excess, NewParent,
     NewToken, Parent, Parentage, SYSTEM_TTL_MAX, Terms, Through, TokenKind, TokenMetadata, TokenRecord, TokenRole,
 };
 use audit::{Decision, Outcome, Record, Subject};
@@ -30,6 +30,8 @@ struct Heritage {
     thumbprint: Option<[u8; 32]>,
     bound_cidrs: Arc<[Cidr]>,
     entity: Option<[u8; 16]>,
+    /// Where the maker is of a namespace above, on whom it depends there.
+    above: Vec<Above>,
     /// The maker's entry: it must not have been touched since.
     stands: Option<(EntryPath, storage::Revision)>,
 }
@@ -144,7 +146,8 @@ impl Identities {
         new.policies.sort_unstable();
         new.policies.dedup();
         new.check()?;
-        if heritage.ancestors.len() > ANCESTORS_MAX {
+        let above: usize = heritage.above.iter().map(|above| above.tokens.len()).sum();
+        if heritage.ancestors.len() + above > ANCESTORS_MAX {
             return Err(IdentityError::LimitExceeded);
         }
         let bound_cidrs = cidr::narrowed(&new.bound_cidrs, &heritage.bound_cidrs, CIDRS_MAX)?;
@@ -167,6 +170,7 @@ impl Identities {
             bound_cidrs: bound_cidrs.into(),
             token_role: new.role,
             released: false,
+            above: heritage.above,
         };
         let record = TokenRecord {
             accessor: Accessor::from_random(self.barrier.random()?),
@@ -197,7 +201,7 @@ impl Identities {
     ) -> Result<(Batch, CreatedToken), IdentityError> {
         match record.terms.kind {
             TokenKind::Service => {
-                let token = token::generate()?;
+                let token = self.layout.marked(token::generate()?)?;
                 let digest = self.layout.digest(token.expose())?;
                 let batch = batch.absent(self.layout.token(&digest)?);
                 let batch = self.put_token(batch, &digest, &record, uses)?;
@@ -208,10 +212,11 @@ impl Identities {
                     // what is above the parent is read from the parent's record
                     record.ancestors.truncate(1);
                     record.role = None;
+                    record.terms.above.clear();
                 }
                 let encoded = SecretBytes::from_vec(store::encode_token(&record)?);
                 let sealed = self.barrier.seal(&self.layout.stateless()?, encoded.expose())?;
-                let token = token::stateless_text(&sealed).ok_or(IdentityError::LimitExceeded)?;
+                let token = self.layout.marked(token::stateless_text(&sealed).ok_or(IdentityError::LimitExceeded)?)?;
                 Ok((batch, CreatedToken { token, metadata: record.metadata(None) }))
             }
         }
@@ -233,6 +238,9 @@ impl Identities {
         let orphan = orphan(&command, role.as_ref(), sudo)?;
         let excess = command.excess;
         let policies = policies(by, &command, role.as_ref(), sudo)?;
+        if self.layout.is_of_namespace() && policies.iter().any(PolicyName::is_root) {
+            return Err(IdentityError::InvalidField("policies"));
+        }
         // An orphan, too, is made by whoever is alive, and sheds no bound.
         let mut heritage = self.heritage(by, now).await?;
         let parent = if orphan { NewParent::Orphan } else { NewParent::ChildOf(by) };
@@ -267,6 +275,7 @@ impl Identities {
                     thumbprint: record.thumbprint,
                     bound_cidrs: record.terms.bound_cidrs,
                     entity: record.terms.entity,
+                    above: record.terms.above,
                     stands: Some((path, loaded.revision)),
                 })
             }
@@ -284,6 +293,14 @@ impl Identities {
                     stands: Some((path, opened.revision)),
                     ..Heritage::none()
                 })
+            }
+            // It ends with its maker, wherever that stands.
+            Proof::Above { principal, identities } => {
+                let there = Box::pin(identities.heritage(principal, now)).await?;
+                let nearest =
+                    Above { root: identities.layout.root().clone(), tokens: there.ancestors, role: there.role };
+                let above = std::iter::once(nearest).chain(there.above).collect();
+                Ok(Heritage { ancestors: Vec::new(), role: None, entity: None, above, ..there })
             }
         }
     }
@@ -325,6 +342,7 @@ impl Heritage {
             thumbprint: None,
             bound_cidrs: Arc::default(),
             entity: None,
+            above: Vec::new(),
             stands: None,
         }
     }
@@ -359,6 +377,8 @@ fn policies(
 ) -> Result<Vec<PolicyName>, IdentityError> {
     let mut policies = match role.filter(|role| role.names_policies()) {
         Some(role) => role.given(&command.policies, by.policies(), command.default_policy)?,
+        // the names of its own policies are others' here
+        None if command.policies.is_empty() && by.is_from_above() => vec![PolicyName::default_policy()],
         None if command.policies.is_empty() => by.policies().to_vec(),
         None => command.policies.clone(),
     };
@@ -373,11 +393,11 @@ fn policies(
     if role.is_some_and(TokenRole::names_policies) {
         return Ok(policies);
     }
-    let own = |policy: &PolicyName| by.policies().contains(policy);
+    let default = PolicyName::default_policy();
+    let own = |policy: &PolicyName| by.policies().contains(policy) || by.is_from_above() && *policy == default;
     if !sudo && !policies.iter().all(own) {
         return Err(IdentityError::PermissionDenied);
     }
-    let default = PolicyName::default_policy();
     let without = command.policies.is_empty() || role.is_some_and(|role| role.no_default_policy);
     if command.default_policy == DefaultPolicy::Added && !without && (sudo || own(&default)) {
         policies.push(default);

@@ -3,10 +3,11 @@
 use super::bytes;
 use crate::cidr::Cidr;
 use crate::name::RoleName;
-use crate::token::{Meta, Terms, TokenKind};
+use crate::token::{Above, Digest, Meta, Terms, TokenKind};
 use envelope::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use storage::EntryPath;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,6 +33,18 @@ pub(super) struct Stored {
     token_role: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     released: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    above: Vec<Of>,
+}
+
+/// Those of a namespace above.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Of {
+    root: String,
+    tokens: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    role: Option<super::RoleLink>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,6 +72,7 @@ impl From<&Terms> for Stored {
             bound_cidrs: terms.bound_cidrs.iter().map(ToString::to_string).collect(),
             token_role: terms.token_role.as_ref().map(ToString::to_string),
             released: terms.released,
+            above: terms.above.iter().map(Of::from).collect(),
         }
     }
 }
@@ -89,6 +103,30 @@ impl Stored {
             bound_cidrs: self.bound_cidrs.iter().map(|raw| Cidr::parse(raw).ok()).collect::<Option<_>>()?,
             token_role,
             released: self.released,
+            above: self.above.into_iter().map(Of::parse).collect::<Option<_>>()?,
+        })
+    }
+}
+
+impl From<&Above> for Of {
+    fn from(above: &Above) -> Self {
+        Self {
+            root: above.root.as_str().to_owned(),
+            tokens: above.tokens.iter().map(|digest| hex::encode(digest.0)).collect(),
+            role: above.role.as_ref().map(super::RoleLink::from),
+        }
+    }
+}
+
+impl Of {
+    fn parse(self) -> Option<Above> {
+        Some(Above {
+            root: EntryPath::parse(&self.root).ok()?,
+            tokens: self.tokens.iter().map(|digest| bytes(digest).map(Digest)).collect::<Option<_>>()?,
+            role: match self.role {
+                Some(link) => Some(link.parse()?),
+                None => None,
+            },
         })
     }
 }

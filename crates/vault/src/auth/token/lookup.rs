@@ -34,6 +34,8 @@ struct Shown<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     last_renewal_time: Option<u64>,
     meta: Option<&'a Meta>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    namespace_path: &'a str,
     num_uses: u32,
     orphan: bool,
     path: &'a str,
@@ -50,7 +52,7 @@ struct Shown<'a> {
 pub(super) async fn own(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let outcome = scope.vault.identities().lookup_token(scope.by()?, &scope.call.info, Target::Own).await;
     scope.was_recorded();
-    reply(outcome, scope.call.token.as_ref(), scope.now())
+    reply(outcome, scope.call.token.as_ref(), scope)
 }
 
 /// The caller's own where none is named.
@@ -60,7 +62,7 @@ pub(super) async fn by_token(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let target = Target::Token(token.expose());
     let outcome = scope.vault.identities().lookup_token(scope.by()?, &scope.call.info, target).await;
     scope.was_recorded();
-    reply(outcome, Some(token), scope.now())
+    reply(outcome, Some(token), scope)
 }
 
 pub(super) async fn by_accessor(scope: &Scope<'_>) -> Result<Reply, VaultError> {
@@ -68,13 +70,13 @@ pub(super) async fn by_accessor(scope: &Scope<'_>) -> Result<Reply, VaultError> 
     let target = Target::Accessor(&accessor);
     let outcome = scope.vault.identities().lookup_token(scope.by()?, &scope.call.info, target).await;
     scope.was_recorded();
-    reply(outcome, None, scope.now())
+    reply(outcome, None, scope)
 }
 
 fn reply(
     outcome: Result<TokenMetadata, IdentityError>,
     token: Option<&SecretBytes>,
-    now: Timestamp,
+    scope: &Scope<'_>,
 ) -> Result<Reply, VaultError> {
     let metadata = match outcome {
         // what is no token may not be asked about
@@ -82,10 +84,10 @@ fn reply(
         outcome => outcome?,
     };
     let id = token.map_or("", |token| std::str::from_utf8(token.expose()).unwrap_or_default());
-    Reply::data(&shown(&metadata, id, now))
+    Reply::data(&shown(&metadata, id, (scope.now(), scope.vault.namespace())))
 }
 
-fn shown<'a>(token: &'a TokenMetadata, id: &'a str, now: Timestamp) -> Shown<'a> {
+fn shown<'a>(token: &'a TokenMetadata, id: &'a str, (now, namespace_path): (Timestamp, &'a str)) -> Shown<'a> {
     let secs = |duration: Option<Duration>| duration.unwrap_or_default().as_secs();
     let first = token.expires.is_none() && token.is_orphan();
     Shown {
@@ -103,6 +105,7 @@ fn shown<'a>(token: &'a TokenMetadata, id: &'a str, now: Timestamp) -> Shown<'a>
         last_renewal: token.renewed.map(rfc3339),
         last_renewal_time: token.renewed.map(|at| at.unix_millis() / 1000),
         meta: (!token.meta.is_empty()).then_some(&token.meta),
+        namespace_path,
         num_uses: token.uses_left.unwrap_or_default(),
         orphan: token.is_orphan(),
         path: if first { "auth/token/root" } else { &token.path },
