@@ -66,3 +66,14 @@ fn openbao() -> PathBuf {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     program
 }
+
+#[test]
+fn the_vaults_own_client_finds_its_namespaces() {
+    let dev = Dev::sim();
+    let (url, token) = (format!("https://{}", dev.addr()), dev.data().join("root-token"));
+    let mut hvac = python();
+    hvac.arg(workspace().join("tests/stock_clients/namespaces.py")).arg(&url).arg(dev.ca()).arg(&token);
+    let output = hvac.output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && said.contains("hvac in namespaces: 41 checks done"), "{said}");
+}

@@ -45,6 +45,9 @@ impl Client {
             metadata.insert("authorization", token.clone());
             headers.extend(metadata.into_headers());
         }
+        if !self.namespace.is_empty() {
+            head = head.header("x-vault-namespace", &*self.namespace);
+        }
         if let Some(ttl) = request.wrap_ttl {
             head = head.header("x-vault-wrap-ttl", format!("{}s", ttl.as_secs().max(1)));
         }

@@ -41,6 +41,7 @@ pub use stream::{Done, StreamError, decrypt_chunks, encrypt_chunks, read_header}
 
 use bytes::Bytes;
 use proto::{identity, kms, operator};
+use std::sync::Arc;
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -56,6 +57,7 @@ pub type Transport = InterceptedService<Channel, Attach>;
 pub struct Client {
     channel: Channel,
     attach: Attach,
+    namespace: Arc<str>,
 }
 
 /// A data key: in the clear for use now, sealed to be kept beside the data.
@@ -80,7 +82,7 @@ impl Client {
     pub async fn connect(options: Options) -> Result<Self, Error> {
         let attach = Attach { authorization: options.authorization()?, timeout: Some(options.timeout) };
         let channel = connect::channel(&options).await?;
-        Ok(Self { channel, attach })
+        Ok(Self { channel, attach, namespace: options.namespace.as_str().into() })
     }
 
     /// Keys, aliases and grants.

@@ -15,6 +15,8 @@ pub struct Options {
     pub ca: Option<PathBuf>,
     pub certificate: Option<ClientCertificate>,
     pub token: Option<SecretBytes>,
+    /// In which namespace the vault's API is asked, as `team/app`; empty: in the root. The native API is the root's.
+    pub namespace: String,
     /// For TCP and TLS together.
     pub connect_timeout: Duration,
     /// Deadline of each call, told to the server; for streams, the longest wait for the next piece.
@@ -35,6 +37,7 @@ impl Options {
             ca: None,
             certificate: None,
             token: None,
+            namespace: String::new(),
             connect_timeout: Duration::from_secs(10),
             timeout: Duration::from_secs(30),
         }

@@ -10,6 +10,7 @@ pub mod demo;
 pub mod dev;
 pub mod kms;
 pub mod kv;
+pub mod namespace;
 pub mod new_file;
 pub mod new_folder;
 pub mod operator;
@@ -52,6 +53,8 @@ enum Command {
     Auth(Remote<auth::Command>),
     /// Keep secrets, in versions
     Kv(Remote<kv::Command>),
+    /// Make, tell and drop vaults within the vault
+    Namespace(Remote<namespace::Command>),
     Read(secrets::Read),
     Write(secrets::Write),
     List(secrets::List),
@@ -68,6 +71,7 @@ Environment (each with the VAULT_ name as fallback):
   STRONGROOM_ADDR    address of the server, https://HOST:PORT
   STRONGROOM_CACERT  PEM file of the CA that signed the server's certificate
   STRONGROOM_TOKEN   the token; or put it into ~/.strongroom-token or name a file with --token-file
+  STRONGROOM_NAMESPACE  in which namespace the vault is asked, as team/app
 
 Exit status: 0 done, 1 refused or failed, 2 usage.
 
@@ -121,6 +125,7 @@ impl Command {
             Self::Policy(remote) => remote.connection.output,
             Self::Auth(remote) => remote.connection.output,
             Self::Kv(remote) => remote.connection.output,
+            Self::Namespace(remote) => remote.connection.output,
             Self::Read(command) => command.connection.output,
             Self::Write(command) => command.connection.output,
             Self::List(command) => command.connection.output,
@@ -141,6 +146,7 @@ impl Command {
             Self::Policy(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
             Self::Auth(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
             Self::Kv(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
+            Self::Namespace(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
             Self::Read(command) => answered(command.connection.output, command.run()),
             Self::Write(command) => answered(command.connection.output, command.run()),
             Self::List(command) => answered(command.connection.output, command.run()),

@@ -127,6 +127,9 @@ fn an_entry_has_these_bytes() {
     let least = Record::new(Timestamp::default(), "", "", &subject);
     assert_eq!(hex::encode(entry_of(&least)), GOLDEN_LEAST);
     assert_eq!(hex::encode(entry_of(&full().record())), GOLDEN_FULL.concat());
+    // of the root, as it was before there were namespaces
+    let roots = GOLDEN_FULL.concat().replace("d20104612f622f", "").replace("a506e3bee06f", "a50699730397");
+    assert_eq!(hex::encode(entry_of(&Record { namespace: "", ..full().record() })), roots);
 }
 
 #[test]
@@ -341,7 +344,7 @@ fn the_schema_reads_every_field_that_the_encoder_writes() {
             { "index": 300, "outcome": "OUTCOME_FAILED", "reason": "KEY_DISABLED" },
         ],
         "entity": "e1", "certificate": "c0ffee", "node": "node-1", "latency_micros": 1234,
-        "store": { "revision": 77, "generation": 3 }, "personal": { "name": "alice", "from": "192.0.2.1:5" },
+        "store": { "revision": 77, "generation": 3 }, "namespace": "a/b/", "personal": { "name": "alice", "from": "192.0.2.1:5" },
         "crc32": null,
     });
     assert_eq!(json, expected);
@@ -515,7 +518,7 @@ proptest! {
 const GOLDEN_LEAST: &str = "280458036802a506af9968e0";
 
 /// A field a line.
-const GOLDEN_FULL: [&str; 22] = [
+const GOLDEN_FULL: [&str; 23] = [
     "08fbbcd9f29e34",
     "121000112233445566778899aabbccddeeff",
     "220c426174636844656372797074",
@@ -536,6 +539,7 @@ const GOLDEN_FULL: [&str; 22] = [
     "ba01066e6f64652d31",
     "c001d209",
     "ca0104084d1003",
+    "d20104612f622f",
     "d205140a05616c696365120b3139322e302e322e313a35",
-    "a50699730397",
+    "a506e3bee06f",
 ];

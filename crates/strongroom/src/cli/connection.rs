@@ -44,6 +44,11 @@ pub struct Connection {
     /// File (0600) with the token; otherwise STRONGROOM_TOKEN, then ~/.strongroom-token
     #[arg(long, global = true, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// In which namespace the vault is asked, as team/app; without: in the root
+    #[arg(long, global = true, env = "STRONGROOM_NAMESPACE", value_name = "PATH")]
+    pub namespace: Option<String>,
+    #[arg(long, global = true, env = "VAULT_NAMESPACE", hide = true)]
+    pub vault_namespace: Option<String>,
     // environment only: `refuse_token_argument` sees to it
     #[arg(long, global = true, env = "STRONGROOM_TOKEN", hide = true, hide_env_values = true)]
     token: Option<Token>,
@@ -76,13 +81,34 @@ impl std::fmt::Debug for Token {
 }
 
 impl Connection {
+    /// To the native API, which is the root's: what is meant for a namespace is not done there instead.
     pub async fn connect(&self) -> Result<Client> {
+        if !self.namespace().is_empty() {
+            return Err(Usage(
+                "this command is served in the root alone: in a namespace, use read, write, list, delete, unwrap or kv \
+                 (policies stand at sys/policies/acl/NAME, tokens at auth/token/create); or unset STRONGROOM_NAMESPACE \
+                 and VAULT_NAMESPACE"
+                    .into(),
+            )
+            .into());
+        }
+        self.connect_api().await
+    }
+
+    /// To the vault's API, in the namespace that was named.
+    pub async fn connect_api(&self) -> Result<Client> {
         Ok(Client::connect(self.options()?).await?)
     }
 
     /// For what needs no token: none is sent.
     pub async fn connect_as_anybody(&self) -> Result<Client> {
         Ok(Client::connect(self.options_with(None)?).await?)
+    }
+
+    /// Without the slashes around; of the root nothing.
+    fn namespace(&self) -> &str {
+        let named = [&self.namespace, &self.vault_namespace].into_iter().flatten().map(|named| named.trim_matches('/'));
+        named.filter(|named| !named.is_empty()).find(|named| *named != "root").unwrap_or_default()
     }
 
     fn options(&self) -> Result<Options> {
@@ -110,6 +136,7 @@ impl Connection {
             ca: self.ca_cert.as_ref().or(self.vault_cacert.as_ref()).cloned(),
             certificate,
             token,
+            namespace: self.namespace().to_owned(),
             timeout: self.timeout,
             ..Options::new(address.map_or("https://127.0.0.1:8200", String::as_str))
         })

@@ -217,7 +217,7 @@ pub async fn call(
 ) -> Result<SecretBytes> {
     let Wrapping { wrap_ttl, bind_certificate } = wrapping;
     let path = path.trim_start_matches('/').to_owned();
-    Ok(connection.connect().await?.api(ApiRequest { method, path, body, wrap_ttl, bind_certificate }).await?)
+    Ok(connection.connect_api().await?.api(ApiRequest { method, path, body, wrap_ttl, bind_certificate }).await?)
 }
 
 pub fn parsed(answer: &SecretBytes) -> Result<Value> {
