@@ -333,6 +333,9 @@ impl Vault {
             None => self.clone(),
         };
         let _ = call.info.namespace.set(call.namespace.as_ref().into());
+        if let Err(error) = self.seams.caches.quotas.admit(&vault, call).await {
+            return self.refused(call, None, (Decision::NotReached, ""), error).await;
+        }
         match vault.asker(call, tree).await {
             Err(error) => self.refused(call, None, (Decision::NotReached, ""), error).await,
             Ok(asker) => {

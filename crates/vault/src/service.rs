@@ -66,7 +66,7 @@ pub struct Caches {
     pub(crate) swept: Round,
     values: Arc<Values>,
     last_reads: crate::LastReads,
-    quotas: crate::quota::Quotas,
+    pub(crate) quotas: crate::quota::Quotas,
     turns: Turns,
     hashing: Hashing,
     ceremonies: Ceremonies,

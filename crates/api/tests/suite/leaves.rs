@@ -160,7 +160,7 @@ const VAULT: [&str; 34] = [
 ];
 
 /// More of them, which strangers are not asked about: their records are bounded.
-const VAULT_OF_ROOT: [&str; 55] = [
+const VAULT_OF_ROOT: [&str; 57] = [
     "sys/unseal",
     "sys/key-status",
     "sys/rotate",
@@ -195,6 +195,8 @@ const VAULT_OF_ROOT: [&str; 55] = [
     "sys/quotas/config",
     "sys/quotas/rate-limit",
     "sys/quotas/rate-limit/none",
+    "sys/namespaces",
+    "sys/namespaces/none",
     "sys/policies/password",
     "sys/policies/password/none",
     "sys/policies/password/none/generate",
@@ -228,12 +230,28 @@ async fn every_path_of_the_vault_leaves_one_leaf_by_every_method_whatever_is_sen
 #[tokio::test]
 async fn what_is_done_with_tokens_and_the_system_leaves_one_leaf_too() {
     let asked = one_leaf_each(&VAULT_OF_ROOT, &[&format!("x-vault-token: {ROOT}\r\n")]).await;
-    assert_eq!(asked, 1155);
+    assert_eq!(asked, 1197);
+}
+
+#[tokio::test]
+async fn what_is_asked_in_a_namespace_leaves_one_leaf_too() {
+    let root = format!("x-vault-token: {ROOT}\r\nx-vault-namespace: here\r\n");
+    let nobody = "x-vault-namespace: here\r\n";
+    let nowhere = format!("x-vault-token: {ROOT}\r\nx-vault-namespace: here/none\r\n");
+    let twice = format!("{root}x-vault-namespace: here\r\n");
+    let asked = one_leaf_each(&VAULT, &[&root, nobody]).await + one_leaf_each(&VAULT_OF_ROOT, &[&root]).await;
+    assert_eq!(asked, 2499);
+    let few = ["sys/mounts", "secret/data/x", "auth/token/lookup-self", "here/sys/mounts"];
+    assert_eq!(one_leaf_each(&few, &[&nowhere, &twice]).await, 168);
 }
 
 /// How many requests that were.
 async fn one_leaf_each(paths: &[&str], tokens: &[&str]) -> usize {
     let rig = Rig::start().await;
+    let made = format!(
+        "POST /v1/sys/namespaces/here HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-vault-token: {ROOT}\r\n\r\n"
+    );
+    assert!(sent(&rig, made).await.starts_with("HTTP/1.1 200"));
     let bodies = ["", "{\"a\":1,\"a\":1}", "{\"path\":7,\"versions\":\"x\",\"type\":[],\"data\":0}"];
     let (before, mut replies) = (rig.leaves(), Vec::new());
     for path in paths {

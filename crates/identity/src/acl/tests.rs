@@ -332,6 +332,43 @@ fn root_may_do_everything_and_nobody_nothing() {
     }
 }
 
+#[test]
+fn below_a_prefix_all_is_said_of_the_path_from_above() {
+    use Capability::{List, Read, Sudo, Update};
+    let text = r#"
+        path "b/kv/x" { capabilities = ["read"] audit_ack = "checkpoint" }
+        path "b/kv/+/y" { capabilities = ["update"] }
+        path "kv/z" { capabilities = ["read"] }
+        path "b/kv/" { capabilities = ["list"] }
+        path "b/sys/+" { capabilities = ["read", "sudo"] }
+        path "b/kv/no*" { capabilities = ["deny"] }
+    "#;
+    let above = Arc::new(compiled(&policies(&[("p", text)])));
+    let below = Acl::below(&above, "b/");
+    for (path, capability, expected) in [
+        ("kv/x", Read, 'a'),
+        ("kv/x", Update, '-'),
+        ("kv/z", Read, '-'),
+        ("b/kv/x", Read, '-'),
+        ("kv/a/y", Update, 'a'),
+        ("kv", List, 'a'),
+        ("kv/", List, 'a'),
+        ("sys/mounts", Sudo, 'a'),
+        ("a/sys/mounts", Read, '-'),
+        ("kv/nothing", Read, 'd'),
+    ] {
+        let decided = decide(&below, path, capability);
+        assert_eq!(shown(decided).0, expected, "{path}");
+        assert_eq!(decided, decide(&above, &format!("b/{path}"), capability));
+    }
+    assert_eq!(decide(&below, "kv/x", Read).ack, Ack::Checkpoint);
+    for (prefix, speaks) in [("kv/", true), ("secret/", false), ("sys/", true), ("b/", false)] {
+        assert_eq!(below.speaks_of(prefix), speaks, "{prefix}");
+    }
+    let root = Acl::below(&Arc::new(Acl::root()), "b/");
+    assert!(root.is_root() && root.speaks_of("x") && !below.is_root());
+}
+
 /// Of the documentation's "Parameter constraints" and "Required response wrapping TTLs", example by example.
 #[test]
 fn a_request_keeps_within_what_its_rule_demands_or_is_denied() {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::cidr::Cidr;
-use crate::token::{PolicyGlob, RoleTokenKind, TokenKind, TokenRole};
+use crate::token::{Above, PolicyGlob, RoleTokenKind, TokenKind, TokenRole};
 use std::time::Duration;
 
 fn name(raw: &str) -> PolicyName {
@@ -44,7 +44,17 @@ fn on_terms() -> Terms {
         bound_cidrs: Arc::new([Cidr::parse("10.0.0.0/8").unwrap(), Cidr::parse("::1").unwrap()]),
         token_role: Some(RoleName::parse("deploy").unwrap()),
         released: true,
+        above: Vec::new(),
     }
+}
+
+/// Of who was made by a token of a namespace above, which descends from one of the root.
+fn of_above() -> Terms {
+    let root = |text| storage::EntryPath::parse(text).unwrap();
+    let near = Above { root: root("7e/ns/01/identity"), tokens: vec![Digest([6; 32])], role: None };
+    let role = Some((RoleName::parse("web").unwrap(), [4; 16]));
+    let far = Above { root: root("7e/identity"), tokens: vec![Digest([7; 32]), Digest([8; 32])], role };
+    Terms { above: vec![near, far], ..Terms::plain(Some(Duration::from_secs(1))) }
 }
 
 /// What version 1 stored is read for ever: these lines never change.
@@ -92,6 +102,7 @@ fn what_version_2_stored_is_read_for_ever() {
     for (stored, terms) in [
         (include_str!("golden/token_on_terms.json"), on_terms()),
         (include_str!("golden/token_stateless.json"), stateless),
+        (include_str!("golden/token_of_above.json"), of_above()),
     ] {
         let (stored, record) = (stored.trim_end(), TokenRecord { terms, ..a_token() });
         assert_eq!(decode_token(&secret(stored)).unwrap(), record, "{stored}");
