@@ -529,3 +529,35 @@ async fn another_node_hears_of_namespaces_and_of_their_end() {
         rig.done(Delete, "sys/namespaces/a", Value::Null).await;
     }
 }
+
+#[tokio::test]
+async fn what_is_over_is_swept_up_and_what_is_due_is_rotated_in_namespaces_too() {
+    let rig = Rig::new().await;
+    made(&rig, &["a", "a/b"]).await;
+    let over = async || {
+        let all = crate::rig::everything_stored(&rig).await;
+        all.iter().filter(|(path, _)| path.contains("/ns/") && path.contains("/identity/tokens/")).count()
+    };
+    for namespace in ["a", "a/b"] {
+        let short = json!({"ttl": "1m", "policies": ["default"], "no_parent": true});
+        done(&rig, within(namespace, ROOT), Write, "auth/token/create", short).await;
+        done(&rig, within(namespace, ROOT), Write, "sys/mounts/transit", json!({"type": "transit"})).await;
+        let key = json!({"auto_rotate_period": "1h"});
+        done(&rig, within(namespace, ROOT), Write, "transit/keys/k", key).await;
+    }
+    assert_eq!(over().await, 2);
+    rig.clock.advance(Duration::from_secs(2 * 3600));
+    while vault::sweep_namespaces(&rig.vault, rig.clock_now()).await.unwrap() > 0 {}
+    while vault::tend(&rig.vault, rig.clock_now()).await.unwrap() > 0 {}
+    assert_eq!(over().await, 0);
+    for namespace in ["a", "a/b"] {
+        let told = done(&rig, within(namespace, ROOT), Read, "transit/keys/k", Value::Null).await;
+        assert_eq!(told["data"]["latest_version"], 2, "{namespace}");
+    }
+    // one after the other, each once
+    let mut seen = Vec::new();
+    while let Some(next) = vault::next_namespace(&rig.vault, seen.last().map_or("", String::as_str)).await.unwrap() {
+        seen.push(next.namespace().to_owned());
+    }
+    assert_eq!(seen, ["a/", "a/b/"]);
+}
