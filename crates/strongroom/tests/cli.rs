@@ -220,6 +220,7 @@ fn every_command_answers_in_both_formats() {
         tokens_and_policies(&mut session);
         certificate_roles(&mut session);
         secrets(&mut session);
+        namespaces(&mut session);
         operator(&mut session);
         boundary(&mut session);
         let mut expected = all_paths();
@@ -410,6 +411,29 @@ fn secrets(session: &mut Session<'_>) {
     assert!(fetched.code == 0 && String::from_utf8_lossy(&fetched.stdout).contains("two"), "{}", fetched.stderr);
     assert_eq!(unwrap(session, "").code, 1, "it is fetched once");
     session.ok(&format!("kv purge {name}"));
+}
+
+fn namespaces(session: &mut Session<'_>) {
+    let f = session.format;
+    assert_eq!(
+        session.ok(&format!("namespace create {f} --custom-metadata owner=ann")).get("custom_metadata.owner"),
+        "ann"
+    );
+    assert_eq!(session.ok(&format!("namespace create {f}/below")).get("path"), format!("{f}/below/"));
+    assert_eq!(session.ok("namespace list --recursive").count("below/.path"), usize::from(f == "table"));
+    assert_eq!(session.ok(&format!("namespace list --namespace {f}")).count(&format!("{f}/below/")), 1);
+    session.ok(&format!("write --namespace {f}/below sys/mounts/kv type=kv"));
+    session.ok_with(&format!("write --namespace {f}/below kv/a pw=-"), b"four");
+    assert_eq!(session.ok(&format!("read {f}/below/kv/a")).get("pw"), "four");
+    session.refused("read kv/a", "NOT_FOUND");
+    let above = session.run(&format!("namespace delete {f}"), b"");
+    assert!(above.code == 1 && above.stderr.contains("namespaces below it"), "{}", above.stderr);
+    let native = session.run(&format!("policy list --namespace {f}"), b"");
+    assert!(native.code == 2 && native.stderr.contains("root alone"), "{}", native.stderr);
+    session.ok(&format!("namespace delete {f}/below"));
+    session.refused(&format!("namespace read {f}/below"), "NOT_FOUND");
+    session.ok(&format!("namespace delete {f}"));
+    assert_eq!(session.run("namespace create a?b", b"").code, 2);
 }
 
 fn tokens_and_policies(session: &mut Session<'_>) {
