@@ -14,6 +14,8 @@
 //! | `grpc.reflection.v1` and `v1alpha` | the `.proto` files | everybody |
 //! | `GET /metrics` | [`metrics`] | everybody |
 //!
+//! Namespaces are the vault's alone: all else is of the root, and a namespace's token is nobody's there.
+//!
 //! Every request that is answered leaves one record, durable before the reply's first byte leaves (and signed or witnessed,
 //! where the caller's policies say so); of a stream, when it opens. Two leave more: what the boundary was asked for and then failed, and a change after its announcement. What never
 //! becomes a request is not recorded, because there is nothing to serve: TLS handshakes, HTTP/2 protocol errors, and what

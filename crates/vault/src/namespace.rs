@@ -14,6 +14,9 @@
 //! and it may give policies of here with `sudo` or by a role alone, `default` excepted.
 //! Never: a mount and a namespace at one path; a decision by a policy of another namespace's own name.
 //!
+//! Not there: groups whose members are another namespace's, and mounts that move from one to another. Who may make namespaces
+//! in one of them may use up what all may have together.
+//!
 //! The native API (gRPC) and client certificates are the root's. A token's own `lookup-self`, `renew-self` and `revoke-self`
 //! are answered wherever it counts, by its own namespace. A wrapping token is found by its text, whatever is asked in.
 

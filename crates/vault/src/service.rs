@@ -229,6 +229,10 @@ impl Vault {
             Ok(asker) => asker,
             Err(error) => return self.refused(call, None, (Decision::NotReached, ""), error).await,
         };
+        // to whose policies say nothing of what is here, it might as well not be there
+        if home.is_some() && !by.acl().speaks_of("") {
+            return self.refused(call, Some(&by), (Decision::Denied, ""), VaultError::PermissionDenied).await;
+        }
         if self.keeps_from(call) {
             let error = VaultError::Invalid("unsupported path".into());
             return self.refused(call, Some(&by), (Decision::NotReached, ""), error).await;

@@ -5,6 +5,7 @@ mod changes;
 mod entities;
 mod house;
 mod lifetimes;
+mod namespaces;
 mod policies;
 mod roles;
 mod stateless;
