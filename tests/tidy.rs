@@ -14,6 +14,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("hsm-serve", &["hsm-channel", "hsm-api", "envelope"]),
     ("hsm-sim", &["hsm-serve", "hsm-channel", "hsm-api", "envelope"]),
     ("hsm-pkcs11", &["hsm-serve", "hsm-channel", "hsm-api", "envelope"]),
+    ("test-postgres", &[]),
     ("storage", &["envelope"]),
     ("audit", &["envelope"]),
     ("identity", &["storage", "audit", "envelope"]),

@@ -50,6 +50,15 @@ impl Feed {
         self.head.send_replace(head);
     }
 
+    /// What happened up to `revision` was not heard of, or belongs to another history: whoever watches is told a gap.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn lose(&self, revision: Revision) {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        *history = History { commits: VecDeque::new(), paths: 0, floor: revision, head: revision };
+        drop(history);
+        self.head.send_replace(revision);
+    }
+
     pub(crate) fn watch(self: &Arc<Self>, prefix: &EntryPath, from: Revision) -> BoxStream<'static, Change> {
         let watcher = Watcher {
             feed: Arc::downgrade(self),

@@ -26,6 +26,8 @@ pub mod memory;
 pub mod model;
 pub mod outbox;
 pub mod path;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod sqlite;
 
 pub use barrier::{Barrier, BarrierError, Keyring, Opened, OpenedPage};
@@ -33,6 +35,8 @@ pub use batch::{Batch, CommitId, Precondition, Write};
 pub use cache::{Cache, Invalidate, follow};
 pub use memory::Memory;
 pub use path::{EntryPath, MalformedPath};
+#[cfg(feature = "postgres")]
+pub use postgres::Postgres;
 pub use sqlite::Sqlite;
 
 use bytes::Bytes;

@@ -16,6 +16,7 @@ mod schema;
 mod writer;
 
 pub(crate) use backup::export;
+pub use backup::export_rows;
 pub use backup::{remove_partial, restore};
 pub use examine::{Examined, StoredRow};
 

@@ -1,5 +1,5 @@
-//! What the tests need beside a Rust toolchain and a C compiler: SoftHSM2, OpenSSL, strace, Python with grpcio and
-//! hvac, Node with node-vault.
+//! What the tests need beside a Rust toolchain and a C compiler: SoftHSM2, OpenSSL, strace, PostgreSQL, Python with
+//! grpcio and hvac, Node with node-vault.
 
 use anyhow::{Context as _, Result, bail};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ const DEBIAN_PACKAGES: &[&str] = &[
     "rsyslog-openssl",
     "nodejs",
     "npm",
+    "postgresql",
 ];
 const PYTHON_PACKAGES: &[&str] =
     &["grpcio", "grpcio-reflection", "protobuf", "googleapis-common-protos", "hvac==2.4.0"];
@@ -96,6 +97,7 @@ fn is_installed(package: &str) -> bool {
         "softhsm2" => "softhsm2-util",
         "opensc" => "pkcs11-tool",
         "nodejs" => "node",
+        "postgresql" => "/usr/lib/postgresql/*/bin/initdb",
         "rsyslog" => "/usr/sbin/rsyslogd",
         "rsyslog-openssl" => {
             let listed =

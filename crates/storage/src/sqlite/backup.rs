@@ -71,19 +71,31 @@ pub fn restore(from: &Path, dir: &Path) -> Result<Revision, StorageError> {
 
 /// Writes entries as a store's file: the backup of whatever engine held them.
 pub(crate) fn export(to: &Path, revision: Revision, entries: &BTreeMap<EntryPath, Entry>) -> Result<(), StorageError> {
+    let rows = entries.iter().map(|(path, entry)| Ok((path.clone(), entry.clone())));
+    export_rows(to, revision, rows).map(|_| ())
+}
+
+/// Writes entries as a store's file, as they come; how many. An error among them leaves no file.
+pub fn export_rows(
+    to: &Path,
+    revision: Revision,
+    rows: impl Iterator<Item = Result<(EntryPath, Entry), StorageError>>,
+) -> Result<u64, StorageError> {
     whole_or_absent(to, |partial| {
+        let named = |error: rusqlite::Error| schema::storage_error(&error);
         let mut target = schema::open_or_make(partial)?;
-        let write = || {
-            let all = target.transaction()?;
-            all.execute("UPDATE head SET rev = ?1", [revision])?;
-            for (path, entry) in entries {
-                let mut put = all.prepare_cached("INSERT INTO kv VALUES(?1, ?2, ?3)")?;
-                put.execute(params![path.as_str().as_bytes(), entry.revision, &entry.value[..]])?;
-            }
-            all.commit()?;
-            target.close().map_err(|(_, error)| error)
-        };
-        write().map_err(|error| schema::storage_error(&error))
+        let all = target.transaction().map_err(named)?;
+        all.execute("UPDATE head SET rev = ?1", [revision]).map_err(named)?;
+        let mut count = 0;
+        for row in rows {
+            let (path, entry) = row?;
+            let mut put = all.prepare_cached("INSERT INTO kv VALUES(?1, ?2, ?3)").map_err(named)?;
+            put.execute(params![path.as_str().as_bytes(), entry.revision, &entry.value[..]]).map_err(named)?;
+            count += 1;
+        }
+        all.commit().map_err(named)?;
+        target.close().map_err(|(_, error)| named(error))?;
+        Ok(count)
     })
 }
 
