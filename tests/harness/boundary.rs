@@ -74,7 +74,8 @@ impl Stand {
         let pin = String::from_utf8_lossy(&output.stdout).trim().parse().unwrap();
         let identity = || Arc::new(Identity::generate().unwrap());
         let token = (kind == Kind::SoftHsm).then(Token::new);
-        let (user, officer, auditor) = (identity(), identity(), identity());
+        let user = Arc::new(Identity::load_or_generate(&dir.path().join("user.key")).unwrap());
+        let (officer, auditor) = (identity(), identity());
         let mut stand = Self { kind, token, dir, user, officer, auditor, pin, running: None };
         stand.start(Secret::Right);
         stand
@@ -111,6 +112,15 @@ impl Stand {
 
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("hsm.sock")
+    }
+
+    /// The key file of who may connect as a user.
+    pub fn user_key(&self) -> PathBuf {
+        self.dir.path().join("user.key")
+    }
+
+    pub fn pin(&self) -> Pin {
+        self.pin
     }
 
     fn start(&mut self, secret: Secret) {

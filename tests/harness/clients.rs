@@ -26,7 +26,16 @@ impl Clients {
         let ca = Certificate::from_pem(std::fs::read(ca).unwrap());
         let tls = ClientTlsConfig::new().ca_certificate(ca).domain_name("localhost");
         let endpoint = Endpoint::from_shared(format!("https://{addr}")).unwrap().tls_config(tls).unwrap();
-        let channel = endpoint.connect_timeout(Duration::from_secs(5)).connect_lazy();
+        Self::over(&endpoint)
+    }
+
+    /// Without TLS.
+    pub fn plain(addr: SocketAddr) -> Self {
+        Self::over(&Endpoint::from_shared(format!("http://{addr}")).unwrap())
+    }
+
+    fn over(endpoint: &Endpoint) -> Self {
+        let channel = endpoint.clone().connect_timeout(Duration::from_secs(5)).connect_lazy();
         Self {
             keys: KeysClient::new(channel.clone()),
             crypto: CryptoClient::new(channel.clone()),

@@ -8,10 +8,13 @@
 pub mod boundary;
 pub mod clients;
 pub mod dev;
+pub mod nodes;
+pub mod postgres;
 pub mod softhsm;
 
 pub use clients::{Clients, bearer, context, reason};
 pub use dev::{Dev, DevOptions};
+pub use nodes::Node;
 pub use softhsm::Token;
 
 use std::path::{Path, PathBuf};

@@ -63,15 +63,19 @@ impl BootError {
         match self {
             Self::NotOperational(state) => !matches!(state, ModuleState::Error),
             Self::Boundary(error) => error.is_transient(),
-            Self::Storage(error) => matches!(error, StorageError::Unavailable),
+            Self::Storage(error) | Self::Barrier(BarrierError::Storage(error)) => {
+                matches!(error, StorageError::Unavailable)
+            }
+            // another node initialises too: look again
+            Self::Commit(CommitError::Conflict(_) | CommitError::Unknown) => true,
+            Self::Commit(CommitError::Storage(error)) => matches!(error, StorageError::Unavailable),
             Self::WrongBoundary { .. }
             | Self::BootMissing
             | Self::BoundElsewhere(_)
             | Self::BootAltered
             | Self::NoLevel
             | Self::SystemEntry(_)
-            | Self::Barrier(_)
-            | Self::Commit(_) => false,
+            | Self::Barrier(_) => false,
         }
     }
 }
@@ -88,6 +92,19 @@ pub struct Core {
     pub created_millis: u64,
     /// The root token of this generation was made.
     pub root_token_made: bool,
+    /// The node that makes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    root_token_by: Option<String>,
+}
+
+/// Who makes the root token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// It is made.
+    Done,
+    Ours,
+    /// Another node is at it.
+    Theirs,
 }
 
 /// An opened store.
@@ -132,15 +149,34 @@ impl Cluster {
         &self.core
     }
 
+    /// Who makes the root token of this generation: asked again while another node does. `take` takes that one's place, where
+    /// it does not get it done.
+    pub async fn root_token_turn(&mut self, node: &str, take: bool) -> Result<Turn, BootError> {
+        (self.core, _, self.revision) = read_core(&self.barrier).await?;
+        match &self.core.root_token_by {
+            _ if self.core.root_token_made => Ok(Turn::Done),
+            Some(by) if by == node => Ok(Turn::Ours),
+            Some(_) if !take => Ok(Turn::Theirs),
+            Some(_) | None => {
+                match self.write(Core { root_token_by: Some(node.to_owned()), ..self.core.clone() }).await {
+                    Ok(()) => Ok(Turn::Ours),
+                    // another node was quicker
+                    Err(error) if error.is_transient() => Ok(Turn::Theirs),
+                    Err(error) => Err(error),
+                }
+            }
+        }
+    }
+
     /// Notes that the root token of this generation exists.
     pub async fn root_token_made(&mut self) -> Result<(), BootError> {
-        self.write(Core { root_token_made: true, ..self.core.clone() }).await
+        self.write(Core { root_token_made: true, root_token_by: None, ..self.core.clone() }).await
     }
 
     /// A new generation, after a restore: every older token is void, the root token is made anew.
     pub async fn raise_generation(&mut self) -> Result<(), BootError> {
         let generation = self.core.generation.saturating_add(1);
-        self.write(Core { generation, root_token_made: false, ..self.core.clone() }).await
+        self.write(Core { generation, root_token_made: false, root_token_by: None, ..self.core.clone() }).await
     }
 
     async fn write(&mut self, core: Core) -> Result<(), BootError> {
@@ -195,6 +231,7 @@ async fn initialise(
         generation: 1,
         created_millis: now.unix_millis(),
         root_token_made: false,
+        root_token_by: None,
     };
     let (sentinel_at, core_at) = system_paths(&cluster)?;
     let batch = Batch::new(CommitId(barrier.random()?))
@@ -220,7 +257,13 @@ async fn reopen(
     }
     let keyring = opened_keyring(boundary, &boot).await?;
     let barrier = Arc::new(Barrier::new(storage, boot.cluster, keyring));
-    let (sentinel_at, core_at) = system_paths(&boot.cluster)?;
+    let (core, tenant, revision) = read_core(&barrier).await?;
+    Ok(Cluster { barrier, tenant, core, revision })
+}
+
+/// As it stands now, if the sentinel opens.
+async fn read_core(barrier: &Barrier) -> Result<(Core, TenantId, Revision), BootError> {
+    let (sentinel_at, core_at) = system_paths(barrier.cluster_id())?;
     let (_, entries) = barrier.get(&[sentinel_at, core_at], AtLeast::Latest).await?;
     let mut entries = entries.into_iter().flatten();
     let (Some(sentinel), Some(opened)) = (entries.next(), entries.next()) else {
@@ -231,7 +274,12 @@ async fn reopen(
     }
     let core: Core = serde_json::from_slice(opened.value.expose()).map_err(|_| BootError::SystemEntry("core"))?;
     let tenant = unhex(&core.tenant).filter(|_| core.format == 1).ok_or(BootError::SystemEntry("core"))?;
-    Ok(Cluster { barrier, tenant, core, revision: opened.revision })
+    Ok((core, tenant, opened.revision))
+}
+
+/// The cluster's generation as it is now: another node may have raised it.
+pub async fn generation(barrier: &Barrier) -> Result<u64, BootError> {
+    read_core(barrier).await.map(|(core, _, _)| core.generation)
 }
 
 /// The barrier's keys, which the boundary alone opens.

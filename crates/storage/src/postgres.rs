@@ -1,7 +1,7 @@
 //! The store of several servers: a schema of a PostgreSQL database. All servers are active; none leads.
 //!
 //! A thread of its own talks to the database: one connection that writes, a few that read, one that hears what the other
-//! servers commit. They are opened again when they end, and whoever asks meanwhile hears at once that the store is away.
+//! servers commit, one that holds the node's name. They are opened again when they end, and whoever asks meanwhile hears at once that the store is away.
 //!
 //! Always: every revision is taken under one row's lock, held until the commit is visible: they are in commit order, over all
 //! servers. What is queued meanwhile is committed together: one round trip and one sync for up to 256 batches.
@@ -270,6 +270,7 @@ struct Queues {
 struct Sessions {
     writer: Session,
     tail: Session,
+    locks: Session,
 }
 
 impl Queues {
@@ -277,8 +278,8 @@ impl Queues {
     async fn serve(self, connector: &Connector, options: &Options, tail: (Locks, Arc<Tail>), sessions: Sessions) {
         let (locks, tail) = tail;
         let writer = writer::Writer { connector: connector.clone(), asks: self.write, tail: Arc::clone(&tail) };
-        let follow = tail::follow(tail, connector.clone(), locks, sessions.tail, options.remembered);
-        let follow = tokio::spawn(follow);
+        let follow = tokio::spawn(tail::follow(tail, connector.clone(), sessions.tail, options.remembered));
+        let hold = tokio::spawn(tail::hold(connector.clone(), locks, sessions.locks));
         let readers = reader::Readers {
             connector: connector.clone(),
             asks: Arc::new(tokio::sync::Mutex::new(self.read)),
@@ -287,11 +288,15 @@ impl Queues {
         let mut tasks = vec![tokio::spawn(writer.run(sessions.writer))];
         tasks.extend((0..options.readers.max(1)).map(|_| tokio::spawn(readers.clone().run())));
         tasks.push(tokio::spawn(back_up(connector.clone(), self.backup)));
-        for task in tasks {
-            if task.await.is_err() {
-                tracing::error!("a task of the store panicked");
+        let ended = async {
+            for task in tasks {
+                if task.await.is_err() {
+                    tracing::error!("a task of the store panicked");
+                }
             }
-        }
+        };
+        // without its name it may not go on: whoever asks hears that the store is gone, and the process should end
+        futures_util::future::select(std::pin::pin!(ended), hold).await;
         follow.abort();
     }
 }
@@ -318,10 +323,11 @@ fn connector(options: &Options) -> Result<Connector, StorageError> {
 async fn first(connector: &Connector, options: &Options, locks: Locks) -> Result<(Sessions, Revision), StorageError> {
     let mut writer = connector.connect().await?;
     schema::make(&mut writer, &options.schema, locks.making).await?;
-    let tail = tail::locked(connector, locks).await?;
+    let locked = tail::locked(connector, locks).await?;
+    let tail = connector.connect().await?;
     let head = tail.client.query_one("SELECT rev FROM head", &[]).await;
     let head = head.map_err(|error| connect::storage_error(&error))?.get(0);
-    Ok((Sessions { writer, tail }, unsigned(head)))
+    Ok((Sessions { writer, tail, locks: locked }, unsigned(head)))
 }
 
 /// Fills an empty store, which no server uses, in one transaction: all of it, or nothing. How many entries.
@@ -392,8 +398,10 @@ fn path(key: &[u8]) -> Result<EntryPath, StorageError> {
 
 /// Asks that wait; whoever comes after them waits to ask.
 const QUEUE_MAX: usize = 1024;
-/// For the answer to one question, when it has been asked.
-const ANSWER: Duration = Duration::from_secs(5);
+/// For the answer to one commit, when it has been asked for; longer than the database's own limit for a statement.
+const ANSWER: Duration = Duration::from_secs(4);
+/// For the answer to a read.
+const READ: Duration = Duration::from_secs(2);
 /// Between two attempts to connect.
 const AWAY: Duration = Duration::from_millis(200);
 const REMEMBERED: Duration = Duration::from_secs(70 * 60);

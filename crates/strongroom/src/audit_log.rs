@@ -24,7 +24,7 @@ use kms::log_anchor::{self, LogAnchor};
 use kms::log_key::LogKey;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use storage::{Barrier, Revision};
 
 /// Which of them is an old copy, or another one.
@@ -121,9 +121,9 @@ pub async fn tell(sink: &dyn AuditSink, operation: &str, node: &str, path: Optio
 }
 
 /// Keeps store and log in each other's memory, for ever.
-pub async fn anchor(barrier: Arc<Barrier>, log: Arc<Log>, node: String, generation: u64) {
+pub async fn anchor(barrier: Arc<Barrier>, log: Arc<Log>, node: String, (generation, idle): (u64, Duration)) {
     let sink = log.lane();
-    let mut told = Told::default();
+    let mut told = Told { idle, ..Told::default() };
     loop {
         tokio::time::sleep(ANCHORS_EVERY).await;
         // sealed by hand, the store takes no anchor; the log goes on
@@ -141,11 +141,17 @@ pub async fn anchor(barrier: Arc<Barrier>, log: Arc<Log>, node: String, generati
 struct Told {
     revision: Option<Revision>,
     size: u64,
+    /// Where others write the store too: how long this node waits before it tells again while its own log stays the same.
+    idle: Duration,
+    at: Option<Instant>,
 }
 
 impl Told {
     async fn again(&mut self, barrier: &Barrier, log: &Log, sink: &dyn AuditSink, who: (&str, u64)) -> Result<()> {
         let (node, generation) = who;
+        if log.size() == self.size && self.at.is_some_and(|at| at.elapsed() < self.idle) {
+            return Ok(());
+        }
         let (revision, known) = log_anchor::read(barrier, node).await?;
         if self.revision == Some(revision) && log.size() < self.size + ENTRIES_BETWEEN {
             return Ok(());
@@ -158,6 +164,7 @@ impl Told {
         };
         sink.append(record.encode()).await?;
         self.size = log.size();
+        self.at = Some(Instant::now());
         self.revision = Some(revision);
         if let Some(signed) = log.checkpoint()
             && known.is_none_or(|known| known.size < signed.0.size)

@@ -19,6 +19,9 @@ pub struct Config {
     /// TLS for clients. Without it the listener is plaintext, and then only on loopback.
     pub tls: Option<Tls>,
     pub boundary: Boundary,
+    /// Default: a file in the data folder, of this server alone.
+    #[serde(default)]
+    pub storage: Store,
     #[serde(default)]
     pub audit: Audit,
     #[serde(default)]
@@ -53,6 +56,57 @@ pub struct Boundary {
     pub identity: PathBuf,
     /// The boundary's pin, `sha256:…`.
     pub pin: String,
+}
+
+/// Where the cluster's entries stand.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(tag = "engine", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Store {
+    /// `store.db` in the data folder.
+    #[default]
+    Sqlite,
+    /// A schema of a PostgreSQL database, which several servers share, each with another `audit.node`.
+    Postgres {
+        /// `postgresql://USER@HOST[:PORT][,HOST…]/DATABASE`, without a password. Of several hosts the one that accepts
+        /// writes is used. A folder as host (`?host=/run/postgresql`) is a Unix socket's.
+        url: String,
+        /// 0600 file with the password. Default: the variable STRONGROOM_POSTGRES_PASSWORD; else none.
+        password_file: Option<PathBuf>,
+        /// Made if absent; of this cluster alone.
+        #[serde(default = "default_schema")]
+        schema: String,
+        /// PEM certificates of the authorities of the database's certificate, which must name the host. Needed unless all
+        /// hosts are this machine.
+        ca: Option<PathBuf>,
+        /// PEM certificate by which the database knows this server.
+        certificate: Option<PathBuf>,
+        /// Its PEM key, 0600.
+        key: Option<PathBuf>,
+        /// Connections that read, 1 to 32; three more write, listen and hold the node's name.
+        #[serde(default = "default_readers")]
+        readers: usize,
+        /// Serve though the database would lose data: for databases that are thrown away after a test.
+        #[serde(default)]
+        without_fsync: bool,
+    },
+}
+
+fn default_schema() -> String {
+    "strongroom".to_owned()
+}
+
+fn default_readers() -> usize {
+    4
+}
+
+impl Store {
+    /// Several servers may stand on it.
+    pub fn is_shared(&self) -> bool {
+        match self {
+            Self::Sqlite => false,
+            Self::Postgres { .. } => true,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -200,6 +254,7 @@ impl Config {
                 bail!("`limits.{name}` is 1 to {LIFE_SECS_MAX}");
             }
         }
+        crate::store::check(self)?;
         self.audit.check()?;
         // what leads there by another way is refused when it is written to
         if self.audit.archive_dir.as_deref().is_some_and(|archive| is_same(archive, &self.audit_dir())) {
@@ -278,6 +333,9 @@ mod tests {
     fn what_is_unknown_or_unsafe_is_refused() {
         let parse = |text: &str| toml::from_str::<Config>(text).map_err(drop).and_then(|c| c.check().map_err(drop));
         assert!(parse(SOUND).is_ok());
+        for engine in ["\"sqlite\"", "\"postgres\"\nurl = \"postgresql://u@127.0.0.1/d\"\nschema = \"a_1\""] {
+            assert!(parse(&format!("{SOUND}\n[storage]\nengine = {engine}")).is_ok(), "{engine}");
+        }
         for (from, to) in [
             ("listen = \"127.0.0.1:8200\"", "listen = \"0.0.0.0:8200\""),
             ("data_dir", "datadir"),
@@ -294,6 +352,18 @@ mod tests {
             ("[boundary]", "[audit]\nwitness_quorum = 1\n[boundary]"),
             ("[boundary]", "[[audit.witness]]\nurl = \"https://w\"\nkey = \"w\"\n[boundary]"),
             ("[boundary]", "[[audit.witness]]\nurl = \"https://w\"\n[boundary]"),
+            ("[boundary]", "[storage]\nengine = \"redb\"\n[boundary]"),
+            ("[boundary]", "[storage]\nengine = \"postgres\"\n[boundary]"),
+            ("[boundary]", "[storage]\nengine = \"postgres\"\nurl = \"postgresql://u:p@127.0.0.1/d\"\n[boundary]"),
+            ("[boundary]", "[storage]\nengine = \"postgres\"\nurl = \"postgresql://u@192.0.2.1/d\"\n[boundary]"),
+            (
+                "[boundary]",
+                "[storage]\nengine = \"postgres\"\nurl = \"postgresql://u@[::1]/d\"\nreaders = 0\n[boundary]",
+            ),
+            (
+                "[boundary]",
+                "[storage]\nengine = \"postgres\"\nurl = \"postgresql://u@[::1]/d\"\nreader = 1\n[boundary]",
+            ),
             ("[boundary]", "[limits]\nhandshake_secs = 0\n[boundary]"),
             ("[boundary]", "[limits]\nthreads = 1025\n[boundary]"),
             ("[boundary]", "[limits]\nidle_secs = 0\n[boundary]"),

@@ -22,6 +22,7 @@ pub mod retention;
 pub mod scrub;
 pub mod sealed;
 pub mod server;
+pub mod store;
 pub mod supervise;
 pub mod telemetry;
 pub mod tls;

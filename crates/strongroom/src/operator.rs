@@ -11,7 +11,7 @@ use hsm_api::{Boundary as _, Reply, Request};
 use kms::boot::Cluster;
 use std::path::Path;
 use std::sync::Arc;
-use storage::{Sqlite, Storage};
+use storage::Storage;
 
 /// This server's own.
 pub struct LocalOperator {
@@ -26,19 +26,18 @@ pub struct LocalOperator {
 impl LocalOperator {
     pub fn new(
         cluster: &Cluster,
-        storage: &Arc<Sqlite>,
+        storage: &Arc<dyn Storage>,
         boundary: Arc<SocketBoundary>,
         data_dir: &Path,
         started: Timestamp,
     ) -> Self {
-        let storage: Arc<dyn Storage> = Arc::clone(storage) as _;
         Self {
             cluster_id: *cluster.barrier.cluster_id(),
             tenant_id: cluster.tenant,
             generation: cluster.core().generation,
             started,
             boundary,
-            backups: Backups::new(storage, data_dir.join("backup-in-progress.db")),
+            backups: Backups::new(Arc::clone(storage), data_dir.join("backup-in-progress.db")),
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::cores::Cores;
 use crate::files;
 use crate::listen::Listener;
 use crate::sealed;
+use crate::store;
 use crate::tls::Certificate;
 use crate::wire::Wired;
 use anyhow::{Context as _, Result, bail};
@@ -18,11 +19,11 @@ use envelope::{Clock as _, SecretBytes};
 use futures_util::future::join_all;
 use hsm::SocketBoundary;
 use hsm_channel::{Identity, Pin};
-use kms::boot::{self, BootError, Cluster};
+use kms::boot::{self, BootError, Cluster, Turn};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
-use storage::{Sqlite, Storage};
+use std::time::{Duration, Instant};
+use storage::Storage;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs until it is told to end: 0 after a drain, 1 after a failure of its own.
@@ -37,11 +38,15 @@ pub fn run(config: &Config) -> Result<ExitCode> {
 
 async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
     files::private_folder(&config.data_dir)?;
-    let storage = Arc::new(Sqlite::open(&config.data_dir).context("cannot open the store")?);
-    let options = boundary_options(config)?;
-    let boundary = Arc::new(SocketBoundary::start(options.clone())?);
     let orphaned = parent_gone(config.end_with_parent)?;
     tokio::pin!(orphaned);
+    let store::Opened { store: storage, failed: store_failed } = tokio::select! {
+        opened = store::open(config) => opened?,
+        () = &mut orphaned => return Ok(ExitCode::SUCCESS),
+        end = asked(None) => return end.map(|_| ExitCode::SUCCESS),
+    };
+    let options = boundary_options(config)?;
+    let boundary = Arc::new(SocketBoundary::start(options.clone())?);
     let mut cluster = tokio::select! {
         cluster = open(Arc::clone(&storage), &boundary) => cluster?,
         // the boundary may have ended with the parent: nobody waits for it for ever
@@ -77,7 +82,7 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
     let end = tokio::select! {
         end = asked(certificate.as_deref()) => end?,
         () = &mut orphaned => End::Asked,
-        () = storage.failed() => End::Failed("the store failed"),
+        () = store_failed => End::Failed("the store failed"),
         () = log.failed() => End::Failed("the audit log failed"),
         () = workers.ended() => End::Failed("a worker ended"),
     };
@@ -134,11 +139,10 @@ async fn audit_log(
 }
 
 /// Opens the store, waiting for a boundary that is away.
-async fn open(storage: Arc<Sqlite>, boundary: &SocketBoundary) -> Result<Cluster> {
+async fn open(storage: Arc<dyn Storage>, boundary: &SocketBoundary) -> Result<Cluster> {
     let mut pause = Duration::from_millis(50);
     loop {
-        let store: Arc<dyn Storage> = Arc::clone(&storage) as _;
-        match boot::open(store, boundary, SystemClock.now()).await {
+        match boot::open(Arc::clone(&storage), boundary, SystemClock.now()).await {
             Ok(cluster) => return Ok(cluster),
             Err(error) if error.is_transient() => say_waiting(&error, pause),
             Err(error) => return Err(error).context("cannot open the store"),
@@ -158,8 +162,13 @@ fn say_waiting(error: &BootError, pause: Duration) {
 /// The root token of this generation, in its file: the first one's may stand there before; later ones are always new, so
 /// that nobody who can put a file there makes themselves root.
 async fn root_token(config: &Config, wired: &Wired, cluster: &mut Cluster) -> Result<()> {
-    if cluster.core().root_token_made {
-        return Ok(());
+    let began = Instant::now();
+    loop {
+        match cluster.root_token_turn(config.node(), began.elapsed() > TURN).await? {
+            Turn::Done => return Ok(()),
+            Turn::Ours => break,
+            Turn::Theirs => tokio::time::sleep(TURN / 100).await,
+        }
     }
     let file = &config.root_token_file;
     let token: SecretBytes = if file.exists() && cluster.core().generation == 1 {
@@ -240,5 +249,7 @@ pub(crate) fn no_core_dumps() -> Result<()> {
 
 /// Written by `operator restore` into the data folder, removed when the generation was raised.
 pub const RESTORED: &str = "restored";
+/// How long a node waits for another that makes the root token.
+const TURN: Duration = Duration::from_secs(10);
 /// How long open connections may take to end.
 const DRAIN: Duration = Duration::from_secs(10);

@@ -23,7 +23,7 @@ use kms::boot::Cluster;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use storage::{Barrier, EntryPath, Invalidate, Sqlite, Storage};
+use storage::{Barrier, EntryPath, Invalidate, Storage};
 use vault::Vault;
 
 /// What all cores share.
@@ -36,6 +36,8 @@ pub struct Wired {
     witnesses: Panel,
     node: String,
     generation: u64,
+    /// How often an idle node notes where a store stands that others write too.
+    idle_anchors: Duration,
     changes: Changes,
     identities: Identities,
     identity_caches: Arc<identity::Caches>,
@@ -57,7 +59,7 @@ impl Wired {
     /// Inside the main runtime.
     pub fn new(
         cluster: &Cluster,
-        storage: &Arc<Sqlite>,
+        storage: &Arc<dyn Storage>,
         log: &Arc<Log>,
         boundary: (hsm::Options, Arc<SocketBoundary>),
         config: &Config,
@@ -106,6 +108,7 @@ impl Wired {
             witnesses,
             node: config.node().to_owned(),
             generation: cluster.core().generation,
+            idle_anchors: if config.storage.is_shared() { SHARED_IDLE_ANCHORS } else { Duration::ZERO },
             changes,
             identities,
             identity_caches,
@@ -218,7 +221,12 @@ impl Wired {
         let sweep = tokio::spawn(crate::worker::sweep(vault, self.changes.clone()));
         let watch = tokio::spawn(watch_boundary(Arc::clone(&self.watched_boundary), self.health.clone()));
         let (barrier, log) = (Arc::clone(&self.barrier), Arc::clone(&self.log));
-        let anchor = tokio::spawn(crate::audit_log::anchor(barrier, log, self.node.clone(), self.generation));
+        let anchor = tokio::spawn(crate::audit_log::anchor(
+            barrier,
+            log,
+            self.node.clone(),
+            (self.generation, self.idle_anchors),
+        ));
         let stands = tokio::spawn(still_agrees(Arc::clone(&self.log)));
         let vault = self.vault(&kms, &self.log.lane())?;
         let reseal = tokio::spawn(crate::worker::reseal(vault.clone(), self.health.clone()));
@@ -228,7 +236,8 @@ impl Wired {
         let retain = tokio::spawn(self.retainer.clone().run(Arc::clone(&self.log)));
         let mut workers = vec![follow, renew, tend, sweep, watch, anchor, stands, scrub, retain, seal, reseal];
         let (barrier, boundary) = (Arc::clone(&self.barrier), Arc::clone(&self.watched_boundary) as Arc<dyn Boundary>);
-        workers.push(tokio::spawn(crate::worker::follow_keyring(barrier, boundary)));
+        workers.push(tokio::spawn(crate::worker::follow_keyring(Arc::clone(&barrier), boundary)));
+        workers.push(tokio::spawn(crate::worker::same_generation(barrier, self.generation)));
         let (strangers, clock) = (self.strangers.clone(), Arc::new(SystemClock));
         workers.push(tokio::spawn(strangers.tell(self.log.lane(), clock, self.node.clone())));
         let forwards = self.forwarders.iter().cloned();
@@ -338,6 +347,8 @@ fn away_or_busy(error: HsmError) -> BoundaryState {
     if error == HsmError::Busy { BoundaryState::Available } else { BoundaryState::Away }
 }
 
+/// Each node's note is a change of the store for the others: they would answer each other for ever, once a second.
+const SHARED_IDLE_ANCHORS: Duration = Duration::from_secs(60);
 /// How long a core waits for its channel before it serves without.
 const CONNECT: Duration = Duration::from_secs(2);
 /// Principals kept in memory.

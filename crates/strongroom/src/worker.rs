@@ -139,6 +139,21 @@ pub async fn follow_seal(vault: vault::Vault, health: Health) {
     }
 }
 
+/// Ends where another node has raised the cluster's generation: what this one knows of tokens is void, it starts again.
+pub async fn same_generation(barrier: Arc<Barrier>, generation: u64) {
+    loop {
+        tokio::time::sleep(TICK).await;
+        match kms::boot::generation(&barrier).await {
+            Ok(now) if now != generation => {
+                tracing::error!(generation, now, "another node has raised the generation");
+                return;
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "the cluster's generation"),
+        }
+    }
+}
+
 /// Hears of new keys of the barrier, which other nodes made.
 pub async fn follow_keyring(barrier: Arc<Barrier>, boundary: Arc<dyn Boundary>) {
     loop {

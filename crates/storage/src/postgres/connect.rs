@@ -228,7 +228,7 @@ pub(super) const CONNECT: Duration = Duration::from_secs(2);
 const VERSION_MIN: i32 = 140_000;
 /// Plans are made once and by index, however few rows there were then; compiling them would cost more than they do.
 const SETTINGS: &str = "
-SET statement_timeout = '4s'; SET lock_timeout = '4s'; SET idle_in_transaction_session_timeout = '10s';
+SET statement_timeout = '3s'; SET lock_timeout = '3s'; SET idle_in_transaction_session_timeout = '10s';
 SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
 SET client_connection_check_interval = '1s'; SET client_min_messages = 'warning';
 SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_bitmapscan = off;

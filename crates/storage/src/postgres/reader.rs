@@ -198,7 +198,7 @@ impl From<StorageError> for Failed {
 }
 
 async fn bounded<T>(read: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
-    tokio::time::timeout(super::ANSWER, read).await.unwrap_or(Err(Failed::Late))
+    tokio::time::timeout(super::READ, read).await.unwrap_or(Err(Failed::Late))
 }
 
 /// A caller that has gone needs no answer.

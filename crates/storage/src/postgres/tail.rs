@@ -26,7 +26,7 @@ pub(super) struct Tail {
     wake: Notify,
 }
 
-/// Advisory locks. The tail's connection holds the last two.
+/// Advisory locks. A connection of their own holds the last two.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Locks {
     /// Of whoever makes the schema, for a moment.
@@ -113,14 +113,14 @@ impl Tail {
 }
 
 /// Follows the database for ever, and forgets what is old enough.
-pub(super) async fn follow(tail: Arc<Tail>, connector: Connector, locks: Locks, first: Session, remembered: Duration) {
+pub(super) async fn follow(tail: Arc<Tail>, connector: Connector, first: Session, remembered: Duration) {
     let (mut session, mut heard_at) = (Some(first), Instant::now());
     let mut old = Old { remembered, marks: VecDeque::new(), trim: None };
     loop {
         let (began, from) = (Instant::now(), *tail.told());
         let heard = tokio::time::timeout(POLL, async {
             if session.as_ref().is_none_or(|session| session.client.is_closed()) {
-                session = Some(locked(&connector, locks).await?);
+                session = Some(connector.connect().await?);
             }
             hear(session.as_ref().ok_or(StorageError::Unavailable)?, from).await
         });
@@ -144,6 +144,28 @@ pub(super) async fn follow(tail: Arc<Tail>, connector: Connector, locks: Locks, 
         if heard_at.elapsed() > STALE_AFTER {
             tail.lost();
         }
+    }
+}
+
+/// Holds the node's locks for as long as nobody else has them; ends where another server has taken this one's name.
+pub(super) async fn hold(connector: Connector, locks: Locks, first: Session) {
+    let mut session = first;
+    loop {
+        session.ended().await;
+        let mut held = 0;
+        session = loop {
+            match locked(&connector, locks).await {
+                Ok(session) => break session,
+                // a session of ours that the database has not given up yet
+                Err(StorageError::Held) if held < HELD_MAX => held += 1,
+                Err(StorageError::Held) => {
+                    tracing::error!("another server has this node's name");
+                    return;
+                }
+                Err(_) => {}
+            }
+            tokio::time::sleep(super::AWAY).await;
+        };
     }
 }
 
@@ -219,3 +241,5 @@ const HEARD_WITHIN: Duration = Duration::from_millis(500);
 const LISTED_MAX: i64 = 1000;
 const FORGOTTEN_MAX: i32 = 2000;
 const MARKS: u32 = 64;
+/// Twenty seconds: as long as keepalives take, and a little.
+const HELD_MAX: u32 = 100;

@@ -135,7 +135,7 @@ impl Writer {
                     }
                     None => left.push_back(Ask::Commit { batch, reply }),
                 },
-                other => {
+                other @ (Ask::Commit { .. } | Ask::Claim(_)) => {
                     left.push_back(other);
                     if left.len() >= LEFT_MAX {
                         break;

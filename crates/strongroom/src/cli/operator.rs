@@ -1,6 +1,7 @@
 //! `strongroom operator`: how the server stands, copies of its storage, and the boundary.
 
 pub mod boundary;
+mod migrate;
 pub mod seal;
 
 use super::connection::Connection;
@@ -42,6 +43,7 @@ pub enum Command {
     Backup(Backup),
     Restore(Restore),
     Acknowledge(Acknowledge),
+    Migrate(migrate::Migrate),
     /// Look after the boundary itself, as its officer
     Boundary {
         #[command(subcommand)]
@@ -114,6 +116,7 @@ impl Command {
             Self::KeyStatus => seal::key_status(connection).await,
             Self::Backup(command) => command.run(connection).await,
             Self::Acknowledge(command) => command.run(),
+            Self::Migrate(command) => tokio::task::spawn_blocking(move || command.run()).await?,
             Self::Restore(command) => tokio::task::spawn_blocking(move || command.run()).await?,
             Self::Boundary { command } => command.run().await,
         }

@@ -1,0 +1,110 @@
+//! A store moved between engines and back: the same keys, tokens and secrets are there, and the audit log goes on.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where it fails")]
+
+use proto::kms::{CreateKeyRequest, DecryptRequest, GenerateDataKeyRequest, GenerateDataKeyResponse};
+use std::path::Path;
+use std::process::Command;
+use tests::boundary::{Kind, Stand};
+use tests::postgres::Server;
+use tests::{Node, bearer, binary};
+use tokio::runtime::Runtime;
+
+const SQLITE: &str = "[storage]\nengine = \"sqlite\"\n";
+
+fn postgres(database: &Server, schema: &str) -> String {
+    format!(
+        "[storage]\nengine = \"postgres\"\nurl = \"{}\"\npassword_file = \"{}\"\nschema = \"{schema}\"\n",
+        database.tcp_url(),
+        database.password_file().display()
+    )
+}
+
+/// The exit code, and what it said.
+fn migrate(from: &Path, to: &Path) -> (i32, String) {
+    let mut command = Command::new(binary("strongroom"));
+    command.args(["operator", "migrate", "--output", "json", "--from"]).arg(from).arg("--to").arg(to);
+    let output = command.output().unwrap();
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    (output.status.code().unwrap(), said)
+}
+
+/// The node's configuration with another store, under another name.
+fn config(node: &mut Node, name: &str, storage: &str) -> std::path::PathBuf {
+    node.set_storage(storage);
+    let file = node.folder().join(name);
+    std::fs::copy(node.config(), &file).unwrap();
+    file
+}
+
+async fn data_key(node: &Node, root: &str, key: &str) -> GenerateDataKeyResponse {
+    let message = GenerateDataKeyRequest { key_id: key.into(), number_of_bytes: Some(32), ..Default::default() };
+    node.clients().crypto.generate_data_key(bearer(root, message)).await.unwrap().into_inner()
+}
+
+async fn opens(node: &Node, root: &str, made: &GenerateDataKeyResponse) {
+    let message = DecryptRequest { ciphertext_blob: made.ciphertext_blob.clone(), ..Default::default() };
+    let opened = node.clients().crypto.decrypt(bearer(root, message)).await.unwrap().into_inner();
+    assert_eq!(opened.plaintext, made.plaintext);
+}
+
+#[test]
+fn a_store_goes_to_another_engine_and_back_and_everything_is_there() {
+    let (database, stand, runtime) = (Server::start(), Stand::operational(Kind::Sim), Runtime::new().unwrap());
+    let mut node = Node::prepare("a", &stand, SQLITE);
+    let embedded = config(&mut node, "embedded.toml", SQLITE);
+    let shared = config(&mut node, "shared.toml", &postgres(&database, "moved"));
+    node.set_storage(SQLITE);
+    node.start_again();
+    let root = node.root_token().unwrap();
+    let (key, made) = runtime.block_on(async {
+        let request = bearer(&root, CreateKeyRequest::default());
+        let key = node.clients().keys.create_key(request).await.unwrap().into_inner().key_metadata.unwrap().key_id;
+        let made = data_key(&node, &root, &key).await;
+        (key, made)
+    });
+    // never under a server
+    let (code, said) = migrate(&embedded, &shared);
+    assert_eq!((code, said.contains("stop it first")), (1, true), "{said}");
+    node.stop();
+    let (code, said) = migrate(&embedded, &shared);
+    assert_eq!(code, 0, "{said}");
+    let told: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let rows = database
+        .psql("SELECT count(*), (SELECT rev FROM moved.head), max(rev) <= (SELECT rev FROM moved.head) FROM moved.kv");
+    assert_eq!(rows, format!("{}|{}|t", told["entries"], told["revision"]));
+    // nothing is replaced
+    let (code, said) = migrate(&embedded, &shared);
+    assert_eq!((code, said.contains("nothing is replaced")), (1, true), "{said}");
+
+    node.set_storage(&postgres(&database, "moved"));
+    node.start_again();
+    let second = runtime.block_on(async {
+        opens(&node, &root, &made).await;
+        data_key(&node, &root, &key).await
+    });
+    let (code, said) = migrate(&shared, &embedded);
+    assert_eq!((code, said.contains("stop it first")), (1, true), "{said}");
+    node.stop();
+
+    // back: the old file is in the way first
+    let (code, said) = migrate(&shared, &embedded);
+    assert_eq!((code, said.contains("nothing is replaced")), (1, true), "{said}");
+    std::fs::rename(node.data().join("store.db"), node.folder().join("old.db")).unwrap();
+    let (code, said) = migrate(&shared, &embedded);
+    assert_eq!(code, 0, "{said}");
+    let left: Vec<_> = std::fs::read_dir(node.data()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().contains("progress")), "{left:?}");
+    node.set_storage(SQLITE);
+    node.start_again();
+    runtime.block_on(async {
+        opens(&node, &root, &made).await;
+        opens(&node, &root, &second).await;
+    });
+    // one log over all three, whose rows are the store's
+    node.stop();
+    let mut verify = Command::new(binary("strongroom"));
+    verify.args(["audit", "verify", "--data-dir"]).arg(node.data()).arg("--store").arg(node.data().join("store.db"));
+    let verified = verify.output().unwrap();
+    let said = String::from_utf8_lossy(&verified.stdout).into_owned() + &String::from_utf8_lossy(&verified.stderr);
+    assert!(verified.status.success(), "{said}");
+}

@@ -1,0 +1,262 @@
+//! Two servers on one PostgreSQL database and one boundary: all are active, none leads.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where it fails")]
+#![allow(clippy::print_stdout, reason = "how long a revocation takes is part of the result")]
+
+use proto::identity::{CreateTokenRequest, PutPolicyRequest, RevokeTokenRequest};
+use proto::kms::{
+    CreateKeyRequest, DecryptRequest, DescribeKeyRequest, GenerateDataKeyRequest, GenerateDataKeyResponse,
+    RotateKeyOnDemandRequest,
+};
+use std::time::{Duration, Instant};
+use tests::boundary::{Kind, Stand};
+use tests::postgres::Server;
+use tests::{Clients, Node, bearer};
+use tokio::runtime::Runtime;
+use tonic::{Code, Status};
+
+struct Scene {
+    runtime: Runtime,
+    database: Server,
+    stand: Stand,
+    one: Node,
+    two: Node,
+    root: String,
+}
+
+fn storage(database: &Server) -> String {
+    format!(
+        "[storage]\nengine = \"postgres\"\nurl = \"{}\"\npassword_file = \"{}\"\n",
+        database.url(),
+        database.password_file().display()
+    )
+}
+
+impl Scene {
+    /// Both are started in one moment on an empty database.
+    fn new() -> Self {
+        let (database, stand) = (Server::start(), Stand::operational(Kind::Sim));
+        let storage = storage(&database);
+        let (mut one, mut two) = (Node::prepare("a", &stand, &storage), Node::prepare("b", &stand, &storage));
+        one.spawn();
+        two.spawn();
+        one.wait_ready().unwrap_or_else(|log| panic!("a:\n{log}"));
+        two.wait_ready().unwrap_or_else(|log| panic!("b:\n{log}"));
+        let tokens: Vec<String> = [&one, &two].into_iter().filter_map(Node::root_token).collect();
+        assert_eq!(tokens.len(), 1, "one of them made the root token");
+        let root = tokens.into_iter().next().unwrap();
+        Self { runtime: Runtime::new().unwrap(), database, stand, one, two, root }
+    }
+
+    fn clients(&self) -> (Clients, Clients) {
+        let _inside = self.runtime.enter();
+        (self.one.clients(), self.two.clients())
+    }
+}
+
+fn within<T>(token: &str, message: T) -> tonic::Request<T> {
+    let mut request = bearer(token, message);
+    request.set_timeout(Duration::from_secs(12));
+    request
+}
+
+async fn create_key(clients: &mut Clients, token: &str) -> Result<String, Status> {
+    let made = clients.keys.create_key(within(token, CreateKeyRequest::default())).await?;
+    Ok(made.into_inner().key_metadata.unwrap().key_id)
+}
+
+async fn data_key(clients: &mut Clients, token: &str, key: &str) -> Result<GenerateDataKeyResponse, Status> {
+    let message = GenerateDataKeyRequest { key_id: key.into(), number_of_bytes: Some(32), ..Default::default() };
+    Ok(clients.crypto.generate_data_key(within(token, message)).await?.into_inner())
+}
+
+async fn opens(clients: &mut Clients, token: &str, made: &GenerateDataKeyResponse) -> Result<(), Status> {
+    let message = DecryptRequest { ciphertext_blob: made.ciphertext_blob.clone(), ..Default::default() };
+    let opened = clients.crypto.decrypt(within(token, message)).await?.into_inner();
+    assert_eq!(opened.plaintext, made.plaintext);
+    Ok(())
+}
+
+async fn token(clients: &mut Clients, root: &str, policy: &str) -> (String, String) {
+    let message = CreateTokenRequest { policies: vec![policy.into()], ..Default::default() };
+    let made = clients.identity.create_token(within(root, message)).await.unwrap().into_inner();
+    (made.token, made.metadata.unwrap().accessor)
+}
+
+async fn policy(clients: &mut Clients, root: &str, text: &str) {
+    let message = PutPolicyRequest { name: "users".into(), policy: text.into() };
+    clients.identity.put_policy(within(root, message)).await.unwrap();
+}
+
+/// Until the call is answered so.
+async fn until<T>(
+    what: &str,
+    most: Duration,
+    mut call: impl AsyncFnMut() -> Result<T, Status>,
+    code: Code,
+) -> Duration {
+    let began = Instant::now();
+    loop {
+        let now = call().await.map_or_else(|status| status.code(), |_| Code::Ok);
+        if now == code {
+            return began.elapsed();
+        }
+        assert!(began.elapsed() < most, "{what}: {now:?} after {most:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+const USERS: &str = r#"path "kms/*" { capabilities = ["create", "read", "update", "list"] }"#;
+const NOTHING: &str = r#"path "kms/none" { capabilities = ["read"] }"#;
+/// What is in force on every node, or that node serves no more.
+const REVOKED_WITHIN: Duration = Duration::from_secs(2);
+
+#[test]
+fn what_one_node_does_is_so_on_the_other_within_two_seconds() {
+    let scene = Scene::new();
+    let ((mut one, mut two), root) = (scene.clients(), scene.root.as_str());
+    scene.runtime.block_on(async {
+        // a key made here is used there, and back
+        let key = create_key(&mut one, root).await.unwrap();
+        let made = data_key(&mut two, root, &key).await.unwrap();
+        opens(&mut one, root, &made).await.unwrap();
+        policy(&mut one, root, USERS).await;
+        let mut slowest = Duration::ZERO;
+        for _ in 0..20 {
+            let (user, accessor) = token(&mut one, root, "users").await;
+            // it stands in the other's memory
+            for _ in 0..3 {
+                data_key(&mut two, &user, &key).await.unwrap();
+            }
+            one.identity.revoke_token(within(root, RevokeTokenRequest { accessor })).await.unwrap();
+            let call = async || data_key(&mut two, &user, &key).await;
+            slowest = slowest.max(until("revoked", REVOKED_WITHIN, call, Code::Unauthenticated).await);
+        }
+        println!("a revoked token was refused by the other node after {slowest:?} at most, of 20");
+        // a policy
+        let (user, _) = token(&mut two, root, "users").await;
+        data_key(&mut two, &user, &key).await.unwrap();
+        policy(&mut one, root, NOTHING).await;
+        let refused = async || data_key(&mut two, &user, &key).await;
+        until("the policy", REVOKED_WITHIN, refused, Code::PermissionDenied).await;
+        policy(&mut two, root, USERS).await;
+        until("the policy back", REVOKED_WITHIN, async || data_key(&mut one, &user, &key).await, Code::Ok).await;
+        // a rotation
+        let rotated = one.keys.rotate_key_on_demand(within(root, RotateKeyOnDemandRequest { key_id: key.clone() }));
+        let version = rotated.await.unwrap().into_inner().key_version;
+        let began = Instant::now();
+        while data_key(&mut two, root, &key).await.unwrap().key_version != version {
+            assert!(began.elapsed() < REVOKED_WITHIN);
+        }
+        opens(&mut two, root, &made).await.unwrap();
+    });
+}
+
+#[test]
+fn two_nodes_of_one_name_are_refused() {
+    let mut scene = Scene::new();
+    let mut third = Node::prepare("b", &scene.stand, &storage(&scene.database));
+    third.spawn();
+    let log = third.wait_ready().unwrap_err();
+    assert!(log.contains("called b too"), "{log}");
+    assert!(scene.two.is_running());
+    // killed, it has its name back at once
+    scene.two.kill();
+    scene.two.start_again();
+}
+
+#[test]
+fn a_killed_node_loses_nothing_that_it_acknowledged_and_the_other_serves_on() {
+    let mut scene = Scene::new();
+    let ((one, mut two), root) = (scene.clients(), scene.root.clone());
+    let key = scene.runtime.block_on(create_key(&mut two, &root)).unwrap();
+    let load = |clients: &Clients| {
+        let clients = clients.clone();
+        let (root, key, runtime) = (root.clone(), key.clone(), scene.runtime.handle().clone());
+        (0..4).map(move |_| {
+            let (mut clients, root, key) = (clients.clone(), root.clone(), key.clone());
+            runtime.spawn(async move {
+                let (mut keys, mut made, began) = (Vec::new(), Vec::new(), Instant::now());
+                while began.elapsed() < Duration::from_secs(3) {
+                    match create_key(&mut clients, &root).await {
+                        Ok(key) => keys.push(key),
+                        Err(_) => break,
+                    }
+                    match data_key(&mut clients, &root, &key).await {
+                        Ok(data_key) => made.push(data_key),
+                        Err(_) => break,
+                    }
+                }
+                (keys, made, began.elapsed())
+            })
+        })
+    };
+    let killed: Vec<_> = load(&one).collect();
+    let other: Vec<_> = load(&two).collect();
+    std::thread::sleep(Duration::from_millis(1000));
+    scene.one.kill();
+    scene.runtime.block_on(async {
+        let mut count = 0;
+        for (load, whole) in
+            killed.into_iter().map(|load| (load, false)).chain(other.into_iter().map(|load| (load, true)))
+        {
+            let (keys, made, took) = load.await.unwrap();
+            assert!(!whole || took >= Duration::from_secs(3), "the other served on: {took:?}");
+            for key in &keys {
+                let message = DescribeKeyRequest { key_id: key.clone() };
+                two.keys.describe_key(within(&root, message)).await.unwrap();
+            }
+            for made in &made {
+                opens(&mut two, &root, made).await.unwrap();
+            }
+            count += keys.len();
+        }
+        assert!(count > 8, "{count}");
+    });
+    scene.one.start_again();
+    let (mut one, _) = scene.clients();
+    scene.runtime.block_on(data_key(&mut one, &root, &key)).unwrap();
+}
+
+#[test]
+fn a_database_that_restarts_or_hangs_is_told_in_time_and_needs_no_restart_of_a_node() {
+    let mut scene = Scene::new();
+    let ((mut one, mut two), root) = (scene.clients(), scene.root.clone());
+    let key = scene.runtime.block_on(create_key(&mut one, &root)).unwrap();
+    scene.runtime.block_on(data_key(&mut two, &root, &key)).unwrap();
+    let both = async |one: &mut Clients, two: &mut Clients, code: Code, most: Duration| {
+        for clients in [one, two] {
+            let call = async || data_key(clients, &root, &key).await;
+            until("the database", most, call, code).await;
+        }
+    };
+    scene.database.stop();
+    scene.runtime.block_on(async {
+        // also what stood in memory
+        both(&mut one, &mut two, Code::Unavailable, Duration::from_secs(3)).await;
+        let began = Instant::now();
+        let refused = create_key(&mut one, &root).await.unwrap_err();
+        assert_eq!((refused.code(), began.elapsed() < Duration::from_secs(3)), (Code::Unavailable, true));
+    });
+    scene.database.start_again();
+    scene.runtime.block_on(both(&mut one, &mut two, Code::Ok, Duration::from_secs(10)));
+    scene.runtime.block_on(create_key(&mut one, &root)).unwrap();
+
+    scene.database.pause();
+    let slowest = scene.runtime.block_on(async {
+        let (began, mut slowest) = (Instant::now(), Duration::ZERO);
+        while began.elapsed() < Duration::from_secs(5) {
+            let asked = Instant::now();
+            let made = create_key(&mut one, &root).await;
+            assert!(made.is_err());
+            let _while_it_is_heard = data_key(&mut two, &root, &key).await;
+            slowest = slowest.max(asked.elapsed());
+        }
+        slowest
+    });
+    scene.database.go_on();
+    println!("while the database hung, the slowest pair of calls ended after {slowest:?}");
+    assert!(slowest < Duration::from_secs(12), "{slowest:?}");
+    scene.runtime.block_on(both(&mut one, &mut two, Code::Ok, Duration::from_secs(10)));
+    scene.runtime.block_on(create_key(&mut two, &root)).unwrap();
+    assert!(scene.one.is_running() && scene.two.is_running());
+}
