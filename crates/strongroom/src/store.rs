@@ -59,7 +59,7 @@ pub fn options(config: &Config) -> Result<Option<Options>> {
     };
     let password = match password_file {
         Some(file) => Some(files::read_secret(file).context("`storage.password_file`")?),
-        None => std::env::var(PASSWORD_VARIABLE).ok().map(|text| SecretBytes::from_vec(text.into_bytes())),
+        None => password_of_environment(),
     };
     Ok(Some(Options {
         password: password.map(Arc::new),
@@ -69,6 +69,14 @@ pub fn options(config: &Config) -> Result<Option<Options>> {
         durability: if *without_fsync { Durability::Waived } else { Durability::Required },
         ..Options::new(url, schema, config.node())
     }))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a secret that a service manager hands over: it stands in no configuration"
+)]
+fn password_of_environment() -> Option<SecretBytes> {
+    std::env::var(PASSWORD_VARIABLE).ok().map(|text| SecretBytes::from_vec(text.into_bytes()))
 }
 
 /// What can be said without a connection, and without reading a file but the authorities.

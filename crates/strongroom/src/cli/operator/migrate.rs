@@ -149,9 +149,11 @@ fn scratch(to: &Place) -> Result<PathBuf> {
 }
 
 fn named<T>(outcome: Result<T, StorageError>, config: &Path) -> Result<T> {
-    outcome.map_err(|error| match error {
-        StorageError::Held => anyhow::anyhow!("a server has the store of {} open: stop it first", config.display()),
-        other => anyhow::Error::new(other).context(format!("the store of {}", config.display())),
+    outcome.map_err(|error| {
+        if error == StorageError::Held {
+            return anyhow::anyhow!("a server has the store of {} open: stop it first", config.display());
+        }
+        anyhow::Error::new(error).context(format!("the store of {}", config.display()))
     })
 }
 
