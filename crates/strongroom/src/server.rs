@@ -89,14 +89,7 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
     wired.health().stop();
     listener.drain(DRAIN).await;
     drop(workers);
-    if matches!(end, End::Asked)
-        && let Err(error) = audit_log::tell(&*log.lane(), "Stop", config.node(), None).await
-    {
-        tracing::warn!(%error, "the stop was not recorded");
-    }
-    if let Err(error) = wired.changes().tidy().await {
-        tracing::warn!(%error, "the outbox was not tidied; the next start does it");
-    }
+    close(config, &wired, &log, &end).await;
     drop(wired);
     // elsewhere than on this thread: the boundary signs the last checkpoint through it
     tokio::task::yield_now().await;
@@ -107,6 +100,18 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
             tracing::error!(what, "ends: what was acknowledged is durable, the next start recovers");
             Ok(ExitCode::FAILURE)
         }
+    }
+}
+
+/// What is recorded last.
+async fn close(config: &Config, wired: &Wired, log: &Log, end: &End) {
+    if matches!(end, End::Asked)
+        && let Err(error) = audit_log::tell(&*log.lane(), "Stop", config.node(), None).await
+    {
+        tracing::warn!(%error, "the stop was not recorded");
+    }
+    if let Err(error) = wired.changes().tidy().await {
+        tracing::warn!(%error, "the outbox was not tidied; the next start does it");
     }
 }
 

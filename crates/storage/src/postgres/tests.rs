@@ -287,6 +287,31 @@ async fn a_database_that_would_lose_data_and_a_foreign_schema_are_refused() {
     assert!(!format!("{wrong:?}").contains("wrong"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::print_stdout, reason = "the rate is told beside what is judged")]
+async fn what_is_asked_at_once_is_committed_at_once() {
+    const COMMITS: u64 = 4096;
+    let server = Server::start();
+    let store = Postgres::open(&options(&server, "groups", "1")).unwrap();
+    store.commit(batch(1).put(at("t/a"), "1")).await.unwrap();
+    let transactions = || server.psql("SELECT pg_current_xact_id()").parse::<u64>().unwrap();
+    let (before, began) = (transactions(), Instant::now());
+    let tasks = (0..64).map(|task: u64| {
+        let store = &store;
+        async move {
+            for number in 0..COMMITS / 64 {
+                let value = vec![7; 200];
+                let put = batch(1000 + task * 1000 + number).put(at(&format!("t/{task}/{number}")), value);
+                store.commit(put).await.unwrap();
+            }
+        }
+    });
+    join_all(tasks).await;
+    let (took, groups) = (began.elapsed(), transactions() - before);
+    println!("{COMMITS} commits of 64 tasks in {groups} transactions, {took:?}");
+    assert!(groups < COMMITS / 8, "{groups}");
+}
+
 #[test]
 fn options_that_are_unsafe_or_incomplete_are_refused() {
     for (url, schema, error) in [
