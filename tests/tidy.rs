@@ -21,6 +21,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("kms", &["hsm-api", "identity", "storage", "audit", "envelope"]),
     ("vault", &["kms", "identity", "storage", "audit", "envelope"]),
     ("api", &["proto", "vault", "kms", "identity", "storage", "audit", "hsm-api", "envelope"]),
+    ("plugins", &["vault", "kms", "identity", "audit", "envelope"]),
     ("client", &["proto", "envelope"]),
     (
         "strongroom",
@@ -34,6 +35,7 @@ const WALLS: &[(&str, &[&str])] = &[
             "hsm-channel",
             "identity",
             "kms",
+            "plugins",
             "proto",
             "storage",
             "vault",

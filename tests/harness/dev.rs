@@ -15,6 +15,8 @@ pub struct DevOptions {
     /// On SoftHSM2 instead of hsm-sim.
     pub token: Option<Token>,
     pub arguments: Vec<String>,
+    /// Beside what is there.
+    pub environment: Vec<(String, String)>,
 }
 
 /// The parent and its children. Ends with this value.
@@ -75,6 +77,7 @@ impl Dev {
         let listen = self.addr.map_or("127.0.0.1:0".to_owned(), |addr| addr.to_string());
         command.arg("--listen").arg(listen);
         command.args(&self.options.arguments);
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         if let Some(token) = &self.options.token {
             command.arg("--hsm").arg(token.uri()).env("SOFTHSM2_CONF", token.config());
         }

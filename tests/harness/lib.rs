@@ -15,6 +15,7 @@ pub mod softhsm;
 pub use clients::{Clients, bearer, context, reason};
 pub use dev::{Dev, DevOptions};
 pub use nodes::Node;
+pub use postgres::Postgres;
 pub use softhsm::Token;
 
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Where everything stands, how it is read, and what of it is cached.
 //!
 //! Below `<tenant>/identity`: `tokens/<digest>`, `uses/<digest>`, `accessors/<hash>`, `children/<parent>/<child>`,
-//! `due/<when>/<digest>`, `entities/<id>`, `groups/<id>`, by their names and aliases `entity-index/<hash>` and
+//! `due/<when>/<digest>`, `lent/<digest>`, `ended/<when>/<digest>`, `entities/<id>`, `groups/<id>`, by their names and aliases `entity-index/<hash>` and
 //! `group-index/<hash>`, `policies/<name>`, `roles/<name>`, `matches/<hash>`, `token-roles/<name>`. What users choose stands
 //! there as keyed hashes only, but for names of policies and roles. Nothing ever stands at `stateless`: it is the place for
 //! which stateless tokens are sealed. The same stands below a namespace's part, `<tenant>/ns/<its own tenant>/identity`.
@@ -181,6 +181,20 @@ impl Layout {
 
     pub(crate) fn due(&self, at: Timestamp, digest: &Digest) -> PathResult {
         self.below(&format!("due/{:016x}/{}", at.unix_millis(), hex::encode(digest.0)))
+    }
+
+    /// The token is lent something.
+    pub(crate) fn lent(&self, digest: &Digest) -> PathResult {
+        self.below(&format!("lent/{}", hex::encode(digest.0)))
+    }
+
+    pub(crate) fn ended_queue(&self) -> PathResult {
+        self.below("ended")
+    }
+
+    /// A token that was lent something has ended.
+    pub(crate) fn ended(&self, at: Timestamp, digest: &Digest) -> PathResult {
+        self.below(&format!("ended/{:016x}/{}", at.unix_millis(), hex::encode(digest.0)))
     }
 
     pub(crate) fn policies(&self) -> PathResult {

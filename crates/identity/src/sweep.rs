@@ -62,7 +62,7 @@ impl Identities {
                     let stale = due.is_none_or(|due| due != claim.path);
                     return Ok(stale.then(|| batch.delete(claim.path.clone())));
                 }
-                self.drop_token(batch.revision_is(path, opened.revision), &digest, &record)?
+                self.drop_token(batch.revision_is(path, opened.revision), &digest, &record, now).await?
             }
         };
         let children = self.layout.children(&digest)?;
@@ -102,12 +102,12 @@ impl Identities {
         let path = self.layout.token(child)?;
         let (_, found) = self.barrier.get(std::slice::from_ref(&path), AtLeast::Latest).await?;
         let Some(opened) = found.into_iter().flatten().next() else { return Ok(batch) };
-        let batch = self.drop_token(batch, child, &store::decode_token(&opened.value)?)?;
+        let batch = self.drop_token(batch, child, &store::decode_token(&opened.value)?, now).await?;
         self.put_due(batch, now, child)
     }
 }
 
 const CLAIMS_MAX: u32 = 64;
 const CLAIMED_FOR: Duration = Duration::from_secs(30);
-/// A batch holds 128 operations: seven for each child, and a few for the token itself and the leaf.
-const CHILDREN_MAX: u32 = 16;
+/// A batch holds 128 operations: nine for each child, and a few for the token itself and the leaf.
+const CHILDREN_MAX: u32 = 12;

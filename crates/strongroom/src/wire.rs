@@ -43,6 +43,7 @@ pub struct Wired {
     identity_caches: Arc<identity::Caches>,
     kms_caches: Arc<kms::Caches>,
     vault_caches: Arc<vault::Caches>,
+    databases: vault::Databases,
     boundary: hsm::Options,
     /// Of the main runtime: for workers, status and health.
     watched_boundary: Arc<SocketBoundary>,
@@ -80,6 +81,10 @@ impl Wired {
         cache_gauges(&metrics, &identity_caches, &kms_caches);
         let vault_caches = Arc::new(vault::Caches::new(VALUES_MAX));
         reseal_gauges(&metrics, &vault_caches);
+        lease_gauges(&metrics, &vault_caches);
+        // without authorities that the system trusts a database is believed by its configuration's alone
+        let databases =
+            plugins::databases(client::authorities(None).unwrap_or_else(|_| rustls::RootCertStore::empty()));
         log_gauges(&metrics, log);
         let closed = barrier.closed();
         metrics.gauge("sealed", "1 while the server is sealed by hand", move || i64::from(*closed.borrow()));
@@ -114,6 +119,7 @@ impl Wired {
             identity_caches,
             kms_caches,
             vault_caches,
+            databases,
             boundary: options,
             watched_boundary,
             operator: Arc::new(operator),
@@ -185,6 +191,7 @@ impl Wired {
             changes: self.changes.on_lane(Arc::clone(lane)),
             strangers: self.strangers.of_vault(lane),
             telemetry: Arc::new(self.metrics.clone()),
+            databases: self.databases.clone(),
             caches: Arc::clone(&self.vault_caches),
         })?)
     }
@@ -218,6 +225,7 @@ impl Wired {
         let vault = self.vault(&kms, &self.log.lane())?;
         let renew = tokio::spawn(crate::worker::renew(vault.clone()));
         let tend = tokio::spawn(crate::worker::tend(vault.clone()));
+        let leases = tokio::spawn(crate::worker::leases(vault.clone()));
         let sweep = tokio::spawn(crate::worker::sweep(vault, self.changes.clone()));
         let watch = tokio::spawn(watch_boundary(Arc::clone(&self.watched_boundary), self.health.clone()));
         let (barrier, log) = (Arc::clone(&self.barrier), Arc::clone(&self.log));
@@ -234,7 +242,7 @@ impl Wired {
         let scrub =
             tokio::spawn(crate::scrub::scrub(self.scrubber.clone(), Arc::clone(&self.log), self.health.clone()));
         let retain = tokio::spawn(self.retainer.clone().run(Arc::clone(&self.log)));
-        let mut workers = vec![follow, renew, tend, sweep, watch, anchor, stands, scrub, retain, seal, reseal];
+        let mut workers = vec![follow, renew, tend, leases, sweep, watch, anchor, stands, scrub, retain, seal, reseal];
         let (barrier, boundary) = (Arc::clone(&self.barrier), Arc::clone(&self.watched_boundary) as Arc<dyn Boundary>);
         workers.push(tokio::spawn(crate::worker::follow_keyring(Arc::clone(&barrier), boundary)));
         workers.push(tokio::spawn(crate::worker::same_generation(barrier, self.generation)));
@@ -287,6 +295,13 @@ async fn still_agrees(log: Arc<Log>) {
         std::future::pending::<()>().await;
     }
     tracing::error!("the audit log is not the one that the boundary has signed");
+}
+
+fn lease_gauges(metrics: &Metrics, vault: &Arc<vault::Caches>) {
+    let caches = Arc::clone(vault);
+    metrics.gauge("leases_overdue", "Leases that should have ended ten seconds ago", move || caches.late().leases());
+    let (caches, help) = (Arc::clone(vault), "For how long the oldest of the overdue leases is");
+    metrics.gauge("oldest_overdue_seconds", help, move || caches.late().oldest_secs());
 }
 
 /// Name, help, and where it is read.

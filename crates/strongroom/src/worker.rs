@@ -154,6 +154,18 @@ pub async fn same_generation(barrier: Arc<Barrier>, generation: u64) {
     }
 }
 
+/// Several times a second: what was lent and is due is taken back.
+pub async fn leases(vault: vault::Vault) {
+    loop {
+        tokio::time::sleep(LEASES_EVERY).await;
+        for _ in 0..PAGES_MAX {
+            if told("leases", vault::lease::work(&vault, SystemClock.now()).await) == 0 {
+                break;
+            }
+        }
+    }
+}
+
 /// Hears of new keys of the barrier, which other nodes made.
 pub async fn follow_keyring(barrier: Arc<Barrier>, boundary: Arc<dyn Boundary>) {
     loop {
@@ -174,6 +186,7 @@ fn told<E: std::fmt::Display>(what: &str, outcome: Result<usize, E>) -> usize {
 const BETWEEN_NAMESPACES: Duration = Duration::from_millis(20);
 const TICK: Duration = Duration::from_secs(1);
 const RENEW_PAUSE_MAX: Duration = Duration::from_secs(60);
+const LEASES_EVERY: Duration = Duration::from_millis(500);
 const TEND_EVERY: Duration = Duration::from_secs(10);
 const PAGES_MAX: usize = 10;
 /// Of 200 entries that are looked at.

@@ -60,6 +60,7 @@ pub(crate) fn of(kind: Kind) -> &'static dyn Backend {
         Kind::AppRole => &auth::approle::AppRole,
         Kind::Userpass => &auth::userpass::Userpass,
         Kind::Transit => &engine::transit::Transit,
+        Kind::Database => &engine::database::Database,
         Kind::Identity => &engine::identity::Identity,
     }
 }

@@ -18,6 +18,7 @@ pub mod duration;
 pub mod engine;
 pub mod error;
 mod gone;
+pub mod lease;
 pub mod mount;
 pub mod namespace;
 pub mod quota;
@@ -36,6 +37,7 @@ pub mod wrapping;
 
 pub use body::Body;
 pub use call::{ApiPath, Call, Verb};
+pub use engine::database::plugin::Databases;
 pub use engine::kv2::LastReads;
 pub use error::VaultError;
 pub use namespace::round::{next_namespace, sweep_namespaces};
@@ -63,6 +65,7 @@ pub(crate) async fn tend_one(vault: &Vault, now: Timestamp) -> Result<usize, Vau
     done.add("SecretIDs", auth::approle::sweep(vault, now).await);
     done.add("transit keys", engine::transit::auto::rotate_due(vault, now).await);
     done.add("mounts that are gone", gone::sweep(vault, now).await);
+    done.add("databases that are gone", lease::work::look_after(vault, now).await);
     done.told()
 }
 

@@ -21,6 +21,7 @@ pub enum Kind {
     Kv1,
     Kv2,
     Transit,
+    Database,
     Token,
     AppRole,
     Userpass,
@@ -35,6 +36,7 @@ impl Kind {
             Self::Cubbyhole => "cubbyhole",
             Self::Kv1 | Self::Kv2 => "kv",
             Self::Transit => "transit",
+            Self::Database => "database",
             Self::Token => "token",
             Self::AppRole => "approle",
             Self::Userpass => "userpass",
@@ -44,7 +46,13 @@ impl Kind {
     pub fn is_auth(self) -> bool {
         match self {
             Self::Token | Self::AppRole | Self::Userpass => true,
-            Self::System | Self::Identity | Self::Cubbyhole | Self::Kv1 | Self::Kv2 | Self::Transit => false,
+            Self::System
+            | Self::Identity
+            | Self::Cubbyhole
+            | Self::Kv1
+            | Self::Kv2
+            | Self::Transit
+            | Self::Database => false,
         }
     }
 
@@ -52,7 +60,7 @@ impl Kind {
     pub fn is_built_in(self) -> bool {
         match self {
             Self::System | Self::Identity | Self::Cubbyhole | Self::Token => true,
-            Self::Kv1 | Self::Kv2 | Self::Transit | Self::AppRole | Self::Userpass => false,
+            Self::Kv1 | Self::Kv2 | Self::Transit | Self::Database | Self::AppRole | Self::Userpass => false,
         }
     }
 
@@ -62,6 +70,7 @@ impl Kind {
             ("kv-v2", _) | ("kv", Some("2")) => Some(Self::Kv2),
             ("kv-v1" | "generic", _) | ("kv", None | Some("" | "1")) => Some(Self::Kv1),
             ("transit", _) => Some(Self::Transit),
+            ("database", _) => Some(Self::Database),
             _ => None,
         }
     }

@@ -26,6 +26,7 @@ pub fn of(kind: Kind) -> &'static [Route] {
         Kind::AppRole => APPROLE,
         Kind::Userpass => USERPASS,
         Kind::Transit => TRANSIT,
+        Kind::Database => DATABASE,
         Kind::Identity => IDENTITY,
     }
 }
@@ -106,7 +107,8 @@ const SYSTEM: &[Route] = &[
     route("leases", &[List], "Irrevocable leases: none."),
     route("leases/lookup", &[Write, List], "One lease; or names of leases."),
     route("leases/lookup/{path}", &[List], "Names of leases below a prefix."),
-    route("leases/renew", &[Write], "Refused: tokens are renewed below auth/token/."),
+    route("leases/renew", &[Write], "Lets a lease go on; tokens are renewed below auth/token/."),
+    route("leases/queue", &[Read], "What should have ended and has not."),
     route("leases/revoke", &[Write], "Takes back what one lease lent."),
     route("leases/revoke-prefix/{path}", &[Write], "Takes back what was lent below a prefix."),
     route("leases/revoke-force/{path}", &[Write], "The same."),
@@ -181,6 +183,15 @@ const USERPASS: &[Route] = &[
     route("users/{username}", &[Read, Write, Delete], "One user."),
     route("users/{username}/password", &[Write], "A user's new password."),
     route("users/{username}/policies", &[Write], "A user's policies."),
+];
+
+const DATABASE: &[Route] = &[
+    route("config", &[List], "Names of configurations."),
+    route("config/{name}", &[Read, Write, Delete], "How a database is reached."),
+    route("reset/{name}", &[Write], "Closes what is open to a database."),
+    route("roles", &[List], "Names of roles."),
+    route("roles/{name}", &[Read, Write, Delete], "What users are made, and for how long."),
+    route("creds/{name}", &[Read], "A new user of a database, and its lease."),
 ];
 
 const TRANSIT: &[Route] = &[

@@ -8,6 +8,7 @@ use crate::auth::userpass::Hashing;
 use crate::backend::{self, Access, Backend};
 use crate::call::{Call, Verb};
 use crate::error::VaultError;
+use crate::lease::breaker::Breakers;
 use crate::mount::{Kind, Mount, Table, Tune};
 use crate::namespace::asker::{Asker, is_of_ones_own};
 use crate::namespace::round::Round;
@@ -39,6 +40,8 @@ pub struct Seams {
     pub changes: Changes,
     pub strangers: Arc<dyn Strangers>,
     pub telemetry: Arc<dyn Telemetry>,
+    /// What dials out to databases.
+    pub databases: crate::Databases,
     /// One for the whole process.
     pub caches: Arc<Caches>,
 }
@@ -71,6 +74,8 @@ pub struct Caches {
     hashing: Hashing,
     ceremonies: Ceremonies,
     pub(crate) resealing: crate::reseal::Progress,
+    breakers: Breakers,
+    late: crate::lease::Late,
 }
 
 impl Caches {
@@ -88,12 +93,19 @@ impl Caches {
             hashing: Hashing::default(),
             ceremonies: Ceremonies::default(),
             resealing: crate::reseal::Progress::default(),
+            breakers: Breakers::default(),
+            late: crate::lease::Late::default(),
         }
     }
 
     /// How far sealing anew has come.
     pub fn resealing(&self) -> &crate::reseal::Progress {
         &self.resealing
+    }
+
+    /// Leases that are late, as of the last look.
+    pub fn late(&self) -> &crate::lease::Late {
+        &self.late
     }
 
     pub fn values(&self) -> usize {
@@ -172,6 +184,18 @@ impl Vault {
     /// How many hashes of passwords were made.
     pub fn password_hashes(&self) -> u64 {
         self.seams.caches.hashing.done()
+    }
+
+    pub fn databases(&self) -> &crate::Databases {
+        &self.seams.databases
+    }
+
+    pub(crate) fn breakers(&self) -> &Breakers {
+        &self.seams.caches.breakers
+    }
+
+    pub(crate) fn late(&self) -> &crate::lease::Late {
+        &self.seams.caches.late
     }
 
     pub(crate) fn turns(&self) -> &Turns {

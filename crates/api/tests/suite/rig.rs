@@ -278,6 +278,7 @@ impl Rig {
             changes,
             strangers: strangers.of_vault(&audit),
             telemetry: Arc::new(metrics.clone()),
+            databases: vault::Databases::default(),
             caches: Arc::clone(&vault_caches),
         });
         let vault = vault.unwrap();

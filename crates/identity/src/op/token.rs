@@ -5,12 +5,14 @@
 //! Never: a child that outlives its parent, may do more, or counts where its parent would not, but for what a role gives.
 
 mod lease;
+mod lent;
 mod list;
 mod make;
 mod revoke;
 mod role;
 
 pub use lease::{LEASES_A_BATCH, Lease, LeasePage};
+pub use lent::EndedToken;
 pub use list::{AccessorPage, Tidied};
 pub(super) use make::within_own;
 pub(crate) use revoke::LOOKED_AT_EVERY;

@@ -1,6 +1,7 @@
 //! Secrets engines.
 
 pub mod cubbyhole;
+pub mod database;
 pub mod identity;
 pub mod kv1;
 pub mod kv2;

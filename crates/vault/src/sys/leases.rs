@@ -6,9 +6,11 @@
 //!
 //! # Divergences
 //!
-//! - Tokens are the only leases yet. They are renewed below `auth/token/`, as Vault does it too.
-//! - Everything is taken back at once, before the answer (`sync`), so that nothing is ever irrevocable; `revoke-force` is the
-//!   same as `revoke-prefix`.
+//! - Tokens are renewed below `auth/token/`, as Vault does it too.
+//! - Everything is taken back before the answer (`sync`), or told as not over; what fails is tried again for ever, so that
+//!   nothing is ever irrevocable; `revoke-force` is the same as `revoke-prefix`. `queue` tells what is late.
+
+mod lent;
 
 use crate::auth::token::started;
 use crate::call::Verb;
@@ -24,28 +26,23 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
     use Verb::{List, Read, Write};
     let below = segments.strip_prefix(&["leases"]).unwrap_or(segments);
     match (below, scope.call.verb) {
-        (["lookup"], Write) => lookup(scope).await,
+        (["queue"], Read) if below.len() < segments.len() => lent::queue(scope).await,
+        (["lookup" | "renew" | "revoke", path @ ..], Write) if path.is_empty() || below.first() != Some(&"lookup") => {
+            of_one(scope, below.first().copied().unwrap_or_default(), path).await
+        }
         (["lookup", prefix @ ..], List) => list(scope, prefix).await,
-        (["renew"] | ["renew", _, ..], Write) => {
-            lease(scope, below.get(1..).unwrap_or_default()).await?;
-            Err(VaultError::Invalid("tokens cannot be renewed through this endpoint".into()))
-        }
-        (["revoke"] | ["revoke", _, ..], Write) => {
-            let (lease, _) = lease(scope, below.get(1..).unwrap_or_default()).await?;
-            revoke(scope, &[lease]).await?;
-            Ok(Reply::empty())
-        }
         (["revoke-prefix" | "revoke-force", prefix @ ..], Write) if !prefix.is_empty() => {
             revoke_below(scope, &prefix.join("/")).await
         }
         (["tidy"], Write) if below.len() < segments.len() => {
             scope.vault.identities().sweep(scope.now()).await?;
+            crate::lease::work(scope.vault, scope.now()).await?;
             started(scope, "Tidied what was over now; what is left is swept up all the time.")
         }
         (["count"], Read) if below.len() < segments.len() => count(scope).await,
         ([], List) => none_irrevocable(),
         ([], _) => Err(VaultError::Unsupported),
-        (["lookup" | "renew" | "revoke" | "revoke-prefix" | "revoke-force" | "tidy" | "count", ..], _) => {
+        (["lookup" | "renew" | "revoke" | "revoke-prefix" | "revoke-force" | "tidy" | "count" | "queue", ..], _) => {
             Err(VaultError::Unsupported)
         }
         _ => Err(scope.no_route()),
@@ -60,8 +57,26 @@ pub(super) fn needs_sudo(verb: Verb, path: &str) -> bool {
     ["revoke-prefix/", "revoke-force/", "lookup/"].iter().any(|sudo| path.starts_with(sudo)) || path == "tidy"
 }
 
-/// The lease that a request names, in its body or its path, and its token.
-async fn lease(scope: &Scope<'_>, path: &[&str]) -> Result<(Lease, TokenMetadata), VaultError> {
+/// Of a user of a database, or of a token.
+async fn of_one(scope: &Scope<'_>, what: &str, path: &[&str]) -> Result<Reply, VaultError> {
+    let id = named(scope, path)?;
+    if let Some(found) = lent::find(scope, &id).await? {
+        return match what {
+            "lookup" => lent::lookup(scope, &found),
+            "renew" => lent::renew(scope, found).await,
+            _ => lent::revoke(scope, found).await,
+        };
+    }
+    let (lease, token) = lease(scope, &id).await?;
+    match what {
+        "lookup" => lookup(scope, &lease, &token),
+        "renew" => Err(VaultError::Invalid("tokens cannot be renewed through this endpoint".into())),
+        _ => revoke(scope, &[lease]).await.map(|_| Reply::empty()),
+    }
+}
+
+/// The lease that a request names, in its body or its path.
+fn named(scope: &Scope<'_>, path: &[&str]) -> Result<String, VaultError> {
     let text = match scope.call.body.string("lease_id")?.filter(|id| !id.is_empty()) {
         // what the path names was decided on
         Some(id) if !path.is_empty() && *id != path.join("/") => {
@@ -73,7 +88,12 @@ async fn lease(scope: &Scope<'_>, path: &[&str]) -> Result<(Lease, TokenMetadata
     if text.is_empty() {
         return Err(VaultError::field("lease_id", "missing"));
     }
-    let lease = text.rsplit_once("/h").map(|(path, key)| Lease { path: path.into(), key: key.to_owned() });
+    Ok(text)
+}
+
+/// The lease of a token, and the token.
+async fn lease(scope: &Scope<'_>, id: &str) -> Result<(Lease, TokenMetadata), VaultError> {
+    let lease = id.rsplit_once("/h").map(|(path, key)| Lease { path: path.into(), key: key.to_owned() });
     let lease = lease.ok_or_else(invalid)?;
     match scope.vault.identities().leased(&lease).await {
         Err(IdentityError::TokenNotFound) => Err(invalid()),
@@ -86,7 +106,7 @@ fn invalid() -> VaultError {
     VaultError::Invalid("invalid lease".into())
 }
 
-async fn lookup(scope: &Scope<'_>) -> Result<Reply, VaultError> {
+fn lookup(scope: &Scope<'_>, lease: &Lease, token: &TokenMetadata) -> Result<Reply, VaultError> {
     #[derive(Serialize)]
     struct Shown<'a> {
         id: &'a str,
@@ -96,9 +116,8 @@ async fn lookup(scope: &Scope<'_>) -> Result<Reply, VaultError> {
         renewable: bool,
         ttl: u64,
     }
-    let (lease, token) = lease(scope, &[]).await?;
     Reply::data(&Shown {
-        id: &id(&lease),
+        id: &id(lease),
         issue_time: rfc3339(token.created),
         expire_time: token.expires.map(rfc3339),
         last_renewal: token.renewed.map(rfc3339),
@@ -115,6 +134,7 @@ fn id(lease: &Lease) -> String {
 async fn list(scope: &Scope<'_>, prefix: &[&str]) -> Result<Reply, VaultError> {
     let prefix = folder(&prefix.join("/"));
     let mut names = BTreeSet::new();
+    let all = lent::names(scope, &prefix, &mut names).await?;
     let (mut after, mut whole) = (None, true);
     for page in 0.. {
         let found = scope.vault.identities().leases(&prefix, after.as_deref(), PAGE, scope.now()).await?;
@@ -131,7 +151,7 @@ async fn list(scope: &Scope<'_>, prefix: &[&str]) -> Result<Reply, VaultError> {
     }
     let names: Vec<_> = names.into_iter().take(NAMES_MAX).collect();
     let reply = Reply::keys(&names)?;
-    Ok(if whole { reply } else { reply.warning("there are more than can be told at once") })
+    Ok(if whole && all { reply } else { reply.warning("there are more than can be told at once") })
 }
 
 fn folder(prefix: &str) -> String {
@@ -166,8 +186,10 @@ async fn count(scope: &Scope<'_>) -> Result<Reply, VaultError> {
             break;
         }
     }
+    let (lent, all) = lent::count(scope, &mut counted.counts).await?;
+    counted.lease_count += lent;
     let reply = Reply::data(&counted)?;
-    Ok(if whole { reply } else { reply.warning("there are more than can be counted at once") })
+    Ok(if whole && all { reply } else { reply.warning("there are more than can be counted at once") })
 }
 
 fn none_irrevocable() -> Result<Reply, VaultError> {
@@ -185,6 +207,10 @@ pub(super) async fn revoke_below(scope: &Scope<'_>, prefix: &str) -> Result<Repl
     // one that cannot have made anything is a slip of the pen
     if prefix.is_empty() {
         return Err(VaultError::field("prefix", "missing"));
+    }
+    let (lent, all) = lent::revoke_below(scope, &prefix).await?;
+    if !all {
+        return Ok(left(lent)?.warning("what was lent there is taken back until nothing is left: see sys/leases/queue"));
     }
     let (mut ended, mut after) = (0, None);
     for _ in 0..PAGES_MAX {

@@ -10,7 +10,7 @@ mod mounts;
 mod namespaces;
 mod openapi;
 mod operator;
-mod passwords;
+pub(crate) mod passwords;
 mod policies;
 mod quotas;
 mod rekey;

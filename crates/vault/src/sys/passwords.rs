@@ -9,8 +9,10 @@ mod policy;
 
 use crate::call::Verb;
 use crate::error::VaultError;
+use crate::mount::Kind;
 use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::service::Vault;
 use crate::view::View;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -31,7 +33,7 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
     match (segments.get(2..).unwrap_or_default(), scope.call.verb) {
         ([], Verb::List) => list(scope).await,
         ([name], Verb::Read) => {
-            let found = load(scope, name).await?;
+            let found = load(&scope.view()?, name).await?;
             Reply::data(&std::collections::BTreeMap::from([("policy", found.policy)]))
         }
         ([name], Verb::Write) => write(scope, name).await,
@@ -54,9 +56,8 @@ fn place(view: &View, name: &PolicyName) -> Result<EntryPath, VaultError> {
     view.path(&format!("{FOLDER}/{}", view.hash(b"vault/password-policy", name.as_str())?))
 }
 
-async fn load(scope: &Scope<'_>, name: &str) -> Result<Stored, VaultError> {
-    let view = scope.view()?;
-    let found = view.load(&place(&view, &parse(name)?)?).await?.ok_or(VaultError::NotFound)?;
+async fn load(view: &View, name: &str) -> Result<Stored, VaultError> {
+    let found = view.load(&place(view, &parse(name)?)?).await?.ok_or(VaultError::NotFound)?;
     read(found.value.expose())
 }
 
@@ -94,20 +95,27 @@ async fn generate(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultError> {
     struct Password<'a> {
         password: &'a str,
     }
-    let policy = PasswordPolicy::parse(&load(scope, name).await?.policy);
+    Reply::data(&Password { password: &by_policy(scope.vault, name).await? })
+}
+
+/// A password that a policy makes.
+pub(crate) async fn by_policy(vault: &Vault, name: &str) -> Result<Zeroizing<String>, VaultError> {
+    let table = vault.table().await?;
+    let system = table.mounts.values().find(|mount| mount.kind == Kind::System);
+    let system = system.ok_or_else(|| VaultError::Internal("there is no system".into()))?;
+    let policy = PasswordPolicy::parse(&load(&vault.view(&system.id)?, name).await?.policy);
     let policy = policy.map_err(|_| VaultError::Internal("a password policy cannot be read".into()))?;
-    let barrier = scope.vault.barrier();
+    let barrier = vault.barrier();
     let mut bytes = Zeroizing::new([0; 32]);
     let mut left = 0;
-    let password = policy.generate(&mut || {
+    policy.generate(&mut || {
         if left == 0 {
             *bytes = barrier.random::<32>()?;
             left = bytes.len();
         }
         left -= 1;
         bytes.get(left).copied().ok_or_else(|| VaultError::Internal("no randomness".into()))
-    })?;
-    Reply::data(&Password { password: &password })
+    })
 }
 
 const FOLDER: &str = "password-policies";

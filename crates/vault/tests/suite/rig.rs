@@ -220,6 +220,7 @@ fn node(store: &Arc<dyn Storage>, barrier: &Arc<Barrier>, log: &Arc<Log>, bounda
         changes,
         strangers: Arc::new(Unbounded(log.lane())),
         telemetry: Arc::new(Counted),
+        databases: vault::Databases::default(),
         caches,
     })
     .unwrap()

@@ -124,5 +124,5 @@ fn key_in(path: &EntryPath) -> String {
     path.segments().last().unwrap_or_default().to_owned()
 }
 
-/// A batch holds 128 operations: seven for each, and one for the record.
-pub const LEASES_A_BATCH: usize = 16;
+/// A batch holds 128 operations: nine for each, and one for the record.
+pub const LEASES_A_BATCH: usize = 12;

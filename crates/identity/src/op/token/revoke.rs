@@ -83,7 +83,7 @@ impl Identities {
         if record.terms.released {
             return Err(IdentityError::TokenNotFound);
         }
-        let batch = self.drop_token(batch.revision_is(path.clone(), opened.revision), digest, &record)?;
+        let batch = self.drop_token(batch.revision_is(path.clone(), opened.revision), digest, &record, now).await?;
         match children {
             // Its children are swept up from there. They are dead already.
             Children::End => self.put_due(batch, now, digest),
@@ -98,13 +98,15 @@ impl Identities {
         }
     }
 
-    /// All entries of a token itself.
-    pub(crate) fn drop_token(
+    /// All entries of a token itself; who lent it something is told.
+    pub(crate) async fn drop_token(
         &self,
-        mut batch: Batch,
+        batch: Batch,
         digest: &Digest,
         record: &TokenRecord,
+        now: Timestamp,
     ) -> Result<Batch, IdentityError> {
+        let mut batch = self.tell_lenders(batch, digest, &record.accessor, now).await?;
         batch = batch.delete(self.layout.token(digest)?).delete(self.layout.accessor(&record.accessor)?);
         if record.use_limited {
             batch = batch.delete(self.layout.uses(digest)?);

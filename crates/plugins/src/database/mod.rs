@@ -1,0 +1,3 @@
+//! Databases in which users are leased.
+
+pub mod postgres;

@@ -1,0 +1,145 @@
+//! Names of users: of what a template says, of characters that mean nothing in any statement, never used twice.
+//!
+//! Always: of letters, digits, `_`, `-`, `.` and `@` alone: whatever a display name or a role's name is, nothing of it can
+//! end a quotation.
+
+use crate::error::VaultError;
+use std::borrow::Cow;
+use storage::Barrier;
+
+/// What a name is made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Parts<'a> {
+    pub(super) display_name: &'a str,
+    pub(super) role: &'a str,
+    pub(super) unix_secs: u64,
+}
+
+/// A template that would not give names that are used once is refused.
+pub(super) fn check(template: &str) -> Result<(), VaultError> {
+    let wrong = |why: String| VaultError::field("username_template", why);
+    if template.len() > TEMPLATE_BYTES_MAX {
+        return Err(wrong("too long".to_owned()));
+    }
+    let (mut text, mut random) = (String::new(), 0);
+    let parts = Parts { display_name: "d", role: "r", unix_secs: 0 };
+    render(or_default(template), &parts, &mut text, &mut |count| {
+        random = random.max(count);
+        Ok("x".repeat(count))
+    })
+    .map_err(|error| wrong(error.to_string()))?;
+    if random < RANDOM_MIN { Err(wrong(format!("no `random` of {RANDOM_MIN} or more"))) } else { Ok(()) }
+}
+
+pub(super) fn make(
+    template: &str,
+    parts: &Parts<'_>,
+    bytes_max: usize,
+    barrier: &Barrier,
+) -> Result<String, VaultError> {
+    let mut text = String::new();
+    render(or_default(template), parts, &mut text, &mut |count| {
+        super::password::random(barrier, count).map(|text| text.to_string())
+    })?;
+    let mut name: String = text.chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
+    // the random part stands late in most templates: what is too long loses its beginning
+    let excess = name.len().saturating_sub(bytes_max);
+    name.drain(..excess);
+    Ok(name)
+}
+
+fn or_default(template: &str) -> &str {
+    if template.is_empty() { DEFAULT } else { template }
+}
+
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '@')
+}
+
+fn render(
+    template: &str,
+    parts: &Parts<'_>,
+    out: &mut String,
+    random: &mut impl FnMut(usize) -> Result<String, VaultError>,
+) -> Result<(), VaultError> {
+    let mut rest = template;
+    while let Some((text, after)) = rest.split_once("{{") {
+        let (inner, after) = after.split_once("}}").ok_or_else(|| wrong("`{{` without `}}`"))?;
+        out.push_str(text);
+        out.push_str(&expression(inner, parts, random)?);
+        rest = after;
+    }
+    out.push_str(rest);
+    Ok(())
+}
+
+fn expression(
+    inner: &str,
+    parts: &Parts<'_>,
+    random: &mut impl FnMut(usize) -> Result<String, VaultError>,
+) -> Result<String, VaultError> {
+    // what a pipe is fed with may stand in parentheses
+    let mut stages = inner.split('|').map(|stage| stage.trim().trim_matches(|c| matches!(c, '(' | ')')).trim());
+    let first: Vec<&str> = stages.next().unwrap_or_default().split_whitespace().collect();
+    let mut value: Cow<'_, str> = match first[..] {
+        [".DisplayName"] => parts.display_name.into(),
+        [".RoleName"] => parts.role.into(),
+        ["unix_time"] => parts.unix_secs.to_string().into(),
+        ["random", count] => random(number(count)?)?.into(),
+        _ => return Err(wrong("an expression that is not known")),
+    };
+    for stage in stages {
+        let words: Vec<&str> = stage.split_whitespace().collect();
+        value = match words[..] {
+            ["truncate", count] => value.chars().take(number(count)?).collect::<String>().into(),
+            ["lowercase"] => value.to_lowercase().into(),
+            ["uppercase"] => value.to_uppercase().into(),
+            _ => return Err(wrong("a pipe that is not known")),
+        };
+    }
+    Ok(value.into_owned())
+}
+
+fn number(text: &str) -> Result<usize, VaultError> {
+    text.parse().ok().filter(|number| (1..=NUMBER_MAX).contains(number)).ok_or_else(|| wrong("a number from 1 to 63"))
+}
+
+fn wrong(why: &'static str) -> VaultError {
+    VaultError::field("username_template", why)
+}
+
+/// Vault's.
+const DEFAULT: &str = "v-{{.DisplayName | truncate 8}}-{{.RoleName | truncate 8}}-{{random 20}}-{{unix_time}}";
+const RANDOM_MIN: usize = 10;
+const NUMBER_MAX: usize = 63;
+const TEMPLATE_BYTES_MAX: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_name_is_made_of_ends_a_quotation() {
+        let parts = Parts { display_name: "a\";x'\\\0ä", role: "r'; DROP", unix_secs: 7 };
+        for (template, expected) in [
+            ("", "v-a--x----r---DRO-RRRRRRRRRRRRRRRRRRRR-7"),
+            ("{{random 12}}\"'--", "RRRRRRRRRRRR----"),
+            ("{{.RoleName | uppercase | truncate 3}}_{{ random 10 }}", "R---_RRRRRRRRRR"),
+        ] {
+            let mut text = String::new();
+            render(or_default(template), &parts, &mut text, &mut |count| Ok("R".repeat(count))).unwrap();
+            let name: String = text.chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
+            assert_eq!(name.replace("r---DROP", "r---DRO"), expected.replace("R---_", "R---_").as_str(), "{template}");
+        }
+        for (template, sound) in [
+            ("", true),
+            ("{{random 10}}", true),
+            ("{{random 9}}", false),
+            ("x", false),
+            ("{{random", false),
+            ("{{.X}}", false),
+        ] {
+            assert_eq!(check(template).is_ok(), sound, "{template}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! A breaker for each database: one that cannot be reached is asked by one lease, not by all.
+//!
+//! Always: of this process alone, and in memory; nothing is decided by it but when to ask.
+
+use envelope::Timestamp;
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+#[derive(Debug, Default)]
+pub(crate) struct Breakers(Mutex<HashMap<String, Breaker>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Breaker {
+    failures: u32,
+    open_until: Timestamp,
+    /// Somebody is asking.
+    probed: bool,
+}
+
+/// How much may be asked of a database now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gate {
+    Open,
+    /// One, to see whether it is there again.
+    Probe,
+    Shut,
+}
+
+impl Breakers {
+    /// Whoever gets [`Gate::Probe`] is the one who asks: others wait.
+    pub(crate) fn gate(&self, target: &str, now: Timestamp) -> Gate {
+        let mut breakers = self.locked();
+        match breakers.get_mut(target) {
+            None => Gate::Open,
+            Some(breaker) if now >= breaker.open_until => {
+                breaker.open_until = now.plus(PROBED_WITHIN);
+                breaker.probed = true;
+                Gate::Probe
+            }
+            Some(_) => Gate::Shut,
+        }
+    }
+
+    pub(crate) fn is_shut(&self, target: &str, now: Timestamp) -> bool {
+        // who probes has opened it for itself alone
+        self.locked()
+            .get(target)
+            .is_some_and(|breaker| breaker.failures > 0 && now < breaker.open_until && !breaker.probed)
+    }
+
+    pub(crate) fn reached(&self, target: &str) {
+        self.locked().remove(target);
+    }
+
+    pub(crate) fn unreachable(&self, target: &str, now: Timestamp) {
+        let mut breakers = self.locked();
+        let breaker =
+            breakers.entry(target.to_owned()).or_insert(Breaker { failures: 0, open_until: now, probed: false });
+        breaker.failures = breaker.failures.saturating_add(1);
+        let pause = PAUSE_MIN.saturating_mul(1 << breaker.failures.saturating_sub(1).min(8)).min(PAUSE_MAX);
+        breaker.open_until = now.plus(pause);
+        breaker.probed = false;
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<String, Breaker>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// A probe that never comes back keeps nobody from the next one.
+const PROBED_WITHIN: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_away_is_asked_once_in_a_while_and_then_by_all() {
+        let breakers = Breakers::default();
+        let at = |millis| Timestamp::from_unix_millis(millis);
+        assert_eq!(breakers.gate("a", at(0)), Gate::Open);
+        breakers.unreachable("a", at(0));
+        for (millis, gate) in [(499, Gate::Shut), (500, Gate::Probe), (500, Gate::Shut), (30_501, Gate::Probe)] {
+            assert_eq!(breakers.gate("a", at(millis)), gate, "{millis}");
+        }
+        for _ in 0..40 {
+            breakers.unreachable("a", at(0));
+        }
+        assert_eq!(breakers.gate("a", at(14_999)), Gate::Shut);
+        assert_eq!(breakers.gate("a", at(15_000)), Gate::Probe);
+        assert_eq!(breakers.gate("b", at(0)), Gate::Open);
+        breakers.reached("a");
+        assert_eq!(breakers.gate("a", at(0)), Gate::Open);
+    }
+}

@@ -1,0 +1,221 @@
+//! The queue's worker: what is due, of each database a bounded number at once.
+//!
+//! Always: databases are looked at side by side: one that is away keeps no other waiting.
+//! Always: what is late is told: in the log, and as numbers.
+
+use super::breaker::Gate;
+use super::end::{Became, Claimed, look_at};
+use super::mark::{By, told};
+use super::store::{Leases, decode, last};
+use super::{Target, Why};
+use crate::Done;
+use crate::error::VaultError;
+use crate::service::Vault;
+use audit::Outcome;
+use envelope::Timestamp;
+use futures_util::StreamExt as _;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+use storage::{AtLeast, Claim, PAGE_ENTRIES_MAX};
+
+/// What is late, as of the last look.
+#[derive(Debug, Default)]
+pub struct Late {
+    leases: AtomicI64,
+    oldest_secs: AtomicI64,
+}
+
+impl Late {
+    /// Leases that should have ended [`TOLD_AFTER`] ago, of each database a thousand at most.
+    pub fn leases(&self) -> i64 {
+        self.leases.load(Ordering::Relaxed)
+    }
+
+    /// For how long the oldest of them is late.
+    pub fn oldest_secs(&self) -> i64 {
+        self.oldest_secs.load(Ordering::Relaxed)
+    }
+}
+
+/// Takes back what is due: for a worker, again and again. How much there was to do.
+pub async fn work(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
+    let mut done = Done::default();
+    done.add("leases of tokens that are gone", tokens_gone(vault, now).await);
+    let targets = targets(vault).await?;
+    let outcomes = futures_util::stream::iter(targets)
+        .map(|(id, target)| async move { work_at(vault, &id, &target, now).await })
+        .buffer_unordered(TARGETS_AT_ONCE);
+    let mut outcomes = std::pin::pin!(outcomes);
+    while let Some(outcome) = outcomes.next().await {
+        done.add("leases of a database", outcome);
+    }
+    done.told()
+}
+
+pub(crate) async fn targets(vault: &Vault) -> Result<Vec<(String, Target)>, VaultError> {
+    let leases = Leases::of(vault)?;
+    let (mut after, mut targets) = (None, Vec::new());
+    loop {
+        let page = leases.view.scan(&leases.targets()?, after.as_ref(), PAGE_ENTRIES_MAX).await?;
+        for (path, found) in &page.entries {
+            targets.push((last(path), decode(found.value.expose())?));
+        }
+        after = page.entries.into_iter().next_back().map(|(path, _)| path);
+        if !page.more {
+            return Ok(targets);
+        }
+    }
+}
+
+/// What is due at one database, a bounded number.
+pub(crate) async fn work_at(vault: &Vault, id: &str, target: &Target, now: Timestamp) -> Result<usize, VaultError> {
+    if is_mount_gone(vault, &target.mount).await? {
+        retire(vault, id, now).await?;
+    }
+    let limit = match vault.breakers().gate(id, now) {
+        Gate::Open => CLAIMED_AT_ONCE,
+        Gate::Probe => 1,
+        Gate::Shut => return Ok(0),
+    };
+    let queue = Leases::of(vault)?.queue(id)?;
+    let claims = vault.barrier().storage().claim(&queue, limit, CLAIMED_FOR).await?;
+    if claims.is_empty() && limit == 1 {
+        vault.breakers().reached(id);
+    }
+    let count = claims.len();
+    let outcomes = futures_util::stream::iter(claims)
+        .map(|claim| async move { attend(vault, id, &claim, now).await })
+        .buffer_unordered(AT_ONCE);
+    let mut outcomes = std::pin::pin!(outcomes);
+    let mut failed = None;
+    while let Some(outcome) = outcomes.next().await {
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "a lease that is due was not looked at; it stays due");
+            failed = Some(error);
+        }
+    }
+    failed.map_or(Ok(count), Err)
+}
+
+async fn attend(vault: &Vault, id: &str, claim: &Claim, now: Timestamp) -> Result<(), VaultError> {
+    // one that was found away meanwhile is not asked by all others as well
+    if vault.breakers().is_shut(id, now) {
+        return Ok(());
+    }
+    match look_at(vault, Claimed { path: &claim.path, fence: claim.fence }, now).await? {
+        Became::Unreachable => vault.breakers().unreachable(id, now),
+        Became::Done => vault.breakers().reached(id),
+        Became::Later => {}
+    }
+    Ok(())
+}
+
+/// Marks what was lent to tokens that have ended.
+async fn tokens_gone(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
+    let ended = vault.identities().ended_tokens(TOKENS_AT_ONCE, CLAIMED_FOR).await?;
+    let (leases, mut batch) = (Leases::of(vault)?, vault.changes().batch()?);
+    let count = ended.len();
+    for token in ended {
+        let folder = leases.of_token(&token.accessor)?;
+        let by = By::System("LeaseEnd", now);
+        let (_, whole) =
+            super::mark::end_below(vault, &folder, |_| true, (Why::Token, by), "auth/token/revoke").await?;
+        if whole {
+            batch = batch.revision_is(token.claim.path.clone(), token.claim.fence).delete(token.claim.path);
+        }
+    }
+    if count > 0 {
+        match vault.commit(batch, &told(now, "LeaseTokensEnded", "", Outcome::Done)).await {
+            Ok(_) | Err(identity::ChangeError::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(count)
+}
+
+async fn is_mount_gone(vault: &Vault, mount: &str) -> Result<bool, VaultError> {
+    let is_there = |table: &crate::mount::Table| table.mounts.values().any(|other| other.id == mount);
+    // what is known from memory may be older than the mount
+    Ok(!is_there(&*vault.table().await?) && !is_there(&vault.load_table().await?.0))
+}
+
+/// Nothing new is made at a database whose mount is gone, and all that was is taken back. Once nothing is left of it, how it is
+/// reached is forgotten.
+async fn retire(vault: &Vault, id: &str, now: Timestamp) -> Result<(), VaultError> {
+    let leases = Leases::of(vault)?;
+    let Some((mut target, revision)) = leases.load_target(id).await? else { return Ok(()) };
+    let path = leases.target(id)?;
+    let folder = leases.of_target(&target.mount, id)?;
+    if !target.retired {
+        target.retired = true;
+        let batch = vault.changes().batch()?.revision_is(path.clone(), revision);
+        let batch = leases.put(batch, path.clone(), &target)?;
+        vault.commit(batch, &told(now, "DatabaseRetire", &target.name, Outcome::Done)).await?;
+    }
+    let by = By::System("LeaseEnd", now);
+    super::mark::end_below(vault, &folder, |_| true, (Why::Mount, by), &target.name).await.map(drop)
+}
+
+/// Drops how databases are reached whose configurations are gone and where nothing was left to take back; tells what is late.
+pub(crate) async fn look_after(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
+    let leases = Leases::of(vault)?;
+    let (mut dropped, mut late, mut oldest) = (0, 0, None);
+    for (id, target) in targets(vault).await? {
+        let queues = [leases.queue(&id)?, leases.view.path(&format!("late/{id}"))?];
+        for queue in &queues {
+            let page = vault.barrier().storage().scan(queue, None, PAGE_ENTRIES_MAX, AtLeast::Latest).await?;
+            let since = page.entries.iter().filter_map(|(path, _)| since(path));
+            let since: Vec<u64> = since.filter(|since| told_at(*since) <= now.unix_millis()).collect();
+            late += since.len();
+            oldest = oldest.into_iter().chain(since.first().copied()).min();
+        }
+        if target.retired && forget(vault, &leases, (&id, &target), now).await? {
+            dropped += 1;
+        }
+    }
+    let oldest = oldest.map_or(0, |oldest| now.unix_millis().saturating_sub(oldest) / 1000);
+    let told = vault.late();
+    told.leases.store(i64::try_from(late).unwrap_or(i64::MAX), Ordering::Relaxed);
+    told.oldest_secs.store(i64::try_from(oldest).unwrap_or(i64::MAX), Ordering::Relaxed);
+    if late > 0 {
+        tracing::error!(leases = late, oldest_secs = oldest, "leases are late: what they guard has not ended in time");
+    }
+    Ok(dropped)
+}
+
+async fn forget(
+    vault: &Vault,
+    leases: &Leases,
+    (id, target): (&str, &Target),
+    now: Timestamp,
+) -> Result<bool, VaultError> {
+    let folder = leases.of_target(&target.mount, id)?;
+    let left = vault.barrier().storage().scan(&folder, None, 1, AtLeast::Latest).await?;
+    if !left.entries.is_empty() {
+        return Ok(false);
+    }
+    let Some((_, revision)) = leases.load_target(id).await? else { return Ok(false) };
+    let path = leases.target(id)?;
+    let batch = vault.changes().batch()?.revision_is(path.clone(), revision).delete(path);
+    vault.commit(batch, &told(now, "DatabaseForget", &target.name, Outcome::Done)).await?;
+    Ok(true)
+}
+
+fn since(path: &storage::EntryPath) -> Option<u64> {
+    u64::from_str_radix(path.as_str().rsplit('/').nth(1)?, 16).ok()
+}
+
+fn told_at(since: u64) -> u64 {
+    since.saturating_add(TOLD_AFTER.as_secs() * 1000)
+}
+
+/// How late a lease may be before it is told.
+const TOLD_AFTER: Duration = Duration::from_secs(10);
+/// Longer than all steps of what is claimed at once take.
+const CLAIMED_FOR: Duration = Duration::from_secs(45);
+const CLAIMED_AT_ONCE: u32 = 8;
+/// Of one database.
+const AT_ONCE: usize = 4;
+const TARGETS_AT_ONCE: usize = 16;
+/// Two operations each, of 128.
+const TOKENS_AT_ONCE: u32 = 48;

@@ -1,0 +1,242 @@
+//! Users of a real PostgreSQL that live as long as their leases, whatever happens to either side.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
+
+#[path = "dynamic/stand.rs"]
+mod stand;
+
+use serde_json::{Value, json};
+use stand::{Stand, User};
+use std::time::Duration;
+use tests::{Postgres, until};
+
+/// What a user can leave behind: a table, a function that runs as its owner, something in another database; and sessions, one
+/// of which has become somebody else.
+fn misuse(stand: &Stand, user: &User) -> Vec<tests::postgres::Session> {
+    let made = "CREATE TABLE public.\"x';--\" (a int); CREATE FUNCTION public.f() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'";
+    let open = |database: &str, text: &str| stand.pg.session(&user.name, &user.password, database, text);
+    vec![
+        open("postgres", made),
+        open("a\";drop", "CREATE SCHEMA IF NOT EXISTS own; SELECT 1"),
+        open("a\";drop", "CREATE TABLE public.y (a int)"),
+        open("postgres", "SET ROLE app_ro; SELECT a FROM public.t"),
+    ]
+}
+
+#[test]
+fn a_user_ends_with_its_lease_whatever_it_has_left_behind() {
+    let stand = Stand::new();
+    stand.pg.sql("postgres", "GRANT CREATE ON DATABASE \"a\"\";drop\" TO app_ro");
+    stand.role("short", json!({"default_ttl": "4s"}));
+    let user = stand.user("short");
+    assert!(stand.logs_in(&user));
+    let shown = stand.lookup(&user.lease).unwrap();
+    assert_eq!(shown["data"]["state"], "active");
+    let mut sessions = misuse(&stand, &user);
+    assert_eq!(stand.sessions(&user), "4");
+    stand.gone(&user, 15);
+    assert!(sessions.iter_mut().all(|session| !session.lives()));
+    let said = stand.recorded(&user.lease);
+    assert_eq!(said, ["LeaseEnd", "LeaseAccessEnded", "LeaseCleanedUp"]);
+    let log = stand.pg.log();
+    assert!(log.contains("CREATE ROLE") && log.contains("SCRAM-SHA-256$4096:"), "statements are logged");
+    assert!(!log.contains(&user.password) && !stand.dev.log().contains(&user.password));
+    assert_eq!(stand.pg.sql("postgres", "SELECT count(*) FROM pg_class WHERE relname = 'x'';--'"), "0");
+    assert_eq!(stand.leases(), 0);
+}
+
+#[test]
+fn killed_at_any_step_nothing_is_left_in_the_end() {
+    let stand = Stand::new();
+    stand.role("r", json!({"default_ttl": "1h"}));
+    let mut users = Vec::new();
+    // while it is made: nobody was answered
+    for point in ["before-create", "before-commit", "after-create"] {
+        stand.fail_at(point);
+        let asked = stand.ask(&stand.dev.root_token(), "read", "database/creds/r", Value::Null);
+        assert!(asked.is_err() && !stand.fault().exists(), "{point}: {asked:?}");
+        stand.recovered();
+    }
+    // while it is taken back
+    for point in
+        ["before-end", "no-login", "after-end", "before-clean-up", "between-databases", "before-drop", "after-clean-up"]
+    {
+        let user = stand.user("r");
+        let open = [
+            stand.pg.session(&user.name, &user.password, "a\";drop", "CREATE TABLE public.y (a int)"),
+            stand.pg.session(&user.name, &user.password, "postgres", "SET ROLE app_ro"),
+        ];
+        stand.fail_at(point);
+        let lease = json!({ "lease_id": user.lease });
+        let asked = stand.ask(&stand.dev.root_token(), "write", "sys/leases/revoke", lease);
+        assert!(asked.is_err() && !stand.fault().exists(), "{point}: {asked:?}");
+        stand.recovered();
+        users.push((user, open));
+    }
+    let nothing_left = || stand.leases() == 0 && stand.roles().is_empty();
+    let took = until("nothing is left", Duration::from_secs(90), nothing_left);
+    for (user, open) in &mut users {
+        assert_eq!(stand.sessions(user), "0");
+        assert!(!stand.logs_in(user) && open.iter_mut().all(|session| !session.lives()));
+    }
+    println!("ten kills: nothing was left {took:?} after the last");
+}
+
+#[test]
+fn a_lease_is_renewed_and_taken_back_by_its_id_its_prefix_and_its_token() {
+    let stand = Stand::new();
+    stand.role("a", json!({"default_ttl": "6s", "max_ttl": "20s"}));
+    stand.role("b", json!({}));
+    let (renewed, not_renewed) = (stand.user("a"), stand.user("a"));
+    let by_id = stand.user("b");
+    let answer = stand.done("write", "sys/leases/renew", json!({"lease_id": renewed.lease, "increment": "1h"}));
+    let secs = answer["lease_duration"].as_u64().unwrap();
+    assert!((10..=20).contains(&secs) && answer["renewable"] == true, "{answer}");
+    stand.done("write", "sys/leases/revoke", json!({ "lease_id": by_id.lease }));
+    stand.gone(&by_id, 5);
+    stand.gone(&not_renewed, 15);
+    assert!(stand.logs_in(&renewed));
+    let token = stand.token("an'app\";--");
+    let (its, others) = (stand.user_of("b", &token), stand.user("b"));
+    assert!(stand.logs_in(&its) && its.name.contains("token-an") && !its.name.contains('\''), "{}", its.name);
+    let list = stand.done("list", "sys/leases/lookup/database/creds/b", Value::Null);
+    assert_eq!(list["data"]["keys"].as_array().unwrap().len(), 2);
+    stand.ask(&token, "write", "auth/token/revoke-self", Value::Null).unwrap();
+    stand.gone(&its, 10);
+    assert!(stand.logs_in(&others));
+    let more: Vec<User> = (0..3).map(|_| stand.user("b")).collect();
+    stand.done("write", "sys/leases/revoke-prefix/database/creds/b", Value::Null);
+    for user in more.iter().chain([&others]) {
+        stand.gone(user, 5);
+    }
+    stand.gone(&renewed, 20);
+    // a child's end, and an end in its time
+    let parent = stand.token("parent");
+    let short = json!({"policies": ["app"], "ttl": "3s"});
+    let made = stand.done("write", "auth/token/create", short);
+    let expiring = stand.user_of("b", made["auth"]["client_token"].as_str().unwrap());
+    stand.done("write", "sys/policies/acl/app", json!({"policy": "path \"database/creds/*\" { capabilities = [\"read\"] }\npath \"auth/token/create\" { capabilities = [\"update\"] }"}));
+    let child = stand.ask(&parent, "write", "auth/token/create", json!({})).unwrap();
+    let childs = stand.user_of("b", child["auth"]["client_token"].as_str().unwrap());
+    stand.done("write", "auth/token/revoke", json!({ "token": parent }));
+    stand.gone(&childs, 10);
+    stand.gone(&expiring, 10);
+}
+
+#[test]
+fn a_database_that_is_away_is_waited_for_and_not_stormed() {
+    let stand = Stand::new();
+    stand.role("short", json!({"default_ttl": "3s"}));
+    let users: Vec<User> = (0..6).map(|_| stand.user("short")).collect();
+    stand.pg.stop();
+    std::thread::sleep(Duration::from_secs(16));
+    let queue = stand.done("read", "sys/leases/queue", Value::Null);
+    assert!(queue["data"]["late"].as_u64().unwrap() >= 1, "{queue}");
+    assert!(queue["data"]["oldest_late_seconds"].as_u64().unwrap() >= 8, "{queue}");
+    let refused = stand.ask(&stand.dev.root_token(), "read", "database/creds/short", Value::Null);
+    assert!(refused.as_ref().is_err_and(|said| said.starts_with("503")), "{refused:?}");
+    let before = stand.pg.log().matches("connection received").count();
+    stand.pg.go_on();
+    let took: Vec<Duration> = users.iter().map(|user| stand.gone(user, 70)).collect();
+    println!("back {took:?} after the database was; {} connections before", before);
+    assert_eq!(stand.leases(), 0);
+}
+
+#[test]
+fn what_cannot_be_cleaned_up_is_told_and_nobody_comes_in_meanwhile() {
+    let stand = Stand::new();
+    stand.role("r", json!({}));
+    let user = stand.user("r");
+    // by another grantor: nobody else may take it back
+    stand.pg.sql("postgres", &format!("CREATE TABLE others (a int); GRANT SELECT ON others TO \"{}\"", user.name));
+    stand.pg.sql("postgres", "REVOKE pg_signal_backend FROM vaultadm");
+    let mut session = stand.pg.session(&user.name, &user.password, "postgres", "SELECT 1");
+    let answer = stand.done("write", "sys/leases/revoke", json!({ "lease_id": user.lease }));
+    let shown = stand.lookup(&user.lease).map(|shown| shown["data"].clone());
+    if shown.is_ok() {
+        let shown = shown.unwrap();
+        assert_eq!(shown["state"], "access_ended", "{answer} {shown}");
+        assert!(shown["last_error"].as_str().unwrap().contains("others"), "{shown}");
+    }
+    assert!(!stand.logs_in(&user) && !session.lives());
+    stand.pg.sql("postgres", "DROP TABLE others");
+    stand.gone(&user, 60);
+}
+
+#[test]
+fn roles_configurations_and_mounts_may_go_while_leases_live() {
+    let stand = Stand::new();
+    stand.role("a", json!({"default_ttl": "8s"}));
+    let (by_role, by_config) = (stand.user("a"), stand.user("a"));
+    stand.done("delete", "database/roles/a", Value::Null);
+    assert!(stand.ask(&stand.dev.root_token(), "read", "database/creds/a", Value::Null).is_err());
+    stand.done("delete", "database/config/pg", Value::Null);
+    assert!(stand.logs_in(&by_role) && stand.logs_in(&by_config));
+    stand.done("write", "sys/leases/revoke", json!({ "lease_id": by_role.lease }));
+    stand.gone(&by_role, 5);
+    stand.gone(&by_config, 20);
+    stand.configure("pg");
+    stand.role("b", json!({}));
+    let by_mount = stand.user("b");
+    stand.done("delete", "sys/mounts/database", Value::Null);
+    stand.gone(&by_mount, 15);
+}
+
+#[test]
+fn nothing_that_is_named_is_executed_and_no_group_is_too_powerful() {
+    let stand = Stand::new();
+    for (name, body) in [
+        ("a%22;drop", json!({"db_name": "pg", "groups": ["app_ro"]})),
+        ("a", json!({"db_name": "pg"})),
+        ("a", json!({"db_name": "pg", "groups": ["app_ro"], "default_ttl": "2h", "max_ttl": "1h"})),
+        ("a", json!({"db_name": "pg", "groups": ["app_ro"], "settings": {"a b": "1"}})),
+    ] {
+        let refused = stand.ask(&stand.dev.root_token(), "write", &format!("database/roles/{name}"), body);
+        assert!(refused.as_ref().is_err_and(|said| said.starts_with("400")), "{name} {refused:?}");
+    }
+    stand.pg.sql("postgres", "CREATE ROLE strong NOLOGIN CREATEROLE; CREATE ROLE through NOLOGIN IN ROLE strong");
+    for group in ["strong", "through", "pg_execute_server_program", "pg_write_all_data", "a\"; DROP TABLE t; --"] {
+        stand.role("strong", json!({"groups": [group]}));
+        let refused = stand.ask(&stand.dev.root_token(), "read", "database/creds/strong", Value::Null);
+        assert!(refused.is_err(), "{group}");
+    }
+    let nasty =
+        json!({"groups": ["app_ro"], "connection_limit": 2, "settings": {"application_name": "x'; DROP TABLE t; --"}});
+    stand.role("nasty", nasty);
+    let user = stand.user("nasty");
+    let shown = stand.pg.try_as(&user.name, &user.password, "postgres", "SHOW application_name").unwrap();
+    assert!(shown.contains("DROP TABLE"), "{shown}");
+    // texts of Vault's, with everything that they may name
+    let vaults = json!({"groups": [], "creation_statements":
+        ["CREATE ROLE \"{{name}}\" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'; GRANT app_ro TO \"{{username}}\";"]});
+    stand.role("vaults", vaults);
+    let vaults = stand.user("vaults");
+    assert!(stand.logs_in(&vaults) && stand.logs_in(&user));
+    assert!(!stand.pg.log().contains(&vaults.password));
+    for user in [&vaults, &user] {
+        stand.done("write", "sys/leases/revoke", json!({ "lease_id": user.lease }));
+        stand.gone(user, 5);
+    }
+    assert_eq!(stand.pg.sql("postgres", "SELECT a FROM t"), "7");
+    assert_eq!(stand.leases(), 0);
+    let read = stand.done("read", "database/config/pg", Value::Null);
+    assert!(!read.to_string().contains("admins-first-password") && !read.to_string().contains(Postgres::PASSWORD));
+}
+
+#[test]
+fn so_many_live_at_once_and_the_same_is_given_again() {
+    let stand = Stand::new();
+    stand.role("few", json!({"max_leases": 2}));
+    let users = [stand.user("few"), stand.user("few")];
+    let refused = stand.ask(&stand.dev.root_token(), "read", "database/creds/few", Value::Null);
+    assert!(refused.as_ref().is_err_and(|said| said.starts_with("429")), "{refused:?}");
+    stand.done("write", "sys/leases/revoke", json!({ "lease_id": users[0].lease }));
+    stand.user("few");
+    stand.role("same", json!({"reuse_window": "1h"}));
+    let (token, other) = (stand.token("app"), stand.token("app"));
+    let first = stand.user_of("same", &token);
+    let (again, others) = (stand.user_of("same", &token), stand.user_of("same", &other));
+    assert_eq!((&first.lease, &first.password), (&again.lease, &again.password));
+    assert_ne!(first.lease, others.lease);
+    stand.done("write", "sys/leases/revoke", json!({ "lease_id": first.lease }));
+    assert_ne!(stand.user_of("same", &token).lease, first.lease);
+}
