@@ -62,7 +62,12 @@ fn killed_at_any_step_nothing_is_left_in_the_end() {
     {
         let user = stand.user("r");
         let open = [
-            stand.pg.session(&user.name, &user.password, "a\";drop", "CREATE TABLE public.y (a int)"),
+            stand.pg.session(
+                &user.name,
+                &user.password,
+                "a\";drop",
+                &format!("CREATE TABLE public.\"{}\" ()", user.name),
+            ),
             stand.pg.session(&user.name, &user.password, "postgres", "SET ROLE app_ro"),
         ];
         stand.fail_at(point);
@@ -200,10 +205,10 @@ fn nothing_that_is_named_is_executed_and_no_group_is_too_powerful() {
         assert!(refused.is_err(), "{group}");
     }
     let nasty =
-        json!({"groups": ["app_ro"], "connection_limit": 2, "settings": {"application_name": "x'; DROP TABLE t; --"}});
+        json!({"groups": ["app_ro"], "connection_limit": 2, "settings": {"search_path": "x'; DROP TABLE t; --"}});
     stand.role("nasty", nasty);
     let user = stand.user("nasty");
-    let shown = stand.pg.try_as(&user.name, &user.password, "postgres", "SHOW application_name").unwrap();
+    let shown = stand.pg.try_as(&user.name, &user.password, "postgres", "SHOW search_path").unwrap();
     assert!(shown.contains("DROP TABLE"), "{shown}");
     // texts of Vault's, with everything that they may name
     let vaults = json!({"groups": [], "creation_statements":
@@ -229,7 +234,8 @@ fn so_many_live_at_once_and_the_same_is_given_again() {
     let users = [stand.user("few"), stand.user("few")];
     let refused = stand.ask(&stand.dev.root_token(), "read", "database/creds/few", Value::Null);
     assert!(refused.as_ref().is_err_and(|said| said.starts_with("429")), "{refused:?}");
-    stand.done("write", "sys/leases/revoke", json!({ "lease_id": users[0].lease }));
+    let answer = stand.done("write", "sys/leases/revoke", json!({ "lease_id": users[0].lease }));
+    assert_eq!(answer, Value::Null, "it has ended: {}", stand.dev.log());
     stand.user("few");
     stand.role("same", json!({"reuse_window": "1h"}));
     let (token, other) = (stand.token("app"), stand.token("app"));

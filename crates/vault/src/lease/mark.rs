@@ -8,6 +8,7 @@ use crate::service::Vault;
 use audit::{Decision, Outcome, Record, Subject};
 use envelope::Timestamp;
 use identity::ChangeError;
+use std::time::Duration;
 use storage::{Batch, EntryPath, Revision};
 
 /// In whose name something is changed.
@@ -40,17 +41,20 @@ pub(crate) fn told<'a>(now: Timestamp, operation: &'a str, about: &'a str, outco
 }
 
 /// Marks those that go on; how many, with the revision at which they stand. Others change them too: then nothing is marked.
+/// Whoever takes them back itself holds them for so long: the queue looks at them later.
 pub(crate) async fn end(
     vault: &Vault,
     found: &[Found],
     (why, by): (Why, By<'_>),
     about: &str,
+    held_for: Duration,
 ) -> Result<(usize, Revision), ChangeError> {
     let leases = Leases::of(vault).map_err(internal)?;
     let (mut batch, mut count) = (vault.changes().batch()?, 0);
     for found in found.iter().filter(|found| matches!(found.lease.state, State::Active | State::Creating)) {
         let mut lease = found.lease.clone();
         lease.end(why, by.now());
+        lease.due = lease.due.max(by.now().plus(held_for).unix_millis());
         batch = leases.change(batch, found, &lease).map_err(internal)?;
         count += 1;
     }
@@ -71,15 +75,15 @@ pub(crate) async fn end_below(
     let leases = Leases::of(vault)?;
     let (mut after, mut marked) = (None, 0);
     for _ in 0..PAGES_MAX {
-        let (mut found, mut next) = leases.below(folder, after.as_ref(), A_BATCH).await?;
+        let (mut found, next) = leases.below(folder, after.as_ref(), A_BATCH).await?;
         found.retain(&is_meant);
-        match end(vault, &found, (why, by), about).await {
+        match end(vault, &found, (why, by), about, Duration::ZERO).await {
             Ok((count, _)) => marked += count,
             // some were renewed, or ended: the same page again
-            Err(ChangeError::Conflict(_)) => next = after.clone(),
+            Err(ChangeError::Conflict(_)) => continue,
             Err(error) => return Err(error.into()),
         }
-        if next.is_none() && after.is_none() || next.is_none() {
+        if next.is_none() {
             return Ok((marked, true));
         }
         after = next;

@@ -105,17 +105,19 @@ pub(super) async fn renew(scope: &Scope<'_>, mut found: Found) -> Result<Reply, 
 pub(super) async fn revoke(scope: &Scope<'_>, mut found: Found) -> Result<Reply, VaultError> {
     let leases = Leases::of(scope.vault)?;
     for _ in 0..ATTEMPTS_MAX {
-        match mark::end(scope.vault, std::slice::from_ref(&found), (Why::Revoked, By::Request(scope)), "").await {
+        let (by, one) = ((Why::Revoked, By::Request(scope)), std::slice::from_ref(&found));
+        match mark::end(scope.vault, one, by, "", HELD_FOR).await {
             Err(ChangeError::Conflict(_)) => found = leases.load(&found.key).await?.ok_or_else(invalid)?,
             Err(error) => return Err(error.into()),
             // it ends already
             Ok((0, _)) => return Ok(Reply::empty()),
             Ok((_, revision)) => {
-                found.lease.end(Why::Revoked, scope.now());
-                let path = leases.due(&found.lease, &found.key)?;
-                if found.lease.due > scope.now().unix_millis() {
+                // whoever makes it may be making it still
+                if found.lease.state == State::Creating {
                     return Ok(Reply::empty().warning(NOT_YET));
                 }
+                found.lease.due = scope.now().plus(HELD_FOR).unix_millis();
+                let path = leases.due(&found.lease, &found.key)?;
                 return tried(scope, &found.lease.target, &path, revision).await;
             }
         }
@@ -258,4 +260,6 @@ pub(super) async fn queue(scope: &Scope<'_>) -> Result<Reply, VaultError> {
 const NOT_YET: &str = "not all access has ended yet: it is tried until it has, see sys/leases/queue";
 /// How long a request waits for what goes on without it.
 const TRIED_FOR: Duration = Duration::from_secs(15);
+/// How long the queue leaves to a request what it takes back itself.
+const HELD_FOR: Duration = Duration::from_secs(16);
 const QUEUE_MAX: u32 = 200;
