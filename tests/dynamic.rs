@@ -246,3 +246,104 @@ fn so_many_live_at_once_and_the_same_is_given_again() {
     stand.done("write", "sys/leases/revoke", json!({ "lease_id": first.lease }));
     assert_ne!(stand.user_of("same", &token).lease, first.lease);
 }
+
+#[test]
+fn passwords_of_users_that_stay_are_rotated_by_one_account_or_two() {
+    let stand = Stand::new();
+    stand.pg.sql("postgres", "CREATE ROLE svc LOGIN; CREATE ROLE svc_a LOGIN; CREATE ROLE svc_b LOGIN");
+    let one = json!({"db_name": "pg", "username": "svc", "rotation_period": "5s"});
+    stand.done("write", "database/static-roles/one", one);
+    let first = stand.static_user("one");
+    assert!(first.name == "svc" && stand.comes_in(&first));
+    until("it is rotated by itself", Duration::from_secs(15), || stand.static_user("one").password != first.password);
+    let second = stand.static_user("one");
+    assert!(stand.comes_in(&second) && !stand.comes_in(&first));
+    stand.done("delete", "database/static-roles/one", Value::Null);
+    let two = json!({"db_name": "pg", "usernames": ["svc_a", "svc_b"], "rotation_period": "1h", "overlap": "1s"});
+    stand.done("write", "database/static-roles/two", two);
+    let old = stand.static_user("two");
+    let session = stand.pg.session(&old.name, &old.password, "postgres", "SELECT 1");
+    // what the first rotation retires was given to nobody
+    std::thread::sleep(Duration::from_secs(4));
+    stand.done("write", "database/rotate-role/two", Value::Null);
+    let new = stand.static_user("two");
+    assert_ne!(old.name, new.name);
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(stand.comes_in(&new) && stand.comes_in(&old), "the old one is in use");
+    let refused = stand.ask(&stand.dev.root_token(), "write", "database/rotate-role/two", Value::Null);
+    assert!(refused.as_ref().is_err_and(|said| said.contains("are open")), "{refused:?}");
+    drop(session);
+    until("the old one is retired", Duration::from_secs(60), || !stand.comes_in(&old));
+    assert!(stand.comes_in(&new));
+    for (schedule, sound) in [("0 3 * * 6", true), ("0 3 * * sat", false), ("* * * *", false)] {
+        let body = json!({"db_name": "pg", "username": "svc", "rotation_schedule": schedule});
+        let asked = stand.ask(&stand.dev.root_token(), "write", "database/static-roles/cron", body);
+        assert_eq!(asked.is_ok(), sound, "{schedule} {asked:?}");
+    }
+    let log = stand.pg.log();
+    assert!([&first, &second, &old, &new].iter().all(|user| !log.contains(&user.password)));
+}
+
+#[test]
+fn the_servers_own_account_is_rotated_whenever_the_process_dies() {
+    let stand = Stand::new();
+    stand.role("r", json!({}));
+    let is_first = || stand.pg.try_as("vaultadm", "admins-first-password", "postgres", "SELECT 1").is_ok();
+    assert!(is_first());
+    stand.done("write", "database/rotate-root/pg", Value::Null);
+    assert!(!is_first());
+    stand.user("r");
+    stand.fail_at("after-set-password");
+    let asked = stand.ask(&stand.dev.root_token(), "write", "database/rotate-root/pg", Value::Null);
+    assert!(asked.is_err() && !stand.fault().exists(), "{asked:?}");
+    stand.recovered();
+    let user = stand.user("r");
+    stand.done("write", "database/rotate-root/pg", Value::Null);
+    stand.done("write", "sys/leases/revoke", json!({ "lease_id": user.lease }));
+    stand.gone(&user, 5);
+}
+
+#[test]
+fn strays_are_found_and_what_is_lent_and_gone_is_told() {
+    let stand = Stand::new();
+    stand.role("r", json!({}));
+    let user = stand.user("r");
+    let described = format!("SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = '{}'", user.name);
+    let mark = stand.pg.sql("postgres", &described);
+    let instance = mark.rsplit_once(' ').unwrap().1.to_owned();
+    let stray = |name: &str, instance: &str| {
+        let mark = format!("strongroom lease={} {instance}", "ab".repeat(32));
+        stand.pg.sql("postgres", &format!("CREATE ROLE {name} LOGIN; COMMENT ON ROLE {name} IS '{mark}'"));
+    };
+    stray("others", "instance=another");
+    stray("stray1", &instance);
+    let has = |name: &str| stand.roles().iter().any(|role| role == name);
+    until("the first look drops strays", Duration::from_secs(25), || !has("stray1"));
+    stray("stray2", &instance);
+    let lost = stand.user("r");
+    stand.pg.sql("postgres", &format!("DROP ROLE \"{}\"", lost.name));
+    let report = stand.done("read", "database/reconcile/pg", Value::Null);
+    assert_eq!(report["data"], json!({"orphans": ["stray2"], "lost": [lost.lease], "repaired": 0}));
+    assert!(has("stray2"));
+    let report = stand.done("write", "database/reconcile/pg", json!({"repair": true}));
+    assert_eq!(report["data"]["repaired"], 2);
+    stand.gone(&lost, 10);
+    assert!(!has("stray2") && has("others") && stand.logs_in(&user));
+}
+
+#[test]
+fn the_command_line_looks_after_leases() {
+    let stand = Stand::new();
+    stand.role("r", json!({}));
+    let user = stand.user("r");
+    assert!(stand.cli(&["lease", "lookup", &user.lease]).unwrap().contains("active"));
+    assert!(stand.cli(&["lease", "renew", &user.lease, "--increment", "90m"]).unwrap().contains("5400"));
+    assert!(stand.cli(&["lease", "count"]).unwrap().contains("database/"));
+    assert!(stand.cli(&["lease", "queue"]).unwrap().contains("late"));
+    stand.cli(&["lease", "revoke", &user.lease]).unwrap();
+    stand.gone(&user, 5);
+    let users = [stand.user("r"), stand.user("r")];
+    stand.cli(&["lease", "revoke", "--prefix", "database"]).unwrap();
+    users.iter().for_each(|user| drop(stand.gone(user, 5)));
+    assert!(stand.cli(&["lease", "lookup", &user.lease]).is_err());
+}

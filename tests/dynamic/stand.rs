@@ -74,6 +74,16 @@ impl Stand {
         }
     }
 
+    pub(crate) fn static_user(&self, role: &str) -> User {
+        let data = &self.done("read", &format!("database/static-creds/{role}"), Value::Null)["data"];
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        User { lease: String::new(), name: text(&data["username"]), password: text(&data["password"]) }
+    }
+
+    pub(crate) fn comes_in(&self, user: &User) -> bool {
+        self.pg.try_as(&user.name, &user.password, "postgres", "SELECT 1").is_ok()
+    }
+
     /// As root, and it must succeed.
     pub(crate) fn done(&self, what: &str, path: &str, body: Value) -> Value {
         self.ask(&self.dev.root_token(), what, path, body).unwrap_or_else(|said| panic!("{what} {path}: {said}"))

@@ -10,6 +10,7 @@ pub mod demo;
 pub mod dev;
 pub mod kms;
 pub mod kv;
+pub mod lease;
 pub mod namespace;
 pub mod new_file;
 pub mod new_folder;
@@ -55,6 +56,8 @@ enum Command {
     Kv(Remote<kv::Command>),
     /// Make, tell and drop vaults within the vault
     Namespace(Remote<namespace::Command>),
+    /// Look after what is lent: users of databases
+    Lease(Remote<lease::Command>),
     Read(secrets::Read),
     Write(secrets::Write),
     List(secrets::List),
@@ -126,6 +129,7 @@ impl Command {
             Self::Auth(remote) => remote.connection.output,
             Self::Kv(remote) => remote.connection.output,
             Self::Namespace(remote) => remote.connection.output,
+            Self::Lease(remote) => remote.connection.output,
             Self::Read(command) => command.connection.output,
             Self::Write(command) => command.connection.output,
             Self::List(command) => command.connection.output,
@@ -147,6 +151,7 @@ impl Command {
             Self::Auth(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
             Self::Kv(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
             Self::Namespace(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
+            Self::Lease(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
             Self::Read(command) => answered(command.connection.output, command.run()),
             Self::Write(command) => answered(command.connection.output, command.run()),
             Self::List(command) => answered(command.connection.output, command.run()),

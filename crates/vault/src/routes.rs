@@ -192,6 +192,12 @@ const DATABASE: &[Route] = &[
     route("roles", &[List], "Names of roles."),
     route("roles/{name}", &[Read, Write, Delete], "What users are made, and for how long."),
     route("creds/{name}", &[Read], "A new user of a database, and its lease."),
+    route("rotate-root/{name}", &[Write], "Another password for the account by which a database is reached."),
+    route("reconcile/{name}", &[Read, Write], "What a database holds against what is lent."),
+    route("static-roles", &[List], "Names of static roles."),
+    route("static-roles/{name}", &[Read, Write, Delete], "A user that stays, and when its password is rotated."),
+    route("static-creds/{name}", &[Read], "A user that stays, and its password."),
+    route("rotate-role/{name}", &[Write], "Rotates the password of a user that stays."),
 ];
 
 const TRANSIT: &[Route] = &[

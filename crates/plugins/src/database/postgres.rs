@@ -114,6 +114,7 @@ impl DatabasePlugin for Postgres {
             within(run(&client, &format!("{text} COMMIT"))).await?;
         }
         client.keep();
+        fault::point("after-set-password");
         Ok(())
     }
 

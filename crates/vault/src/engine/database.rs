@@ -12,16 +12,21 @@
 //!   done anyway. `rollback_statements` are taken and not needed: a user is made all or nothing.
 //! - `{{password}}` in statements is what the database stores (SCRAM-SHA-256), not the password.
 //! - A password in `connection_url` is refused: it stands in `password`, and as `{{password}}` in the URL.
-//! - `max_leases`, `reuse_window` and `owned_objects` of a role are ours.
+//! - `max_leases`, `reuse_window` and `owned_objects` of a role, `usernames` and `overlap` of a static role, and `reconcile`
+//!   are ours. `rotation_schedule` knows numbers, in UTC.
 //! - `username_template` knows `.DisplayName`, `.RoleName`, `random`, `unix_time`, and the pipes `truncate`, `lowercase`,
 //!   `uppercase`; it must have `random` of 10 at least.
 
 mod config;
 mod creds;
+mod cron;
 mod password;
 pub mod plugin;
+pub(crate) mod reconcile;
 mod role;
+pub(crate) mod root;
 mod shelf;
+pub(crate) mod statics;
 mod username;
 
 use crate::backend::{Access, Backend};
@@ -34,6 +39,7 @@ use crate::scope::Scope;
 use crate::service::Vault;
 use envelope::Timestamp;
 use plugin::{Connection, DatabaseError, DatabasePlugin, User};
+use reconcile::Repair;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -54,6 +60,7 @@ impl Backend for Database {
         match scope.segments()[..] {
             ["config", name] => config::SHELF.has(scope, name).await,
             ["roles", name] => role::SHELF.has(scope, name).await,
+            ["static-roles", name] => statics::SHELF.has(scope, name).await,
             _ => Ok(true),
         }
     }
@@ -71,6 +78,18 @@ impl Backend for Database {
             (["roles", name], Verb::Write) => role::write(scope, name).await,
             (["roles", name], Verb::Delete) => role::SHELF.delete(scope, name).await,
             (["creds", name], Verb::Read) => creds::issue(scope, name).await,
+            (["rotate-root", name], Verb::Write) => root::rotate(scope, name).await,
+            (["reconcile", name], Verb::Read) => reconcile::report(scope, name, Repair::No).await,
+            (["reconcile", name], Verb::Write) => {
+                let repair = scope.call.body.bool("repair")?.unwrap_or_default();
+                reconcile::report(scope, name, if repair { Repair::Yes } else { Repair::No }).await
+            }
+            (["static-roles"], Verb::List) => statics::SHELF.list(scope).await,
+            (["static-roles", name], Verb::Read) => statics::read(scope, name).await,
+            (["static-roles", name], Verb::Write) => statics::write(scope, name).await,
+            (["static-roles", name], Verb::Delete) => statics::delete(scope, name).await,
+            (["static-creds", name], Verb::Read) => statics::creds(scope, name).await,
+            (["rotate-role", name], Verb::Write) => statics::rotate_now(scope, name).await,
             ([first, ..], _) if SERVED.contains(first) && segments.len() < 3 => Err(VaultError::Unsupported),
             _ => Err(scope.no_route()),
         }
@@ -160,5 +179,6 @@ fn check_name(name: &str) -> Result<(), VaultError> {
 }
 
 const NAME_BYTES_MAX: usize = 128;
-const SERVED: [&str; 4] = ["config", "reset", "roles", "creds"];
+const SERVED: [&str; 9] =
+    ["config", "reset", "roles", "creds", "rotate-root", "reconcile", "static-roles", "static-creds", "rotate-role"];
 const ATTEMPTS_MAX: usize = 16;

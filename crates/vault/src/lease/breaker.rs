@@ -8,7 +8,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 #[derive(Debug, Default)]
-pub(crate) struct Breakers(Mutex<HashMap<String, Breaker>>);
+pub(crate) struct Breakers {
+    breakers: Mutex<HashMap<String, Breaker>>,
+    /// When each was last compared with what is lent.
+    reconciled: Mutex<HashMap<String, Timestamp>>,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Breaker {
@@ -49,6 +53,19 @@ impl Breakers {
             .is_some_and(|breaker| breaker.failures > 0 && now < breaker.open_until && !breaker.probed)
     }
 
+    /// Now and then, and first right after the start.
+    pub(crate) fn is_time_to_reconcile(&self, target: &str, now: Timestamp) -> bool {
+        if self.locked().contains_key(target) {
+            return false;
+        }
+        let mut reconciled = self.reconciled.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_time = reconciled.get(target).is_none_or(|at| now >= at.plus(RECONCILED_EVERY));
+        if is_time {
+            reconciled.insert(target.to_owned(), now);
+        }
+        is_time
+    }
+
     pub(crate) fn reached(&self, target: &str) {
         self.locked().remove(target);
     }
@@ -64,10 +81,11 @@ impl Breakers {
     }
 
     fn locked(&self) -> MutexGuard<'_, HashMap<String, Breaker>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.breakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+const RECONCILED_EVERY: Duration = Duration::from_secs(600);
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 /// A probe that never comes back keeps nobody from the next one.

@@ -41,6 +41,7 @@ impl Late {
 pub async fn work(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
     let mut done = Done::default();
     done.add("leases of tokens that are gone", tokens_gone(vault, now).await);
+    done.add("static roles", crate::engine::database::statics::work(vault, now).await);
     let targets = targets(vault).await?;
     let outcomes = futures_util::stream::iter(targets)
         .map(|(id, target)| async move { work_at(vault, &id, &target, now).await })
@@ -77,6 +78,9 @@ pub(crate) async fn work_at(vault: &Vault, id: &str, target: &Target, now: Times
         Gate::Probe => 1,
         Gate::Shut => return Ok(0),
     };
+    if limit == 1 && target.next_password.is_some() {
+        crate::engine::database::root::settle(vault, id, now).await?;
+    }
     let queue = Leases::of(vault)?.queue(id)?;
     let claims = vault.barrier().storage().claim(&queue, limit, CLAIMED_FOR).await?;
     if claims.is_empty() && limit == 1 {
@@ -169,6 +173,7 @@ pub(crate) async fn look_after(vault: &Vault, now: Timestamp) -> Result<usize, V
             late += since.len();
             oldest = oldest.into_iter().chain(since.first().copied()).min();
         }
+        crate::engine::database::reconcile::by_itself(vault, &id, &target, now).await;
         if target.retired && forget(vault, &leases, (&id, &target), now).await? {
             dropped += 1;
         }

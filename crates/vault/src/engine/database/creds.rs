@@ -41,6 +41,10 @@ pub(super) async fn issue(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultE
     let mut turn = None;
     for _ in 0..ATTEMPTS_MAX {
         let asked = asked(scope, name).await?;
+        // a rotation was cut off: whichever password counts is found out first
+        if asked.loaded.target.next_password.is_some() {
+            super::root::settle(scope.vault, &asked.loaded.config.target, scope.now()).await?;
+        }
         let counted = asked.role.max_leases > 0 || asked.role.reuse_window > 0;
         if counted && turn.is_none() {
             turn = scope.vault.turns().of(format!("{}/{name}", scope.mount.id)).await;

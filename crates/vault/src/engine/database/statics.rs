@@ -1,0 +1,426 @@
+//! `static-roles/:name`: users that stay, and whose passwords are rotated; by two accounts in turn where two are named.
+//!
+//! ```text
+//! new password (durable) → the database has it → logged in with it → it is what is given (durable)
+//! ```
+//!
+//! Always: what is given was logged in with. Whoever tries again takes the same new password.
+//! Always: of two accounts the one that is given out last stays as it is until the overlap is over and nobody is in with it.
+
+use super::config::statements;
+use super::cron::Schedule;
+use super::plugin::{Connection, DatabaseError, DatabasePlugin};
+use super::shelf::Shelf;
+use super::{ATTEMPTS_MAX, check_name, config, connection, password, refused};
+use crate::body::Body;
+use crate::clock::rfc3339;
+use crate::error::VaultError;
+use crate::lease::mark::told;
+use crate::lease::store::{Leases, decode, encode, last};
+use crate::lease::{BACK_OFF_MAX, back_off};
+use crate::reply::Reply;
+use crate::scope::Scope;
+use crate::service::Vault;
+use crate::view::View;
+use audit::Outcome;
+use envelope::Timestamp;
+use identity::ChangeError;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+use storage::{Batch, EntryPath, Revision};
+use zeroize::Zeroizing;
+
+pub(super) const SHELF: Shelf = Shelf { data: "s", list: "ls" };
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Static {
+    name: String,
+    db_name: String,
+    target: String,
+    /// One, or two in turn.
+    usernames: Vec<String>,
+    /// Which of them is given out.
+    active: usize,
+    password: Zeroizing<String>,
+    /// To be the next one's, and perhaps its already.
+    next_password: Option<Zeroizing<String>>,
+    period_secs: u64,
+    schedule: String,
+    window_secs: u64,
+    overlap_secs: u64,
+    rotation_statements: Vec<String>,
+    /// Unix milliseconds; zero is never.
+    rotated: u64,
+    /// When the other account's password ends.
+    retires: Option<u64>,
+    due: u64,
+    attempts: u32,
+}
+
+impl std::fmt::Debug for Static {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Static").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A record, and where it stands.
+struct Found {
+    mount: String,
+    view: View,
+    path: EntryPath,
+    revision: Revision,
+    role: Static,
+}
+
+impl Static {
+    /// When it is rotated next.
+    fn next_rotation(&self, now: Timestamp) -> u64 {
+        let next = match Schedule::parse(&self.schedule) {
+            Some(schedule) => schedule.after(now).unwrap_or(now.plus(BACK_OFF_MAX)),
+            None => Timestamp::from_unix_millis(self.rotated).plus(Duration::from_secs(self.period_secs)),
+        };
+        next.unix_millis()
+    }
+
+    /// A schedule's time is missed once its window is over: then the next one counts.
+    fn is_missed(&self, now: Timestamp) -> bool {
+        let window = self.due.saturating_add(self.window_secs * 1000);
+        !self.schedule.is_empty() && self.window_secs > 0 && self.rotated > 0 && now.unix_millis() > window
+    }
+
+    fn username(&self) -> &str {
+        self.usernames.get(self.active).map_or("", String::as_str)
+    }
+
+    fn standby(&self) -> usize {
+        (self.active + 1) % self.usernames.len().max(1)
+    }
+}
+
+pub(super) async fn read(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultError> {
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        db_name: &'a str,
+        username: &'a str,
+        usernames: &'a [String],
+        #[serde(skip_serializing_if = "is_none")]
+        rotation_period: u64,
+        #[serde(skip_serializing_if = "str::is_empty")]
+        rotation_schedule: &'a str,
+        #[serde(skip_serializing_if = "is_none")]
+        rotation_window: u64,
+        overlap: u64,
+        rotation_statements: &'a [String],
+        credential_type: &'static str,
+        last_vault_rotation: String,
+    }
+    let role: Static = SHELF.load(scope, name).await?;
+    Reply::data(&Shown {
+        db_name: &role.db_name,
+        username: role.username(),
+        usernames: &role.usernames,
+        rotation_period: role.period_secs,
+        rotation_schedule: &role.schedule,
+        rotation_window: role.window_secs,
+        overlap: role.overlap_secs,
+        rotation_statements: &role.rotation_statements,
+        credential_type: "password",
+        last_vault_rotation: rfc3339(Timestamp::from_unix_millis(role.rotated)),
+    })
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde asks")]
+fn is_none(secs: &u64) -> bool {
+    *secs == 0
+}
+
+pub(super) async fn creds(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultError> {
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        username: &'a str,
+        password: &'a str,
+        last_vault_rotation: String,
+        #[serde(skip_serializing_if = "is_none")]
+        rotation_period: u64,
+        #[serde(skip_serializing_if = "str::is_empty")]
+        rotation_schedule: &'a str,
+        ttl: u64,
+    }
+    let role: Static = SHELF.load(scope, name).await?;
+    if role.rotated == 0 {
+        return Err(VaultError::Unavailable("DATABASE_UNAVAILABLE"));
+    }
+    Reply::data(&Shown {
+        username: role.username(),
+        password: &role.password,
+        last_vault_rotation: rfc3339(Timestamp::from_unix_millis(role.rotated)),
+        rotation_period: role.period_secs,
+        rotation_schedule: &role.schedule,
+        ttl: Timestamp::from_unix_millis(role.next_rotation(scope.now())).since(scope.now()).as_secs(),
+    })
+}
+
+/// A new one is rotated at once: what was there before is known to others.
+pub(super) async fn write(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultError> {
+    check_name(name)?;
+    for _ in 0..ATTEMPTS_MAX {
+        let found = SHELF.find::<Static>(scope, name).await?;
+        if found.is_some() {
+            scope.may_change()?;
+        }
+        let was = found.as_ref().map(|(role, revision)| (role.due, *revision));
+        let mut role = changed(&scope.call.body, found.map(|(role, _)| role).unwrap_or_default())?;
+        let loaded = config::find(scope, &role.db_name).await?;
+        let loaded = loaded.ok_or_else(|| VaultError::field("db_name", "there is no such configuration"))?;
+        if !loaded.config.allows(name) {
+            return Err(VaultError::Invalid(format!("\"{name}\" is not an allowed role").into()));
+        }
+        (role.name, role.target) = (name.to_owned(), loaded.config.target);
+        role.due =
+            if role.rotated == 0 { scope.now().plus(HELD_FOR).unix_millis() } else { role.next_rotation(scope.now()) };
+        let path = SHELF.path(scope, name)?;
+        let batch = requeued(scope.vault, scope.batch()?, (&scope.mount.id, &path), was.map(|(due, _)| due), role.due)?;
+        let batch = SHELF.put(scope, batch, (name, was.map(|(_, revision)| revision)), &role).await?;
+        match scope.commit(batch).await {
+            Err(ChangeError::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) if role.rotated == 0 => return rotate_now(scope, name).await,
+            Ok(_) => return Ok(Reply::empty()),
+        }
+    }
+    Err(VaultError::Conflict)
+}
+
+fn changed(body: &Body, mut role: Static) -> Result<Static, VaultError> {
+    if let Some(db_name) = body.string("db_name")? {
+        role.db_name = db_name.to_string();
+    }
+    let names = match (body.list("usernames")?, body.string("username")?) {
+        (Some(names), _) => Some(names),
+        (None, Some(name)) => Some(vec![name.to_string()]),
+        (None, None) => None,
+    };
+    if let Some(names) = names {
+        let same = role.usernames.is_empty() || role.usernames == names;
+        let sound =
+            matches!(names.len(), 1 | 2) && names.first() != names.get(1) && names.iter().all(|n| !n.is_empty());
+        if !same || !sound {
+            return Err(VaultError::field("username", "one name, or two in `usernames`; they stay as they are"));
+        }
+        role.usernames = names;
+    }
+    for (field, secs) in [
+        ("rotation_period", &mut role.period_secs),
+        ("rotation_window", &mut role.window_secs),
+        ("overlap", &mut role.overlap_secs),
+    ] {
+        if body.has(field) {
+            *secs = body.duration(field)?.map_or(0, |ttl| ttl.as_secs());
+        }
+    }
+    if let Some(schedule) = body.string("rotation_schedule")? {
+        role.schedule = schedule.to_string();
+        if !role.schedule.is_empty() && Schedule::parse(&role.schedule).is_none() {
+            return Err(VaultError::field("rotation_schedule", "not five fields of cron, in numbers"));
+        }
+    }
+    role.rotation_statements = statements(body, "rotation_statements")?.unwrap_or(role.rotation_statements);
+    if role.db_name.is_empty() || role.usernames.is_empty() {
+        return Err(VaultError::field(if role.db_name.is_empty() { "db_name" } else { "username" }, "missing"));
+    }
+    if role.schedule.is_empty() == (role.period_secs == 0)
+        || (role.schedule.is_empty() && role.period_secs < PERIOD_MIN)
+    {
+        return Err(VaultError::field("rotation_period", "5s or more, or `rotation_schedule` instead"));
+    }
+    Ok(role)
+}
+
+pub(super) async fn delete(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultError> {
+    let Some((role, revision)) = SHELF.find::<Static>(scope, name).await? else { return Ok(Reply::empty()) };
+    let path = SHELF.path(scope, name)?;
+    let batch = scope.batch()?.revision_is(path.clone(), revision);
+    let batch = SHELF.remove(scope, batch, name)?.delete(queued(scope.vault, &scope.mount.id, &path, role.due)?);
+    scope.commit(batch).await?;
+    Ok(Reply::empty())
+}
+
+pub(super) async fn rotate_now(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultError> {
+    let view = scope.view()?;
+    let path = SHELF.path(scope, name)?;
+    let (role, revision) = SHELF.find::<Static>(scope, name).await?.ok_or(VaultError::NotFound)?;
+    let mut found = Found { mount: scope.mount.id.clone(), view, path, revision, role };
+    if found.role.retires.is_some() {
+        retire(scope.vault, &mut found, scope.now()).await?.map_err(|error| refused(&error, true))?;
+    }
+    let outcome = rotate(scope.vault, &mut found, scope.now()).await?;
+    scope.was_recorded();
+    outcome.map(|()| Reply::empty()).map_err(|error| refused(&error, true))
+}
+
+/// The other account, or the only one, gets the next password; from then on it is the one that is given out.
+async fn rotate(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<Result<(), DatabaseError>, VaultError> {
+    if found.role.next_password.is_none() {
+        let mut role = found.role.clone();
+        role.next_password = Some(by_policy(vault, found).await?);
+        role.due = now.plus(HELD_FOR).unix_millis();
+        store(vault, found, role, Outcome::Asked, now).await?;
+    }
+    let next = found.role.next_password.clone().unwrap_or_default();
+    let standby = found.role.standby();
+    let name = found.role.usernames.get(standby).cloned().unwrap_or_default();
+    let set = async {
+        let (plugin, to) = reached(vault, &found.role).await?;
+        plugin.set_password(&to, &name, &next, &found.role.rotation_statements).await?;
+        plugin.verify_login(&to, &name, &next).await
+    };
+    if let Err(error) = set.await {
+        later(vault, found, now).await?;
+        return Ok(Err(error));
+    }
+    let mut role = found.role.clone();
+    (role.password, role.next_password, role.attempts) = (next, None, 0);
+    (role.active, role.rotated) = (standby, now.unix_millis());
+    role.retires = (role.usernames.len() > 1).then(|| now.plus(Duration::from_secs(role.overlap_secs)).unix_millis());
+    role.due = role.next_rotation(now).min(role.retires.unwrap_or(u64::MAX));
+    store(vault, found, role, Outcome::Done, now).await?;
+    Ok(Ok(()))
+}
+
+/// The account that is not given out any more gets a password that nobody knows, once nobody is in with it.
+async fn retire(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<Result<(), DatabaseError>, VaultError> {
+    let name = found.role.usernames.get(found.role.standby()).cloned().unwrap_or_default();
+    let nobodys = password::random(vault.barrier(), 32)?;
+    let ended = async {
+        let (plugin, to) = reached(vault, &found.role).await?;
+        match plugin.sessions(&to, &name).await? {
+            0 => plugin.set_password(&to, &name, &nobodys, &found.role.rotation_statements).await,
+            count => Err(DatabaseError::Refused(format!("{count} sessions of `{name}` are open"))),
+        }
+    };
+    if let Err(error) = ended.await {
+        later(vault, found, now).await?;
+        return Ok(Err(error));
+    }
+    let mut role = found.role.clone();
+    (role.retires, role.attempts) = (None, 0);
+    role.due = role.next_rotation(now);
+    store(vault, found, role, Outcome::Done, now).await?;
+    Ok(Ok(()))
+}
+
+async fn reached(vault: &Vault, role: &Static) -> Result<(Arc<dyn DatabasePlugin>, Connection), DatabaseError> {
+    let away = |error: VaultError| DatabaseError::Unreachable(error.to_string());
+    let target = Leases::of(vault).map_err(away)?.load_target(&role.target).await.map_err(away)?;
+    let (target, _) = target.ok_or_else(|| DatabaseError::Refused("its configuration is gone".to_owned()))?;
+    connection(vault, &role.target, &target)
+}
+
+async fn by_policy(vault: &Vault, found: &Found) -> Result<Zeroizing<String>, VaultError> {
+    let slot = crate::engine::tree::Tree::new(&found.view, config::SHELF.list)
+        .data(config::SHELF.data, &found.role.db_name)?;
+    let config: Option<config::Config> =
+        found.view.load(&slot).await?.map(|opened| decode(opened.value.expose())).transpose()?;
+    match config.map(|config| config.password_policy).filter(|policy| !policy.is_empty()) {
+        Some(policy) => crate::sys::passwords::by_policy(vault, &policy).await,
+        None => password::random(vault.barrier(), 32),
+    }
+}
+
+async fn later(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<(), VaultError> {
+    let [jitter] = vault.barrier().random::<1>()?;
+    let mut role = found.role.clone();
+    role.attempts = role.attempts.saturating_add(1);
+    role.due = now.plus(back_off(role.attempts, jitter)).unix_millis();
+    store(vault, found, role, Outcome::Failed("DATABASE_REFUSED".into()), now).await
+}
+
+async fn store(
+    vault: &Vault,
+    found: &mut Found,
+    role: Static,
+    outcome: Outcome,
+    now: Timestamp,
+) -> Result<(), VaultError> {
+    let batch = vault.changes().batch()?.revision_is(found.path.clone(), found.revision);
+    let batch = requeued(vault, batch, (&found.mount, &found.path), Some(found.role.due), role.due)?;
+    let batch = found.view.put(batch, found.path.clone(), &encode(&role)?)?;
+    found.revision = vault.commit(batch, &told(now, "DatabaseRotate", &role.name, outcome)).await?;
+    found.role = role;
+    Ok(())
+}
+
+fn queued(vault: &Vault, mount: &str, path: &EntryPath, due: u64) -> Result<EntryPath, VaultError> {
+    Leases::of(vault)?.view.path(&format!("{QUEUE}/{due:016x}/{mount}/{}", last(path)))
+}
+
+fn requeued(
+    vault: &Vault,
+    batch: Batch,
+    (mount, path): (&str, &EntryPath),
+    was: Option<u64>,
+    due: u64,
+) -> Result<Batch, VaultError> {
+    let is = queued(vault, mount, path, due)?;
+    let batch = match was {
+        Some(was) if was != due => batch.delete(queued(vault, mount, path, was)?),
+        Some(_) | None => batch,
+    };
+    Leases::of(vault)?.view.put(batch, is, &[])
+}
+
+/// Rotates what is due, a bounded number.
+pub(crate) async fn work(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
+    let queue = Leases::of(vault)?.view.path(QUEUE)?;
+    let claims = vault.barrier().storage().claim(&queue, CLAIMED_AT_ONCE, CLAIMED_FOR).await?;
+    for claim in &claims {
+        if let Err(error) = attend(vault, &claim.path, claim.fence, now).await {
+            tracing::warn!(%error, "a static role that is due was not rotated; it stays due");
+        }
+    }
+    Ok(claims.len())
+}
+
+async fn attend(vault: &Vault, entry: &EntryPath, fence: Revision, now: Timestamp) -> Result<(), VaultError> {
+    let mut segments = entry.as_str().rsplit('/');
+    let (Some(slot), Some(mount)) = (segments.next(), segments.next()) else { return Ok(()) };
+    let view = vault.view(mount)?;
+    let path = view.path(&format!("{}/{slot}", SHELF.data))?;
+    let record = view.load(&path).await?;
+    let role: Option<Static> = record.as_ref().map(|found| decode(found.value.expose())).transpose()?;
+    let is_mounted = vault.table().await?.mounts.values().any(|other| other.id == mount);
+    let (Some(role), Some(record)) = (role.filter(|_| is_mounted), record) else {
+        let batch = vault.changes().batch()?.revision_is(entry.clone(), fence).delete(entry.clone());
+        return Ok(vault.commit(batch, &told(now, "DatabaseHint", "", Outcome::Done)).await.map(drop)?);
+    };
+    if queued(vault, mount, &path, role.due)? != *entry {
+        let batch = vault.changes().batch()?.revision_is(entry.clone(), fence).delete(entry.clone());
+        return Ok(vault.commit(batch, &told(now, "DatabaseHint", "", Outcome::Done)).await.map(drop)?);
+    }
+    let mut found = Found { mount: mount.to_owned(), view, path, revision: record.revision, role };
+    if found.role.retires.is_some() && found.role.next_password.is_none() {
+        // not before it may: then the same entry, at its time
+        if let Err(error) = retire(vault, &mut found, now).await? {
+            tracing::info!(role = found.role.name, %error, "an account is not retired yet");
+        }
+        return Ok(());
+    }
+    if found.role.next_password.is_none() && found.role.is_missed(now) {
+        let mut role = found.role.clone();
+        role.due = role.next_rotation(now);
+        return store(vault, &mut found, role, Outcome::Failed("WINDOW_MISSED".into()), now).await;
+    }
+    if let Err(error) = rotate(vault, &mut found, now).await? {
+        tracing::warn!(role = found.role.name, %error, "a static role was not rotated; it is tried again");
+    }
+    Ok(())
+}
+
+const QUEUE: &str = "rotate";
+const PERIOD_MIN: u64 = 5;
+/// How long the queue leaves a rotation to whoever began it.
+const HELD_FOR: Duration = Duration::from_secs(20);
+const CLAIMED_FOR: Duration = Duration::from_secs(60);
+const CLAIMED_AT_ONCE: u32 = 4;
