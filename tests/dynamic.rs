@@ -36,7 +36,7 @@ fn a_user_ends_with_its_lease_whatever_it_has_left_behind() {
     stand.gone(&user, 15);
     assert!(sessions.iter_mut().all(|session| !session.lives()));
     let said = stand.recorded(&user.lease);
-    assert_eq!(said, ["LeaseEnd", "LeaseAccessEnded", "LeaseCleanedUp"]);
+    assert_eq!(said, ["VaultRead", "LeaseEnd", "LeaseAccessEnded", "LeaseCleanedUp"]);
     let log = stand.pg.log();
     assert!(log.contains("CREATE ROLE") && log.contains("SCRAM-SHA-256$4096:"), "statements are logged");
     assert!(!log.contains(&user.password) && !stand.dev.log().contains(&user.password));
@@ -139,6 +139,15 @@ fn a_database_that_is_away_is_waited_for_and_not_stormed() {
     assert!(queue["data"]["oldest_late_seconds"].as_u64().unwrap() >= 8, "{queue}");
     let refused = stand.ask(&stand.dev.root_token(), "read", "database/creds/short", Value::Null);
     assert!(refused.as_ref().is_err_and(|said| said.starts_with("503")), "{refused:?}");
+    let is_told = || {
+        let told = stand.metrics();
+        let is_late = |name: &str| {
+            let value = told.lines().find_map(|line| line.strip_prefix(&format!("strongroom_{name} ")));
+            value.is_some_and(|value| value.parse::<f64>().unwrap() >= 1.0)
+        };
+        is_late("leases_overdue") && is_late("oldest_overdue_seconds")
+    };
+    until("what is late is told", Duration::from_secs(30), is_told);
     let before = stand.pg.log().matches("connection received").count();
     stand.pg.go_on();
     let took: Vec<Duration> = users.iter().map(|user| stand.gone(user, 70)).collect();

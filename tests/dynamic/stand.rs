@@ -114,6 +114,13 @@ impl Stand {
         }
     }
 
+    pub(crate) fn metrics(&self) -> String {
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "-m", "20", "--cacert"]).arg(self.dev.ca());
+        let output = curl.arg(format!("https://{}/metrics", self.dev.addr())).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// A token that may ask for users and look after its leases.
     pub(crate) fn token(&self, display_name: &str) -> String {
         let policy = "path \"database/creds/*\" { capabilities = [\"read\"] }";

@@ -4,7 +4,7 @@
 //! Always: what the server stores of a password, and nothing else of it, is sent: a SCRAM-SHA-256 verifier (RFC 5803).
 //! Always: access ends before anything is cleaned up: no login, no password, then no session; each step by itself, so that a
 //! later one that fails takes none back.
-//! Never: a role that bears no mark of the lease is touched.
+//! Never: a role that bears another lease's mark is touched.
 //!
 //! What is needed of the account: `CREATEROLE`, and membership with `ADMIN OPTION` in the roles that are given as `groups`
 //! where the server demands it (PostgreSQL 16 and later).
@@ -280,13 +280,15 @@ async fn end_access(client: &Client, user: &User<'_>) -> Outcome<()> {
     Ok(())
 }
 
-/// The role's oid, where there is one that bears the lease's mark. Another one is nobody's of ours.
+/// The role's oid, where there is one. One that bears another lease's mark is not the lease's; who lost its mark is.
 async fn ours(client: &Client, user: &User<'_>) -> Outcome<Option<u32>> {
     let name = sql::literal(user.name);
     let query = format!("SELECT oid, shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = {name}");
     let found = rows(client, &query).await?;
-    let marked =
-        |row: &&SimpleQueryRow| row.get(1).is_some_and(|mark| mark.starts_with(&format!("{MARK}{} ", user.lease)));
+    let marked = |row: &&SimpleQueryRow| {
+        let mark = row.get(1).unwrap_or_default();
+        !mark.starts_with(MARK) || mark.starts_with(&format!("{MARK}{} ", user.lease))
+    };
     Ok(found.iter().find(marked).and_then(|row| row.get(0)?.parse().ok()))
 }
 
@@ -360,10 +362,9 @@ async fn run(client: &Client, text: &str) -> Outcome<()> {
 
 async fn rows(client: &Client, query: &str) -> Outcome<Vec<SimpleQueryRow>> {
     let messages = client.simple_query(query).await.map_err(|error| failed(&error))?;
-    let rows = messages.into_iter().filter_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
+    let rows = messages
+        .into_iter()
+        .filter_map(|message| if let SimpleQueryMessage::Row(row) = message { Some(row) } else { None });
     Ok(rows.collect())
 }
 

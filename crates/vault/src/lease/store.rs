@@ -123,7 +123,9 @@ impl Leases {
         let (lease, key) = (&found.lease, &found.key);
         let record = self.record(key)?;
         let mut batch = batch.revision_is(record.clone(), found.revision).delete(record);
-        for path in self.beside(lease, key)?.into_iter().chain(self.late(lease, key)?) {
+        // where it leads to another one by now, that is made anew instead of given again
+        let window = lease.window.as_deref().map(|window| self.window(window)).transpose()?;
+        for path in self.beside(lease, key)?.into_iter().chain(self.late(lease, key)?).chain(window) {
             batch = batch.delete(path);
         }
         Ok(batch.delete(self.due(lease, key)?))

@@ -16,7 +16,7 @@ use crate::lease::store::{Found, Leases};
 use crate::lease::{Lease, State};
 use crate::reply::{LeaseInfo, Reply};
 use crate::scope::Scope;
-use audit::{Decision, Outcome, Subject};
+use audit::{Decision, Outcome, Record, Subject};
 use identity::{ChangeError, Principal, TokenKind};
 use serde::Serialize;
 use std::time::Duration;
@@ -118,6 +118,10 @@ async fn intend(
     asked: &Asked<'_>,
 ) -> Result<(Found, Zeroizing<String>), VaultError> {
     let (leases, now) = (Leases::of(scope.vault)?, scope.now());
+    // the lease counts from when it was asked for: who has waited long might be making it when it is taken back
+    if scope.call.info.began.elapsed() > WAITED_MAX {
+        return Err(VaultError::Unavailable("DATABASE_UNAVAILABLE"));
+    }
     let Asked { name, role, loaded, .. } = asked;
     let mut batch = gone::still_there(scope.vault, scope.batch()?, scope.mount)?
         .revision_is(role::SHELF.path(scope, name)?, asked.role_revision)
@@ -160,7 +164,9 @@ async fn intend(
     };
     let key = leases.key(&lease.id);
     let batch = leases.add(batch, &lease, &key)?;
+    // who asked is found by the lease that later leaves name
     let record = scope.record(scope.subject(), Decision::Allowed, Outcome::Asked);
+    let record = Record { path: &lease.id, ..record };
     let revision = scope.vault.commit(batch, &record).await?;
     Ok((Found { key, lease, revision }, password))
 }
@@ -269,5 +275,6 @@ fn round_secs(ttl: Duration) -> u64 {
 }
 
 const ID_LENGTH: usize = 24;
-/// Well before the queue takes it for unfinished.
+/// Together well before the queue takes it for unfinished.
 const MADE_WITHIN: Duration = Duration::from_secs(9);
+const WAITED_MAX: Duration = Duration::from_secs(4);

@@ -122,14 +122,14 @@ mod tests {
     fn nothing_that_a_name_is_made_of_ends_a_quotation() {
         let parts = Parts { display_name: "a\";x'\\\0ä", role: "r'; DROP", unix_secs: 7 };
         for (template, expected) in [
-            ("", "v-a--x----r---DRO-RRRRRRRRRRRRRRRRRRRR-7"),
+            ("", "v-a--x-----r---DROP-RRRRRRRRRRRRRRRRRRRR-7"),
             ("{{random 12}}\"'--", "RRRRRRRRRRRR----"),
             ("{{.RoleName | uppercase | truncate 3}}_{{ random 10 }}", "R---_RRRRRRRRRR"),
         ] {
             let mut text = String::new();
             render(or_default(template), &parts, &mut text, &mut |count| Ok("R".repeat(count))).unwrap();
             let name: String = text.chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
-            assert_eq!(name.replace("r---DROP", "r---DRO"), expected.replace("R---_", "R---_").as_str(), "{template}");
+            assert_eq!(name, expected, "{template}");
         }
         for (template, sound) in [
             ("", true),
