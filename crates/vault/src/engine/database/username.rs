@@ -124,7 +124,7 @@ mod tests {
         for (template, expected) in [
             ("", "v-a--x-----r---DROP-RRRRRRRRRRRRRRRRRRRR-7"),
             ("{{random 12}}\"'--", "RRRRRRRRRRRR----"),
-            ("{{.RoleName | uppercase | truncate 3}}_{{ random 10 }}", "R---_RRRRRRRRRR"),
+            ("{{.RoleName | uppercase | truncate 3}}_{{ random 10 }}", "R--_RRRRRRRRRR"),
         ] {
             let mut text = String::new();
             render(or_default(template), &parts, &mut text, &mut |count| Ok("R".repeat(count))).unwrap();
