@@ -158,6 +158,9 @@ pub async fn same_generation(barrier: Arc<Barrier>, generation: u64) {
 pub async fn leases(vault: vault::Vault) {
     loop {
         tokio::time::sleep(LEASES_EVERY).await;
+        if vault.is_sealed() {
+            continue;
+        }
         for _ in 0..PAGES_MAX {
             if told("leases", vault::lease::work(&vault, SystemClock.now()).await) == 0 {
                 break;

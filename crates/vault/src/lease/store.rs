@@ -27,7 +27,7 @@ impl Leases {
     }
 
     /// By what a lease of this id stands.
-    pub(crate) fn key(&self, id: &str) -> String {
+    pub(crate) fn key(&self, id: &str) -> Result<String, VaultError> {
         self.view.hash(b"vault/lease", id)
     }
 
@@ -54,7 +54,7 @@ impl Leases {
 
     /// Of what was asked for at one path.
     pub(crate) fn at_path(&self, path: &str) -> Result<EntryPath, VaultError> {
-        self.view.path(&format!("p/{}", self.view.hash(b"vault/lease-path", path)))
+        self.view.path(&format!("p/{}", self.view.hash(b"vault/lease-path", path)?))
     }
 
     pub(crate) fn of_target(&self, mount: &str, target: &str) -> Result<EntryPath, VaultError> {
@@ -62,11 +62,11 @@ impl Leases {
     }
 
     pub(crate) fn of_token(&self, accessor: &str) -> Result<EntryPath, VaultError> {
-        self.view.path(&format!("a/{}", self.view.hash(b"vault/lease-token", accessor)))
+        self.view.path(&format!("a/{}", self.view.hash(b"vault/lease-token", accessor)?))
     }
 
     pub(crate) fn of_entity(&self, entity: &str) -> Result<EntryPath, VaultError> {
-        self.view.path(&format!("e/{}", self.view.hash(b"vault/lease-entity", entity)))
+        self.view.path(&format!("e/{}", self.view.hash(b"vault/lease-entity", entity)?))
     }
 
     pub(crate) fn targets(&self) -> Result<EntryPath, VaultError> {

@@ -77,7 +77,7 @@ async fn asked<'a>(scope: &Scope<'_>, name: &'a str) -> Result<Asked<'a>, VaultE
 fn window(scope: &Scope<'_>, leases: &Leases, name: &str) -> Result<String, VaultError> {
     let by = scope.by()?;
     let who = by.entity().map_or_else(|| by.id().to_owned(), |entity| format!("entity/{entity}"));
-    Ok(leases.view.hash(b"vault/lease-window", &format!("{}/{name}/{who}", scope.mount.id)))
+    leases.view.hash(b"vault/lease-window", &format!("{}/{name}/{who}", scope.mount.id))
 }
 
 /// What the same asker was given a moment ago, where the role gives it again: to the token that it was lent to.
@@ -162,7 +162,7 @@ async fn intend(
         password: windowed.then(|| password.clone()),
         window: if windowed { Some(window(scope, &leases, name)?) } else { None },
     };
-    let key = leases.key(&lease.id);
+    let key = leases.key(&lease.id)?;
     let batch = leases.add(batch, &lease, &key)?;
     // who asked is found by the lease that later leaves name
     let record = scope.record(scope.subject(), Decision::Allowed, Outcome::Asked);
@@ -184,7 +184,7 @@ fn user_name(scope: &Scope<'_>, by: &Principal, asked: &Asked<'_>) -> Result<Str
 
 /// Where fewer live than may: under a condition that only one of those who count at once meets.
 async fn counted(leases: &Leases, batch: storage::Batch, path: &str, most: u32) -> Result<storage::Batch, VaultError> {
-    let cap = leases.view.path(&format!("cap/{}", leases.view.hash(b"vault/lease-path", path)))?;
+    let cap = leases.view.path(&format!("cap/{}", leases.view.hash(b"vault/lease-path", path)?))?;
     let stands = leases.view.load(&cap).await?;
     let (folder, mut after, mut live) = (leases.at_path(path)?, None, 0u32);
     loop {

@@ -21,7 +21,7 @@ use storage::EntryPath;
 /// The lease of this id, if it is one of ours.
 pub(super) async fn find(scope: &Scope<'_>, id: &str) -> Result<Option<Found>, VaultError> {
     let leases = Leases::of(scope.vault)?;
-    leases.load(&leases.key(id)).await
+    leases.load(&leases.key(id)?).await
 }
 
 #[derive(Serialize)]
