@@ -82,9 +82,6 @@ impl Wired {
         let vault_caches = Arc::new(vault::Caches::new(VALUES_MAX));
         reseal_gauges(&metrics, &vault_caches);
         lease_gauges(&metrics, &vault_caches);
-        // without authorities that the system trusts a database is believed by its configuration's alone
-        let databases =
-            plugins::databases(client::authorities(None).unwrap_or_else(|_| rustls::RootCertStore::empty()));
         log_gauges(&metrics, log);
         let closed = barrier.closed();
         metrics.gauge("sealed", "1 while the server is sealed by hand", move || i64::from(*closed.borrow()));
@@ -119,7 +116,7 @@ impl Wired {
             identity_caches,
             kms_caches,
             vault_caches,
-            databases,
+            databases: databases(),
             boundary: options,
             watched_boundary,
             operator: Arc::new(operator),
@@ -295,6 +292,11 @@ async fn still_agrees(log: Arc<Log>) {
         std::future::pending::<()>().await;
     }
     tracing::error!("the audit log is not the one that the boundary has signed");
+}
+
+/// Without authorities that the system trusts a database is believed by its configuration's alone.
+fn databases() -> vault::Databases {
+    plugins::databases(client::authorities(None).unwrap_or_else(|_| rustls::RootCertStore::empty()))
 }
 
 fn lease_gauges(metrics: &Metrics, vault: &Arc<vault::Caches>) {
