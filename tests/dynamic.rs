@@ -26,13 +26,14 @@ fn misuse(stand: &Stand, user: &User) -> Vec<tests::postgres::Session> {
 fn a_user_ends_with_its_lease_whatever_it_has_left_behind() {
     let stand = Stand::new();
     stand.pg.sql("postgres", "GRANT CREATE ON DATABASE \"a\"\";drop\" TO app_ro");
-    stand.role("short", json!({"default_ttl": "4s"}));
+    stand.role("short", json!({"default_ttl": "7s"}));
     let user = stand.user("short");
     assert!(stand.logs_in(&user));
     let shown = stand.lookup(&user.lease).unwrap();
     assert_eq!(shown["data"]["state"], "active");
     let mut sessions = misuse(&stand, &user);
     assert_eq!(stand.sessions(&user), "4");
+    assert!(sessions.iter_mut().all(tests::postgres::Session::lives));
     stand.gone(&user, 15);
     assert!(sessions.iter_mut().all(|session| !session.lives()));
     let said = stand.recorded(&user.lease);

@@ -22,6 +22,8 @@ pub struct Postgres {
 pub struct Session {
     child: Child,
     stdin: Option<ChildStdin>,
+    /// Open as long as the session is: psql ends where nobody reads.
+    _stdout: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
 }
 
 impl Postgres {
@@ -95,7 +97,7 @@ impl Postgres {
         stdin.write_all(format!("{text};\n\\echo open\n").as_bytes()).unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap() == "open"), "the session was not opened");
-        Session { child, stdin: Some(stdin) }
+        Session { child, stdin: Some(stdin), _stdout: lines }
     }
 
     fn psql(&self, user: &str, password: &str, database: &str) -> Command {
