@@ -5,8 +5,8 @@
 //! Always: an engine sees its own mount's part of the store and nothing else.
 //! Never: a secret in an error, a record, a log, or a path of the store.
 //!
-//! Not there yet, and refused by name: locks of namespaces; entity aliases chosen at token creation. Stateless tokens of an auth method that is disabled live to their end. As in Vault,
-//! who may write users, roles, entities and groups may give any policy but `root`: whoever holds such a right is trusted so far.
+//! Not there yet, and refused by name: locks of namespaces; databases in a namespace; entity aliases chosen at token creation.
+//! Stateless tokens of an auth method that is disabled live to their end. As in Vault, who may write users, roles, entities and groups may give any policy but `root`: whoever holds such a right is trusted so far.
 #![forbid(unsafe_code)]
 
 pub mod auth;

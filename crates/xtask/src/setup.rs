@@ -100,7 +100,6 @@ fn is_installed(package: &str) -> bool {
         "postgresql" => "/usr/lib/postgresql/*/bin/initdb",
         "rsyslog" => "/usr/sbin/rsyslogd",
         // its programs stand below a folder of its version
-        "postgresql" => "/usr/lib/postgresql/*/bin/initdb",
         "rsyslog-openssl" => {
             let listed =
                 Command::new("dpkg").args(["-L", package]).stdout(Stdio::null()).stderr(Stdio::null()).status();

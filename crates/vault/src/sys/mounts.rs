@@ -181,6 +181,12 @@ async fn enable(scope: &Scope<'_>, auth: bool, at: &str) -> Result<Reply, VaultE
         Kind::secrets(&type_name, options.get("version").map(String::as_str))
     };
     let kind = kind.ok_or_else(|| VaultError::field("type", format!("`{}` cannot be mounted here", *type_name)))?;
+    if kind == Kind::Database && !scope.vault.namespace().is_empty() {
+        return Err(VaultError::field(
+            "type",
+            "`database` is mounted in the root alone: nobody takes back what a namespace lends",
+        ));
+    }
     let description = description(body)?.unwrap_or_default();
     let mut mount = scope.vault.new_mount(kind, &description, scope.now())?;
     if let Some(config) = body.inner("config")? {

@@ -438,6 +438,9 @@ async fn what_is_the_roots_is_told_to_nobody_in_a_namespace() {
             assert_eq!((status, told), (400, json!({"errors": ["unsupported path"]})), "{path}");
         }
     }
+    // nobody would take back what it lends
+    let (status, told) = asked(&rig, within("a", &own), Write, "sys/mounts/db", json!({"type": "database"})).await;
+    assert_eq!(status, 400, "{told}");
     for path in ["sys/mounts", "sys/leases/count", "sys/internal/specs/openapi", "sys/policy"] {
         done(&rig, within("a", &own), Read, path, Value::Null).await;
     }
