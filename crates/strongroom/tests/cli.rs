@@ -222,6 +222,7 @@ fn every_command_answers_in_both_formats() {
         secrets(&mut session);
         namespaces(&mut session);
         operator(&mut session);
+        officers_and_leases(&mut session);
         boundary(&mut session);
         let mut expected = all_paths();
         // these do not talk to a server, and print no answer: `dev` runs this test, the others have their own
@@ -230,6 +231,9 @@ fn every_command_answers_in_both_formats() {
         }
         // these ask no server either: tests/audit.rs
         expected.retain(|command| !command.starts_with("audit "));
+        for command in ELSEWHERE {
+            assert!(expected.remove(command), "{command}");
+        }
         assert_eq!(session.ran, expected, "{format}");
     }
 }
@@ -519,6 +523,31 @@ fn operator(session: &mut Session<'_>) {
     std::fs::write(session.rig.file(&format!("{f}.restored/sealed")), "it is an old copy").unwrap();
     assert_eq!(session.ok(&acknowledge).get("acknowledged"), "it is an old copy");
 }
+
+fn officers_and_leases(session: &mut Session<'_>) {
+    for command in ["operator rotate", "operator key-status", "operator rekey status", "operator generate-root status"] {
+        session.ok(command);
+    }
+    for command in ["operator rekey cancel", "operator generate-root cancel", "lease count", "lease queue"] {
+        session.ok(command);
+    }
+}
+
+/// What seals the server, takes officers' shares, another store or a database: tests/seal.rs, migrate.rs, dynamic.rs.
+const ELSEWHERE: [&str; 12] = [
+    "operator seal",
+    "operator unseal",
+    "operator init",
+    "operator rekey begin",
+    "operator rekey share",
+    "operator generate-root begin",
+    "operator generate-root share",
+    "operator generate-root decode",
+    "operator migrate",
+    "lease lookup",
+    "lease renew",
+    "lease revoke",
+];
 
 fn boundary(session: &mut Session<'_>) {
     let (f, rig) = (session.format, session.rig);

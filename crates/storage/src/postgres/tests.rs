@@ -198,7 +198,9 @@ async fn nothing_waits_for_a_database_that_answers_nothing_and_no_outcome_is_gue
     server.go_on();
     // its fate is decided by a batch of nothing under its id, and then it stays so
     let decided = soon(Duration::from_secs(10), async || store.commit(Batch::new(unknown.id)).await.ok()).await;
-    let (_, found) = store.get(&[at("t/b")], AtLeast::Revision(decided)).await.unwrap();
+    let there = [at("t/b")];
+    let read = async || store.get(&there, AtLeast::Revision(decided)).await.ok();
+    let (_, found) = soon(Duration::from_secs(10), read).await;
     let came = found[0].as_ref().map(|entry| entry.revision);
     assert!(came.is_none_or(|came| came == decided));
     assert_eq!(store.committed(unknown.id).await, Ok(Some(decided)));

@@ -84,7 +84,9 @@ pub enum Rekey {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+    /// How far the attempt is
     Status,
+    /// End the attempt; what was brought to it is dropped
     Cancel,
 }
 
@@ -118,7 +120,9 @@ pub enum GenerateRoot {
         #[arg(long, value_name = "FILE")]
         token_out: PathBuf,
     },
+    /// How far the attempt is
     Status,
+    /// End the attempt; what was brought to it is dropped
     Cancel,
 }
 
