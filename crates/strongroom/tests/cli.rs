@@ -525,7 +525,8 @@ fn operator(session: &mut Session<'_>) {
 }
 
 fn officers_and_leases(session: &mut Session<'_>) {
-    for command in ["operator rotate", "operator key-status", "operator rekey status", "operator generate-root status"] {
+    for command in ["operator rotate", "operator key-status", "operator rekey status", "operator generate-root status"]
+    {
         session.ok(command);
     }
     for command in ["operator rekey cancel", "operator generate-root cancel", "lease count", "lease queue"] {
