@@ -4,8 +4,11 @@
 //! It is made once, split by Shamir's scheme, and shown once. The store keeps its keyed hash, by which it is recognised. It
 //! opens nothing by itself: the boundary does, or the barrier that is open.
 //!
-//! Always: a key is compared in constant time, and one that is wrong ends the attempt; from that address the next one waits,
-//! longer each time.
+//! Of each share its keyed hash stands there too, so that what is none is refused by itself.
+//!
+//! Always: compared in constant time. What is no share of the key changes nothing of an attempt, whoever brings it: strangers
+//! cannot spoil what officers do. (Nobody is made to wait: of 256 random bits nothing is guessed, and officers may come from
+//! a stranger's address.)
 //! Always: an attempt stands in the memory of the node that was asked, for an hour at most: all shares go to one node.
 //! Never: a share, or the key, in the store, the log, an error, or longer in memory than the attempt.
 
@@ -18,10 +21,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use envelope::{SecretBytes, SecretKey, Timestamp, mac, shamir};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use storage::{BarrierError, EntryPath, Revision};
+use storage::{AtLeast, Barrier, BarrierError, EntryPath, Revision};
 use zeroize::Zeroizing;
 
 /// What the store knows of the recovery key.
@@ -33,6 +34,9 @@ pub(crate) struct Recovery {
     pub(crate) threshold: u8,
     /// HMAC-SHA-256 under the key itself, of the cluster's id: who reads it learns nothing of 256 random bits.
     verifier: String,
+    /// The same of each share, under 256 random bits of its own. Of older keys nothing: their shares are tried together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    of_shares: Vec<String>,
     /// Unix milliseconds.
     made: u64,
 }
@@ -73,14 +77,31 @@ impl Recovery {
         let Split { shares, threshold } = split;
         let split = shamir::split(key.expose(), threshold, shares, fill);
         let split = split.map_err(|error| VaultError::Internal(error.to_string().into()))?;
-        let verifier = hex::encode(verifier(&key, vault.barrier().cluster_id()));
-        Ok((Self { version: VERSION, shares, threshold, verifier, made: now.unix_millis() }, split))
+        let cluster = vault.barrier().cluster_id();
+        let verifier = hex::encode(verifier(&key, cluster));
+        let of_shares = split.iter().filter_map(|share| share_verifier(share, cluster)).map(hex::encode).collect();
+        Ok((Self { version: VERSION, shares, threshold, verifier, of_shares, made: now.unix_millis() }, split))
     }
 
     /// Whether this is the key.
     pub(crate) fn is(&self, key: &SecretKey, cluster: &[u8; 16]) -> bool {
         let mut known = [0; 32];
         hex::decode_to_slice(&self.verifier, &mut known).is_ok() && mac::equal(&known, &verifier(key, cluster))
+    }
+
+    /// Whether this is one of its shares, as far as that is known.
+    fn has(&self, share: &SecretBytes, cluster: &[u8; 16]) -> bool {
+        let Some(shown) = share_verifier(share, cluster) else { return false };
+        let is_shown = |known: &String| {
+            let mut bytes = [0; 32];
+            hex::decode_to_slice(known, &mut bytes).is_ok() & mac::equal(&bytes, &shown)
+        };
+        self.of_shares.is_empty() || self.of_shares.iter().fold(false, |found, known| found | is_shown(known))
+    }
+
+    fn decode(text: &[u8]) -> Result<Self, VaultError> {
+        let found = serde_json::from_slice(text).ok().filter(|found: &Self| found.version == VERSION);
+        found.ok_or_else(|| VaultError::Internal("the stored recovery key's hash cannot be read".into()))
     }
 
     pub(crate) fn encode(&self) -> Result<Vec<u8>, VaultError> {
@@ -90,6 +111,11 @@ impl Recovery {
 
 fn verifier(key: &SecretKey, cluster: &[u8; 16]) -> [u8; 32] {
     mac::hmac_sha256(key, &[b"sr/v1/recovery", cluster])
+}
+
+fn share_verifier(share: &SecretBytes, cluster: &[u8; 16]) -> Option<[u8; 32]> {
+    let (value, number) = share.expose().split_at_checked(SHARE_BYTES - 1)?;
+    Some(mac::hmac_sha256(&SecretKey::from_slice(value)?, &[b"sr/v1/recovery-share", cluster, number]))
 }
 
 /// Where it stands.
@@ -102,11 +128,14 @@ pub(crate) fn place(vault: &Vault) -> Result<(View, EntryPath), VaultError> {
 pub(crate) async fn load(vault: &Vault) -> Result<Option<(Recovery, Revision)>, VaultError> {
     let (view, place) = place(vault)?;
     let Some(found) = view.load(&place).await? else { return Ok(None) };
-    let recovery: Recovery = serde_json::from_slice(found.value.expose())
-        .ok()
-        .filter(|found: &Recovery| found.version == VERSION)
-        .ok_or_else(|| VaultError::Internal("the stored recovery key's hash cannot be read".into()))?;
-    Ok(Some((recovery, found.revision)))
+    Ok(Some((Recovery::decode(found.value.expose())?, found.revision)))
+}
+
+/// As the store has it now, by keys that the vault's own barrier does not have yet.
+pub(crate) async fn load_by(barrier: &Barrier, vault: &Vault) -> Result<Option<Recovery>, VaultError> {
+    let (_, place) = place(vault)?;
+    let (_, found) = barrier.get(std::slice::from_ref(&place), AtLeast::Latest).await?;
+    found.into_iter().flatten().next().map(|found| Recovery::decode(found.value.expose())).transpose()
 }
 
 impl Vault {
@@ -172,7 +201,7 @@ pub(crate) struct Gathering {
 pub(crate) enum Added {
     Missing,
     Complete,
-    /// They do not make the key: another attempt begins without any.
+    /// It is no share of the key, or they do not make it; the attempt stands.
     Wrong,
 }
 
@@ -189,16 +218,33 @@ impl Gathering {
         now.since(self.began) >= ATTEMPT_MAX
     }
 
-    /// The same share again changes nothing.
+    /// The same share again changes nothing, and what is no share neither.
     pub(crate) fn add(&mut self, share: SecretBytes, of: &Recovery, cluster: &[u8; 16]) -> Added {
-        if !self.shares.iter().any(|known| mac::equal(known.expose(), share.expose())) {
+        if !of.has(&share, cluster) {
+            return Added::Wrong;
+        }
+        if !self.holds(&share) {
             self.shares.push(share);
         }
         if self.shares.len() < usize::from(of.threshold) {
             return Added::Missing;
         }
         let key = shamir::combine(&self.shares).ok().and_then(|key| SecretKey::from_slice(key.expose()));
-        if key.is_some_and(|key| of.is(&key, cluster)) { Added::Complete } else { Added::Wrong }
+        if key.is_some_and(|key| of.is(&key, cluster)) {
+            return Added::Complete;
+        }
+        // of an older key: nobody knows which of them is none
+        self.shares.clear();
+        Added::Wrong
+    }
+
+    fn holds(&self, share: &SecretBytes) -> bool {
+        self.shares.iter().any(|known| mac::equal(known.expose(), share.expose()))
+    }
+
+    /// Whether another one has all shares that this one has, and this one some.
+    pub(crate) fn is_within(&self, other: &Self) -> bool {
+        !self.shares.is_empty() && self.shares.iter().all(|share| other.holds(share))
     }
 
     /// Without the last one: what it would have completed could not be done.
@@ -206,84 +252,43 @@ impl Gathering {
         self.shares.pop();
     }
 
-    pub(crate) fn check_nonce(&self, body: &crate::Body) -> Result<(), VaultError> {
-        let given = body.string("nonce")?;
-        if given.is_some_and(|given| *given == self.nonce) {
-            return Ok(());
-        }
-        Err(VaultError::Invalid(
-            format!("incorrect nonce supplied; nonce for this operation is \"{}\"", self.nonce).into(),
-        ))
+    /// Whether this is what was told when it began. Who knows it may bring shares to it, and end it.
+    pub(crate) fn is_named(&self, nonce: &str) -> bool {
+        mac::equal(nonce.as_bytes(), self.nonce.as_bytes())
     }
+}
+
+/// The nonce that a request brings, in its body or beside its path.
+pub(crate) fn nonce(call: &crate::Call) -> Result<Zeroizing<String>, VaultError> {
+    let given = call.body.string("nonce")?;
+    let given = given.or_else(|| call.parameter("nonce").map(|nonce| Zeroizing::new(nonce.to_owned())));
+    given
+        .filter(|nonce| !nonce.is_empty())
+        .ok_or_else(|| VaultError::field("nonce", "missing: it was told when the attempt began"))
+}
+
+pub(crate) fn other_nonce() -> VaultError {
+    VaultError::Invalid("incorrect nonce supplied".into())
 }
 
 impl std::fmt::Debug for Gathering {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gathering").field("nonce", &self.nonce).field("progress", &self.shares.len()).finish()
+        f.debug_struct("Gathering").field("progress", &self.shares.len()).finish_non_exhaustive()
     }
 }
 
-/// After wrong shares: how long nothing is tried, by address. Who guesses is slowed down, and nobody else with them.
-#[derive(Debug, Default)]
-pub(crate) struct Patience(Mutex<HashMap<String, Waits>>);
-
-#[derive(Debug, Default)]
-struct Waits {
-    wrong: u32,
-    until: u64,
-}
-
-impl Patience {
-    pub(crate) fn check(&self, from: &str, now: Timestamp) -> Result<(), VaultError> {
-        if self.waits().get(host(from)).is_some_and(|waits| now.unix_millis() < waits.until) {
-            return Err(VaultError::Limited("the last shares were wrong: wait a moment, and begin anew".into()));
-        }
-        Ok(())
-    }
-
-    /// A second, two, four, at most a minute.
-    pub(crate) fn was_wrong(&self, from: &str, now: Timestamp) {
-        let mut all = self.waits();
-        if all.len() >= ADDRESSES_MAX {
-            all.retain(|_, waits| now.unix_millis() < waits.until);
-        }
-        // of so many at once, some are slowed down by the bound on strangers' records alone
-        if all.len() >= ADDRESSES_MAX {
-            return;
-        }
-        let waits = all.entry(host(from).to_owned()).or_default();
-        let wait = Duration::from_secs(1 << waits.wrong.min(6)).min(WAIT_MAX);
-        waits.wrong = waits.wrong.saturating_add(1);
-        waits.until = now.plus(wait).unix_millis();
-    }
-
-    pub(crate) fn was_right(&self, from: &str) {
-        self.waits().remove(host(from));
-    }
-
-    fn waits(&self) -> MutexGuard<'_, HashMap<String, Waits>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// An address without its port.
-fn host(from: &str) -> &str {
-    from.rsplit_once(':').map_or(from, |(host, _)| host)
-}
-
-/// What is under way on this node: one of each kind.
+/// What is under way on this node.
 #[derive(Debug, Default)]
 pub(crate) struct Ceremonies {
     /// Set while the server is sealed by hand.
     pub(crate) sealed: tokio::sync::Mutex<Option<crate::seal::Sealed>>,
-    pub(crate) root: tokio::sync::Mutex<Option<crate::sys::RootAttempt>>,
+    pub(crate) root: tokio::sync::Mutex<crate::sys::RootAttempts>,
     pub(crate) rekey: tokio::sync::Mutex<Option<crate::sys::RekeyAttempt>>,
-    pub(crate) patience: Patience,
 }
 
-/// What a share that was wrong is answered by; the attempt is over.
+/// What a share that was wrong is answered by.
 pub(crate) fn wrong() -> VaultError {
-    VaultError::Invalid("the shares do not make the recovery key; the attempt is over, begin anew".into())
+    VaultError::Invalid("this is no share of the recovery key; the attempt stands as it was".into())
 }
 
 /// By what an act of officers was allowed, in the log.
@@ -292,8 +297,6 @@ const VERSION: u8 = 1;
 /// The key, and the number of the share.
 const SHARE_BYTES: usize = 33;
 const ATTEMPT_MAX: Duration = Duration::from_secs(3600);
-const ADDRESSES_MAX: usize = 1024;
-const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// As every record of a request is made, allowed by shares.
 pub(crate) fn by_shares(record: Record<'_>) -> Record<'_> {
@@ -303,10 +306,6 @@ pub(crate) fn by_shares(record: Record<'_>) -> Record<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn at(secs: u64) -> Timestamp {
-        Timestamp::from_unix_millis(secs * 1000)
-    }
 
     #[test]
     fn a_split_has_no_copies_of_the_key() {
@@ -335,27 +334,5 @@ mod tests {
         for text in ["", "00", "zz", &"00".repeat(32), &"00".repeat(34), &"=".repeat(44)] {
             assert!(parse(text).is_none(), "{text}");
         }
-    }
-
-    #[test]
-    fn who_was_wrong_waits_longer_each_time_and_a_minute_at_most() {
-        let patience = Patience::default();
-        let mut now = 0;
-        for wait in [1, 2, 4, 8, 16, 32, 60, 60] {
-            assert!(patience.check("a:1", at(now)).is_ok());
-            patience.was_wrong("a:1", at(now));
-            assert!(patience.check("a:2", at(now + wait - 1)).is_err(), "{wait}");
-            assert!(patience.check("b:1", at(now + wait - 1)).is_ok(), "others do not");
-            now += wait;
-        }
-        patience.was_wrong("a:1", at(now));
-        patience.was_right("a:2");
-        assert!(patience.check("a:1", at(now)).is_ok());
-        patience.was_wrong("a:1", at(now));
-        assert!(patience.check("a:1", at(now + 1)).is_ok());
-        for n in 0..2 * ADDRESSES_MAX {
-            patience.was_wrong(&format!("{n}:1"), at(now));
-        }
-        assert_eq!(patience.waits().len(), ADDRESSES_MAX);
     }
 }

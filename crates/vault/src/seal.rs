@@ -8,8 +8,9 @@
 //! key, or its process, can ask the boundary to open the keyring again, as a restart does: to shut that door too, stop the
 //! boundary, or take the server's pin away from it. Other nodes serve on: each is sealed by itself.
 //!
-//! As in Vault, nobody is recognised while it is sealed: whoever reaches the port can spoil the officers' attempt by wrong shares,
-//! and make no use of it. A restart needs no shares.
+//! As in Vault, nobody is recognised while it is sealed. What is no share of the recovery key changes nothing, and what was brought
+//! is dropped (`reset`) only by who brings a share beside it: strangers cannot spoil what officers do. A restart needs no shares.
+//! It is the root's: in a namespace all is SEALED.
 //!
 //! Always: asked is the boundary again, when enough recovery shares came together; or at the next start, which unseals by
 //! itself. What a request is in the middle of when it is sealed ends with SEALED, or with the values that it had opened.
@@ -24,7 +25,8 @@ use crate::service::Vault;
 use crate::sys::status;
 use audit::{Decision, Outcome, Record, Subject};
 use kms::boot::BootError;
-use storage::Invalidate as _;
+use std::sync::Arc;
+use storage::{Barrier, Invalidate as _};
 
 /// What is known while it is sealed.
 #[derive(Debug)]
@@ -49,10 +51,13 @@ impl Vault {
 
     async fn close(&self, recovery: Option<Recovery>) {
         let ceremonies = self.ceremonies();
-        *ceremonies.sealed.lock().await = Some(Sealed { recovery, gathering: None });
+        // who unseals, or is asked what the seal is, finds it whole or not at all
+        let mut sealed = ceremonies.sealed.lock().await;
+        *sealed = Some(Sealed { recovery, gathering: None });
         self.barrier().close();
+        drop(sealed);
         self.forget();
-        *ceremonies.root.lock().await = None;
+        ceremonies.root.lock().await.clear();
         *ceremonies.rekey.lock().await = None;
     }
 }
@@ -74,6 +79,9 @@ pub(crate) async fn seal(scope: &Scope<'_>) -> Result<Reply, VaultError> {
 pub(crate) async fn serve(vault: &Vault, call: &Call) -> Result<Reply, VaultError> {
     let outcome = answer(vault, call).await;
     let told = call.path.told();
+    if !call.namespace.is_empty() {
+        let _ = call.info.namespace.set(call.namespace.as_ref().into());
+    }
     let (decision, outcome_told) = match &outcome {
         Ok(_) => (Decision::Allowed, Outcome::Done),
         Err(error) if error.is_unrecorded() => return outcome,
@@ -85,6 +93,9 @@ pub(crate) async fn serve(vault: &Vault, call: &Call) -> Result<Reply, VaultErro
 }
 
 async fn answer(vault: &Vault, call: &Call) -> Result<Reply, VaultError> {
+    if !call.namespace.is_empty() {
+        return Err(VaultError::Sealed);
+    }
     match (call.path.as_str().trim_end_matches('/'), call.verb) {
         ("sys/health", Verb::Read) => status::health(vault, call),
         ("sys/seal-status", Verb::Read) => status::seal_status(vault).await,
@@ -97,40 +108,9 @@ async fn answer(vault: &Vault, call: &Call) -> Result<Reply, VaultError> {
 
 /// One share more. Of an unsealed server: what the seal is.
 pub(crate) async fn unseal(vault: &Vault, call: &Call) -> Result<Reply, VaultError> {
-    let now = call.info.now;
     let mut sealed = vault.ceremonies().sealed.lock().await;
     if let Some(sealed) = sealed.as_mut().filter(|_| vault.is_sealed()) {
-        if call.body.bool("reset")? == Some(true) {
-            sealed.gathering = None;
-        } else {
-            let recovery = sealed.recovery.clone().ok_or_else(none)?;
-            let share = recovery::share(&call.body)?;
-            vault.ceremonies().patience.check(&call.info.from, now)?;
-            let stale = |gathering: &Gathering| gathering.is_stale(now);
-            if sealed.gathering.as_ref().is_none_or(stale) {
-                sealed.gathering = Some(Gathering::new(vault, now)?);
-            }
-            let gathering = sealed.gathering.as_mut();
-            match gathering.map(|gathering| gathering.add(share, &recovery, vault.barrier().cluster_id())) {
-                Some(Added::Missing) => {}
-                Some(Added::Complete) => {
-                    vault.ceremonies().patience.was_right(&call.info.from);
-                    if let Err(error) = open(vault, call).await {
-                        // once it can be opened, one share more is enough
-                        if let Some(gathering) = sealed.gathering.as_mut() {
-                            gathering.take_back();
-                        }
-                        return Err(error);
-                    }
-                    sealed.gathering = None;
-                }
-                Some(Added::Wrong) | None => {
-                    vault.ceremonies().patience.was_wrong(&call.info.from, now);
-                    sealed.gathering = None;
-                    return Err(recovery::wrong());
-                }
-            }
-        }
+        add(vault, call, sealed).await?;
     }
     if !vault.is_sealed() {
         *sealed = None;
@@ -139,13 +119,58 @@ pub(crate) async fn unseal(vault: &Vault, call: &Call) -> Result<Reply, VaultErr
     status::seal_status(vault).await
 }
 
+async fn add(vault: &Vault, call: &Call, sealed: &mut Sealed) -> Result<(), VaultError> {
+    let recovery = sealed.recovery.clone().ok_or_else(none)?;
+    let resets = call.body.bool("reset")? == Some(true);
+    if resets && !call.body.has("key") {
+        return Err(VaultError::field("key", "missing: who drops what was brought shows a share"));
+    }
+    let share = recovery::share(&call.body)?;
+    if sealed.gathering.as_ref().is_none_or(|gathering| gathering.is_stale(call.info.now)) {
+        sealed.gathering = Some(Gathering::new(vault, call.info.now)?);
+    }
+    let Some(gathering) = sealed.gathering.as_mut() else { return Err(none()) };
+    let added = gathering.add(share, &recovery, vault.barrier().cluster_id());
+    match added {
+        Added::Wrong => {
+            // an attempt begins with a share
+            sealed.gathering.take_if(|gathering| gathering.progress() == 0);
+            return Err(recovery::wrong());
+        }
+        Added::Missing | Added::Complete if resets => sealed.gathering = None,
+        Added::Missing => {}
+        Added::Complete => {
+            // where it cannot be opened now, whatever becomes of who asked, one share more is enough
+            gathering.take_back();
+            let opened = open(vault, call, &recovery).await?;
+            sealed.gathering = None;
+            if let Opened::OfAnother(now) = opened {
+                sealed.recovery = now;
+                return Err(recovery::wrong());
+            }
+        }
+    }
+    Ok(())
+}
+
 fn none() -> VaultError {
     VaultError::Invalid("there are no recovery shares: start the server again, which unseals it".into())
 }
 
+enum Opened {
+    Unsealed,
+    /// The shares are of a key that counts no more: on another node, or as this one was being sealed, it was made anew.
+    OfAnother(Option<Recovery>),
+}
+
 /// The boundary opens the keyring anew. That it did is in the log before anything is served.
-async fn open(vault: &Vault, call: &Call) -> Result<(), VaultError> {
+async fn open(vault: &Vault, call: &Call, by: &Recovery) -> Result<Opened, VaultError> {
     let keyring = vault.kms().open_keyring().await.map_err(not_opened)?;
+    let opened = Barrier::new(Arc::clone(vault.barrier().storage()), *vault.barrier().cluster_id(), keyring);
+    let counts = recovery::load_by(&opened, vault).await?;
+    if counts.as_ref() != Some(by) {
+        return Ok(Opened::OfAnother(counts));
+    }
     let leaf = Record {
         path: "sys/unseal",
         from: &call.info.from,
@@ -153,9 +178,9 @@ async fn open(vault: &Vault, call: &Call) -> Result<(), VaultError> {
     };
     vault.changes().log(&leaf).await?;
     vault.forget();
-    vault.barrier().reopen(keyring);
+    vault.barrier().reopen(opened.keyring()?);
     tracing::warn!("unsealed by recovery shares");
-    Ok(())
+    Ok(Opened::Unsealed)
 }
 
 fn not_opened(error: BootError) -> VaultError {

@@ -4,11 +4,15 @@
 //! (XOR, base64 without padding): neither has it without the other.
 //! Always: the token is made together with its record, once the shares made the key.
 //!
+//! Always: several attempts stand side by side. Only who began one is told its nonce, and who is told it brings shares to it, asks
+//! for it, or ends it. One that holds a share gives way to nobody else's; of those that hold none, whoever has most gives way.
+//!
 //! # Divergences
 //!
-//! - `pgp_key` is refused. A wrong share ends the attempt. As in Vault, nobody is recognised here: the root token is what is lost.
-//!   So whoever reaches the port can spoil an attempt, by wrong shares or by ending it, and make no use of it: keep others away
-//!   meanwhile.
+//! - `pgp_key` is refused. As in Vault, nobody is recognised here: the root token is what is lost. So whoever reaches the port may
+//!   begin attempts of their own, and do nothing to others': the nonce is told once, not to whoever asks (in Vault, to all), and
+//!   to cancel takes it (`?nonce=`, or in the body). What is no share changes nothing.
+//! - Where strangers of very many networks begin attempts all the time, bring the first share right after the beginning.
 //! - An attempt stands in the memory of one node, for an hour at most.
 
 use crate::call::Verb;
@@ -20,17 +24,63 @@ use crate::sys::status::bare;
 use audit::{Decision, Outcome};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use envelope::SecretBytes;
+use envelope::{SecretBytes, Timestamp};
 use identity::ChangeError;
 use serde::Serialize;
+use std::net::IpAddr;
 use zeroize::Zeroizing;
 
 /// Shares for a new root token.
 #[derive(Debug)]
-pub(crate) struct RootAttempt {
+struct RootAttempt {
     gathering: Gathering,
     recovery: Recovery,
     otp: SecretBytes,
+    /// The network that it was begun from.
+    from: Option<IpAddr>,
+}
+
+/// The oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct RootAttempts(Vec<RootAttempt>);
+
+impl RootAttempts {
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    fn drop_stale(&mut self, now: Timestamp) {
+        self.0.retain(|attempt| !attempt.gathering.is_stale(now));
+    }
+
+    fn named(&self, nonce: &str) -> Option<usize> {
+        self.0.iter().position(|attempt| attempt.gathering.is_named(nonce))
+    }
+
+    /// In place of an older one, where there are too many: without a share, of the network that has most such.
+    fn add(&mut self, attempt: RootAttempt) -> Result<(), VaultError> {
+        if self.0.len() >= ATTEMPTS_MAX {
+            let idle = |attempt: &&RootAttempt| attempt.gathering.progress() == 0;
+            let idle_of = |from| self.0.iter().filter(idle).filter(|attempt| attempt.from == from).count();
+            let idle = self.0.iter().enumerate().rev().filter(|(_, attempt)| idle(attempt));
+            // of several the last one, which is the oldest
+            let gives_way = idle.max_by_key(|(_, attempt)| idle_of(attempt.from)).map(|(at, _)| at);
+            let at =
+                gives_way.ok_or_else(|| VaultError::Limited("too many attempts hold shares: cancel one".into()))?;
+            self.0.remove(at);
+        }
+        self.0.push(attempt);
+        Ok(())
+    }
+
+    /// Who has begun anew with the same shares has left the former attempt.
+    fn drop_within(&mut self, at: usize) {
+        let Some(RootAttempt { gathering: kept, .. }) = self.0.get(at) else { return };
+        let left = |(i, attempt): (usize, &RootAttempt)| i != at && attempt.gathering.is_within(kept);
+        let left: Vec<bool> = self.0.iter().enumerate().map(left).collect();
+        let mut left = left.into_iter();
+        self.0.retain(|_| !left.next().unwrap_or_default());
+    }
 }
 
 #[derive(Serialize, Default)]
@@ -50,33 +100,38 @@ struct Status<'a> {
 pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply, VaultError> {
     use Verb::{Delete, Read, Write};
     match (segments, scope.call.verb) {
-        (["generate-root", "attempt"], Read) => status(scope, None).await,
+        (["generate-root", "attempt"], Read) => status(scope).await,
         (["generate-root", "attempt"], Write) => begin(scope).await,
-        (["generate-root", "attempt"], Delete) => {
-            *scope.vault.ceremonies().root.lock().await = None;
-            Ok(Reply::empty())
-        }
+        (["generate-root", "attempt"], Delete) => cancel(scope).await,
         (["generate-root", "update"], Write) => update(scope).await,
         (["generate-root", "attempt" | "update"], _) => Err(VaultError::Unsupported),
         _ => Err(scope.no_route()),
     }
 }
 
-/// With the one-time password where it is told, once.
-async fn status(scope: &Scope<'_>, otp: Option<&str>) -> Result<Reply, VaultError> {
-    let mut attempt = scope.vault.ceremonies().root.lock().await;
-    if attempt.as_ref().is_some_and(|attempt| attempt.gathering.is_stale(scope.now())) {
-        *attempt = None;
-    }
+/// Of the attempt that is named; otherwise whether there is any.
+async fn status(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let required = recovery::load(scope.vault).await?.map_or(0, |(recovery, _)| recovery.threshold);
-    let status = Status { required, otp_length: OTP_BYTES, otp: otp.unwrap_or_default(), ..Status::default() };
-    match attempt.as_ref() {
+    let status = Status { required, otp_length: OTP_BYTES, ..Status::default() };
+    let mut attempts = scope.vault.ceremonies().root.lock().await;
+    attempts.drop_stale(scope.now());
+    let Some(nonce) = scope.call.parameter("nonce").filter(|nonce| !nonce.is_empty()) else {
+        return bare(200, &Status { started: !attempts.0.is_empty(), ..status });
+    };
+    match attempts.named(nonce).and_then(|at| attempts.0.get(at)) {
         None => bare(200, &status),
         Some(RootAttempt { gathering, .. }) => {
-            let (nonce, progress) = (gathering.nonce.as_str(), gathering.progress());
-            bare(200, &Status { nonce, started: true, progress, ..status })
+            bare(200, &Status { nonce, started: true, progress: gathering.progress(), ..status })
         }
     }
+}
+
+async fn cancel(scope: &Scope<'_>) -> Result<Reply, VaultError> {
+    let nonce = recovery::nonce(scope.call)?;
+    let mut attempts = scope.vault.ceremonies().root.lock().await;
+    let at = attempts.named(&nonce).ok_or_else(recovery::other_nonce)?;
+    attempts.0.remove(at);
+    Ok(Reply::empty())
 }
 
 async fn begin(scope: &Scope<'_>) -> Result<Reply, VaultError> {
@@ -88,20 +143,20 @@ async fn begin(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     if given.as_ref().is_some_and(|otp| otp.len() != OTP_BYTES || !otp.bytes().all(|byte| byte.is_ascii_graphic())) {
         return Err(VaultError::field("otp", format!("not {OTP_BYTES} visible ASCII characters")));
     }
-    vault.ceremonies().patience.check(&scope.call.info.from, scope.now())?;
     let (recovery, _) = recovery::load(vault).await?.ok_or_else(no_shares)?;
     let told = match &given {
         Some(_) => None,
         None => Some(password(scope)?),
     };
     let otp = given.as_ref().or(told.as_ref()).map(|otp| SecretBytes::copy_from(otp.as_bytes())).unwrap_or(none());
-    let mut attempt = vault.ceremonies().root.lock().await;
-    if attempt.as_ref().is_some_and(|attempt| !attempt.gathering.is_stale(scope.now())) {
-        return Err(VaultError::Invalid("root generation already in progress".into()));
-    }
-    *attempt = Some(RootAttempt { gathering: Gathering::new(vault, scope.now())?, recovery, otp });
-    drop(attempt);
-    status(scope, told.as_ref().map(|otp| otp.as_str())).await
+    let (gathering, required) = (Gathering::new(vault, scope.now())?, recovery.threshold);
+    let (nonce, from) = (gathering.nonce.clone(), identity::cidr::network(&scope.call.info.from));
+    let mut attempts = vault.ceremonies().root.lock().await;
+    attempts.drop_stale(scope.now());
+    attempts.add(RootAttempt { gathering, recovery, otp, from })?;
+    drop(attempts);
+    let otp = told.as_ref().map_or("", |otp| otp.as_str());
+    bare(200, &Status { nonce: &nonce, started: true, required, otp, otp_length: OTP_BYTES, ..Status::default() })
 }
 
 fn none() -> SecretBytes {
@@ -126,39 +181,43 @@ fn password(scope: &Scope<'_>) -> Result<Zeroizing<String>, VaultError> {
 }
 
 async fn update(scope: &Scope<'_>) -> Result<Reply, VaultError> {
-    let (vault, now) = (scope.vault, scope.now());
-    let share = recovery::share(&scope.call.body)?;
-    let mut attempt = vault.ceremonies().root.lock().await;
-    let under_way = attempt.as_mut().filter(|attempt| !attempt.gathering.is_stale(now));
-    let none = || VaultError::Invalid("no root generation in progress".into());
-    let RootAttempt { gathering, recovery, .. } = under_way.ok_or_else(none)?;
-    gathering.check_nonce(&scope.call.body)?;
+    let (vault, share) = (scope.vault, recovery::share(&scope.call.body)?);
+    let mut attempts = vault.ceremonies().root.lock().await;
+    attempts.drop_stale(scope.now());
+    if attempts.0.is_empty() {
+        return Err(VaultError::Invalid("no root generation in progress".into()));
+    }
+    let nonce = recovery::nonce(scope.call)?;
+    let at = attempts.named(&nonce).ok_or_else(recovery::other_nonce)?;
+    let RootAttempt { gathering, recovery, .. } = attempts.0.get_mut(at).ok_or_else(recovery::other_nonce)?;
     let added = gathering.add(share, recovery, vault.barrier().cluster_id());
-    let (progress, required, nonce) = (gathering.progress(), recovery.threshold, gathering.nonce.clone());
+    let (progress, required) = (gathering.progress(), recovery.threshold);
     let shown = Status { nonce: &nonce, started: true, progress, required, otp_length: OTP_BYTES, ..Status::default() };
     match added {
-        Added::Missing => bare(200, &shown),
-        Added::Wrong => {
-            *attempt = None;
-            vault.ceremonies().patience.was_wrong(&scope.call.info.from, now);
-            Err(recovery::wrong())
+        Added::Wrong => Err(recovery::wrong()),
+        Added::Missing => {
+            attempts.drop_within(at);
+            bare(200, &shown)
         }
         Added::Complete => {
-            vault.ceremonies().patience.was_right(&scope.call.info.from);
-            let Some(RootAttempt { otp, recovery, .. }) = attempt.take() else { return Err(none()) };
-            // what the shares were for may have been rekeyed in between, here or elsewhere
-            if recovery::load(vault).await?.is_none_or(|(now, _)| now != recovery) {
-                return Err(recovery::wrong());
-            }
-            let encoded = made(scope, &otp).await?;
+            let RootAttempt { otp, recovery, .. } = attempts.0.remove(at);
+            drop(attempts);
+            let encoded = made(scope, &otp, &recovery).await?;
             bare(200, &Status { complete: true, encoded_token: &encoded, encoded_root_token: &encoded, ..shown })
         }
     }
 }
 
-/// Makes the token, and gives it encoded.
-async fn made(scope: &Scope<'_>, otp: &SecretBytes) -> Result<Zeroizing<String>, VaultError> {
-    let (batch, created) = scope.vault.identities().prepare_root(scope.batch()?, scope.now())?;
+/// Makes the token, and gives it encoded; only while the key is the one that the shares are of.
+async fn made(scope: &Scope<'_>, otp: &SecretBytes, of: &Recovery) -> Result<Zeroizing<String>, VaultError> {
+    // it may have been rekeyed in between, here or elsewhere
+    let revision = match recovery::load(scope.vault).await? {
+        Some((now, revision)) if now == *of => revision,
+        Some(_) | None => return Err(recovery::wrong()),
+    };
+    let (_, place) = recovery::place(scope.vault)?;
+    let batch = scope.batch()?.revision_is(place, revision);
+    let (batch, created) = scope.vault.identities().prepare_root(batch, scope.now())?;
     if created.token.len() != otp.len() {
         return Err(VaultError::Internal("a token is as long as its one-time password".into()));
     }
@@ -174,6 +233,8 @@ async fn made(scope: &Scope<'_>, otp: &SecretBytes) -> Result<Zeroizing<String>,
     Ok(Zeroizing::new(STANDARD_NO_PAD.encode(&*mixed)))
 }
 
+/// Side by side.
+const ATTEMPTS_MAX: usize = 64;
 /// As long as a token.
 const OTP_BYTES: usize = 46;
 const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";

@@ -26,7 +26,7 @@ use crate::reply::Reply;
 use crate::scope::Scope;
 use std::borrow::Cow;
 
-pub(crate) use generate_root::RootAttempt;
+pub(crate) use generate_root::RootAttempts;
 pub(crate) use rekey::RekeyAttempt;
 
 #[derive(Debug)]

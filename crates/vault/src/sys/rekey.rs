@@ -8,7 +8,7 @@
 //! # Divergences
 //!
 //! - Who asks has `sudo` on the path (in Vault, anybody): whoever can reach the port could spoil the attempts of officers.
-//! - `pgp_keys` and `backup` are refused. A wrong share ends the attempt.
+//! - `pgp_keys` and `backup` are refused. What is no share changes nothing of an attempt.
 //! - `sys/rekey/*` is of the seal's own key, which the boundary holds: refused by name.
 
 use crate::call::Verb;
@@ -144,7 +144,6 @@ async fn begin(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     if attempt.as_ref().is_some_and(|attempt| !attempt.gathering.is_stale(now)) {
         return Err(VaultError::Invalid("rekey already in progress".into()));
     }
-    vault.ceremonies().patience.check(&scope.call.info.from, now)?;
     let gathering = Gathering::new(vault, now)?;
     let old = recovery::load(vault).await?;
     if old.is_some() {
@@ -198,24 +197,23 @@ fn none() -> VaultError {
     VaultError::Invalid("no rekey in progress".into())
 }
 
+fn named(gathering: &Gathering, scope: &Scope<'_>) -> Result<(), VaultError> {
+    if gathering.is_named(&recovery::nonce(scope.call)?) { Ok(()) } else { Err(recovery::other_nonce()) }
+}
+
 async fn update(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let (vault, now) = (scope.vault, scope.now());
     let share = recovery::share(&scope.call.body)?;
     let mut under_way = vault.ceremonies().rekey.lock().await;
     let gathers = |attempt: &&mut RekeyAttempt| attempt.new.is_none() && !attempt.gathering.is_stale(now);
     let attempt = under_way.as_mut().filter(gathers).ok_or_else(none)?;
-    attempt.gathering.check_nonce(&scope.call.body)?;
+    named(&attempt.gathering, scope)?;
     let (known, revision) = attempt.old.as_ref().ok_or_else(none)?;
     let revision = *revision;
     match attempt.gathering.add(share, known, vault.barrier().cluster_id()) {
         Added::Missing => bare(200, &attempt.status()),
-        Added::Wrong => {
-            *under_way = None;
-            vault.ceremonies().patience.was_wrong(&scope.call.info.from, now);
-            Err(recovery::wrong())
-        }
+        Added::Wrong => Err(recovery::wrong()),
         Added::Complete => {
-            vault.ceremonies().patience.was_right(&scope.call.info.from);
             let (new, shares) = Recovery::make(vault, attempt.split, now)?;
             let nonce = attempt.gathering.nonce.clone();
             attempt.gathering = Gathering::new(vault, now)?;
@@ -249,15 +247,11 @@ async fn verify(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let mut under_way = vault.ceremonies().rekey.lock().await;
     let attempt = under_way.as_mut().filter(|attempt| !attempt.gathering.is_stale(scope.now())).ok_or_else(none)?;
     let new = attempt.new.clone().ok_or_else(none)?;
-    attempt.gathering.check_nonce(&scope.call.body)?;
+    named(&attempt.gathering, scope)?;
     match attempt.gathering.add(share, &new, vault.barrier().cluster_id()) {
         Added::Missing => bare(200, &attempt.verifying(false)),
         // the old key counts as before
-        Added::Wrong => {
-            *under_way = None;
-            vault.ceremonies().patience.was_wrong(&scope.call.info.from, scope.now());
-            Err(recovery::wrong())
-        }
+        Added::Wrong => Err(recovery::wrong()),
         Added::Complete => {
             let reply = bare(200, &attempt.verifying(true))?;
             let old = attempt.old.as_ref().map(|(_, revision)| *revision);

@@ -86,26 +86,29 @@ async fn a_sealed_node_serves_its_seal_alone_until_enough_shares_came_together()
     }
     assert_eq!(anybody(&rig, Write, "sys/init", Value::Null).await.0, 400);
 
-    // a share twice is one; after a wrong one everything begins anew
+    // a share twice is one; what is none changes nothing, whoever brings it
     let progress = async |share: &str| {
         let ((status, body), records) = rig.recorded(anybody(&rig, Write, "sys/unseal", json!({ "key": share }))).await;
         assert_eq!(records.len(), 1, "{body}");
         assert!(share.len() < 60 || !records[0].to_string().contains(share));
         (status, body["progress"].as_u64())
     };
+    let other = shares[2].replace(['0', '1'], "2");
+    assert_eq!(progress(&other).await, (400, None));
+    let (_, status) = anybody(&rig, Read, "sys/seal-status", Value::Null).await;
+    assert_eq!((&status["progress"], &status["nonce"]), (&json!(0), &json!("")), "no attempt begins with it");
     assert_eq!(progress(&shares[0]).await, (200, Some(1)));
     assert_eq!(progress(&shares[0]).await, (200, Some(1)));
     assert_eq!(progress(&shares[1]).await, (200, Some(2)));
-    for malformed in ["", "zz", &shares[2][2..], &"00".repeat(34)] {
-        assert_eq!(progress(malformed).await, (400, None), "what cannot be a share changes nothing");
+    for malformed in ["", "zz", &shares[2][2..], &"00".repeat(34), &other, &other] {
+        assert_eq!(progress(malformed).await, (400, None));
     }
-    let other = shares[2].replace(['0', '1'], "2");
-    assert_eq!(progress(&other).await, (400, None));
-    assert_eq!(progress(&shares[2]).await, (429, None), "not at once");
-    rig.clock.advance(Duration::from_secs(1));
-    assert_eq!(progress(&shares[4]).await, (200, Some(1)));
-    let (_, status) = anybody(&rig, Write, "sys/unseal", json!({"reset": true})).await;
-    assert_eq!((&status["progress"], &status["nonce"]), (&json!(0), &json!("")));
+    for reset in [json!({"reset": true}), json!({"reset": true, "key": other})] {
+        assert_eq!(anybody(&rig, Write, "sys/unseal", reset).await.0, 400, "strangers drop nothing");
+    }
+    assert_eq!(progress(&shares[1]).await, (200, Some(2)));
+    let (_, status) = anybody(&rig, Write, "sys/unseal", json!({"reset": true, "key": shares[2]})).await;
+    assert_eq!((&status["sealed"], &status["progress"], &status["nonce"]), (&json!(true), &json!(0), &json!("")));
     assert_eq!(progress(&shares[4]).await, (200, Some(1)));
     rig.clock.advance(Duration::from_secs(3600));
     assert_eq!(progress(&shares[4]).await, (200, Some(1)), "an attempt has its hour");
@@ -164,8 +167,8 @@ async fn only_root_makes_the_first_shares_and_only_shares_make_others() {
         let wrong = lost[1].replace(['0', '1'], "2");
         assert_eq!(verify(if cancelled { &lost[1] } else { &wrong }).await, 400);
         assert_eq!(rig.root(Read, init, Value::Null).await.1["required"], 0, "there are none");
+        rig.root(Delete, init, Value::Null).await;
     }
-    rig.clock.advance(Duration::from_secs(1));
     let old = first(&rig, 3, 2).await;
 
     // from here on the shares decide
@@ -190,11 +193,10 @@ async fn only_root_makes_the_first_shares_and_only_shares_make_others() {
         begun["nonce"].as_str().unwrap().to_owned()
     };
     let nonce = begin(split(1, 1)).await;
-    assert_eq!(ask(Write, update, json!({"key": old[0], "nonce": nonce})).await.0, 200);
-    assert_eq!(ask(Write, update, json!({"key": old[1], "nonce": nonce})).await.0, 400);
-    assert_eq!(ask(Write, init, split(1, 1)).await.0, 429, "after a wrong share one waits");
-    rig.clock.advance(Duration::from_secs(1));
-    begin(split(1, 1)).await;
+    for share in [&old[0], &old[1]] {
+        assert_eq!(ask(Write, update, json!({"key": share, "nonce": nonce})).await.0, 400);
+    }
+    assert_eq!(ask(Write, update, json!({"key": new[0], "nonce": nonce})).await.1["progress"], 1);
     assert_eq!(ask(Delete, init, Value::Null).await.0, 204);
     assert_eq!(ask(Write, update, json!({"key": new[0], "nonce": nonce})).await.0, 400);
     let nonce = begin(json!({"secret_shares": 2, "secret_threshold": 2, "require_verification": true})).await;
@@ -230,12 +232,14 @@ async fn enough_shares_make_a_root_token_that_only_the_password_decodes() {
         let ask = otp.as_ref().map_or(json!({}), |otp| json!({ "otp": otp }));
         let (status, begun) = anybody(&rig, Write, attempt, ask.clone()).await;
         assert_eq!((status, &begun["started"], &begun["required"]), (200, &json!(true), &json!(2)), "{begun}");
-        assert_eq!(anybody(&rig, Write, attempt, ask).await.0, 400, "one at a time");
         let nonce = begun["nonce"].as_str().unwrap();
         let told = begun["otp"].as_str().unwrap();
         assert_eq!(told.is_empty(), otp.is_some(), "{begun}");
         let (_, shown) = anybody(&rig, Read, attempt, Value::Null).await;
-        assert_eq!((&shown["nonce"], &shown["otp"]), (&begun["nonce"], &json!("")), "told once");
+        let told_once = (&shown["started"], &shown["nonce"], &shown["otp"]);
+        assert_eq!(told_once, (&json!(true), &json!(""), &json!("")));
+        let (_, shown) = anybody(&rig, Read, &format!("{attempt}?nonce={nonce}"), Value::Null).await;
+        assert_eq!((&shown["nonce"], &shown["otp"]), (&begun["nonce"], &json!("")));
         let give =
             async |share: &str| rig.recorded(anybody(&rig, Write, update, json!({"key": share, "nonce": nonce}))).await;
         assert_eq!(anybody(&rig, Write, update, json!({"key": shares[0], "nonce": "other"})).await.0, 400);
@@ -254,22 +258,10 @@ async fn enough_shares_make_a_root_token_that_only_the_password_decodes() {
         assert_eq!(rig.ask(Read, "sys/mounts", Value::Null, with).await.0, 200);
         assert_eq!(anybody(&rig, Read, attempt, Value::Null).await.1["started"], false);
     }
-    // a wrong share ends it, and so does whoever cancels
     let begin = async || {
         let (status, begun) = anybody(&rig, Write, attempt, json!({})).await;
         (status, begun["nonce"].as_str().unwrap_or_default().to_owned())
     };
-    let (_, nonce) = begin().await;
-    anybody(&rig, Write, update, json!({"key": shares[0], "nonce": nonce})).await;
-    let wrong = json!({"key": shares[1].replace('a', "b").replace(['0', '1'], "2"), "nonce": nonce});
-    let ((status, _), records) = rig.recorded(anybody(&rig, Write, update, wrong)).await;
-    assert_eq!((status, records.len()), (400, 1));
-    assert_eq!(anybody(&rig, Write, update, json!({"key": shares[1], "nonce": nonce})).await.0, 400);
-    assert_eq!(begin().await.0, 429);
-    rig.clock.advance(Duration::from_secs(1));
-    let (status, nonce) = begin().await;
-    assert_eq!((status, anybody(&rig, Delete, attempt, Value::Null).await.0), (200, 204));
-    assert_eq!(anybody(&rig, Write, update, json!({"key": shares[1], "nonce": nonce})).await.0, 400);
     // sealing ends it too
     let (_, nonce) = begin().await;
     anybody(&rig, Write, update, json!({"key": shares[0], "nonce": nonce})).await;
@@ -278,4 +270,115 @@ async fn enough_shares_make_a_root_token_that_only_the_password_decodes() {
         anybody(&rig, Write, "sys/unseal", json!({ "key": share })).await;
     }
     assert_eq!(anybody(&rig, Read, attempt, Value::Null).await.1["started"], false);
+}
+
+#[tokio::test]
+async fn strangers_neither_spoil_nor_end_nor_displace_an_attempt_for_a_root_token() {
+    let rig = Rig::new().await;
+    let (attempt, update) = ("sys/generate-root/attempt", "sys/generate-root/update");
+    let shares = first(&rig, 5, 3).await;
+    let from = async |from: &str, verb, path: &str, body: Value| {
+        rig.ask(verb, path, body, With { from: Some(from), ..With::default() }).await
+    };
+    let begin = async |host: &str| {
+        let (status, begun) = from(host, Write, attempt, json!({})).await;
+        (status, begun["nonce"].as_str().unwrap_or_default().to_owned())
+    };
+    let (_, idle) = begin("192.0.2.1:1").await;
+    let (_, nonce) = begin("192.0.2.1:1").await;
+    let give = async |nonce: &str, share: &str| {
+        let (status, told) = from("192.0.2.1:1", Write, update, json!({"key": share, "nonce": nonce})).await;
+        assert!(!told.to_string().contains(nonce) || status == 200, "{told}");
+        (status, told["progress"].as_u64())
+    };
+    assert_eq!(give(&nonce, &shares[0]).await, (200, Some(1)));
+    let wrong = shares[1].replace(['0', '1'], "2");
+    let told = from("198.51.100.9:1", Write, update, json!({"key": wrong, "nonce": "other"})).await;
+    assert!(told.0 == 400 && !told.1.to_string().contains(&nonce), "{told:?}");
+    for (stranger, verb, path, body, status) in [
+        ("198.51.100.9:1", Read, attempt.to_owned(), Value::Null, 200),
+        ("198.51.100.9:1", Delete, attempt.to_owned(), Value::Null, 400),
+        ("198.51.100.9:1", Delete, attempt.to_owned(), json!({"nonce": "other"}), 400),
+        ("198.51.100.9:1", Delete, format!("{attempt}?nonce=other"), Value::Null, 400),
+        ("198.51.100.9:1", Write, update.to_owned(), json!({"key": shares[1], "nonce": ""}), 400),
+        // officers may stand behind the same address
+        ("192.0.2.1:2", Write, update.to_owned(), json!({"key": wrong, "nonce": nonce}), 400),
+        ("192.0.2.1:2", Write, update.to_owned(), json!({"key": wrong, "nonce": nonce}), 400),
+    ] {
+        let ((found, told), records) = rig.recorded(from(stranger, verb, &path, body)).await;
+        assert_eq!((found, records.len()), (status, 1), "{path} {told}");
+        assert!(!told.to_string().contains(&nonce), "{told}");
+    }
+    assert_eq!(give(&nonce, &shares[1]).await, (200, Some(2)));
+    // one address displaces itself, and many displace what holds no share
+    for port in 0..200 {
+        assert_eq!(begin(&format!("198.51.100.9:{port}")).await.0, 200);
+    }
+    let (_, told) = from("192.0.2.1:1", Read, &format!("{attempt}?nonce={idle}"), Value::Null).await;
+    assert_eq!(told["started"], true, "{told}");
+    for host in 0..200 {
+        assert_eq!(begin(&format!("203.0.113.{host}:1")).await.0, 200);
+    }
+    let (status, told) = from("192.0.2.1:1", Write, update, json!({"key": shares[2], "nonce": nonce})).await;
+    assert_eq!((status, &told["complete"]), (200, &json!(true)), "{told}");
+
+    // one officer alone holds one attempt, and who cancels names it
+    let mut nonces = Vec::new();
+    for _ in 0..100 {
+        let (status, nonce) = begin("192.0.2.1:1").await;
+        assert_eq!(status, 200);
+        assert_eq!(give(&nonce, &shares[3]).await, (200, Some(1)));
+        nonces.push(nonce);
+    }
+    let last = nonces.pop().unwrap();
+    for nonce in &nonces {
+        assert_eq!(give(nonce, &shares[3]).await.0, 400, "left");
+    }
+    assert_eq!(give(&last, &shares[4]).await, (200, Some(2)));
+    assert_eq!(anybody(&rig, Delete, &format!("{attempt}?nonce={last}"), Value::Null).await.0, 204);
+    assert_eq!(give(&last, &shares[0]).await.0, 400);
+}
+
+#[tokio::test]
+async fn shares_of_a_key_that_was_replaced_elsewhere_unseal_nothing() {
+    let rig = Rig::new().await;
+    let old = first(&rig, 1, 1).await;
+    let other = rig.another_node();
+    assert_eq!(rig.root(Write, "sys/seal", Value::Null).await.0, 204);
+    let with = || With { token: Some(ROOT), node: Some(&other), ..With::default() };
+    let init = json!({"secret_shares": 2, "secret_threshold": 2});
+    let (_, begun) = rig.ask(Write, "sys/rekey-recovery-key/init", init, with()).await;
+    let body = json!({"key": old[0], "nonce": begun["nonce"]});
+    let new = shares_of(&rig.ask(Write, "sys/rekey-recovery-key/update", body, with()).await.1);
+    assert_eq!(anybody(&rig, Write, "sys/unseal", json!({"key": old[0]})).await.0, 400);
+    assert!(rig.vault.is_sealed());
+    for share in &new {
+        assert_eq!(anybody(&rig, Write, "sys/unseal", json!({ "key": share })).await.0, 200);
+    }
+    assert!(!rig.vault.is_sealed());
+}
+
+#[tokio::test]
+async fn a_node_is_unsealed_in_the_root_alone() {
+    let rig = Rig::new().await;
+    let shares = first(&rig, 1, 1).await;
+    rig.done(Write, "sys/namespaces/a", Value::Null).await;
+    rig.root(Write, "sys/seal", Value::Null).await;
+    for (namespace, verb, path) in [
+        ("a", Write, "sys/unseal"),
+        ("none", Write, "sys/unseal"),
+        ("a", Read, "sys/health"),
+        ("none", Read, "sys/seal-status"),
+        ("", Write, "a/sys/unseal"),
+    ] {
+        let ask = rig.ask(verb, path, json!({"key": shares[0]}), With { namespace, ..With::default() });
+        let ((status, told), records) = rig.recorded(ask).await;
+        assert_eq!((status, told), (503, json!({"errors": ["Vault is sealed"]})), "{namespace} {path}");
+        let named = if namespace.is_empty() { Value::Null } else { json!(format!("{namespace}/")) };
+        assert_eq!((records.len(), &records[0]["namespace"]), (1, &named), "{records:?}");
+    }
+    assert!(rig.vault.is_sealed());
+    assert_eq!(anybody(&rig, Write, "sys/unseal", json!({"key": shares[0]})).await.1["sealed"], false);
+    let with = With { token: Some(ROOT), namespace: "a", ..With::default() };
+    assert_eq!(rig.ask(Read, "sys/mounts", Value::Null, with).await.0, 200);
 }

@@ -31,10 +31,10 @@ Examples:
 Each officer brings a share to the same server; with the last one that is needed it serves again.")]
 pub struct Unseal {
     /// File with a share; `-` is standard input. Repeat it for more
-    #[arg(long = "share", value_name = "FILE", required_unless_present = "reset")]
+    #[arg(long = "share", value_name = "FILE", required = true)]
     shares: Vec<PathBuf>,
-    /// Drop the shares that were brought so far
-    #[arg(long, conflicts_with = "shares")]
+    /// Drop the shares that were brought so far; who does shows one, which is not kept
+    #[arg(long)]
     reset: bool,
 }
 
@@ -120,10 +120,18 @@ pub enum GenerateRoot {
         #[arg(long, value_name = "FILE")]
         token_out: PathBuf,
     },
-    /// How far the attempt is
-    Status,
-    /// End the attempt; what was brought to it is dropped
-    Cancel,
+    /// Tell of one attempt; without its nonce, whether there is any
+    Status {
+        /// As `begin` told it
+        #[arg(long, value_name = "NONCE")]
+        nonce: Option<String>,
+    },
+    /// End an attempt; what was brought to it is dropped
+    Cancel {
+        /// As `begin` told it
+        #[arg(long, value_name = "NONCE")]
+        nonce: String,
+    },
 }
 
 /// What is answered where shares were made.
@@ -155,6 +163,8 @@ struct Share<'a> {
     key: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     nonce: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    reset: bool,
 }
 
 pub async fn seal(connection: &Connection) -> Result<Answer> {
@@ -173,11 +183,8 @@ pub async fn key_status(connection: &Connection) -> Result<Answer> {
 impl Unseal {
     pub async fn run(self, connection: &Connection) -> Result<Answer> {
         let mut told = None;
-        if self.reset {
-            told = Some(anybody(connection, Method::PUT, "sys/unseal", Some(text(&json!({"reset": true}))?)).await?);
-        }
         for file in &self.shares {
-            let body = share(file, None).await?;
+            let body = share(file, None, self.reset).await?;
             told = Some(anybody(connection, Method::PUT, "sys/unseal", Some(body)).await?);
         }
         let told = told.ok_or_else(|| Usage("no share was named".to_owned()))?;
@@ -222,7 +229,7 @@ impl Rekey {
             Self::Share { nonce, share: file, out } => {
                 // the new shares are told once: there is room for them before
                 let folder = NewFolder::create(&out)?;
-                let body = share(&file, Some(&nonce)).await?;
+                let body = share(&file, Some(&nonce), false).await?;
                 let answer = asked(connection, Method::PUT, "sys/rekey-recovery-key/update", Some(body)).await?;
                 written(connection, &answer, folder, &out).await
             }
@@ -235,18 +242,27 @@ impl GenerateRoot {
         match self {
             Self::Begin { otp_out } => begin(connection, &otp_out).await,
             Self::Share { nonce, share: file } => {
-                let body = share(&file, Some(&nonce)).await?;
+                let body = share(&file, Some(&nonce), false).await?;
                 let answer = anybody(connection, Method::PUT, "sys/generate-root/update", Some(body)).await?;
                 attempt(&answer)
             }
             Self::Decode { encoded_token, otp, token_out } => decode(&encoded_token, &otp, &token_out).await,
-            Self::Status => attempt(&anybody(connection, Method::GET, ATTEMPT, None).await?),
-            Self::Cancel => {
-                anybody(connection, Method::DELETE, ATTEMPT, None).await?;
+            Self::Status { nonce } => {
+                let path = nonce.map_or(ATTEMPT.to_owned(), |nonce| named(&nonce));
+                attempt(&anybody(connection, Method::GET, &path, None).await?)
+            }
+            Self::Cancel { nonce } => {
+                anybody(connection, Method::DELETE, &named(&nonce), None).await?;
                 Ok(Answer::Done)
             }
         }
     }
+}
+
+fn named(nonce: &str) -> String {
+    // a nonce has nothing that means something in a query
+    let plain: String = nonce.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+    format!("{ATTEMPT}?nonce={plain}")
 }
 
 async fn begin(connection: &Connection, otp_out: &Path) -> Result<Answer> {
@@ -312,7 +328,7 @@ async fn written(connection: &Connection, answer: &SecretBytes, folder: NewFolde
     folder.finish()?;
     let mut counts = !made.verification_required;
     for share in made.keys.iter().take_while(|_| made.verification_required) {
-        let body = text(&Share { key: &share.0, nonce: Some(&made.verification_nonce) })?;
+        let body = text(&Share { key: &share.0, nonce: Some(&made.verification_nonce), reset: false })?;
         let told = asked(connection, Method::PUT, "sys/rekey-recovery-key/verify", Some(body)).await;
         let told = told.with_context(|| format!("the shares in {} do not count", out.display()))?;
         counts = secrets::parsed(&told)?["complete"] == true;
@@ -327,10 +343,10 @@ async fn written(connection: &Connection, answer: &SecretBytes, folder: NewFolde
 }
 
 /// A share's request.
-async fn share(file: &Path, nonce: Option<&str>) -> Result<SecretBytes> {
+async fn share(file: &Path, nonce: Option<&str>, reset: bool) -> Result<SecretBytes> {
     let share = source::read_secret(file, SHARE_BYTES_MAX, "it is no share").await?;
     let key = std::str::from_utf8(share.expose()).map_err(|_| Usage(format!("{} is no share", file.display())))?;
-    text(&Share { key: key.trim(), nonce })
+    text(&Share { key: key.trim(), nonce, reset })
 }
 
 /// JSON in memory that is wiped and does not grow.
