@@ -137,10 +137,15 @@ impl Changes {
         Ok(Batch::new(CommitId(id)))
     }
 
-    /// Commits `batch` together with `record`, whose `changes` are filled in from the batch; then logs the record. Once it is
-    /// this change's turn, it goes on where the caller does not wait for it.
+    /// Commits `batch` together with `record`, whose `changes` are filled in from the batch, each behind what the caller tells
+    /// of its path already ([`Self::stood`]); then logs the record. Once it is this change's turn, it goes on where the caller
+    /// does not wait for it.
     pub async fn commit(&self, batch: Batch, record: &Record<'_>) -> Result<Revision, ChangeError> {
-        let changes = self.told(&batch)?;
+        let mut changes = self.told(&batch)?;
+        if !record.changes.is_empty() {
+            let stood = |path: &str| record.changes.iter().find(|(stood, _)| stood == path).cloned();
+            changes = changes.into_iter().flat_map(|now| stood(&now.0).into_iter().chain([now])).collect();
+        }
         // the leaf stands before it is known how long the commit takes
         let leaf = Record { changes: &changes, latency_micros: None, ..record.clone() }.encode();
         if leaf.is_empty() {
@@ -253,6 +258,12 @@ impl Changes {
     async fn take_out(&self, rows: impl Iterator<Item = EntryPath>) -> Result<(), ChangeError> {
         let batch = rows.fold(self.batch()?, Batch::delete);
         self.outbox.barrier.commit(batch).await.map(drop).map_err(refused)
+    }
+
+    /// What stands at `path`, as leaves tell it.
+    pub fn stood(&self, path: &EntryPath, value: &[u8]) -> Result<(String, String), ChangeError> {
+        let path = self.outbox.barrier.keyed_hash(PATH_LABEL, path.as_str().as_bytes())?;
+        Ok((hex::encode(path), hex::encode(mac::sha256(value))))
     }
 
     fn told(&self, batch: &Batch) -> Result<Vec<(String, String)>, BarrierError> {

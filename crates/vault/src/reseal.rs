@@ -3,7 +3,8 @@
 //! The store is walked in pages; a value of an older epoch is opened and sealed again, where it has not changed meanwhile. Nothing
 //! of a walk is kept: after a restart it begins anew, and passes over what was done. Once a walk found nothing, that is noted.
 //!
-//! Always: what a leaf tells of a row stays true: each page's new values are told by a leaf of their own, in the same batch.
+//! Always: what a leaf tells of a row stays true: each page's new values are told by a leaf of their own, in the same batch, and
+//! with each what stood there: an old row that somebody put back is not made right by being sealed anew (`audit verify --store`).
 //! What the cluster keeps of itself, which no leaf tells, is sealed anew without one.
 //! Always: a walk that counts began when no request of before the new key could be under way any more.
 //! Never: a key of the barrier dropped. A backup brings its own keyring, and a stateless token of an older one is void anyhow;
@@ -14,13 +15,15 @@
 use crate::error::VaultError;
 use crate::service::Vault;
 use crate::view::View;
+use audit::verify::store::RESEALED;
 use audit::{Decision, Record, Subject};
+use bytes::Bytes;
 use envelope::Timestamp;
 use identity::ChangeError;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use storage::{AtLeast, Barrier, Batch, Change, CommitError, CommitId, Entry, EntryPath};
+use storage::{AtLeast, Barrier, BarrierError, Batch, Change, CommitError, CommitId, Entry, EntryPath};
 
 /// How far it is, since the start. Shared by all cores.
 #[derive(Debug, Default)]
@@ -29,6 +32,7 @@ pub struct Progress {
     is_done: AtomicBool,
     looked_at: AtomicU64,
     resealed: AtomicU64,
+    unreadable: AtomicU64,
 }
 
 /// As `sys/key-status` tells it.
@@ -39,6 +43,8 @@ pub(crate) struct Told {
     done: bool,
     looked_at: u64,
     resealed: u64,
+    /// Values that do not open, which the last whole walk passed over: altered, or moved.
+    unreadable: u64,
 }
 
 impl Progress {
@@ -59,6 +65,7 @@ impl Progress {
             done: self.is_done.load(Ordering::Relaxed),
             looked_at: self.looked_at.load(Ordering::Relaxed),
             resealed: self.resealed(),
+            unreadable: self.unreadable.load(Ordering::Relaxed),
         })
     }
 }
@@ -87,8 +94,24 @@ struct Walk {
     /// Of [`folders`].
     folder: usize,
     after: Option<EntryPath>,
-    /// Values of older keys that it met.
+    /// Values of older keys that it met, and that open.
     found: u64,
+    unreadable: u64,
+}
+
+/// What became of some rows.
+#[derive(Debug, Clone, Copy, Default)]
+struct Came {
+    resealed: usize,
+    /// One that does not open keeps no other waiting.
+    unreadable: usize,
+}
+
+impl Came {
+    fn add(&mut self, other: Self) {
+        self.resealed += other.resealed;
+        self.unreadable += other.unreadable;
+    }
 }
 
 /// What a turn came to.
@@ -134,9 +157,16 @@ impl Resealer {
         }
         let Some(goal) = self.goal.as_mut().filter(|goal| !goal.done) else { return Ok(Turn::Idle) };
         let folders = folders(&self.vault)?;
-        let walk = goal.walk.get_or_insert_with(|| Walk { began: Instant::now(), folder: 0, after: None, found: 0 });
+        let walk = goal.walk.get_or_insert_with(|| Walk {
+            began: Instant::now(),
+            folder: 0,
+            after: None,
+            found: 0,
+            unreadable: 0,
+        });
         let Some(folder) = folders.get(walk.folder) else {
             let counts = walk.found == 0 && walk.began.duration_since(goal.since) >= self.late;
+            self.vault.seams.caches.resealing.unreadable.store(walk.unreadable, Ordering::Relaxed);
             goal.walk = None;
             if counts {
                 note(&self.vault, epoch, now).await?;
@@ -169,14 +199,16 @@ async fn page(
     let page = barrier.storage().scan(folder, walk.after.as_ref(), PAGE, AtLeast::Latest).await?;
     let is_old = |entry: &Entry| barrier.epoch_of(&entry.value).is_some_and(|found| found < epoch);
     let old: Vec<&(EntryPath, Entry)> = page.entries.iter().filter(|(_, entry)| is_old(entry)).collect();
-    let mut done = 0;
+    let mut came = Came::default();
     for some in grouped(&old) {
-        done += if walk.folder == 0 { told(vault, some, now).await? } else { untold(barrier, some).await? };
+        came.add(if walk.folder == 0 { told(vault, some, now).await? } else { untold(barrier, some).await? });
     }
+    let done = came.resealed;
     let progress = &vault.seams.caches.resealing;
     progress.looked_at.fetch_add(page.entries.len() as u64, Ordering::Relaxed);
     progress.resealed.fetch_add(done as u64, Ordering::Relaxed);
-    walk.found += old.len() as u64;
+    walk.found += old.len().saturating_sub(came.unreadable) as u64;
+    walk.unreadable += came.unreadable as u64;
     match page.entries.into_iter().next_back() {
         Some((last, _)) if page.more => walk.after = Some(last),
         Some(_) | None => (walk.folder, walk.after) = (walk.folder + 1, None),
@@ -199,60 +231,85 @@ fn grouped<'p>(mut rows: &'p [&'p (EntryPath, Entry)]) -> impl Iterator<Item = &
     })
 }
 
-/// The row opened, and sealed under the key of now, where it stands as it was read.
-fn resealed(barrier: &Barrier, batch: Batch, (path, entry): &(EntryPath, Entry)) -> Result<Batch, VaultError> {
-    let value = barrier.open(path, &entry.value)?;
-    let sealed = barrier.seal(path, value.expose())?;
-    Ok(batch.revision_is(path.clone(), entry.revision).put(path.clone(), sealed))
+/// The value opened, and sealed under the key of now. Nothing where it does not open.
+fn resealed(barrier: &Barrier, (path, entry): &(EntryPath, Entry)) -> Result<Option<Bytes>, VaultError> {
+    let value = match barrier.open(path, &entry.value) {
+        Ok(value) => value,
+        Err(BarrierError::Altered(path)) => {
+            tracing::error!(%path, "a stored value was altered or moved: it is not sealed anew");
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Some(barrier.seal(path, value.expose())?))
+}
+
+/// Where it stands as it was read.
+fn in_place(batch: Batch, (path, entry): &(EntryPath, Entry), sealed: Bytes) -> Batch {
+    batch.revision_is(path.clone(), entry.revision).put(path.clone(), sealed)
 }
 
 /// With a leaf. Where one row changed meanwhile, each goes by itself: who changed it sealed it under the key of now, or the next
 /// walk finds it.
-async fn told(vault: &Vault, rows: &[&(EntryPath, Entry)], now: Timestamp) -> Result<usize, VaultError> {
-    if committed(vault, rows, now).await? {
-        return Ok(rows.len());
+async fn told(vault: &Vault, rows: &[&(EntryPath, Entry)], now: Timestamp) -> Result<Came, VaultError> {
+    if let Some(came) = committed(vault, rows, now).await? {
+        return Ok(came);
     }
-    let mut done = 0;
+    let mut came = Came::default();
     for row in rows {
-        done += usize::from(committed(vault, std::slice::from_ref(row), now).await?);
+        came.add(committed(vault, std::slice::from_ref(row), now).await?.unwrap_or_default());
     }
-    Ok(done)
+    Ok(came)
 }
 
-async fn committed(vault: &Vault, rows: &[&(EntryPath, Entry)], now: Timestamp) -> Result<bool, VaultError> {
+/// `None`: one of them changed meanwhile.
+async fn committed(vault: &Vault, rows: &[&(EntryPath, Entry)], now: Timestamp) -> Result<Option<Came>, VaultError> {
+    let mut batch = vault.changes().batch()?;
+    let (mut stood, mut paths) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+    for row @ (path, entry) in rows {
+        if let Some(sealed) = resealed(vault.barrier(), row)? {
+            batch = in_place(batch, row, sealed);
+            stood.push(vault.changes().stood(path, &entry.value)?);
+            paths.push(path.clone());
+        }
+    }
+    let came = Came { resealed: paths.len(), unreadable: rows.len() - paths.len() };
+    if paths.is_empty() {
+        return Ok(Some(came));
+    }
     let leaf = Record {
         path: "sys/rotate",
         decision: Decision::Allowed,
-        ..Record::new(now, "reseal", "Reseal", &Subject::System)
+        changes: &stood,
+        ..Record::new(now, "reseal", RESEALED, &Subject::System)
     };
-    let mut batch = vault.changes().batch()?;
-    for row in rows {
-        batch = resealed(vault.barrier(), batch, row)?;
-    }
-    let paths = rows.iter().map(|(path, _)| path.clone()).collect();
     match vault.commit(batch, &leaf).await {
         Ok(revision) => {
             vault.kms().heard(&Change::Paths { revision, paths });
-            Ok(true)
+            Ok(Some(came))
         }
-        Err(ChangeError::Conflict(_)) => Ok(false),
+        Err(ChangeError::Conflict(_)) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
 /// What no leaf tells. What waits to be logged is gone in a moment by itself.
-async fn untold(barrier: &Barrier, rows: &[&(EntryPath, Entry)]) -> Result<usize, VaultError> {
-    let mut done = 0;
+async fn untold(barrier: &Barrier, rows: &[&(EntryPath, Entry)]) -> Result<Came, VaultError> {
+    let mut came = Came::default();
     for row in rows.iter().filter(|(path, _)| path.segments().nth(1) != Some("outbox")) {
-        let batch = resealed(barrier, Batch::new(CommitId(barrier.random()?)), row)?;
+        let Some(sealed) = resealed(barrier, row)? else {
+            came.unreadable += 1;
+            continue;
+        };
+        let batch = in_place(Batch::new(CommitId(barrier.random()?)), row, sealed);
         match barrier.commit(batch).await {
-            Ok(_) => done += 1,
+            Ok(_) => came.resealed += 1,
             Err(CommitError::Conflict(_)) => {}
             Err(CommitError::Unknown) => return Err(VaultError::Unavailable("STORAGE_UNAVAILABLE")),
             Err(CommitError::Storage(error)) => return Err(error.into()),
         }
     }
-    Ok(done)
+    Ok(came)
 }
 
 fn place(vault: &Vault) -> Result<(View, EntryPath), VaultError> {

@@ -4,6 +4,9 @@
 //! is none). The path's key is the store's own, and is not needed: a value is sealed under a fresh nonce, so that its hash
 //! occurs once, and tells the path.
 //!
+//! A leaf that tells of sealing anew ([`RESEALED`]) tells of each row what stood there, then what stands there now: who opened an
+//! old value that was put back, and sealed it anew, did not make it right.
+//!
 //! Always: 128 bits of each hash are kept, and no value: finding another value of the same hash is a second preimage.
 //! Always: a leaf that a crash made the log tell twice counts once, where it stood first.
 //! Always: of a log from which entries were removed unheard, a row that no leaf tells is not judged, and the store is not whole:
@@ -18,6 +21,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The record after which a store that went back counts: what it lost stays lost.
 pub const ROLLBACK_ACKNOWLEDGED: &str = "RollbackAcknowledged";
+/// The operation of a leaf that tells rows in pairs: what stood there, and what stands there now.
+pub const RESEALED: &str = "Reseal";
 /// Findings that are told one by one; more are counted.
 pub const FINDINGS_MAX: usize = 1000;
 
@@ -31,6 +36,8 @@ pub struct Told {
     rows: HashMap<Id, Last>,
     /// By value: every one that was ever stored, and every deletion.
     values: HashMap<Id, Teller>,
+    /// By value: those that were sealed anew from what this log did not tell last of the row.
+    resealed: HashMap<Id, Resealed>,
     newest: Option<StoreState>,
     /// Of the last acknowledged rollback.
     rollback: Option<u64>,
@@ -50,6 +57,13 @@ struct Last {
 struct Teller {
     path: Id,
     index: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Resealed {
+    of: Id,
+    /// What this log told last of the row, then.
+    before: Option<Id>,
 }
 
 /// A store that is older than the log. Leaves do not tell their revision; the store's state, which the log tells now and then,
@@ -82,6 +96,8 @@ pub enum Kind {
     Missing,
     /// No leaf tells this value.
     Unknown,
+    /// Sealed anew from what was not the row's last value: an older one, or one of a row that was deleted.
+    Resealed,
     /// The value is that of a row told before: it stands in two places.
     Copied,
 }
@@ -121,6 +137,7 @@ impl Kind {
             Self::Revived => "revived",
             Self::Missing => "missing",
             Self::Unknown => "unknown",
+            Self::Resealed => "resealed",
             Self::Copied => "copied",
         }
     }
@@ -166,18 +183,37 @@ impl Told {
         if record.operation == ROLLBACK_ACKNOWLEDGED {
             self.rollback = Some(index);
         }
-        for (path, value) in record.changes {
+        let mut changes = record.changes.iter().peekable();
+        while let Some((path, value)) = changes.next() {
             // what no writer of ours tells, tells nothing: its row will be unknown
-            let Some(path) = id(path) else { continue };
-            let value = id(value);
-            let unique = value.unwrap_or_else(|| deletion(&path, record));
-            if let Place::Vacant(place) = self.values.entry(unique) {
-                place.insert(Teller { path, index });
-                let before = self.rows.insert(path, Last { value, index });
-                if let Some(as_of) = &mut self.as_of {
-                    as_of.changed(path, before.and_then(|before| before.value));
-                }
+            let Some(path_id) = id(path) else { continue };
+            let now = changes.next_if(|(next, _)| record.operation == RESEALED && next == path);
+            match (now, id(value)) {
+                (Some((_, now)), Some(of)) => self.sealed_anew(path_id, of, id(now), (index, record)),
+                (Some(_), None) => {}
+                (None, value) => drop(self.changed(path_id, value, index, record)),
             }
+        }
+    }
+
+    /// What the log told of the row before; `None` where this is told again.
+    fn changed(&mut self, path: Id, value: Option<Id>, index: u64, record: &Record<'_>) -> Option<Option<Last>> {
+        let unique = value.unwrap_or_else(|| deletion(&path, record));
+        let Place::Vacant(place) = self.values.entry(unique) else { return None };
+        place.insert(Teller { path, index });
+        let before = self.rows.insert(path, Last { value, index });
+        if let Some(as_of) = &mut self.as_of {
+            as_of.changed(path, before.and_then(|before| before.value));
+        }
+        Some(before)
+    }
+
+    fn sealed_anew(&mut self, path: Id, of: Id, now: Option<Id>, (index, record): (u64, &Record<'_>)) {
+        let Some(now) = now else { return };
+        let Some(before) = self.changed(path, Some(now), index, record) else { return };
+        let is_last = |last: &Last| last.value == Some(of) || self.is_of_before_rollback(last);
+        if !before.as_ref().is_some_and(is_last) {
+            self.resealed.insert(now, Resealed { of, before: before.and_then(|before| before.value) });
         }
     }
 
@@ -265,10 +301,14 @@ impl Comparison {
         let tellers: Vec<(usize, Teller)> =
             self.logs.iter().enumerate().filter_map(|(log, told)| Some((log, *told.values.get(&value)?))).collect();
         let Some((log, teller)) = tellers.first().copied() else { return self.unknown(path, revision) };
-        let accepts = |(log, teller): &(usize, Teller)| {
+        let accepts = |(log, teller): &&(usize, Teller)| {
             self.logs.get(*log).is_some_and(|told| told.accepts(&teller.path, Some(value)))
         };
-        if tellers.iter().any(accepts) {
+        if tellers.iter().any(|found| accepts(&found)) {
+            let stems = |(log, teller): &(usize, Teller)| self.stems(*log, &teller.path, &value, &mut Vec::new());
+            if !tellers.iter().filter(accepts).any(stems) {
+                return self.put_back(path, log, teller, &value);
+            }
             if let Some(waiting) = self.waiting.get_mut(&revision) {
                 waiting.told = true;
             }
@@ -292,6 +332,41 @@ impl Comparison {
         let kind = if live { Kind::Replayed } else { Kind::Revived };
         let last = last.map(|last| last.index);
         self.find(Finding { kind, path: Some(path.to_owned()), told: Some(teller.index), last });
+    }
+
+    /// What was sealed anew was the row's last value, as one of the logs tells. `then` are rows as logs had told them before what
+    /// is known to follow.
+    fn stems(&self, log: usize, path: &Id, value: &Id, then: &mut Vec<(usize, Option<Id>)>) -> bool {
+        let resealed = self.logs.get(log).and_then(|told| told.resealed.get(value));
+        let Some(Resealed { of, before }) = resealed else { return true };
+        if then.len() >= RESEALED_MAX {
+            return false;
+        }
+        then.push((log, *before));
+        let found = self.logs.iter().enumerate().any(|(other, told)| {
+            let known = then.iter().rev().find(|(log, _)| *log == other).map(|(_, before)| *before);
+            let is_last = known.map_or_else(|| told.accepts(path, Some(*of)), |before| before == Some(*of));
+            let went_back = || told.rows.get(path).is_some_and(|last| told.is_of_before_rollback(last));
+            (is_last || went_back()) && self.stems(other, path, of, then)
+        });
+        then.pop();
+        found
+    }
+
+    /// A row that was sealed anew from what no log told last.
+    fn put_back(&mut self, path: &str, log: usize, teller: Teller, value: &Id) {
+        self.sound.insert(teller.path);
+        let of = self.logs.get(log).and_then(|told| told.resealed.get(value)).map(|resealed| resealed.of);
+        let is_known = of.is_some_and(|of| self.logs.iter().any(|told| told.values.contains_key(&of)));
+        if !is_known && self.logs.iter().any(|told| told.removed) {
+            self.compared.removed += 1;
+        } else if !is_known && !self.waiting.is_empty() {
+            // a leaf that waits may tell it
+            self.compared.not_yet_told += 1;
+        } else {
+            let path = Some(path.to_owned());
+            self.find(Finding { kind: Kind::Resealed, path, told: Some(teller.index), last: None });
+        }
     }
 
     /// After the last row.
@@ -382,6 +457,8 @@ fn half(hash: &Hash) -> Id {
     id
 }
 
+/// As often as a barrier gets a new key.
+const RESEALED_MAX: usize = 256;
 /// Field heads, a hash and `deleted` (proto/strongroom/audit/v1/record.proto, `Change`).
 const CHANGE_BYTES_MIN: usize = 2 + 2 + 32 + 2 + 7;
 /// Behind the second newer state, nothing told is in the store.

@@ -181,7 +181,7 @@ impl Rig {
         (outcome, self.records().split_off(before))
     }
 
-    fn log_path(&self) -> PathBuf {
+    pub(crate) fn log_path(&self) -> PathBuf {
         self.dir.path().join("audit")
     }
 }

@@ -1,9 +1,12 @@
 //! The barrier's key, as it is rotated.
 
 use crate::rig::{ROOT, Rig, With, everything_stored};
+use audit::read::{LogFolder, LogReader};
+use audit::record::Entry;
+use audit::verify::store::{Comparison, Kind, Told};
 use serde_json::{Value, json};
 use std::time::Duration;
-use storage::{AtLeast, EntryPath};
+use storage::{AtLeast, Batch, CommitId, EntryPath};
 use vault::Vault;
 use vault::Verb::{Read, Write};
 use vault::reseal::{Resealer, Turn};
@@ -210,4 +213,85 @@ async fn who_writes_while_a_walk_goes_by_loses_nothing() {
         let read = rig.done(Read, &format!("secret/data/{n}"), Value::Null).await;
         assert_eq!((&read["data"], &read["metadata"]["version"]), (&json!({"round": 3}), &json!(4)));
     }
+}
+
+/// Values of the tenant's, as they are stored.
+async fn values(rig: &Rig) -> std::collections::BTreeMap<String, Vec<u8>> {
+    everything_stored(rig).await.into_iter().collect()
+}
+
+/// Behind the server's back.
+async fn put(rig: &Rig, path: &str, value: Vec<u8>, id: u8) {
+    let batch = Batch::new(CommitId([id; 16])).put(EntryPath::parse(path).unwrap(), value);
+    rig.store.commit(batch).await.unwrap();
+}
+
+/// What a verifier finds in the store beside the log.
+async fn found(rig: &Rig) -> Vec<(Kind, String)> {
+    let log = LogReader::over(LogFolder::open(&rig.log_path()).unwrap());
+    let (mut entries, mut told) = (log.iter_from(0).unwrap(), Told::new());
+    while let Some((index, entry)) = entries.read().unwrap() {
+        let entry = Entry::decode(entry).unwrap();
+        told.entry(index, &entry.record());
+    }
+    let mut comparison = Comparison::new(vec![told], []);
+    let boot = EntryPath::parse("boot").unwrap();
+    let (_, boots) = rig.store.get(std::slice::from_ref(&boot), AtLeast::Latest).await.unwrap();
+    let boots = boots.into_iter().flatten().map(|entry| ("boot".to_owned(), entry.value.to_vec()));
+    for (path, value) in values(rig).await.into_iter().chain(boots) {
+        comparison.row(&path, &envelope::mac::sha256(&value), 1);
+    }
+    let findings = comparison.finish().findings.into_iter();
+    findings.map(|finding| (finding.kind, finding.path.unwrap_or_default())).collect()
+}
+
+#[tokio::test]
+async fn an_old_row_that_was_put_back_is_found_though_it_was_sealed_anew() {
+    let rig = Rig::new().await;
+    rig.done(Write, "secret/data/changed", json!({"data": {"a": "old"}})).await;
+    rig.done(Write, "secret/data/gone", json!({"data": {"a": "old"}})).await;
+    let old = values(&rig).await;
+    rig.done(Write, "secret/data/changed", json!({"data": {"a": "new"}})).await;
+    rig.done(vault::Verb::Delete, "secret/metadata/gone", Value::Null).await;
+    let new = values(&rig).await;
+    rig.done(Write, "sys/rotate", Value::Null).await;
+    let was_changed = |path: &&String| new.get(*path).is_some_and(|value| *value != old[*path]);
+    let changed = old.keys().find(was_changed).unwrap().clone();
+    let gone = old.keys().find(|path| !new.contains_key(*path)).unwrap().clone();
+    assert_eq!(found(&rig).await, []);
+    put(&rig, &changed, old[&changed].clone(), 1).await;
+    put(&rig, &gone, old[&gone].clone(), 2).await;
+    let mut expected = vec![(Kind::Replayed, changed.clone()), (Kind::Revived, gone.clone())];
+    expected.sort_unstable();
+    let mut told = found(&rig).await;
+    told.sort_unstable();
+    assert_eq!(told, expected);
+    rig.vault.changes().tidy().await.unwrap();
+    walked(&mut Resealer::with(rig.another_node(), Duration::ZERO), &rig).await;
+    let mut told = found(&rig).await;
+    told.sort_unstable();
+    let mut expected = vec![(Kind::Resealed, changed), (Kind::Resealed, gone)];
+    expected.sort_unstable();
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn a_value_that_does_not_open_keeps_no_other_waiting() {
+    let rig = Rig::new().await;
+    for n in 0..60 {
+        rig.done(Write, &format!("secret/data/{n}"), json!({"data": {"n": n}})).await;
+    }
+    rig.done(Write, "sys/rotate", Value::Null).await;
+    rig.vault.changes().tidy().await.unwrap();
+    let stored = values(&rig).await;
+    let (path, value) = stored.iter().filter(|(path, _)| path.contains("/vault/m/")).nth(20).unwrap();
+    let mut altered = value.clone();
+    *altered.last_mut().unwrap() ^= 1;
+    put(&rig, path, altered, 3).await;
+    let node = rig.another_node();
+    walked(&mut Resealer::with(node.clone(), Duration::ZERO), &rig).await;
+    assert_eq!(olds(&rows(&rig).await, 2), 1);
+    let status = rig.ask(Read, "sys/key-status", Value::Null, at(ROOT, &node)).await.1;
+    let told = &status["data"]["resealing"];
+    assert_eq!((&told["done"], &told["unreadable"]), (&json!(true), &json!(1)), "{status}");
 }

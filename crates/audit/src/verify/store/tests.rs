@@ -273,3 +273,64 @@ fn a_row_whose_leaf_may_have_been_removed_is_not_judged_and_what_is_still_told_i
     let compared = compare(vec![history().told, later().told], &[("e", "e0")]);
     assert_eq!((compared.removed, compared.unheard), (1, true));
 }
+
+#[test]
+fn a_row_that_was_sealed_anew_is_right_where_it_stems_from_the_last_value() {
+    type Leaf<'a> = (usize, &'a str, &'a [(&'a str, &'a str)]);
+    let (w, r) = ("Write", RESEALED);
+    let cases: [(&[Leaf<'_>], &str, &[Kind]); 16] = [
+        // of the last value; of an older one; of a deleted row's; of none that was told
+        (&[(0, w, &[("a", "0")]), (0, r, &[("a", "0"), ("a", "1")])], "1", &[]),
+        (&[(0, w, &[("a", "0")]), (0, w, &[("a", "9")]), (0, r, &[("a", "0"), ("a", "1")])], "1", &[Kind::Resealed]),
+        (&[(0, w, &[("a", "0")]), (0, w, &[("a", "")]), (0, r, &[("a", "0"), ("a", "1")])], "1", &[Kind::Resealed]),
+        (&[(0, w, &[("a", "9")]), (0, r, &[("a", "0"), ("a", "1")])], "1", &[Kind::Resealed]),
+        (&[(0, r, &[("a", "0"), ("a", "1")])], "1", &[Kind::Resealed]),
+        // what stood there before is not there any more
+        (&[(0, w, &[("a", "0")]), (0, r, &[("a", "0"), ("a", "1")])], "0", &[Kind::Replayed]),
+        // written since, or sealed anew again
+        (&[(0, w, &[("a", "9")]), (0, r, &[("a", "0"), ("a", "1")]), (0, w, &[("a", "2")])], "2", &[]),
+        (&[(0, w, &[("a", "0")]), (0, r, &[("a", "0"), ("a", "1")]), (0, r, &[("a", "1"), ("a", "2")])], "2", &[]),
+        // told twice
+        (&[(0, w, &[("a", "0")]), (0, r, &[("a", "0"), ("a", "1")]), (0, r, &[("a", "0"), ("a", "1")])], "1", &[]),
+        // what went back, as an operator acknowledged
+        (
+            &[
+                (0, w, &[("a", "0")]),
+                (0, w, &[("a", "9")]),
+                (0, ROLLBACK_ACKNOWLEDGED, &[]),
+                (0, r, &[("a", "0"), ("a", "1")]),
+            ],
+            "1",
+            &[],
+        ),
+        // of a value that another node told: its last, an older one, and one of its own that was sealed anew in turn
+        (&[(0, w, &[("a", "0")]), (1, r, &[("a", "0"), ("a", "1")])], "1", &[]),
+        (&[(0, w, &[("a", "0")]), (0, w, &[("a", "9")]), (1, r, &[("a", "0"), ("a", "1")])], "1", &[Kind::Resealed]),
+        (&[(0, w, &[("a", "0")]), (1, r, &[("a", "0"), ("a", "1")]), (0, r, &[("a", "1"), ("a", "2")])], "2", &[]),
+        (
+            &[
+                (0, w, &[("a", "0")]),
+                (0, w, &[("a", "9")]),
+                (1, r, &[("a", "0"), ("a", "1")]),
+                (0, r, &[("a", "1"), ("a", "2")]),
+            ],
+            "2",
+            &[Kind::Resealed],
+        ),
+        (&[(0, w, &[("a", "0")]), (1, w, &[("a", "9")]), (0, r, &[("a", "9"), ("a", "1")])], "1", &[]),
+        // another row's leaf in between
+        (&[(0, w, &[("a", "0")]), (0, r, &[("b", "7"), ("a", "1")])], "1", &[Kind::Missing]),
+    ];
+    for (leaves, stands, expected) in cases {
+        let mut logs = [Rig::default(), Rig::default()];
+        for (number, (log, operation, changes)) in leaves.iter().enumerate() {
+            let value = |value: &str| if value.is_empty() { "deleted".to_owned() } else { hex::encode(hash(value)) };
+            let changes: Vec<_> = changes.iter().map(|(path, to)| (hex::encode(hash(path)), value(to))).collect();
+            let now = Timestamp::from_unix_millis(number as u64);
+            logs[*log].entry(&Record { changes: &changes, ..Record::new(now, "", operation, &Subject::System) });
+        }
+        let compared = compare(logs.into_iter().map(|log| log.told).collect(), &[("a", stands)]);
+        let found: Vec<_> = compared.findings.iter().map(|found| found.kind).collect();
+        assert_eq!(found, expected, "{leaves:?}");
+    }
+}
