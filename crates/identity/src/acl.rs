@@ -81,6 +81,22 @@ pub struct Said {
     pub denied: bool,
 }
 
+impl Said {
+    /// What it says of what is below `above` (`a/b/`), by the paths there.
+    fn below(self, above: &str) -> Option<Self> {
+        let mut rest = self.pattern.as_str();
+        for segment in above.split_terminator('/') {
+            let Some((first, behind)) = rest.split_once('/') else {
+                rest = rest.strip_suffix('*').filter(|begins| segment.starts_with(begins)).map(|_| "*")?;
+                break;
+            };
+            rest = Some(behind).filter(|_| first == "+" || first == segment)?;
+        }
+        let exact = !rest.ends_with('*') && !rest.split('/').any(|segment| segment == "+");
+        (!rest.is_empty()).then(|| Self { pattern: rest.to_owned(), exact, ..self.clone() })
+    }
+}
+
 /// A pattern from its first wildcard on.
 #[derive(Debug, PartialEq, Eq)]
 struct Shape {
@@ -175,13 +191,19 @@ impl Acl {
         self.root.is_some()
     }
 
-    /// All rules, one a pattern, as they add up; of root, none.
-    pub fn said(&self) -> impl Iterator<Item = Said> {
+    /// All rules, one a pattern, as they add up; of root, none. Below, what they say there, by the paths there; of two that say
+    /// something on one pattern there, the longer one is last.
+    pub fn said(&self) -> Vec<Said> {
+        if let Some((above, acl)) = &self.over {
+            let mut all = acl.said();
+            all.sort_by_key(|said| said.pattern.len());
+            return all.into_iter().filter_map(|said| said.below(above)).collect();
+        }
         let exact = self.exact.iter().map(|(path, rule)| rule.said(path.to_string(), true));
         let wild = self.wild.iter().flat_map(|(key, rules)| {
             rules.iter().map(move |(shape, rule)| rule.said(format!("{key}{}", shape.text), false))
         });
-        exact.chain(wild)
+        exact.chain(wild).collect()
     }
 
     pub(crate) fn is_templated(&self) -> bool {

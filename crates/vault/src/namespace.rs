@@ -23,11 +23,12 @@
 pub(crate) mod asker;
 pub(crate) mod round;
 
+use crate::backend::Access;
 use crate::error::VaultError;
 use crate::mount::Table;
 use crate::reply::Reply;
 use crate::service::{Seams, Vault};
-use crate::{Call, mount};
+use crate::{Call, backend, mount};
 use audit::Decision;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -312,7 +313,14 @@ impl Vault {
             Found::Root => self.serve(call, &tree).await,
             // what is rarer does not make what is more frequent larger
             Found::Namespace(path, named) => Box::pin(self.serve_within(call, &tree, path, named)).await,
-            Found::Nowhere(deepest, missing) => Box::pin(self.nowhere(call, &tree, deepest, &missing)).await,
+            Found::Nowhere(deepest, missing) => match of_wrapped(call) {
+                Some(at) => {
+                    call.path.go_on_from(at);
+                    let _ = call.info.namespace.set(call.namespace.as_ref().into());
+                    Box::pin(self.serve(call, &tree)).await
+                }
+                None => Box::pin(self.nowhere(call, &tree, deepest, &missing)).await,
+            },
         }
     }
 
@@ -351,6 +359,18 @@ impl Vault {
             }
         }
     }
+}
+
+/// What a wrapping token is good for is asked for where that stands in the path. It is answered in whatever namespace is named,
+/// also where there is none: nobody learns by it which there are.
+pub(crate) fn of_wrapped(call: &Call) -> Option<usize> {
+    let path = call.path.as_str().trim_end_matches('/');
+    let (before, last) = path.rsplit_once('/')?;
+    let at = before.strip_suffix("sys/wrapping").filter(|named| named.is_empty() || named.ends_with('/'))?.len();
+    let below = path.get(at..)?.strip_prefix("sys/")?;
+    // by an accessor its maker asks, in its own namespace
+    let is_public = backend::of(mount::Kind::System).access(call, below) == Access::Public;
+    (matches!(last, "unwrap" | "rewrap" | "lookup") && is_public).then_some(at)
 }
 
 /// Whether a path is served in the root alone. As OpenBao has it.

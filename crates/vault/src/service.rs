@@ -12,7 +12,7 @@ use crate::lease::breaker::Breakers;
 use crate::mount::{Kind, Mount, Table, Tune};
 use crate::namespace::asker::{Asker, is_of_ones_own};
 use crate::namespace::round::Round;
-use crate::namespace::{Space, Tree, is_roots};
+use crate::namespace::{Space, Tree, is_roots, of_wrapped};
 use crate::recovery::Ceremonies;
 use crate::reply::{Answer, Reply};
 use crate::scope::{Scope, record};
@@ -235,6 +235,13 @@ impl Vault {
             Ok(table) => table,
             Err(error) => return self.refused(call, None, (Decision::NotReached, ""), error).await,
         };
+        if table.route(call.path.as_str()).is_none()
+            && let Some(at) = of_wrapped(call)
+        {
+            let named = call.path.as_str().get(..at).unwrap_or_default();
+            let _ = call.info.namespace.set(format!("{}{named}", self.namespace()).into());
+            call.path.go_on_from(at);
+        }
         canonicalise(&table, call);
         let call = &*call;
         if let Err(error) = self.seams.caches.quotas.admit(self, call).await {

@@ -2,7 +2,7 @@
 //!
 //! # Divergences
 //!
-//! - Userpass is what locks. At most 1000 users of a mount are told, of a million that have failed lately.
+//! - Of the namespace that is asked in, and of none below it. Userpass is what locks. At most 1000 users of a mount are told, of a million that have failed lately.
 
 use crate::auth::userpass;
 use crate::call::Verb;
@@ -22,8 +22,8 @@ struct Locked<'a> {
 struct Namespace<'a> {
     counts: usize,
     mount_accessors: Vec<OfMount<'a>>,
-    namespace_id: &'static str,
-    namespace_path: &'static str,
+    namespace_id: &'a str,
+    namespace_path: &'a str,
 }
 
 #[derive(Serialize)]
@@ -57,8 +57,9 @@ async fn list(scope: &Scope<'_>) -> Result<Reply, VaultError> {
             mount_accessors.push(OfMount { alias_identifiers: names, counts, mount_accessor });
         }
     }
-    let root = Namespace { counts: total, mount_accessors, namespace_id: "root", namespace_path: "" };
-    let reply = Reply::data(&Locked { by_namespace: vec![root], total })?;
+    let namespace_id = scope.vault.space.as_ref().map_or("root", |space| &space.id);
+    let own = Namespace { counts: total, mount_accessors, namespace_id, namespace_path: scope.vault.namespace() };
+    let reply = Reply::data(&Locked { by_namespace: vec![own], total })?;
     Ok(if whole { reply } else { reply.warning("there are more than can be told at once") })
 }
 

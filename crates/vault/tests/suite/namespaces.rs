@@ -471,6 +471,78 @@ async fn a_wrapped_answer_is_found_by_its_token_whatever_is_asked_in() {
 }
 
 #[tokio::test]
+async fn a_wrapping_token_does_not_tell_which_namespaces_there_are() {
+    let rig = Rig::new().await;
+    made(&rig, &["a", "a/b"]).await;
+    let weak = minted(&rig, "", r#"path "x" { capabilities = ["read"] }"#).await;
+    let with = With { wrap_secs: Some(60), ..within("", ROOT) };
+    let told = done(&rig, with, Write, "sys/wrapping/wrap", json!({"v": 1})).await;
+    let own = told["wrap_info"]["token"].as_str().unwrap().to_owned();
+    let accessor = told["wrap_info"]["accessor"].clone();
+    for (verb, last) in [(Write, "lookup"), (Read, "lookup"), (Write, "unwrap"), (Write, "rewrap")] {
+        for body in [json!({"token": "srw.unknown"}), json!({ "token": own }), json!({ "accessor": accessor })] {
+            if last != "lookup" && body["token"] == own.as_str() {
+                continue;
+            }
+            for token in [None, Some(weak.as_str()), Some(own.as_str())] {
+                if last != "lookup" && token == Some(own.as_str()) {
+                    continue;
+                }
+                let mut answers = Vec::new();
+                for (namespace, path) in
+                    [("a", ""), ("none", ""), ("a/b", ""), ("a/none", ""), ("", "a/"), ("", "none/")]
+                {
+                    let with = With { token, namespace, ..With::default() };
+                    let path = format!("{path}sys/wrapping/{last}");
+                    let (answer, records) = rig.recorded(rig.ask(verb, &path, body.clone(), with)).await;
+                    assert_eq!(records.len(), 1, "{path} {records:?}");
+                    assert!(records[0]["namespace"].is_string() || answer.0 == 403, "{path} {records:?}");
+                    answers.push((answer.0, answer.1["errors"].clone(), answer.1["data"].clone()));
+                }
+                assert!(answers.iter().all(|answer| *answer == answers[0]), "{last} {body} {token:?} {answers:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_told_of_rules_and_of_who_is_locked_out_is_of_the_namespace_that_is_asked_in() {
+    let rig = Rig::new().await;
+    made(&rig, &["a"]).await;
+    let policy = r#"path "a/secret/data/x" { capabilities = ["read"] }
+                    path "+/secret/data/y" { capabilities = ["list"] }
+                    path "a/secret/*" { capabilities = ["update"] }
+                    path "b/secret/*" { capabilities = ["update"] }
+                    path "a*" { capabilities = ["create"] }
+                    path "secret/data/z" { capabilities = ["read"] }"#;
+    let from_above = minted(&rig, "", policy).await;
+    let told = done(&rig, within("a", &from_above), Read, "sys/internal/ui/resultant-acl", Value::Null).await;
+    let given = |capability: &str| json!({ "capabilities": [capability] });
+    assert_eq!(
+        told["data"]["exact_paths"],
+        json!({"secret/data/x": given("read"), "secret/data/y": given("list")}),
+        "{told}"
+    );
+    assert_eq!(told["data"]["glob_paths"], json!({"secret/": given("update"), "": given("create")}));
+    done(&rig, within("a", ROOT), Write, "sys/auth/userpass", json!({"type": "userpass"})).await;
+    done(&rig, within("a", ROOT), Write, "auth/userpass/users/u", json!({"password": "the right password"})).await;
+    for _ in 0..5 {
+        let with = With { namespace: "a", ..With::default() };
+        rig.ask(Write, "auth/userpass/login/u", json!({"password": "a wrong one"}), with).await;
+    }
+    let told = done(&rig, within("a", ROOT), Read, "sys/locked-users", Value::Null).await;
+    let own = &told["data"]["by_namespace"][0];
+    let id = done(&rig, within("", ROOT), Read, "sys/namespaces/a", Value::Null).await["data"]["id"].clone();
+    assert_eq!(
+        (&own["namespace_path"], &own["namespace_id"], &own["counts"]),
+        (&json!("a/"), &id, &json!(1)),
+        "{told}"
+    );
+    let told = done(&rig, within("", ROOT), Read, "sys/locked-users", Value::Null).await;
+    assert_eq!(told["data"]["total"], 0);
+}
+
+#[tokio::test]
 async fn records_tell_the_namespace_and_changes_of_it_too() {
     let rig = Rig::new().await;
     made(&rig, &["a"]).await;
