@@ -122,9 +122,11 @@ impl Quotas {
 impl Measures {
     fn take(&mut self, (name, rule): (&str, &Rule), from: Option<IpAddr>, now: Timestamp) -> bool {
         let mut key = (name.to_owned(), from);
-        if !self.of.contains_key(&key) && self.of.len() >= MEASURES_MAX {
+        // who makes rules in a namespace takes no measure away from those of the root
+        let most = if name.contains('/') { MEASURES_MAX / 2 } else { MEASURES_MAX };
+        if !self.of.contains_key(&key) && self.of.len() >= most {
             self.sweep(now);
-            if self.of.len() >= MEASURES_MAX {
+            if self.of.len() >= most {
                 key.1 = None;
             }
         }
@@ -285,6 +287,16 @@ mod tests {
             for (millis, passes) in asked {
                 assert_eq!(measure.take(&rule, at(*millis)), *passes, "{rule:?} {millis}");
             }
+        }
+    }
+
+    #[test]
+    fn rules_of_namespaces_leave_measures_to_those_of_the_root() {
+        let (at, rule) = (Timestamp::from_unix_millis(1_000_000), rule("", 1000, 1, 0));
+        let mut measures = Measures::default();
+        for (name, passed) in [("a/rule", 5001), ("rule", 4999 + 1)] {
+            let asked = (0..6000_u32).map(|n| Some(IpAddr::from(n.to_be_bytes())));
+            assert_eq!(asked.filter(|from| measures.take((name, &rule), *from, at)).count(), passed, "{name}");
         }
     }
 

@@ -131,6 +131,13 @@ pub(crate) async fn load(vault: &Vault) -> Result<Option<(Recovery, Revision)>, 
     Ok(Some((Recovery::decode(found.value.expose())?, found.revision)))
 }
 
+/// As it was a moment ago at most: for who is told how many shares there are.
+pub(crate) async fn told(vault: &Vault) -> Result<Option<Recovery>, VaultError> {
+    let (view, place) = place(vault)?;
+    let kept = view.read(&place).await?;
+    kept.as_ref().as_ref().map(|kept| Recovery::decode(kept.value.expose())).transpose()
+}
+
 /// As the store has it now, by keys that the vault's own barrier does not have yet.
 pub(crate) async fn load_by(barrier: &Barrier, vault: &Vault) -> Result<Option<Recovery>, VaultError> {
     let (_, place) = place(vault)?;

@@ -111,7 +111,7 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
 
 /// Of the attempt that is named; otherwise whether there is any.
 async fn status(scope: &Scope<'_>) -> Result<Reply, VaultError> {
-    let required = recovery::load(scope.vault).await?.map_or(0, |(recovery, _)| recovery.threshold);
+    let required = recovery::told(scope.vault).await?.map_or(0, |recovery| recovery.threshold);
     let status = Status { required, otp_length: OTP_BYTES, ..Status::default() };
     let mut attempts = scope.vault.ceremonies().root.lock().await;
     attempts.drop_stale(scope.now());

@@ -19,7 +19,6 @@ use crate::scope::Scope;
 use crate::sys::status::bare;
 use envelope::SecretBytes;
 use serde::Serialize;
-use storage::Revision;
 use zeroize::Zeroizing;
 
 /// Shares of the old key, for a new one; then perhaps shares of the new one.
@@ -29,7 +28,7 @@ pub(crate) struct RekeyAttempt {
     split: Split,
     verification: bool,
     /// `None`: the new one is the first.
-    old: Option<(Recovery, Revision)>,
+    old: Option<Recovery>,
     /// Waits until its shares were shown.
     new: Option<Recovery>,
 }
@@ -96,7 +95,7 @@ impl RekeyAttempt {
             started: true,
             t: self.split.threshold,
             n: self.split.shares,
-            required: self.old.as_ref().map_or(0, |(old, _)| old.threshold),
+            required: self.old.as_ref().map_or(0, |old| old.threshold),
             verification_required: self.verification,
             ..Status::default()
         };
@@ -145,7 +144,7 @@ async fn begin(scope: &Scope<'_>) -> Result<Reply, VaultError> {
         return Err(VaultError::Invalid("rekey already in progress".into()));
     }
     let gathering = Gathering::new(vault, now)?;
-    let old = recovery::load(vault).await?;
+    let old = recovery::load(vault).await?.map(|(old, _)| old);
     if old.is_some() {
         let attempt = attempt.insert(RekeyAttempt { gathering, split, verification, old, new: None });
         return bare(200, &attempt.status());
@@ -164,11 +163,15 @@ async fn begin(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     shown("", &shares, None)
 }
 
-/// In place of what was read, together with the record.
-async fn install(scope: &Scope<'_>, new: &Recovery, old: Option<Revision>) -> Result<(), VaultError> {
+/// In place of the key that the shares are of, together with the record. It may have been sealed anew meanwhile, not made anew.
+async fn install(scope: &Scope<'_>, new: &Recovery, old: Option<&Recovery>) -> Result<(), VaultError> {
     let (view, place) = recovery::place(scope.vault)?;
-    let batch = match old {
-        Some(revision) => scope.batch()?.revision_is(place.clone(), revision),
+    let found = recovery::load(scope.vault).await?;
+    if found.as_ref().map(|(found, _)| found) != old {
+        return Err(VaultError::Conflict);
+    }
+    let batch = match found {
+        Some((_, revision)) => scope.batch()?.revision_is(place.clone(), revision),
         None => scope.batch()?.absent(place.clone()),
     };
     scope.commit(view.put(batch, place, &new.encode()?)?).await?;
@@ -208,9 +211,8 @@ async fn update(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let gathers = |attempt: &&mut RekeyAttempt| attempt.new.is_none() && !attempt.gathering.is_stale(now);
     let attempt = under_way.as_mut().filter(gathers).ok_or_else(none)?;
     named(&attempt.gathering, scope)?;
-    let (known, revision) = attempt.old.as_ref().ok_or_else(none)?;
-    let revision = *revision;
-    match attempt.gathering.add(share, known, vault.barrier().cluster_id()) {
+    let known = attempt.old.clone().ok_or_else(none)?;
+    match attempt.gathering.add(share, &known, vault.barrier().cluster_id()) {
         Added::Missing => bare(200, &attempt.status()),
         Added::Wrong => Err(recovery::wrong()),
         Added::Complete => {
@@ -222,7 +224,7 @@ async fn update(scope: &Scope<'_>) -> Result<Reply, VaultError> {
                 return shown(&nonce, &shares, Some(&attempt.gathering.nonce));
             }
             *under_way = None;
-            install(scope, &new, Some(revision)).await?;
+            install(scope, &new, Some(&known)).await?;
             shown(&nonce, &shares, None)
         }
     }
@@ -254,9 +256,9 @@ async fn verify(scope: &Scope<'_>) -> Result<Reply, VaultError> {
         Added::Wrong => Err(recovery::wrong()),
         Added::Complete => {
             let reply = bare(200, &attempt.verifying(true))?;
-            let old = attempt.old.as_ref().map(|(_, revision)| *revision);
+            let old = attempt.old.take();
             *under_way = None;
-            install(scope, &new, old).await?;
+            install(scope, &new, old.as_ref()).await?;
             Ok(reply)
         }
     }

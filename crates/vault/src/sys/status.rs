@@ -29,7 +29,7 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
 /// What the seal is: `t` and `n` are those of the recovery key.
 pub(crate) async fn seal_status(vault: &Vault) -> Result<Reply, VaultError> {
     if !vault.is_sealed() {
-        let recovery = recovery::load(vault).await?.map(|(recovery, _)| recovery);
+        let recovery = recovery::told(vault).await?;
         return bare(200, &seal(vault, recovery.as_ref(), None));
     }
     let sealed = vault.ceremonies().sealed.lock().await;

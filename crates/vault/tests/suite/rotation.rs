@@ -295,3 +295,20 @@ async fn a_value_that_does_not_open_keeps_no_other_waiting() {
     let told = &status["data"]["resealing"];
     assert_eq!((&told["done"], &told["unreadable"]), (&json!(true), &json!(1)), "{status}");
 }
+
+#[tokio::test]
+async fn a_rekey_that_is_under_way_goes_on_while_its_key_is_sealed_anew() {
+    let rig = Rig::new().await;
+    let init = "sys/rekey-recovery-key/init";
+    let (_, first) = rig.root(Write, init, json!({"secret_shares": 1, "secret_threshold": 1})).await;
+    let (_, begun) =
+        rig.root(Write, init, json!({"secret_shares": 1, "secret_threshold": 1, "require_verification": true})).await;
+    let body = json!({"key": first["keys"][0], "nonce": begun["nonce"]});
+    let (_, shown) = rig.root(Write, "sys/rekey-recovery-key/update", body).await;
+    rig.done(Write, "sys/rotate", Value::Null).await;
+    rig.vault.changes().tidy().await.unwrap();
+    assert!(walked(&mut Resealer::with(rig.another_node(), Duration::ZERO), &rig).await > 0);
+    let body = json!({"key": shown["keys"][0], "nonce": shown["verification_nonce"]});
+    let (status, told) = rig.root(Write, "sys/rekey-recovery-key/verify", body).await;
+    assert_eq!((status, &told["complete"]), (200, &json!(true)), "{told}");
+}
