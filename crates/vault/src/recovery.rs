@@ -9,6 +9,7 @@
 //! Always: compared in constant time. What is no share of the key changes nothing of an attempt, whoever brings it: strangers
 //! cannot spoil what officers do. (Nobody is made to wait: of 256 random bits nothing is guessed, and officers may come from
 //! a stranger's address.)
+//! Always: what officers do leaves its record before it has an effect, and has its place in the log whatever strangers send.
 //! Always: an attempt stands in the memory of the node that was asked, for an hour at most: all shares go to one node.
 //! Never: a share, or the key, in the store, the log, an error, or longer in memory than the attempt.
 
@@ -97,6 +98,11 @@ impl Recovery {
             hex::decode_to_slice(known, &mut bytes).is_ok() & mac::equal(&bytes, &shown)
         };
         self.of_shares.is_empty() || self.of_shares.iter().fold(false, |found, known| found | is_shown(known))
+    }
+
+    /// Whether this is one of its shares: who brings it is no stranger, though nobody is recognised.
+    pub(crate) fn knows(&self, share: &SecretBytes, cluster: &[u8; 16]) -> bool {
+        !self.of_shares.is_empty() && self.has(share, cluster)
     }
 
     fn decode(text: &[u8]) -> Result<Self, VaultError> {
@@ -247,6 +253,11 @@ impl Gathering {
 
     fn holds(&self, share: &SecretBytes) -> bool {
         self.shares.iter().any(|known| mac::equal(known.expose(), share.expose()))
+    }
+
+    /// How many shares are missing once it has this one.
+    pub(crate) fn lacks(&self, share: &SecretBytes, of: &Recovery) -> usize {
+        usize::from(of.threshold).saturating_sub(self.shares.len() + usize::from(!self.holds(share)))
     }
 
     /// Whether another one has all shares that this one has, and this one some.

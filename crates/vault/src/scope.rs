@@ -85,6 +85,14 @@ impl<'a> Scope<'a> {
         Ok(())
     }
 
+    /// Records, now, what is then done by who showed a share of the recovery key, or an attempt's nonce.
+    pub(crate) async fn record_officers(&self) -> Result<(), VaultError> {
+        let record = self.record(self.subject(), Decision::Allowed, Outcome::Done);
+        self.vault.changes().log(&crate::recovery::by_shares(record)).await?;
+        self.was_recorded();
+        Ok(())
+    }
+
     /// Commits a change together with this request's record.
     pub async fn commit(&self, batch: Batch) -> Result<Revision, ChangeError> {
         self.commit_by(batch, self.subject()).await

@@ -77,22 +77,23 @@ pub(crate) async fn seal(scope: &Scope<'_>) -> Result<Reply, VaultError> {
 
 /// What is answered while it is sealed: nobody is recognised, and nothing is read.
 pub(crate) async fn serve(vault: &Vault, call: &Call) -> Result<Reply, VaultError> {
-    let outcome = answer(vault, call).await;
-    let told = call.path.told();
     if !call.namespace.is_empty() {
         let _ = call.info.namespace.set(call.namespace.as_ref().into());
     }
-    let (decision, outcome_told) = match &outcome {
+    let mut recorded = false;
+    let outcome = answer(vault, call, &mut recorded).await;
+    let (decision, told) = match &outcome {
+        _ if recorded => return outcome,
         Ok(_) => (Decision::Allowed, Outcome::Done),
         Err(error) if error.is_unrecorded() => return outcome,
         Err(VaultError::Sealed) => (Decision::NotReached, Outcome::Failed("SEALED".into())),
         Err(error) => (Decision::Allowed, Outcome::Failed(error.reason().into())),
     };
-    vault.log(&record(call, &told, &Subject::Unauthenticated, decision, "", outcome_told)).await?;
+    vault.log(&record(call, &call.path.told(), &Subject::Unauthenticated, decision, "", told)).await?;
     outcome
 }
 
-async fn answer(vault: &Vault, call: &Call) -> Result<Reply, VaultError> {
+async fn answer(vault: &Vault, call: &Call, recorded: &mut bool) -> Result<Reply, VaultError> {
     if !call.namespace.is_empty() {
         return Err(VaultError::Sealed);
     }
@@ -101,16 +102,16 @@ async fn answer(vault: &Vault, call: &Call) -> Result<Reply, VaultError> {
         ("sys/seal-status", Verb::Read) => status::seal_status(vault).await,
         ("sys/init", Verb::Read) => status::initialized(),
         ("sys/init", Verb::Write) => Err(status::already_initialized()),
-        ("sys/unseal", Verb::Write) => unseal(vault, call).await,
+        ("sys/unseal", Verb::Write) => unseal(vault, call, recorded).await,
         _ => Err(VaultError::Sealed),
     }
 }
 
 /// One share more. Of an unsealed server: what the seal is.
-pub(crate) async fn unseal(vault: &Vault, call: &Call) -> Result<Reply, VaultError> {
+pub(crate) async fn unseal(vault: &Vault, call: &Call, recorded: &mut bool) -> Result<Reply, VaultError> {
     let mut sealed = vault.ceremonies().sealed.lock().await;
     if let Some(sealed) = sealed.as_mut().filter(|_| vault.is_sealed()) {
-        add(vault, call, sealed).await?;
+        add(vault, call, sealed, recorded).await?;
     }
     if !vault.is_sealed() {
         *sealed = None;
@@ -119,19 +120,24 @@ pub(crate) async fn unseal(vault: &Vault, call: &Call) -> Result<Reply, VaultErr
     status::seal_status(vault).await
 }
 
-async fn add(vault: &Vault, call: &Call, sealed: &mut Sealed) -> Result<(), VaultError> {
+async fn add(vault: &Vault, call: &Call, sealed: &mut Sealed, recorded: &mut bool) -> Result<(), VaultError> {
     let recovery = sealed.recovery.clone().ok_or_else(none)?;
     let resets = call.body.bool("reset")? == Some(true);
     if resets && !call.body.has("key") {
         return Err(VaultError::field("key", "missing: who drops what was brought shows a share"));
     }
-    let share = recovery::share(&call.body)?;
+    let (share, cluster) = (recovery::share(&call.body)?, vault.barrier().cluster_id());
+    if recovery.knows(&share, cluster) {
+        let told = call.path.told();
+        let record = record(call, &told, &Subject::Unauthenticated, Decision::Allowed, "", Outcome::Done);
+        vault.changes().log(&recovery::by_shares(record)).await?;
+        *recorded = true;
+    }
     if sealed.gathering.as_ref().is_none_or(|gathering| gathering.is_stale(call.info.now)) {
         sealed.gathering = Some(Gathering::new(vault, call.info.now)?);
     }
     let Some(gathering) = sealed.gathering.as_mut() else { return Err(none()) };
-    let added = gathering.add(share, &recovery, vault.barrier().cluster_id());
-    match added {
+    match gathering.add(share, &recovery, cluster) {
         Added::Wrong => {
             // an attempt begins with a share
             sealed.gathering.take_if(|gathering| gathering.progress() == 0);
@@ -142,10 +148,14 @@ async fn add(vault: &Vault, call: &Call, sealed: &mut Sealed) -> Result<(), Vaul
         Added::Complete => {
             // where it cannot be opened now, whatever becomes of who asked, one share more is enough
             gathering.take_back();
-            let opened = open(vault, call, &recovery).await?;
+            let opened = open(vault, call, &recovery).await;
+            // beside the record of the share
+            *recorded &= opened.is_ok();
+            let opened = opened?;
             sealed.gathering = None;
             if let Opened::OfAnother(now) = opened {
                 sealed.recovery = now;
+                *recorded = false;
                 return Err(recovery::wrong());
             }
         }

@@ -130,6 +130,7 @@ async fn cancel(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let nonce = recovery::nonce(scope.call)?;
     let mut attempts = scope.vault.ceremonies().root.lock().await;
     let at = attempts.named(&nonce).ok_or_else(recovery::other_nonce)?;
+    scope.record_officers().await?;
     attempts.0.remove(at);
     Ok(Reply::empty())
 }
@@ -151,6 +152,9 @@ async fn begin(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let otp = given.as_ref().or(told.as_ref()).map(|otp| SecretBytes::copy_from(otp.as_bytes())).unwrap_or(none());
     let (gathering, required) = (Gathering::new(vault, scope.now())?, recovery.threshold);
     let (nonce, from) = (gathering.nonce.clone(), identity::cidr::network(&scope.call.info.from));
+    // before it begins, and while nobody waits for it: strangers begin some, too
+    vault.log(&scope.record(scope.subject(), Decision::Allowed, Outcome::Done)).await?;
+    scope.was_recorded();
     let mut attempts = vault.ceremonies().root.lock().await;
     attempts.drop_stale(scope.now());
     attempts.add(RootAttempt { gathering, recovery, otp, from })?;
@@ -190,7 +194,12 @@ async fn update(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let nonce = recovery::nonce(scope.call)?;
     let at = attempts.named(&nonce).ok_or_else(recovery::other_nonce)?;
     let RootAttempt { gathering, recovery, .. } = attempts.0.get_mut(at).ok_or_else(recovery::other_nonce)?;
-    let added = gathering.add(share, recovery, vault.barrier().cluster_id());
+    let cluster = vault.barrier().cluster_id();
+    // the last one is told with the token that it makes
+    if recovery.knows(&share, cluster) && gathering.lacks(&share, recovery) > 0 {
+        scope.record_officers().await?;
+    }
+    let added = gathering.add(share, recovery, cluster);
     let (progress, required) = (gathering.progress(), recovery.threshold);
     let shown = Status { nonce: &nonce, started: true, progress, required, otp_length: OTP_BYTES, ..Status::default() };
     match added {

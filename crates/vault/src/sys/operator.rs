@@ -33,7 +33,15 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
     use Verb::{Delete, Read, Write};
     match (segments, scope.call.verb) {
         (["init"], Write) => Err(status::already_initialized()),
-        (["unseal"], Write) => seal::unseal(scope.vault, scope.call).await,
+        // it may have been sealed in this very moment
+        (["unseal"], Write) => {
+            let mut recorded = false;
+            let outcome = seal::unseal(scope.vault, scope.call, &mut recorded).await;
+            if recorded {
+                scope.was_recorded();
+            }
+            outcome
+        }
         (["seal"], Write) => seal::seal(scope).await,
         (["step-down"], Write) => refused("there is no leader that could step down: every node serves"),
         (["rekey", ..], Read | Write | Delete) => {
