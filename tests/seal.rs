@@ -135,14 +135,18 @@ async fn a_sealed_server_serves_again_after_shares_or_a_restart_and_shares_make_
 
 /// The log is valid, and the store is what it tells.
 fn verified(dev: &Dev) {
+    let (code, told) = verify(dev);
+    assert_eq!((code, &told["valid"]), (Some(0), &true.into()), "{told:#}");
+    assert_eq!(told["store"]["found"], 0, "{told:#}");
+}
+
+fn verify(dev: &Dev) -> (Option<i32>, Value) {
     let dir = dev.audit_dir();
     let mut command = Command::new(binary("strongroom"));
     command.args(["audit", "verify", "--output", "json", "--dir"]).arg(&dir);
     command.arg("--key").arg(dir.join("log.vkey")).arg("--store").arg(dev.data().join("server/store.db"));
     let output = command.output().unwrap();
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    assert_eq!((output.status.code(), &told["valid"]), (Some(0), &true.into()), "{told:#}");
-    assert_eq!(told["store"]["found"], 0, "{told:#}");
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_default())
 }
 
 /// How many rows stand under which key of the barrier: of all that the server sealed.
@@ -215,4 +219,64 @@ async fn after_a_rotation_nothing_stands_under_the_old_key_whoever_dies_in_the_m
     let status = done(&dev, Some(&root), &["operator", "key-status"]);
     assert!(status["resealing"].is_null() || status["resealing"]["done"] == true, "{status}");
     assert_eq!(done(&dev, Some(&root), SECRET)["data"]["a"], "b");
+}
+
+/// What a namespace has stored, by its paths.
+fn rows_of_namespaces(store: &Path) -> std::collections::BTreeMap<Vec<u8>, Vec<u8>> {
+    let store = Connection::open(store).unwrap();
+    let mut select = store.prepare("SELECT k, v FROM kv").unwrap();
+    let rows = select.query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?))).unwrap();
+    rows.map(Result::unwrap).filter(|(path, _)| String::from_utf8_lossy(path).contains("/ns/")).collect()
+}
+
+#[test]
+fn namespaces_are_sealed_with_all_else_and_an_old_row_of_one_is_found_though_it_was_sealed_anew() {
+    let mut dev = Dev::sim();
+    let (root, store) = (dev.root_token(), dev.data().join("server/store.db"));
+    let share = dev.data().join("recovery-key").display().to_string();
+    let within =
+        |dev: &Dev, arguments: &[&str]| done(dev, Some(&root), &[arguments, &["--namespace", "team"]].concat());
+    done(&dev, Some(&root), &["namespace", "create", "team"]);
+    for (at, kind) in
+        [("sys/mounts/kv", "type=kv"), ("sys/mounts/keys", "type=transit"), ("sys/auth/up", "type=userpass")]
+    {
+        within(&dev, &["write", at, kind]);
+    }
+    within(&dev, &["write", "keys/keys/k"]);
+    within(&dev, &["write", "kv/a", "pw=old"]);
+    done(&dev, Some(&root), &["operator", "seal"]);
+    let read = ["read", "kv/a", "--namespace", "team"];
+    assert!(refused(&dev, Some(&root), &read).contains("Vault is sealed"));
+    done(&dev, None, &["operator", "unseal", "--share", &share]);
+    assert_eq!(within(&dev, &["read", "kv/a"])["pw"], "old");
+
+    dev.end();
+    let old = rows_of_namespaces(&store);
+    dev.start_again().unwrap();
+    within(&dev, &["write", "kv/a", "pw=new"]);
+    dev.end();
+    verified(&dev);
+    let new = rows_of_namespaces(&store);
+    let (path, _) = new.iter().find(|(path, value)| old.get(*path).is_some_and(|old| old != *value)).unwrap();
+    Connection::open(&store).unwrap().execute("UPDATE kv SET v = ?1 WHERE k = ?2", (&old[path], path)).unwrap();
+    dev.start_again().unwrap();
+    assert_eq!(within(&dev, &["read", "kv/a"])["pw"], "old", "until it is compared, nobody knows");
+    done(&dev, Some(&root), &["operator", "rotate"]);
+    until("all is sealed anew", Duration::from_secs(120), || {
+        done(&dev, Some(&root), &["operator", "key-status"])["resealing"]["done"] == true
+    });
+    assert!(!terms(&store).contains_key(&1));
+    dev.end();
+    let (code, told) = verify(&dev);
+    assert_eq!((code, &told["store"]["found"]), (Some(1), &1.into()), "{told:#}");
+    assert!(told.to_string().contains("resealed"), "{told:#}");
+
+    // written again it is right; dropped and made anew, nothing of it is there
+    dev.start_again().unwrap();
+    within(&dev, &["write", "kv/a", "pw=newest"]);
+    done(&dev, Some(&root), &["namespace", "delete", "team"]);
+    done(&dev, Some(&root), &["namespace", "create", "team"]);
+    assert!(!said(&dev, Some(&root), &read).status.success());
+    dev.end();
+    verified(&dev);
 }

@@ -92,10 +92,11 @@ async fn renew_in(kms: &Kms) -> Result<usize, KmsError> {
     }
 }
 
-/// Every ten seconds: wrapped answers whose time is over, and when secrets were read last.
+/// Every ten seconds: officers' attempts and wrapped answers whose time is over, and when secrets were read last.
 pub async fn tend(vault: vault::Vault) {
     loop {
         tokio::time::sleep(TEND_EVERY).await;
+        vault.drop_stale_attempts(SystemClock.now());
         if vault.is_sealed() {
             continue;
         }

@@ -24,6 +24,7 @@ use crate::scope::{Scope, record};
 use crate::service::Vault;
 use crate::sys::status;
 use audit::{Decision, Outcome, Record, Subject};
+use envelope::Timestamp;
 use kms::boot::BootError;
 use std::sync::Arc;
 use storage::{Barrier, Invalidate as _};
@@ -47,6 +48,23 @@ impl Vault {
         self.kms().forget();
         self.seams.identity_caches.forget();
         self.seams.caches.forget();
+    }
+
+    /// Attempts whose time is over go, with the shares that they hold, though nobody asks for them any more. For a worker, sealed
+    /// or not. What is just being used is looked at the next time.
+    pub fn drop_stale_attempts(&self, now: Timestamp) {
+        let ceremonies = self.ceremonies();
+        if let Ok(mut attempts) = ceremonies.root.try_lock() {
+            attempts.drop_stale(now);
+        }
+        if let Ok(mut attempt) = ceremonies.rekey.try_lock() {
+            attempt.take_if(|attempt| attempt.is_stale(now));
+        }
+        if let Ok(mut sealed) = ceremonies.sealed.try_lock()
+            && let Some(sealed) = sealed.as_mut()
+        {
+            sealed.gathering.take_if(|gathering| gathering.is_stale(now));
+        }
     }
 
     async fn close(&self, recovery: Option<Recovery>) {

@@ -49,7 +49,7 @@ impl RootAttempts {
         self.0.clear();
     }
 
-    fn drop_stale(&mut self, now: Timestamp) {
+    pub(crate) fn drop_stale(&mut self, now: Timestamp) {
         self.0.retain(|attempt| !attempt.gathering.is_stale(now));
     }
 

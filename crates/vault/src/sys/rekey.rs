@@ -17,7 +17,7 @@ use crate::recovery::{self, Added, Gathering, Recovery, Split};
 use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::sys::status::bare;
-use envelope::SecretBytes;
+use envelope::{SecretBytes, Timestamp};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -89,6 +89,10 @@ pub(super) async fn handle(scope: &Scope<'_>, segments: &[&str]) -> Result<Reply
 }
 
 impl RekeyAttempt {
+    pub(crate) fn is_stale(&self, now: Timestamp) -> bool {
+        self.gathering.is_stale(now)
+    }
+
     fn status(&self) -> Status<'_> {
         let (nonce, progress) = (self.gathering.nonce.as_str(), self.gathering.progress());
         let shown = Status {

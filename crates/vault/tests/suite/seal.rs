@@ -424,3 +424,27 @@ async fn what_officers_do_is_recorded_though_strangers_at_their_address_have_use
         assert_eq!((status, &told["sealed"], records), (200, &json!(sealed), expected), "{told}");
     }
 }
+
+#[tokio::test]
+async fn shares_of_an_attempt_whose_time_is_over_go_though_nobody_asks_for_it() {
+    let rig = Rig::new().await;
+    let shares = first(&rig, 3, 2).await;
+    let (attempt, init) = ("sys/generate-root/attempt", "sys/rekey-recovery-key/init");
+    let (_, begun) = anybody(&rig, Write, attempt, json!({})).await;
+    let body = json!({"key": shares[0], "nonce": begun["nonce"]});
+    assert_eq!(anybody(&rig, Write, "sys/generate-root/update", body).await.0, 200);
+    rig.root(Write, init, json!({"secret_shares": 2, "secret_threshold": 2})).await;
+    for (wait, there) in [(3599, true), (1, false)] {
+        rig.clock.advance(Duration::from_secs(wait));
+        rig.vault.drop_stale_attempts(rig.clock_now());
+        let told = [anybody(&rig, Read, attempt, Value::Null).await.1, rig.root(Read, init, Value::Null).await.1];
+        assert!(told.iter().all(|told| told["started"] == there), "{told:?}");
+    }
+    rig.root(Write, "sys/seal", Value::Null).await;
+    anybody(&rig, Write, "sys/unseal", json!({"key": shares[0]})).await;
+    for (wait, progress) in [(3599, 1), (1, 0)] {
+        rig.clock.advance(Duration::from_secs(wait));
+        rig.vault.drop_stale_attempts(rig.clock_now());
+        assert_eq!(anybody(&rig, Read, "sys/seal-status", Value::Null).await.1["progress"], progress);
+    }
+}
