@@ -314,6 +314,18 @@ fn the_servers_own_account_is_rotated_whenever_the_process_dies() {
 }
 
 #[test]
+fn a_sealed_server_keeps_no_session_of_its_own_account() {
+    let stand = Stand::new();
+    stand.role("r", json!({}));
+    let user = stand.user("r");
+    let own = || stand.pg.sql("postgres", "SELECT count(*) FROM pg_stat_activity WHERE usename = 'vaultadm'");
+    assert_ne!(own(), "0");
+    stand.done("write", "sys/seal", Value::Null);
+    until("none is open", Duration::from_secs(5), || own() == "0");
+    assert!(stand.logs_in(&user), "what is lent stays lent");
+}
+
+#[test]
 fn strays_are_found_and_what_is_lent_and_gone_is_told() {
     let stand = Stand::new();
     stand.role("r", json!({}));

@@ -43,8 +43,10 @@ impl Vault {
         self.barrier().is_closed()
     }
 
-    /// Drops what is kept in memory, which holds opened values: what a request that was under way has kept since, too.
+    /// Drops what is kept in memory, which holds opened values, and connections that are let in elsewhere: what a request that was
+    /// under way has kept since, too.
     pub fn forget(&self) {
+        self.databases().forget_all();
         self.kms().forget();
         self.seams.identity_caches.forget();
         self.seams.caches.forget();

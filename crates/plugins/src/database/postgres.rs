@@ -157,6 +157,10 @@ impl DatabasePlugin for Postgres {
         self.pools.forget(id);
     }
 
+    fn forget_all(&self) {
+        self.pools.forget_all();
+    }
+
     fn name_bytes_max(&self) -> usize {
         63
     }

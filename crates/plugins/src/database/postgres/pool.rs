@@ -74,6 +74,10 @@ impl Pools {
         self.locked().remove(id);
     }
 
+    pub(super) fn forget_all(&self) {
+        self.locked().values_mut().for_each(|pool| pool.idle.clear());
+    }
+
     async fn permit(&self, to: &Connection) -> Result<OwnedSemaphorePermit, DatabaseError> {
         let permits = {
             let mut pools = self.locked();

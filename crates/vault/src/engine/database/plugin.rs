@@ -126,6 +126,9 @@ pub trait DatabasePlugin: Send + Sync + fmt::Debug {
     /// Closes what is kept open for this configuration.
     fn forget(&self, id: &str);
 
+    /// Closes all that is kept open and not in use.
+    fn forget_all(&self);
+
     /// Longest name of a user, bytes.
     fn name_bytes_max(&self) -> usize;
 }
@@ -139,6 +142,11 @@ impl Databases {
     pub fn with(mut self, name: &'static str, plugin: Arc<dyn DatabasePlugin>) -> Self {
         self.0.insert(name, plugin);
         self
+    }
+
+    /// Closes all that is kept open and not in use: it is let in already.
+    pub fn forget_all(&self) {
+        self.0.values().for_each(|plugin| plugin.forget_all());
     }
 
     pub fn plugin(&self, name: &str) -> Option<&Arc<dyn DatabasePlugin>> {
