@@ -78,6 +78,13 @@ impl Invalidate for Caches {
         self.acls.forget();
         self.policies.forget();
     }
+
+    fn current(&self, until: storage::Until) {
+        self.tokens.current(until);
+        self.certificates.current(until);
+        self.acls.current(until);
+        self.policies.current(until);
+    }
 }
 
 /// The paths of one tenant.

@@ -68,6 +68,12 @@ impl Invalidate for Caches {
         self.aliases.forget();
         self.grants.forget();
     }
+
+    fn current(&self, until: storage::Until) {
+        self.keys.current(until);
+        self.aliases.current(until);
+        self.grants.current(until);
+    }
 }
 
 /// A key's grants by grantee.

@@ -1,17 +1,21 @@
 //! A bounded cache over the store, kept honest by `watch`.
 //!
 //! Always: an entry goes when anything at or below one of its paths changes; what cannot be proven fresh is not cached.
+//! Always: where others write the store too, an entry is used only if all that they did until two seconds ago was applied.
 //! Never: an entry that was read before a change which the cache has heard of already.
 
+use crate::hearing::Current;
 use crate::path::SEGMENTS_MAX;
-use crate::{AtLeast, Change, EntryPath, Revision, Storage};
-use futures_util::StreamExt;
+use crate::{AtLeast, Change, EntryPath, Moment, Revision, Storage, Until};
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt as _, StreamExt as _};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// What [`follow`] tells changes to.
 pub trait Invalidate: Send + Sync {
@@ -19,12 +23,16 @@ pub trait Invalidate: Send + Sync {
 
     /// Drops what is kept; what is known of changes stays known.
     fn forget(&self);
+
+    /// All changes that were heard of were applied: what is kept is current until then.
+    fn current(&self, until: Until);
 }
 
 /// Values by key, each depending on entries of the store. Empty, and refusing all, until the first [`Change::Gap`] told it
 /// from which revision on it hears of changes; [`follow`] begins with one.
 pub struct Cache<K, V> {
     inner: RwLock<Inner<K, V>>,
+    current: Current,
     capacity: usize,
 }
 
@@ -63,10 +71,15 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
         let recent = Recent { floor: None, changed: BTreeMap::new(), paths: 0 };
         let dependants = Dependants { keys: HashMap::new(), depths: [0; SEGMENTS_MAX + 1] };
         let (slots, clock) = (HashMap::new(), VecDeque::new());
-        Self { inner: RwLock::new(Inner { slots, clock, dependants, recent }), capacity }
+        let inner = RwLock::new(Inner { slots, clock, dependants, recent });
+        Self { inner, current: Current::until_changed(), capacity }
     }
 
+    /// Nothing where the store's changes were not heard for too long, however that came: it is read there then.
     pub fn peek(&self, key: &K) -> Option<Arc<V>> {
+        if self.current.is_past() {
+            return None;
+        }
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
         let slot = inner.slots.get(key)?;
         // Readers of a hot entry share its cache line as long as nobody writes it.
@@ -121,6 +134,10 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
         self.write().drop_kept();
     }
 
+    pub fn current(&self, until: Until) {
+        self.current.set(until);
+    }
+
     pub fn len(&self) -> usize {
         self.inner.read().unwrap_or_else(PoisonError::into_inner).slots.len()
     }
@@ -141,6 +158,10 @@ impl<K: Eq + Hash + Clone + Send + Sync, V: Send + Sync> Invalidate for Cache<K,
 
     fn forget(&self) {
         Self::forget(self);
+    }
+
+    fn current(&self, until: Until) {
+        Self::current(self, until);
     }
 }
 
@@ -240,16 +261,49 @@ impl Recent {
 /// Tells `caches` what changes below `prefix`, for ever. Where the store cannot be watched, nothing stays cached.
 pub async fn follow(storage: Arc<dyn Storage>, prefix: EntryPath, caches: Vec<Arc<dyn Invalidate>>) {
     let tell = |change: &Change| caches.iter().for_each(|cache| cache.apply(change));
+    let current = |until| caches.iter().for_each(|cache| cache.current(until));
     loop {
         if let Ok((revision, _)) = storage.get(&[], AtLeast::Latest).await {
             let mut changes = storage.watch(&prefix, revision);
             tell(&Change::Gap { revision });
-            while let Some(change) = changes.next().await {
-                tell(&change);
+            match storage.hearing() {
+                Some(hearing) => follow_others(changes, hearing, tell, current).await,
+                None => {
+                    while let Some(change) = changes.next().await {
+                        tell(&change);
+                    }
+                }
             }
         }
         tell(&Change::Gap { revision: Revision(u64::MAX) });
         tokio::time::sleep(RETRY_AFTER).await;
+    }
+}
+
+async fn follow_others(
+    mut changes: BoxStream<'static, Change>,
+    mut hearing: watch::Receiver<Moment>,
+    tell: impl Fn(&Change),
+    current: impl Fn(Until),
+) {
+    loop {
+        // before what was told by then is looked for: all of that is applied
+        let heard_at = *hearing.borrow_and_update();
+        // outside of the runtime's budget, which would say that nothing is there
+        while let Some(change) = tokio::task::unconstrained(changes.next()).now_or_never() {
+            match change {
+                Some(change) => tell(&change),
+                None => return,
+            }
+        }
+        current(Until::heard_at(heard_at));
+        tokio::select! {
+            change = changes.next() => match change {
+                Some(change) => tell(&change),
+                None => return,
+            },
+            heard = hearing.changed() => if heard.is_err() { return },
+        }
     }
 }
 

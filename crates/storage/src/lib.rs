@@ -20,6 +20,7 @@ mod clock;
 #[expect(clippy::unwrap_used, reason = "a suite of tests: it judges by panicking")]
 pub mod contract;
 mod feed;
+pub mod hearing;
 pub mod memory;
 #[cfg(any(test, feature = "contract"))]
 #[expect(clippy::unwrap_used, reason = "a suite of tests: it judges by panicking")]
@@ -33,6 +34,7 @@ pub mod sqlite;
 pub use barrier::{Barrier, BarrierError, Keyring, Opened, OpenedPage};
 pub use batch::{Batch, CommitId, Precondition, Write};
 pub use cache::{Cache, Invalidate, follow};
+pub use hearing::{Moment, Until};
 pub use memory::Memory;
 pub use path::{EntryPath, MalformedPath};
 #[cfg(feature = "postgres")]
@@ -43,6 +45,7 @@ use bytes::Bytes;
 use envelope::Timestamp;
 use futures_util::stream::BoxStream;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Longest value, bytes.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
@@ -150,6 +153,10 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
 
     /// What changes at or below `prefix` after `from`, for as long as the store is open.
     fn watch(&self, prefix: &EntryPath, from: Revision) -> BoxStream<'static, Change>;
+
+    /// When all that was committed by then had been told to whoever watches. `None`: changes are made here alone, and told at
+    /// once.
+    fn hearing(&self) -> Option<watch::Receiver<Moment>>;
 
     /// Entries below `queue` whose first segment after it (16 hex digits of due time, Unix milliseconds) has passed, each
     /// hidden from other claimants for `for_`, or until somebody writes it.

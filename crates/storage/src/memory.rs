@@ -122,6 +122,10 @@ impl Storage for Memory {
         self.feed.watch(prefix, from)
     }
 
+    fn hearing(&self) -> Option<tokio::sync::watch::Receiver<crate::Moment>> {
+        None
+    }
+
     async fn claim(&self, queue: &EntryPath, limit: u32, for_: Duration) -> Result<Vec<Claim>, StorageError> {
         let limit = crate::check_limit(limit)?;
         let now = self.clock.now();

@@ -23,7 +23,8 @@ mod writer;
 pub use connect::OptionsError;
 
 use crate::{
-    AtLeast, Batch, Change, Claim, CommitError, CommitId, Entry, EntryPath, Page, Revision, Storage, StorageError,
+    AtLeast, Batch, Change, Claim, CommitError, CommitId, Entry, EntryPath, Moment, Page, Revision, Storage,
+    StorageError,
 };
 use connect::{Connector, Session};
 use envelope::{Clock, SecretBytes, mac};
@@ -33,11 +34,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tail::{Locks, Tail};
+use tail::{Locked, Locks, Tail};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Which database, and as whom.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// `postgresql://USER@HOST[:PORT][,HOST…]/DATABASE`, without a password.
     pub url: String,
@@ -103,6 +104,14 @@ impl Options {
     }
 }
 
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // no URL: whoever puts a password there by mistake finds it in no log
+        let (schema, node) = (&self.schema, &self.node);
+        f.debug_struct("Options").field("schema", schema).field("node", node).finish_non_exhaustive()
+    }
+}
+
 /// An open store. Dropping it commits what was accepted and closes its connections.
 pub struct Postgres {
     /// `None` once it is being dropped.
@@ -152,8 +161,8 @@ impl Postgres {
             };
             runtime.block_on(async {
                 match first(&connector, &options, locks).await {
-                    Ok((sessions, head)) => {
-                        let tail = Arc::new(Tail::new(head));
+                    Ok((sessions, (head, asked))) => {
+                        let tail = Arc::new(Tail::new(head, asked));
                         if opened_to.send(Ok(Arc::clone(&tail))).is_ok() {
                             queues.serve(&connector, &options, (locks, tail), sessions).await;
                         }
@@ -187,7 +196,7 @@ impl Postgres {
         ask: impl FnOnce(oneshot::Sender<Result<T, StorageError>>) -> reader::Ask,
     ) -> Result<T, StorageError> {
         let (reply, answer) = oneshot::channel();
-        self.asks()?.read.send(ask(reply)).await.map_err(|_| StorageError::Unavailable)?;
+        asked(&self.asks()?.read, ask(reply)).await?;
         answer.await.map_err(|_| StorageError::Unavailable)?
     }
 }
@@ -215,8 +224,7 @@ impl Storage for Postgres {
     async fn commit(&self, batch: Batch) -> Result<Revision, CommitError> {
         batch.check()?;
         let (reply, answer) = oneshot::channel();
-        let sent = self.asks()?.write.send(writer::Ask::Commit { batch, reply }).await;
-        sent.map_err(|_| StorageError::Unavailable)?;
+        asked(&self.asks()?.write, writer::Ask::Commit { batch, reply }).await?;
         answer.await.map_err(|_| CommitError::Unknown)?
     }
 
@@ -228,12 +236,16 @@ impl Storage for Postgres {
         self.tail.feed().watch(prefix, from)
     }
 
+    fn hearing(&self) -> Option<watch::Receiver<Moment>> {
+        Some(self.tail.hearing())
+    }
+
     async fn claim(&self, queue: &EntryPath, limit: u32, for_: Duration) -> Result<Vec<Claim>, StorageError> {
         let limit = crate::check_limit(limit)?;
         let now = self.clock.as_ref().map(|clock| clock.now().unix_millis());
         let (reply, answer) = oneshot::channel();
         let ask = writer::ClaimAsk { queue: queue.clone(), limit, for_, now, reply };
-        self.asks()?.write.send(writer::Ask::Claim(ask)).await.map_err(|_| StorageError::Unavailable)?;
+        asked(&self.asks()?.write, writer::Ask::Claim(ask)).await?;
         answer.await.map_err(|_| StorageError::Unavailable)?
     }
 
@@ -278,7 +290,8 @@ impl Queues {
     async fn serve(self, connector: &Connector, options: &Options, tail: (Locks, Arc<Tail>), sessions: Sessions) {
         let (locks, tail) = tail;
         let writer = writer::Writer { connector: connector.clone(), asks: self.write, tail: Arc::clone(&tail) };
-        let follow = tokio::spawn(tail::follow(tail, connector.clone(), sessions.tail, options.remembered));
+        let old = tail::Old::new(&options.node, options.remembered);
+        let follow = tokio::spawn(tail::follow(tail, connector.clone(), sessions.tail, old));
         let hold = tokio::spawn(tail::hold(connector.clone(), locks, sessions.locks));
         let readers = reader::Readers {
             connector: connector.clone(),
@@ -295,9 +308,13 @@ impl Queues {
                 }
             }
         };
-        // without its name it may not go on: whoever asks hears that the store is gone, and the process should end
-        futures_util::future::select(std::pin::pin!(ended), hold).await;
-        follow.abort();
+        // without its name, or beside a database that loses data, it may not go on: whoever asks hears that the store is gone,
+        // and the process should end
+        tokio::select! {
+            () = ended => {}
+            _ = hold => {}
+            _ = follow => {}
+        }
     }
 }
 
@@ -320,14 +337,19 @@ fn connector(options: &Options) -> Result<Connector, StorageError> {
 }
 
 /// The schema, the node's locks, and where the store stands.
-async fn first(connector: &Connector, options: &Options, locks: Locks) -> Result<(Sessions, Revision), StorageError> {
+async fn first(
+    connector: &Connector,
+    options: &Options,
+    locks: Locks,
+) -> Result<(Sessions, (Revision, Moment)), StorageError> {
     let mut writer = connector.connect().await?;
     schema::make(&mut writer, &options.schema, locks.making).await?;
-    let locked = tail::locked(connector, locks).await?;
+    let Locked::Ours(locked) = tail::locked(connector, locks).await? else { return Err(StorageError::Held) };
     let tail = connector.connect().await?;
+    let asked = Moment::now();
     let head = tail.client.query_one("SELECT rev FROM head", &[]).await;
     let head = head.map_err(|error| connect::storage_error(&error))?.get(0);
-    Ok((Sessions { writer, tail, locks: locked }, unsigned(head)))
+    Ok((Sessions { writer, tail, locks: locked }, (unsigned(head), asked)))
 }
 
 /// Fills an empty store, which no server uses, in one transaction: all of it, or nothing. How many entries.
@@ -367,6 +389,11 @@ fn alone<T>(
         }
         run(&mut session).await
     })
+}
+
+/// Where the queue is full for too long, nothing was asked.
+async fn asked<A>(queue: &mpsc::Sender<A>, ask: A) -> Result<(), StorageError> {
+    queue.send_timeout(ask, ANSWER).await.map_err(|_| StorageError::Unavailable)
 }
 
 /// Refuses what is asked for a while; `None` once nobody can ask any more.

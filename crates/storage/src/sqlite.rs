@@ -175,6 +175,10 @@ impl Storage for Sqlite {
         self.feed.watch(prefix, from)
     }
 
+    fn hearing(&self) -> Option<tokio::sync::watch::Receiver<crate::Moment>> {
+        None
+    }
+
     async fn claim(&self, queue: &EntryPath, limit: u32, for_: Duration) -> Result<Vec<Claim>, StorageError> {
         let limit = crate::check_limit(limit)?;
         let (reply, answer) = oneshot::channel();

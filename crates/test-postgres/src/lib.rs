@@ -26,6 +26,11 @@ impl Server {
 
     /// With settings of the form `name=value`.
     pub fn with_settings(settings: &[&str]) -> Self {
+        Self::with_files(settings, &[])
+    }
+
+    /// With files of this content in the data folder, which settings name.
+    pub fn with_files(settings: &[&str], files: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let password = dir.path().join("password");
@@ -50,6 +55,14 @@ impl Server {
         ]);
         let made = initdb.output().expect("initdb starts");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        for (name, content) in files {
+            let file = server.data().join(name);
+            std::fs::write(&file, content).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+            if let Some((uid, gid)) = unprivileged() {
+                chown(&file, Some(uid), Some(gid)).unwrap();
+            }
+        }
         // ours again, so that only this user reads it
         chown(&password, Some(0).filter(|_| unprivileged().is_some()), None).unwrap();
         server.start_again();

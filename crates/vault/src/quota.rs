@@ -81,6 +81,10 @@ impl Quotas {
         self.rules.forget();
     }
 
+    pub(crate) fn current(&self, until: storage::Until) {
+        self.rules.current(until);
+    }
+
     /// Refuses what is too much: by the rules of the root, on the whole path, and by those of the namespace that is asked in.
     pub(crate) async fn admit(&self, vault: &Vault, call: &Call) -> Result<(), VaultError> {
         let path = call.path.as_str();

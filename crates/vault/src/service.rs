@@ -127,6 +127,13 @@ impl Invalidate for Caches {
         self.values.forget();
         self.quotas.forget();
     }
+
+    fn current(&self, until: storage::Until) {
+        self.mounts.current(until);
+        self.namespaces.current(until);
+        self.values.current(until);
+        self.quotas.current(until);
+    }
 }
 
 /// The secrets domain of one tenant: the root's, through which all are asked, or a namespace's. Cheap to clone.

@@ -333,6 +333,10 @@ impl Storage for Far {
         self.store.watch(prefix, from)
     }
 
+    fn hearing(&self) -> Option<tokio::sync::watch::Receiver<storage::Moment>> {
+        self.store.hearing()
+    }
+
     async fn claim(&self, queue: &EntryPath, limit: u32, for_: Duration) -> Result<Vec<Claim>, StorageError> {
         self.store.claim(queue, limit, for_).await
     }

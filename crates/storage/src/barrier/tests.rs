@@ -189,6 +189,9 @@ impl Storage for Lossy {
     fn watch(&self, prefix: &EntryPath, from: Revision) -> futures_util::stream::BoxStream<'static, crate::Change> {
         self.memory.watch(prefix, from)
     }
+    fn hearing(&self) -> Option<tokio::sync::watch::Receiver<crate::Moment>> {
+        self.memory.hearing()
+    }
     async fn claim(&self, queue: &EntryPath, limit: u32, for_: Duration) -> Result<Vec<crate::Claim>, StorageError> {
         self.memory.claim(queue, limit, for_).await
     }

@@ -268,3 +268,17 @@ fn what_is_forgotten_goes_and_what_is_known_of_changes_stays() {
     cache.apply(&changed(21, &["t/a"]));
     assert!(cache.peek(&1).is_none(), "what depends on what is known anew");
 }
+
+#[test]
+fn what_is_kept_is_used_until_it_is_not_current_any_more() {
+    let cache = cache(4);
+    assert!(keep(&cache, 1, &["t/a"], 11));
+    let past = Until::At(Moment::now());
+    for (until, used) in
+        [(Until::Changed, true), (Until::heard_at(Moment::now()), true), (past, false), (Until::Changed, true)]
+    {
+        std::thread::sleep(Duration::from_millis(3));
+        cache.current(until);
+        assert_eq!(cache.peek(&1).is_some(), used, "{until:?}");
+    }
+}

@@ -9,8 +9,9 @@ use crate::StorageError;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
@@ -27,12 +28,14 @@ pub enum OptionsError {
     PasswordInUrl,
     #[error("the URL names no user, no host or no database")]
     Incomplete,
-    #[error("a schema is called by 1 to 40 of a-z, 0-9 and _, a letter first")]
+    #[error("a schema is called by 1 to 40 of a-z, 0-9 and _, a letter first, and not pg_")]
     Schema,
     #[error("the database is on another machine: name the PEM authorities of its certificate")]
     NoAuthorities,
     #[error("the authorities, certificate or key cannot be read as PEM")]
     Pem,
+    #[error("the random generator failed")]
+    Randomness,
 }
 
 /// Makes connections.
@@ -77,10 +80,12 @@ impl Connector {
         let legal = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
         let schema = &options.schema;
         let sound = (1..=40).contains(&schema.len()) && schema.bytes().all(legal);
-        if !sound || !schema.starts_with(|first: char| first.is_ascii_lowercase()) {
+        // PostgreSQL makes none that begins so
+        if !sound || schema.starts_with("pg_") || !schema.starts_with(|first: char| first.is_ascii_lowercase()) {
             return Err(OptionsError::Schema);
         }
-        let local = config.get_hosts().iter().all(is_local);
+        // `hostaddr` is where it connects to, whatever the host is called
+        let local = config.get_hosts().iter().all(is_local) && config.get_hostaddrs().iter().all(IpAddr::is_loopback);
         if !local && options.authorities.is_none() {
             return Err(OptionsError::NoAuthorities);
         }
@@ -88,12 +93,19 @@ impl Connector {
         if let Some(password) = &options.password {
             config.password(password.expose());
         }
-        config.application_name(format!("strongroom {}", options.node));
+        // by this a process knows its own connections
+        let mut process = [0; 4];
+        getrandom::fill(&mut process).map_err(|_| OptionsError::Randomness)?;
+        config.application_name(format!("strongroom {:08x} {}", u32::from_be_bytes(process), options.node));
         config.connect_timeout(CONNECT).tcp_user_timeout(CONNECT);
         config.keepalives_idle(Duration::from_secs(5)).keepalives_interval(Duration::from_secs(2));
         config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         let settings = format!("SET search_path TO {}; {SETTINGS}", quoted(schema));
         Ok(Self { config, tls: tls(options)?, settings, durability: options.durability })
+    }
+
+    pub(super) fn durability(&self) -> Durability {
+        self.durability
     }
 
     /// Within [`CONNECT`], or not at all.
@@ -109,7 +121,14 @@ impl Connector {
             });
             let session = Session { client, task, ended };
             session.client.batch_execute(&self.settings).await?;
+            let asked = SystemTime::now();
             let row = session.client.query_one(CHECKED, &[]).await?;
+            if let Some(differ) = clocks_differ((asked, SystemTime::now()), row.get(4)) {
+                tracing::warn!(
+                    ?differ,
+                    "this server's clock is not the database's: what expires does so at another time"
+                );
+            }
             let on = |column: usize| row.get::<_, &str>(column) == "on";
             Ok((session, on(0) && on(1), row.get::<_, bool>(2), row.get::<_, i32>(3)))
         });
@@ -145,10 +164,17 @@ impl std::fmt::Debug for Connector {
     }
 }
 
+/// By how much the database's clock, asked between two moments of ours, is another one: less than it may be is nothing.
+pub(super) fn clocks_differ((before, after): (SystemTime, SystemTime), theirs: SystemTime) -> Option<Duration> {
+    let early = before.duration_since(theirs).unwrap_or_default();
+    let late = theirs.duration_since(after).unwrap_or_default();
+    Some(early.max(late)).filter(|differ| *differ > CLOCKS_DIFFER_MAX)
+}
+
 fn is_local(host: &Host) -> bool {
     match host {
         Host::Unix(_) => true,
-        Host::Tcp(name) => name == "localhost" || name.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback()),
+        Host::Tcp(name) => name == "localhost" || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback()),
     }
 }
 
@@ -217,6 +243,11 @@ pub(super) fn is_undone(error: &tokio_postgres::Error) -> bool {
     error.as_db_error().is_some_and(|error| error.parsed_severity() == Some(Severity::Error))
 }
 
+/// Others hold what every commit needs, and did not give it back in time.
+pub(super) fn is_stuck(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| *code == SqlState::QUERY_CANCELED || *code == SqlState::LOCK_NOT_AVAILABLE)
+}
+
 /// Another connection may lead to a server that accepts writes.
 pub(super) fn ends_session(error: &tokio_postgres::Error) -> bool {
     !is_undone(error) || error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION)
@@ -224,6 +255,7 @@ pub(super) fn ends_session(error: &tokio_postgres::Error) -> bool {
 
 /// For a connection, all of it.
 pub(super) const CONNECT: Duration = Duration::from_secs(2);
+const CLOCKS_DIFFER_MAX: Duration = Duration::from_secs(5);
 /// client_connection_check_interval came with 14.
 const VERSION_MIN: i32 = 140_000;
 /// Plans are made once and by index, however few rows there were then; compiling them would cost more than they do.
@@ -235,4 +267,4 @@ SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
 SET plan_cache_mode = 'force_generic_plan'; SET jit = off; SET default_transaction_isolation = 'read committed';
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')";
 const CHECKED: &str = "SELECT current_setting('fsync'), current_setting('full_page_writes'), pg_is_in_recovery(),
-     current_setting('server_version_num')::int";
+     current_setting('server_version_num')::int, clock_timestamp()";

@@ -21,9 +21,14 @@ pub(super) async fn make(session: &mut Session, schema: &str, lock: i64) -> Resu
         all.execute("SELECT pg_advisory_xact_lock($1)", &[&lock]).await?;
         let found = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1),
              (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE nspname = $1),
-             to_regclass(quote_ident($1) || '.head') IS NOT NULL";
+             to_regclass(quote_ident($1) || '.head') IS NOT NULL,
+             EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE nspname = $1 AND relkind = 'r'
+               AND relpersistence <> 'p')";
         let row = all.query_one(found, &[&schema]).await?;
         let (exists, relations, ours): (bool, i64, bool) = (row.get(0), row.get(1), row.get(2));
+        if row.get(3) {
+            return Ok(Found::Unlogged);
+        }
         if ours {
             let format = all.query_one("SELECT format FROM head", &[]).await?.get(0);
             return Ok(if format == FORMAT { Found::Ours } else { Found::Format(format) });
@@ -44,6 +49,7 @@ pub(super) async fn make(session: &mut Session, schema: &str, lock: i64) -> Resu
     };
     match made.await.map_err(|error: tokio_postgres::Error| storage_error(&error))? {
         Found::Ours => Ok(()),
+        Found::Unlogged => Err(StorageError::Damaged("a table of the store is unlogged: a crash would empty it")),
         Found::Foreign => Err(StorageError::Damaged("the schema is not one of this store")),
         Found::Format(found) => {
             let known = FORMAT.unsigned_abs();
@@ -55,6 +61,7 @@ pub(super) async fn make(session: &mut Session, schema: &str, lock: i64) -> Resu
 enum Found {
     Ours,
     Foreign,
+    Unlogged,
     Format(i32),
 }
 
@@ -67,6 +74,8 @@ CREATE TABLE kv (k bytea PRIMARY KEY, rev bigint NOT NULL, v bytea NOT NULL, hid
 ALTER TABLE kv ALTER COLUMN v SET STORAGE EXTERNAL;
 -- what each revision changed, and the id of its batch; gone up to head.floor
 CREATE TABLE log (rev bigint PRIMARY KEY, id bytea UNIQUE, paths bytea[] NOT NULL);
+-- where the store stood, noted now and then while a node runs
+CREATE TABLE marks (node text, tick bigint, rev bigint NOT NULL, PRIMARY KEY (node, tick));
 ";
 
 /// A group of batches. Those of one wave touch nothing that another of it writes: each step is one statement for all of

@@ -5,12 +5,15 @@
 //!
 //! Always: what this node commits is told before its caller hears of it (within [`HEARD_WITHIN`] where the tail lags).
 //! Always: [`STALE_AFTER`] after the last time that the tail was heard, whoever watches is told that everything may have
-//! changed (a gap at the end of all revisions: nothing may be cached), until it is heard again.
+//! changed (a gap at the end of all revisions: nothing may be cached), until it is heard again. Whoever caches also sees for
+//! itself when that was: a process that was stopped would be told too late.
+//! Always: another connection is another history until it is proven: the database may be a standby that took over, and has
+//! lost the last commits. It begins with a gap.
 
+use super::Durability;
 use super::connect::{Connector, Session};
 use crate::feed::Feed;
-use crate::{EntryPath, Revision, StorageError};
-use std::collections::VecDeque;
+use crate::{EntryPath, Moment, Revision, StorageError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -23,6 +26,8 @@ pub(super) struct Tail {
     /// Everything up to here was told; `None` while the tail is lost.
     told: Mutex<Option<Revision>>,
     reached: watch::Sender<Revision>,
+    /// When the last question was asked whose answer was told.
+    heard: watch::Sender<Moment>,
     wake: Notify,
 }
 
@@ -44,12 +49,19 @@ struct Heard {
     commits: Vec<(Revision, Vec<EntryPath>)>,
     /// There may be more.
     full: bool,
+    /// The database keeps what it acknowledges: that can be changed while it runs.
+    durable: bool,
 }
 
 impl Tail {
-    pub(super) fn new(head: Revision) -> Self {
-        let told = Mutex::new(Some(head));
-        Self { feed: Arc::new(Feed::new(head)), told, reached: watch::Sender::new(head), wake: Notify::new() }
+    /// Of a store that was at `head` when it was asked.
+    pub(super) fn new(head: Revision, asked: Moment) -> Self {
+        let (told, reached, heard) = (Mutex::new(Some(head)), watch::Sender::new(head), watch::Sender::new(asked));
+        Self { feed: Arc::new(Feed::new(head)), told, reached, heard, wake: Notify::new() }
+    }
+
+    pub(super) fn hearing(&self) -> watch::Receiver<Moment> {
+        self.heard.subscribe()
     }
 
     pub(super) fn feed(&self) -> &Arc<Feed> {
@@ -112,23 +124,35 @@ impl Tail {
     }
 }
 
-/// Follows the database for ever, and forgets what is old enough.
-pub(super) async fn follow(tail: Arc<Tail>, connector: Connector, first: Session, remembered: Duration) {
+/// Follows the database, and forgets what is old enough; ends where the database has begun to lose what it acknowledges.
+pub(super) async fn follow(tail: Arc<Tail>, connector: Connector, first: Session, mut old: Old) {
     let (mut session, mut heard_at) = (Some(first), Instant::now());
-    let mut old = Old { remembered, marks: VecDeque::new(), trim: None };
     loop {
-        let (began, from) = (Instant::now(), *tail.told());
-        let heard = tokio::time::timeout(POLL, async {
+        let (began, asked, from) = (Instant::now(), Moment::now(), *tail.told());
+        // once the tail is given up, a connection may take its time
+        let limit = if from.is_some() { POLL } else { POLL + super::connect::CONNECT };
+        let heard = tokio::time::timeout(limit, async {
+            let mut from = from;
             if session.as_ref().is_none_or(|session| session.client.is_closed()) {
                 session = Some(connector.connect().await?);
+                from = None;
             }
-            hear(session.as_ref().ok_or(StorageError::Unavailable)?, from).await
+            let heard = hear(session.as_ref().ok_or(StorageError::Unavailable)?, from).await?;
+            Ok((from, heard))
         });
         match heard.await.unwrap_or(Err(StorageError::Unavailable)) {
-            Ok(heard) => {
+            Ok((_, heard)) if !heard.durable && connector.durability() == Durability::Required => {
+                tracing::error!("the database was told to run without fsync or full_page_writes: it would lose data");
+                tail.lost();
+                return;
+            }
+            Ok((from, heard)) => {
                 heard_at = began;
                 let (head, full) = (heard.head, heard.full);
                 tail.heard(from, heard);
+                if !full {
+                    tail.heard.send_replace(asked);
+                }
                 if let Some(session) = &session {
                     old.forget(session, head).await;
                 }
@@ -147,7 +171,8 @@ pub(super) async fn follow(tail: Arc<Tail>, connector: Connector, first: Session
     }
 }
 
-/// Holds the node's locks for as long as nobody else has them; ends where another server has taken this one's name.
+/// Holds the node's locks for as long as nobody else has them; ends where another server has taken this one's name: two of one
+/// name would spoil each other's anchors.
 pub(super) async fn hold(connector: Connector, locks: Locks, first: Session) {
     let mut session = first;
     loop {
@@ -155,11 +180,11 @@ pub(super) async fn hold(connector: Connector, locks: Locks, first: Session) {
         let mut held = 0;
         session = loop {
             match locked(&connector, locks).await {
-                Ok(session) => break session,
+                Ok(Locked::Ours(session)) => break session,
                 // a session of ours that the database has not given up yet
-                Err(StorageError::Held) if held < HELD_MAX => held += 1,
-                Err(StorageError::Held) => {
-                    tracing::error!("another server has this node's name");
+                Ok(Locked::Lingering) if held < HELD_MAX => held += 1,
+                Ok(Locked::Lingering | Locked::Taken) => {
+                    tracing::error!("another server has taken this node's name");
                     return;
                 }
                 Err(_) => {}
@@ -169,16 +194,26 @@ pub(super) async fn hold(connector: Connector, locks: Locks, first: Session) {
     }
 }
 
-/// A connection that holds the node's locks.
-pub(super) async fn locked(connector: &Connector, locks: Locks) -> Result<Session, StorageError> {
+/// Whose a node's locks are.
+pub(super) enum Locked {
+    /// A connection that holds them.
+    Ours(Session),
+    /// The schema is used by nobody else than servers, and nobody else has the name now: an earlier connection of this server's.
+    Lingering,
+    /// Another process's.
+    Taken,
+}
+
+pub(super) async fn locked(connector: &Connector, locks: Locks) -> Result<Locked, StorageError> {
+    let named = |error: tokio_postgres::Error| super::connect::storage_error(&error);
     let session = connector.connect().await?;
     let take = "SELECT pg_try_advisory_lock_shared($1) AND pg_try_advisory_lock($2)";
-    let row = session.client.query_one(take, &[&locks.schema, &locks.node]).await;
-    match row.map(|row| row.get::<_, bool>(0)) {
-        Ok(true) => Ok(session),
-        Ok(false) => Err(StorageError::Held),
-        Err(error) => Err(super::connect::storage_error(&error)),
+    let row = session.client.query_one(take, &[&locks.schema, &locks.node]).await.map_err(named)?;
+    if row.get::<_, bool>(0) {
+        return Ok(Locked::Ours(session));
     }
+    let others = session.client.query_one(OTHERS, &[&locks.schema, &locks.node]).await.map_err(named)?;
+    Ok(if others.get(0) { Locked::Taken } else { Locked::Lingering })
 }
 
 async fn hear(session: &Session, from: Option<Revision>) -> Result<Heard, StorageError> {
@@ -194,27 +229,37 @@ async fn hear(session: &Session, from: Option<Revision>) -> Result<Heard, Storag
         commits.push((super::unsigned(revision), paths));
     }
     let full = i64::try_from(commits.len()).is_ok_and(|count| count >= LISTED_MAX);
-    Ok(Heard { head, floor, commits, full })
+    let durable = first.get::<_, &str>(4) == "on" && first.get::<_, &str>(5) == "on";
+    Ok(Heard { head, floor, commits, full, durable })
 }
 
-/// What may be forgotten: where the store stood so long ago, by this process's own steady clock.
-struct Old {
-    remembered: Duration,
-    marks: VecDeque<(Instant, Revision)>,
+/// What may be forgotten. While a node runs it notes now and then where the store stands; what it noted [`MARKS`] times ago is
+/// old enough, by its own steady clock, however often it was started again.
+pub(super) struct Old {
+    node: String,
+    every: Duration,
+    marked: Instant,
     trim: Option<Revision>,
 }
 
 impl Old {
+    pub(super) fn new(node: &str, remembered: Duration) -> Self {
+        Self { node: node.to_owned(), every: remembered / MARKS.unsigned_abs(), marked: Instant::now(), trim: None }
+    }
+
     async fn forget(&mut self, session: &Session, head: Revision) {
-        let now = Instant::now();
-        if self.marks.back().is_none_or(|(at, _)| now.duration_since(*at) > self.remembered / MARKS) {
-            self.marks.push_back((now, head));
-        }
-        while let Some((at, revision)) = self.marks.front().copied()
-            && now.duration_since(at) > self.remembered
-        {
-            self.trim = Some(revision);
-            self.marks.pop_front();
+        if self.marked.elapsed() > self.every {
+            // also where it fails: it may have come to be
+            self.marked = Instant::now();
+            let parameters: [&(dyn ToSql + Sync); 3] = [&self.node, &super::signed(head), &i64::from(MARKS)];
+            let marked = session.client.query_one(MARK, &parameters);
+            match tokio::time::timeout(POLL, marked).await {
+                Ok(Ok(row)) => {
+                    let old = row.get::<_, Option<i64>>(0).map(super::unsigned);
+                    self.trim = self.trim.max(old);
+                }
+                Ok(Err(_)) | Err(_) => tracing::debug!("where the store stands was not noted; it will be"),
+            }
         }
         let Some(upto) = self.trim else { return };
         // within the time of one poll: what remains goes with the next
@@ -229,7 +274,7 @@ impl Old {
 }
 
 /// One statement sees one snapshot: all that it lists up to `head` is all that there is.
-const HEAR: &str = "SELECT h.rev, h.floor, l.rev, l.paths FROM head h LEFT JOIN LATERAL
+const HEAR: &str = "SELECT h.rev, h.floor, l.rev, l.paths, current_setting('fsync'), current_setting('full_page_writes') FROM head h LEFT JOIN LATERAL
      (SELECT g.rev, g.paths FROM log g WHERE g.rev > $1 ORDER BY g.rev LIMIT $2) l ON true ORDER BY l.rev";
 const POLL_EVERY: Duration = Duration::from_millis(50);
 /// For one question, with a new connection where one is needed.
@@ -240,6 +285,16 @@ const STALE_AFTER: Duration = Duration::from_millis(900);
 const HEARD_WITHIN: Duration = Duration::from_millis(500);
 const LISTED_MAX: i64 = 1000;
 const FORGOTTEN_MAX: i32 = 2000;
-const MARKS: u32 = 64;
+const MARKS: i32 = 64;
+/// A further mark; those that are old enough go, and tell up to where the log may.
+const MARK: &str = "WITH made AS (INSERT INTO marks SELECT $1, coalesce(max(tick), 0) + 1, $2 FROM marks WHERE node = $1 RETURNING tick),
+     old AS (DELETE FROM marks m USING made WHERE m.node = $1 AND m.tick <= made.tick - $3 RETURNING m.rev)
+     SELECT max(rev) FROM old";
+/// Whether another process than this one has the name, or all of the schema ($1 is shared by its servers).
+const OTHERS: &str = "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+     WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.mode = 'ExclusiveLock'
+       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND (l.classid::bigint << 32 | l.objid::bigint) IN ($1, $2)
+       AND a.application_name <> current_setting('application_name'))";
 /// Twenty seconds: as long as keepalives take, and a little.
 const HELD_MAX: u32 = 100;

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use test_postgres::Server;
 
+mod hostile;
+mod tls;
+
 fn options(server: &Server, schema: &str, node: &str) -> Options {
     let password = Some(Arc::new(SecretBytes::copy_from(server.password().as_bytes())));
     Options { password, ..Options::new(server.url(), schema, node) }
@@ -278,7 +281,10 @@ async fn a_database_that_would_lose_data_and_a_foreign_schema_are_refused() {
     assert!(matches!(lossy, StorageError::Damaged(why) if why.contains("fsync")), "{lossy:?}");
     let waived = Options { durability: Durability::Waived, ..sound.clone() };
     drop(Postgres::open(&waived).unwrap());
-    server.psql("UPDATE s.head SET format = 2");
+    server.psql("ALTER TABLE s.log SET UNLOGGED");
+    let unlogged = Postgres::open(&waived).unwrap_err();
+    assert!(matches!(unlogged, StorageError::Damaged(why) if why.contains("unlogged")), "{unlogged:?}");
+    server.psql("ALTER TABLE s.log SET LOGGED; UPDATE s.head SET format = 2");
     assert_eq!(Postgres::open(&waived).unwrap_err(), StorageError::Format { found: 2, known: 1 });
     server.psql("CREATE SCHEMA foreign_one; CREATE TABLE foreign_one.kv (k int)");
     let foreign = Options { schema: "foreign_one".into(), ..waived.clone() };
@@ -324,12 +330,18 @@ fn options_that_are_unsafe_or_incomplete_are_refused() {
         ("postgresql://u@127.0.0.1", "s", Some(OptionsError::Incomplete)),
         ("postgresql://u@db.example/d", "s", Some(OptionsError::NoAuthorities)),
         ("postgresql://u@127.0.0.1,db.example/d", "s", Some(OptionsError::NoAuthorities)),
+        ("postgresql://u@localhost/d?hostaddr=127.0.0.1", "s", None),
+        ("postgresql://u@localhost/d?hostaddr=192.0.2.1", "s", Some(OptionsError::NoAuthorities)),
+        ("postgresql://u@127.0.0.1/d?password=secret", "s", Some(OptionsError::PasswordInUrl)),
+        ("postgresql://u@127.0.0.1/d", "pg_strongroom", Some(OptionsError::Schema)),
         ("mysql://u@127.0.0.1/d", "s", Some(OptionsError::Url)),
         ("postgresql://u@127.0.0.1/d", "", Some(OptionsError::Schema)),
         ("postgresql://u@127.0.0.1/d", "S", Some(OptionsError::Schema)),
         ("postgresql://u@127.0.0.1/d", "s\"; DROP", Some(OptionsError::Schema)),
     ] {
-        assert_eq!(Options::new(url, schema, "1").check().err(), error, "{url}");
+        let options = Options::new(url, schema, "1");
+        assert_eq!(options.check().err(), error, "{url}");
+        assert!(!format!("{options:?} {error:?}").contains("secret"), "{options:?}");
     }
 }
 

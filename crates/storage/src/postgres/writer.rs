@@ -4,7 +4,7 @@
 //! Always: whoever watches here hears of a commit before its caller does.
 //! Never: an answer guessed. What was under way when the connection ended, or took too long, is unknown.
 
-use super::connect::{Connector, Session, ends_session, is_undone, storage_error};
+use super::connect::{Connector, Session, ends_session, is_stuck, is_undone, storage_error};
 use super::tail::Tail;
 use crate::{Batch, Claim, CommitError, Entry, EntryPath, Precondition, Revision, StorageError, Write};
 use bytes::Bytes;
@@ -109,9 +109,9 @@ impl Writer {
                 }
             };
             if then == Then::Reconnect {
-                for ask in left.drain(..) {
-                    super::Refuse::refuse(ask, StorageError::Unavailable);
-                }
+                // they were not asked of the database yet: nobody waits for a further one that answers nothing
+                let queued = std::iter::from_fn(|| self.asks.try_recv().ok());
+                left.drain(..).chain(queued).for_each(|ask| super::Refuse::refuse(ask, StorageError::Unavailable));
                 return Some(());
             }
         }
@@ -160,7 +160,7 @@ impl Writer {
                     let error = if undone { named.clone().into() } else { CommitError::Unknown };
                     drop(waiting.reply.send(Err(error)));
                 }
-                return if ends_session(&error) { Then::Reconnect } else { Then::GoOn };
+                return if ends_session(&error) || is_stuck(&error) { Then::Reconnect } else { Then::GoOn };
             }
             Err(_) => {
                 tracing::error!("the database does not answer a commit");

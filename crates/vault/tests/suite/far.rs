@@ -42,6 +42,10 @@ impl Storage for Far {
         self.0.watch(prefix, from)
     }
 
+    fn hearing(&self) -> Option<tokio::sync::watch::Receiver<storage::Moment>> {
+        self.0.hearing()
+    }
+
     async fn claim(&self, queue: &EntryPath, limit: u32, for_: Duration) -> Result<Vec<Claim>, StorageError> {
         self.0.claim(queue, limit, for_).await
     }
