@@ -9,7 +9,7 @@ mod json;
 mod personal;
 mod wire;
 
-pub use entry::{Entry, NotOpened, Sealed, finish, is_entry};
+pub use entry::{Entry, NotOpened, Sealed, committed, finish, is_entry};
 pub use personal::{
     AuditorPublic, AuditorSecret, NoRandomness, Period, PeriodKey, PeriodKeys, ReadingKey, Rejected, SealedPeriodKey,
 };
@@ -118,6 +118,10 @@ pub struct Record<'a> {
     /// The namespace that was asked in, as `a/b/`: the path is one of it. Empty: the root.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub namespace: &'a str,
+    /// Of a change: what the store was at with it. So it is known which of two changes came first, though several nodes'
+    /// logs tell them, or one tells them in another order. [`committed`] adds it, once that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub committed: Option<StoreState>,
 }
 
 /// What is no entry, or no draft of one.
@@ -159,6 +163,7 @@ impl<'a> Record<'a> {
             latency_micros: None,
             store: None,
             namespace: "",
+            committed: None,
         }
     }
 

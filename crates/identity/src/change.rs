@@ -14,18 +14,22 @@
 //! commits; either the change was first, then the answer is its revision, or it never will be. What stands at that revision
 //! is what came to be. (Ids are known for an hour; nothing is on its way for so long.)
 //!
-//! A crash between logging a leaf and taking it out of the outbox logs it twice, byte for byte the same.
+//! A crash between logging a leaf and taking it out of the outbox logs it twice, byte for byte the same. So does another node
+//! that starts meanwhile, or finds it left behind: a change stands in the log of the node that made it, or of one that took it
+//! over, or of both. Each leaf says what the store was at with it, so that their order is known over all logs.
 
+use audit::record::{StoreState, committed};
 use audit::{AuditError, AuditSink, Record};
 use bytes::Bytes;
 use envelope::mac;
 use futures_util::future::join_all;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use storage::batch::BATCH_OPERATIONS_MAX;
 use storage::{
-    AtLeast, Barrier, BarrierError, Batch, CommitError, CommitId, EntryPath, Revision, StorageError, Write, outbox,
+    AtLeast, Barrier, BarrierError, Batch, CommitError, CommitId, EntryPath, Revision, StorageError, Write,
+    outbox::{self, Pending},
 };
 use tokio::sync::OwnedMutexGuard;
 
@@ -62,6 +66,10 @@ struct Outbox {
     turns: Mutex<HashMap<EntryPath, Turn>>,
     /// For what is logged for others than who calls.
     sink: Arc<dyn AuditSink>,
+    /// The cluster's, for leaves.
+    generation: u64,
+    /// Leaves of others that were waiting when it was last looked.
+    others: Mutex<HashSet<EntryPath>>,
     /// Commit ids are eight random bytes, this process's, and a count: rows of the outbox are neighbours in the store.
     ids_begin: OnceLock<[u8; 8]>,
     ids: AtomicU64,
@@ -106,12 +114,23 @@ impl Changes {
                 rows,
                 settling,
                 turns,
+                generation: 1,
+                others: Mutex::default(),
                 sink: Arc::clone(&sink),
                 ids_begin: OnceLock::new(),
                 ids: AtomicU64::new(0),
             }),
             sink,
         }
+    }
+
+    /// Of a cluster in this generation; before any clone is made.
+    #[must_use]
+    pub fn in_generation(mut self, generation: u64) -> Self {
+        if let Some(outbox) = Arc::get_mut(&mut self.outbox) {
+            outbox.generation = generation;
+        }
+        self
     }
 
     /// The same outbox, on another lane of the same log.
@@ -172,12 +191,32 @@ impl Changes {
     /// At the start, before anything is served: logs every leaf that a former process left in the outbox. How many.
     pub async fn replay(&self) -> Result<usize, ChangeError> {
         let pending = outbox::pending(&self.outbox.barrier).await?;
-        for some in pending.chunks(TAKEN_OUT_MAX) {
-            let logged = join_all(some.iter().map(|(_, leaf)| self.outbox.sink.append(leaf.clone()))).await;
-            logged.into_iter().map(durable).collect::<Result<Vec<()>, _>>()?;
-            self.take_out(some.iter().map(|(row, _)| row.clone())).await?;
-        }
+        self.log_for_others(&pending).await?;
         Ok(pending.len())
+    }
+
+    /// Where other nodes commit too, once a minute or so: logs what one of them has left behind, which may never start again.
+    /// What waits since the last time is taken for that: nothing else waits for so long. It may be logged twice, by several
+    /// nodes: leaves say when they were committed. How many.
+    pub async fn adopt(&self) -> Result<usize, ChangeError> {
+        let own = self.batch()?.id.0;
+        let own = hex::encode(own.first_chunk::<8>().unwrap_or(&[0; 8]));
+        let mut pending = outbox::pending(&self.outbox.barrier).await?;
+        pending.retain(|leaf| leaf.path.segments().last().is_none_or(|name| !name.starts_with(&own)));
+        let waiting = pending.iter().map(|leaf| leaf.path.clone()).collect();
+        let before = std::mem::replace(&mut *self.outbox.others(), waiting);
+        pending.retain(|leaf| before.contains(&leaf.path));
+        self.log_for_others(&pending).await?;
+        Ok(pending.len())
+    }
+
+    async fn log_for_others(&self, pending: &[Pending]) -> Result<(), ChangeError> {
+        for some in pending.chunks(TAKEN_OUT_MAX) {
+            let leaves = some.iter().map(|leaf| self.outbox.sink.append(self.outbox.told(&leaf.leaf, leaf.revision)));
+            join_all(leaves).await.into_iter().map(durable).collect::<Result<Vec<()>, _>>()?;
+            self.take_out(some.iter().map(|leaf| leaf.path.clone())).await?;
+        }
+        Ok(())
     }
 
     /// Logs what is owed and takes out what is logged. For a worker, once a second or so, and at the end.
@@ -217,7 +256,7 @@ impl Changes {
                 return Err(error);
             }
         };
-        let outcome = durable(self.sink.append(leaf).await);
+        let outcome = durable(self.sink.append(self.outbox.told(&leaf, revision)).await);
         let mut rows = self.outbox.rows();
         match outcome {
             Ok(()) => rows.logged.push_back(row),
@@ -251,7 +290,7 @@ impl Changes {
         };
         let (_, found) = self.outbox.barrier.get(std::slice::from_ref(&owed.row), AtLeast::Revision(decided)).await?;
         let Some(leaf) = found.into_iter().flatten().next() else { return Ok(None) };
-        durable(self.outbox.sink.append(Bytes::copy_from_slice(leaf.value.expose())).await)?;
+        durable(self.outbox.sink.append(self.outbox.told(leaf.value.expose(), leaf.revision)).await)?;
         Ok(Some(owed.row.clone()))
     }
 
@@ -305,6 +344,15 @@ impl Outbox {
             }
         }
         claim
+    }
+
+    /// The leaf with what it was committed at: the same, whoever logs it.
+    fn told(&self, leaf: &[u8], revision: Revision) -> Bytes {
+        committed(leaf, StoreState { revision: revision.0, generation: self.generation })
+    }
+
+    fn others(&self) -> MutexGuard<'_, HashSet<EntryPath>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn turns(&self) -> MutexGuard<'_, HashMap<EntryPath, Turn>> {

@@ -3,7 +3,7 @@
 //! Always: a change and its leaf are durable together, and a leaf that was not yet taken out is found at the next start.
 //! Never: a leaf in the clear.
 
-use crate::{AtLeast, Barrier, BarrierError, Batch, EntryPath, StorageError};
+use crate::{AtLeast, Barrier, BarrierError, Batch, EntryPath, Revision, StorageError};
 use bytes::Bytes;
 
 /// The batch with its leaf, and where the leaf stands until it is in the log.
@@ -16,7 +16,7 @@ pub fn attach(barrier: &Barrier, batch: Batch, leaf: &[u8]) -> Result<(Batch, En
 
 /// All leaves that were committed and not yet taken out, in the order of their commits. About as many as there were changes
 /// at once.
-pub async fn pending(barrier: &Barrier) -> Result<Vec<(EntryPath, Bytes)>, BarrierError> {
+pub async fn pending(barrier: &Barrier) -> Result<Vec<Pending>, BarrierError> {
     let (prefix, mut found) = (prefix(barrier)?, Vec::new());
     loop {
         let after = found.last().map(|(path, _): &(EntryPath, _)| path.clone());
@@ -27,7 +27,20 @@ pub async fn pending(barrier: &Barrier) -> Result<Vec<(EntryPath, Bytes)>, Barri
         found.extend(page.entries);
     }
     found.sort_by_key(|(_, opened)| opened.revision);
-    Ok(found.into_iter().map(|(path, leaf)| (path, Bytes::copy_from_slice(leaf.value.expose()))).collect())
+    let pending = found.into_iter().map(|(path, opened)| {
+        let leaf = Bytes::copy_from_slice(opened.value.expose());
+        Pending { path, leaf, revision: opened.revision }
+    });
+    Ok(pending.collect())
+}
+
+/// A leaf that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    pub path: EntryPath,
+    pub leaf: Bytes,
+    /// Of its change.
+    pub revision: Revision,
 }
 
 /// `<cluster id>/outbox`: what belongs to the cluster itself stands under its id, where tenants have theirs.
@@ -60,6 +73,8 @@ mod tests {
             outs.push(out);
         }
         let told = pending(&barrier).await.unwrap();
+        assert!(told.is_sorted_by_key(|leaf| leaf.revision));
+        let told: Vec<(EntryPath, Bytes)> = told.into_iter().map(|leaf| (leaf.path, leaf.leaf)).collect();
         let expected: Vec<(EntryPath, Bytes)> = outs
             .iter()
             .cloned()

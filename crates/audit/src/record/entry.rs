@@ -6,6 +6,7 @@
 use super::personal::{KeyId, PeriodKey, PeriodKeys, TAG_BYTES};
 use super::wire::{self, Fields, Value};
 use super::{Decision, ENTRY_BYTES_MAX, Item, Malformed, Outcome, Record, StoreState, Subject, json};
+use bytes::Bytes;
 use envelope::mac;
 use serde::Deserialize;
 use std::borrow::Cow;
@@ -44,6 +45,8 @@ pub struct Entry {
     store: Option<StoreState>,
     #[serde(default)]
     namespace: String,
+    #[serde(default)]
+    committed: Option<StoreState>,
     #[serde(skip)]
     sealed: Option<Sealed>,
 }
@@ -89,6 +92,30 @@ pub fn finish(draft: &[u8], personal_key: Option<&PeriodKey>) -> Result<Vec<u8>,
     }
     wire::checksum(&mut entry, number::CRC32);
     if entry.len() > ENTRY_BYTES_MAX { Err(Malformed::Length) } else { Ok(entry) }
+}
+
+/// The draft of a change ([`Record::encode`]) with what it was committed at. The same where there is none, or where it has that
+/// already.
+pub fn committed(draft: &[u8], at: StoreState) -> Bytes {
+    let draft =
+        if json::is_line(draft) { json::draft(draft).unwrap_or_default() } else { Bytes::copy_from_slice(draft) };
+    let told = draft.split_first_chunk().and_then(|(length, rest)| {
+        let (public, personal) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+        let told = Fields(public).any(|field| field.is_ok_and(|(number, _)| number == number::COMMITTED));
+        (!public.is_empty() && !told).then_some((public, personal))
+    });
+    let Some((public, personal)) = told else { return draft };
+    let mut out = Vec::with_capacity(draft.len() + COMMITTED_BYTES_MAX);
+    out.extend_from_slice(&[0; 2]);
+    out.extend_from_slice(public);
+    // behind all public fields
+    write_state(&mut out, number::COMMITTED, at);
+    let Ok(length) = u16::try_from(out.len() - 2) else { return draft };
+    if let Some(place) = out.first_chunk_mut() {
+        *place = length.to_be_bytes();
+    }
+    out.extend_from_slice(personal);
+    out.into()
 }
 
 /// Whether these bytes are an entry that was written to its end: by length and checksum alone.
@@ -149,6 +176,7 @@ impl Entry {
             latency_micros: self.latency_micros,
             store: self.store,
             namespace: &self.namespace,
+            committed: self.committed,
         }
     }
 
@@ -236,12 +264,19 @@ pub(super) fn write_public(out: &mut Vec<u8>, record: &Record<'_>) {
         wire::present_uint(out, number::LATENCY_MICROS, latency);
     }
     if let Some(store) = record.store {
-        wire::message(out, number::STORE, |out| {
-            wire::uint(out, number::STORE_REVISION, store.revision);
-            wire::uint(out, number::STORE_GENERATION, store.generation);
-        });
+        write_state(out, number::STORE, store);
     }
     wire::bytes(out, number::NAMESPACE, record.namespace.as_bytes());
+    if let Some(committed) = record.committed {
+        write_state(out, number::COMMITTED, committed);
+    }
+}
+
+fn write_state(out: &mut Vec<u8>, field: u32, state: StoreState) {
+    wire::message(out, field, |out| {
+        wire::uint(out, number::STORE_REVISION, state.revision);
+        wire::uint(out, number::STORE_GENERATION, state.generation);
+    });
 }
 
 /// Under `field`, and the reason under the next one.
@@ -298,6 +333,7 @@ struct Read {
     latency_micros: Option<u64>,
     store: Option<StoreState>,
     namespace: String,
+    committed: Option<StoreState>,
     sealed: Option<Sealed>,
 }
 
@@ -336,6 +372,7 @@ impl Read {
             number::LATENCY_MICROS => self.latency_micros = Some(value.uint()?),
             number::STORE => self.store = Some(store(value.bytes()?)?),
             number::NAMESPACE => self.namespace = value.text()?,
+            number::COMMITTED => self.committed = Some(store(value.bytes()?)?),
             number::PERSONAL => self.personal(value.bytes()?)?,
             number::SEALED => self.sealed = Some(sealed(value.bytes()?)?),
             _ => return Err(Malformed::Field),
@@ -385,6 +422,7 @@ impl Read {
             latency_micros: self.latency_micros,
             store: self.store,
             namespace: self.namespace,
+            committed: self.committed,
             sealed: self.sealed,
         })
     }
@@ -488,6 +526,7 @@ mod number {
     pub(super) const LATENCY_MICROS: u32 = 24;
     pub(super) const STORE: u32 = 25;
     pub(super) const NAMESPACE: u32 = 26;
+    pub(super) const COMMITTED: u32 = 27;
     pub(super) const PERSONAL: u32 = 90;
     pub(super) const SEALED: u32 = 91;
     /// Behind all that may yet come.
@@ -529,6 +568,7 @@ const OUTCOME_ASKED: u64 = 1;
 const OUTCOME_DONE: u64 = 2;
 const OUTCOME_FAILED: u64 = 3;
 
+const COMMITTED_BYTES_MAX: usize = 25;
 const ENTRY_BYTES_USUAL: usize = 320;
 /// Heads of the personal part, the sealed form's key id, counter and tag, and the checksum.
 const ENTRY_OVERHEAD_USUAL: usize = 72;

@@ -20,6 +20,7 @@ struct Told {
     items: Vec<Item>,
     latency_micros: Option<u64>,
     store: Option<StoreState>,
+    committed: Option<StoreState>,
 }
 
 impl Told {
@@ -44,6 +45,7 @@ impl Told {
             latency_micros: self.latency_micros,
             store: self.store,
             namespace,
+            committed: self.committed,
         }
     }
 }
@@ -79,6 +81,7 @@ fn full() -> Told {
         ],
         latency_micros: Some(1234),
         store: Some(StoreState { revision: 77, generation: 3 }),
+        committed: None,
     }
 }
 
@@ -130,6 +133,21 @@ fn an_entry_has_these_bytes() {
     // of the root, as it was before there were namespaces
     let roots = GOLDEN_FULL.concat().replace("d20104612f622f", "").replace("a506e3bee06f", "a50699730397");
     assert_eq!(hex::encode(entry_of(&Record { namespace: "", ..full().record() })), roots);
+}
+
+#[test]
+fn a_draft_that_is_told_its_commit_later_is_that_of_a_record_that_knew_it() {
+    let at = StoreState { revision: 1 << 40, generation: 300 };
+    for told in [full(), Told { subject: Subject::System, texts: Default::default(), ..full() }] {
+        let with = Record { committed: Some(at), ..told.record() }.encode();
+        assert_eq!(committed(&told.record().encode(), at), with);
+        assert_eq!(committed(&with, StoreState { revision: 1, generation: 1 }), with, "once");
+        let entry = Entry::decode(&finish(&with, Some(&november())).unwrap()).unwrap();
+        assert_eq!(entry.record().committed, Some(at));
+    }
+    for malformed in [&b""[..], b"\xff", b"\0\0", b"\0\x09a"] {
+        assert_eq!(committed(malformed, at), malformed);
+    }
 }
 
 #[test]
@@ -326,6 +344,7 @@ fn the_schema_reads_every_field_that_the_encoder_writes() {
         shown(&message)
     };
     let mut told = full();
+    told.committed = Some(StoreState { revision: 78, generation: 3 });
     let mut json = decoded(&told.record(), None);
     assert!(json["crc32"].take().is_u64());
     let expected = json!({
@@ -344,7 +363,7 @@ fn the_schema_reads_every_field_that_the_encoder_writes() {
             { "index": 300, "outcome": "OUTCOME_FAILED", "reason": "KEY_DISABLED" },
         ],
         "entity": "e1", "certificate": "c0ffee", "node": "node-1", "latency_micros": 1234,
-        "store": { "revision": 77, "generation": 3 }, "namespace": "a/b/", "personal": { "name": "alice", "from": "192.0.2.1:5" },
+        "store": { "revision": 77, "generation": 3 }, "namespace": "a/b/", "committed": { "revision": 78, "generation": 3 }, "personal": { "name": "alice", "from": "192.0.2.1:5" },
         "crc32": null,
     });
     assert_eq!(json, expected);
@@ -484,6 +503,7 @@ fn a_record() -> impl Strategy<Value = Told> {
             items,
             latency_micros,
             store,
+            committed: store.filter(|store| store.revision % 2 == 0),
         },
     )
 }

@@ -11,6 +11,8 @@
 //! Always: a leaf that a crash made the log tell twice counts once, where it stood first.
 //! Always: of a log from which entries were removed unheard, a row that no leaf tells is not judged, and the store is not whole:
 //! of a row that only they told nobody can say whether it is gone.
+//! Always: of what several logs tell of a row, or one tells late, that counts which was committed last, where the leaves say so
+//! (those of earlier versions do not: then it is right where one log says so).
 //! Never: storage known. Rows come as hashes, with the revision of the batch that wrote them.
 
 use crate::record::{Record, StoreState};
@@ -51,6 +53,21 @@ struct Last {
     /// `None`: deleted.
     value: Option<Id>,
     index: u64,
+    at: Option<At>,
+}
+
+impl Last {
+    /// The other one was committed later.
+    fn is_before(&self, other: &Self) -> bool {
+        self.at.zip(other.at).is_some_and(|(own, other)| own < other)
+    }
+}
+
+/// What the store was at with a change: generation, then revision.
+type At = (u64, u64);
+
+fn at(record: &Record<'_>) -> Option<At> {
+    record.committed.map(|state| (state.generation, state.revision))
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -177,7 +194,12 @@ impl Told {
                 as_of.state(state.revision);
             }
         }
-        if self.as_of.as_ref().is_some_and(|as_of| as_of.beyond >= BEYOND_MAX) {
+        let is_in_store = match (&self.as_of, at(record)) {
+            (Some(as_of), Some((_, revision))) => revision <= as_of.revision,
+            (Some(as_of), None) => as_of.beyond < BEYOND_MAX,
+            (None, _) => true,
+        };
+        if !is_in_store {
             return;
         }
         if record.operation == ROLLBACK_ACKNOWLEDGED {
@@ -201,8 +223,14 @@ impl Told {
         let unique = value.unwrap_or_else(|| deletion(&path, record));
         let Place::Vacant(place) = self.values.entry(unique) else { return None };
         place.insert(Teller { path, index });
-        let before = self.rows.insert(path, Last { value, index });
-        if let Some(as_of) = &mut self.as_of {
+        let last = Last { value, index, at: at(record) };
+        let known = self.rows.get(&path).copied();
+        // told late, by another node than the one that committed it
+        if known.as_ref().is_some_and(|known| last.is_before(known)) {
+            return Some(known);
+        }
+        let before = self.rows.insert(path, last);
+        if let (Some(as_of), None) = (&mut self.as_of, last.at) {
             as_of.changed(path, before.and_then(|before| before.value));
         }
         Some(before)
@@ -302,7 +330,8 @@ impl Comparison {
             self.logs.iter().enumerate().filter_map(|(log, told)| Some((log, *told.values.get(&value)?))).collect();
         let Some((log, teller)) = tellers.first().copied() else { return self.unknown(path, revision) };
         let accepts = |(log, teller): &&(usize, Teller)| {
-            self.logs.get(*log).is_some_and(|told| told.accepts(&teller.path, Some(value)))
+            !self.is_superseded(*log, &teller.path)
+                && self.logs.get(*log).is_some_and(|told| told.accepts(&teller.path, Some(value)))
         };
         if tellers.iter().any(|found| accepts(&found)) {
             let stems = |(log, teller): &(usize, Teller)| self.stems(*log, &teller.path, &value, &mut Vec::new());
@@ -328,7 +357,8 @@ impl Comparison {
             self.compared.before_rollback += 1;
             return;
         }
-        let live = self.logs.iter().filter_map(|told| told.rows.get(&teller.path)).any(|last| last.value.is_some());
+        let mut newest = self.logs.iter().enumerate().filter(|(log, _)| !self.is_superseded(*log, &teller.path));
+        let live = newest.any(|(_, told)| told.rows.get(&teller.path).is_some_and(|last| last.value.is_some()));
         let kind = if live { Kind::Replayed } else { Kind::Revived };
         let last = last.map(|last| last.index);
         self.find(Finding { kind, path: Some(path.to_owned()), told: Some(teller.index), last });
@@ -410,10 +440,20 @@ impl Comparison {
     fn is_accounted_for(&self, log: usize, path: &Id) -> bool {
         self.sound.contains(path)
             || self.displaced.contains(path)
+            || self.is_superseded(log, path)
             || self.logs.iter().enumerate().any(|(other, told)| {
                 told.rows.contains_key(path)
+                    && !self.is_superseded(other, path)
                     && (told.accepts(path, None) || (other < log && told.rows[path].value.is_some()))
             })
+    }
+
+    /// Another log tells the row later.
+    fn is_superseded(&self, log: usize, path: &Id) -> bool {
+        let last = self.logs.get(log).and_then(|told| told.rows.get(path));
+        last.is_some_and(|last| {
+            self.logs.iter().filter_map(|told| told.rows.get(path)).any(|other| last.is_before(other))
+        })
     }
 
     fn unknown(&mut self, path: &str, revision: u64) {

@@ -414,3 +414,23 @@ async fn changes_at_one_moment_all_wait_for_what_is_owed() {
     changes.tidy().await.unwrap();
     assert_eq!((pending(&house).await, requests(&house)), (0, vec!["one".to_owned()]));
 }
+
+#[tokio::test]
+async fn what_a_node_left_behind_is_logged_by_another_and_what_is_under_way_is_left_alone() {
+    let house = House::new();
+    let (gone, other) = (house.changes(), house.changes().in_generation(3));
+    let call = house.call();
+    let record = Record { request_id: &call.request_id, ..Record::new(call.now, "", "Test", &Subject::System) };
+    // the other node's own, which is taken out with its next change
+    other.commit(put(&house, &other, "t/own"), &record).await.unwrap();
+    // as of a node that was killed between its commit and its log
+    let leaf = Record { request_id: "left-behind", ..record.clone() }.encode();
+    let (left, _) = outbox::attach(&house.barrier, put(&house, &gone, "t/left"), &leaf).unwrap();
+    let revision = house.barrier.commit(left).await.unwrap();
+    assert_eq!(other.adopt().await, Ok(0), "it may be under way");
+    assert_eq!(other.adopt().await, Ok(1));
+    assert_eq!((other.adopt().await, pending(&house).await), (Ok(0), 1));
+    let records = house.records();
+    let told = records.iter().find(|record| record["request_id"] == "left-behind").unwrap();
+    assert_eq!(told["committed"], serde_json::json!({ "revision": revision.0, "generation": 3 }));
+}

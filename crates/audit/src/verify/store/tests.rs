@@ -334,3 +334,64 @@ fn a_row_that_was_sealed_anew_is_right_where_it_stems_from_the_last_value() {
         assert_eq!(found, expected, "{leaves:?}");
     }
 }
+
+/// A leaf of the change that got this revision.
+fn committed(rig: &mut Rig, revision: u64, path: &str, value: &str) -> u64 {
+    let to = if value.is_empty() { "deleted".to_owned() } else { hex::encode(hash(value)) };
+    let changes = [(hex::encode(hash(path)), to)];
+    let (now, request) = (Timestamp::from_unix_millis(revision), revision.to_string());
+    let committed = Some(StoreState { revision, generation: 1 });
+    rig.entry(&Record { changes: &changes, committed, ..Record::new(now, &request, "Test", &Subject::System) })
+}
+
+#[test]
+fn of_two_nodes_logs_that_counts_which_was_committed_last() {
+    let logs = || {
+        let (mut one, mut two) = (Rig::default(), Rig::default());
+        committed(&mut one, 1, "a", "a0");
+        committed(&mut two, 2, "a", "a1");
+        committed(&mut one, 3, "b", "b0");
+        committed(&mut two, 4, "b", "");
+        committed(&mut two, 5, "c", "c0");
+        committed(&mut one, 6, "c", "c1");
+        // the other node takes out what this one left behind, late
+        committed(&mut one, 2, "a", "a1");
+        committed(&mut two, 3, "b", "b0");
+        committed(&mut two, 6, "c", "c1");
+        committed(&mut one, 5, "c", "c0");
+        vec![one.told, two.told]
+    };
+    assert_eq!(compare(logs(), &[("a", "a1"), ("c", "c1")]).found, 0);
+    for (rows, kind) in [
+        (&[("a", "a0"), ("c", "c1")][..], Kind::Replayed),
+        (&[("a", "a1"), ("c", "c0")], Kind::Replayed),
+        (&[("a", "a1"), ("b", "b0"), ("c", "c1")], Kind::Revived),
+        (&[("a", "a1")], Kind::Missing),
+        (&[("c", "c1")], Kind::Missing),
+    ] {
+        let compared = compare(logs(), rows);
+        let kinds: Vec<_> = compared.findings.iter().map(|finding| finding.kind).collect();
+        assert_eq!(kinds, [kind], "{rows:?}");
+    }
+}
+
+#[test]
+fn a_backup_is_what_was_committed_until_then_to_the_change() {
+    let logs = || {
+        let (mut one, mut two) = (Rig::as_of(3), Rig::as_of(3));
+        committed(&mut one, 1, "a", "a0");
+        committed(&mut two, 3, "a", "a1");
+        committed(&mut one, 4, "a", "a2");
+        one.state(4);
+        one.state(5);
+        // told late
+        committed(&mut one, 2, "b", "b0");
+        committed(&mut two, 5, "b", "");
+        vec![one.told, two.told]
+    };
+    assert_eq!(compare(logs(), &[("a", "a1"), ("b", "b0")]).found, 0);
+    assert_eq!(compare(logs(), &[("a", "a0"), ("b", "b0")]).found, 1);
+    // neither what was told until then, nor is that there
+    assert_eq!(compare(logs(), &[("a", "a2"), ("b", "b0")]).found, 2);
+    assert_eq!(compare(logs(), &[("a", "a1")]).found, 1);
+}
