@@ -35,6 +35,15 @@ impl Until {
     }
 }
 
+impl Until {
+    pub fn is_past(self) -> bool {
+        match self {
+            Self::Changed => false,
+            Self::At(moment) => Moment::now() > moment,
+        }
+    }
+}
+
 /// [`Until`], shared.
 #[derive(Debug)]
 pub(crate) struct Current(AtomicU64);

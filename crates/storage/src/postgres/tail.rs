@@ -8,12 +8,13 @@
 //! changed (a gap at the end of all revisions: nothing may be cached), until it is heard again. Whoever caches also sees for
 //! itself when that was: a process that was stopped would be told too late.
 //! Always: another connection is another history until it is proven: the database may be a standby that took over, and has
-//! lost the last commits. It begins with a gap.
+//! lost the last commits. It begins with a gap; where what this node has committed or told is not there any more, the store is
+//! given up: the next start compares it with the audit log.
 
 use super::Durability;
 use super::connect::{Connector, Session};
 use crate::feed::Feed;
-use crate::{EntryPath, Moment, Revision, StorageError};
+use crate::{CommitId, EntryPath, Moment, Revision, StorageError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -28,6 +29,8 @@ pub(super) struct Tail {
     reached: watch::Sender<Revision>,
     /// When the last question was asked whose answer was told.
     heard: watch::Sender<Moment>,
+    /// What this node committed last: it is known by its id.
+    committed: Mutex<Option<(Revision, CommitId)>>,
     wake: Notify,
 }
 
@@ -57,7 +60,12 @@ impl Tail {
     /// Of a store that was at `head` when it was asked.
     pub(super) fn new(head: Revision, asked: Moment) -> Self {
         let (told, reached, heard) = (Mutex::new(Some(head)), watch::Sender::new(head), watch::Sender::new(asked));
-        Self { feed: Arc::new(Feed::new(head)), told, reached, heard, wake: Notify::new() }
+        let committed = Mutex::default();
+        Self { feed: Arc::new(Feed::new(head)), told, reached, heard, committed, wake: Notify::new() }
+    }
+
+    pub(super) fn committed(&self, revision: Revision, id: CommitId) {
+        *self.committed.lock().unwrap_or_else(PoisonError::into_inner) = Some((revision, id));
     }
 
     pub(super) fn hearing(&self) -> watch::Receiver<Moment> {
@@ -92,6 +100,20 @@ impl Tail {
     pub(super) async fn reached(&self, revision: Revision) {
         let mut reached = self.reached.subscribe();
         let _late = tokio::time::timeout(HEARD_WITHIN, reached.wait_for(|reached| *reached >= revision)).await;
+    }
+
+    /// What was told is there, and what this node committed last, as far as the log of changes reaches back.
+    async fn goes_on(&self, session: &Session) -> Result<bool, StorageError> {
+        let committed = *self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        // told before it is asked
+        let told = *self.reached.borrow();
+        let place = super::signed(committed.map_or(Revision(0), |(revision, _)| revision));
+        let row = session.client.query_one(GOES_ON, &[&place]).await;
+        let row = row.map_err(|error| super::connect::storage_error(&error))?;
+        let (head, floor) = (super::unsigned(row.get(0)), super::unsigned(row.get(1)));
+        let found: Option<&[u8]> = row.get(2);
+        let is_there = committed.is_none_or(|(revision, id)| revision <= floor || found == Some(id.0.as_slice()));
+        Ok(told <= head && is_there)
     }
 
     fn lost(&self) {
@@ -134,19 +156,28 @@ pub(super) async fn follow(tail: Arc<Tail>, connector: Connector, first: Session
         let heard = tokio::time::timeout(limit, async {
             let mut from = from;
             if session.as_ref().is_none_or(|session| session.client.is_closed()) {
-                session = Some(connector.connect().await?);
+                let anew = connector.connect().await?;
+                if !tail.goes_on(&anew).await? {
+                    return Ok(None);
+                }
+                session = Some(anew);
                 from = None;
             }
             let heard = hear(session.as_ref().ok_or(StorageError::Unavailable)?, from).await?;
-            Ok((from, heard))
+            Ok(Some((from, heard)))
         });
         match heard.await.unwrap_or(Err(StorageError::Unavailable)) {
-            Ok((_, heard)) if !heard.durable && connector.durability() == Durability::Required => {
+            Ok(None) => {
+                tracing::error!("the database has gone back: commits that were acknowledged are lost");
+                tail.lost();
+                return;
+            }
+            Ok(Some((_, heard))) if !heard.durable && connector.durability() == Durability::Required => {
                 tracing::error!("the database was told to run without fsync or full_page_writes: it would lose data");
                 tail.lost();
                 return;
             }
-            Ok((from, heard)) => {
+            Ok(Some((from, heard))) => {
                 heard_at = began;
                 let (head, full) = (heard.head, heard.full);
                 tail.heard(from, heard);
@@ -276,6 +307,7 @@ impl Old {
 /// One statement sees one snapshot: all that it lists up to `head` is all that there is.
 const HEAR: &str = "SELECT h.rev, h.floor, l.rev, l.paths, current_setting('fsync'), current_setting('full_page_writes') FROM head h LEFT JOIN LATERAL
      (SELECT g.rev, g.paths FROM log g WHERE g.rev > $1 ORDER BY g.rev LIMIT $2) l ON true ORDER BY l.rev";
+const GOES_ON: &str = "SELECT h.rev, h.floor, l.id FROM head h LEFT JOIN log l ON l.rev = $1";
 const POLL_EVERY: Duration = Duration::from_millis(50);
 /// For one question, with a new connection where one is needed.
 const POLL: Duration = Duration::from_millis(800);

@@ -6,7 +6,7 @@
 
 use super::connect::{Connector, Session, ends_session, is_stuck, is_undone, storage_error};
 use super::tail::Tail;
-use crate::{Batch, Claim, CommitError, Entry, EntryPath, Precondition, Revision, StorageError, Write};
+use crate::{Batch, Claim, CommitError, CommitId, Entry, EntryPath, Precondition, Revision, StorageError, Write};
 use bytes::Bytes;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -183,7 +183,7 @@ impl Writer {
     /// In the order of their revisions; what was known before is older than `base`.
     fn answer(&self, group: Vec<Waiting>, base: Revision, revisions: &[Option<i64>], differ: &[Option<EntryPath>]) {
         let mut answers = Vec::with_capacity(group.len());
-        let mut commits = Vec::new();
+        let (mut commits, mut newest) = (Vec::new(), None);
         for ((waiting, revision), differs) in group.into_iter().zip(revisions).zip(differ) {
             let outcome = match (revision, differs) {
                 (Some(revision), _) => Ok(super::unsigned(*revision)),
@@ -193,9 +193,13 @@ impl Writer {
             if let Ok(revision) = outcome
                 && revision > base
             {
+                newest = newest.max(Some((revision, waiting.batch.id.0)));
                 commits.push((revision, waiting.batch.writes.iter().map(|write| write.path().clone()).collect()));
             }
             answers.push((waiting.reply, outcome));
+        }
+        if let Some((revision, id)) = newest {
+            self.tail.committed(revision, CommitId(id));
         }
         commits.sort_by_key(|(revision, _): &(Revision, Vec<EntryPath>)| *revision);
         let last = commits.last().map_or(base, |(last, _)| *last);

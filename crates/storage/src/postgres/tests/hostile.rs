@@ -8,23 +8,36 @@ use std::time::SystemTime;
 const SERVERS: &str = "FROM pg_stat_activity WHERE application_name LIKE 'strongroom %'";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_standby_that_took_over_and_lost_commits_is_another_history() {
+async fn another_connection_begins_with_a_gap_and_a_standby_that_lost_commits_is_left() {
     let server = Server::start();
-    let store = Postgres::open(&options(&server, "history", "1")).unwrap();
+    let (one, two) = (
+        Postgres::open(&options(&server, "history", "1")).unwrap(),
+        Postgres::open(&options(&server, "history", "2")).unwrap(),
+    );
     let mut last = Revision(0);
     for number in 1..=5 {
-        last = store.commit(batch(number).put(at(&format!("t/{number}")), "1")).await.unwrap();
+        last = one.commit(batch(number).put(at(&format!("t/{number}")), "1")).await.unwrap();
     }
-    let mut told = store.watch(&at("t"), last);
-    // what it would be like: commits 4 and 5 are lost, others have their revisions, and more came
+    let mut told = two.watch(&at("t"), last);
+    let cut = format!("SELECT count(pg_terminate_backend(pid)) {SERVERS}");
+    server.psql(&cut);
+    let heard = tokio::time::timeout(Duration::from_secs(5), told.next()).await.unwrap();
+    assert!(matches!(heard, Some(Change::Gap { .. })), "{heard:?}");
+    for (number, store) in [(6, &one), (7, &two)] {
+        soon(Duration::from_secs(10), async || store.commit(batch(number).put(at("t/a"), "1")).await.ok()).await;
+        assert!(tokio::time::timeout(Duration::from_millis(300), store.failed()).await.is_err(), "the same history");
+    }
+    // what it would be like: the last two commits are lost, others have their revisions, and more came
     server.psql(&format!(
-        "BEGIN; LOCK TABLE history.head; LOCK TABLE history.log; SELECT count(pg_terminate_backend(pid)) {SERVERS};
-         DELETE FROM history.log WHERE rev > 3; UPDATE history.head SET rev = 8;
-         INSERT INTO history.log (rev, paths) SELECT n, ARRAY[convert_to('t/other' || n, 'UTF8')] FROM generate_series(4, 8) n;
+        "BEGIN; LOCK TABLE history.head; LOCK TABLE history.log; {cut};
+         DELETE FROM history.log WHERE rev > 5; UPDATE history.head SET rev = 10;
+         INSERT INTO history.log (rev, paths) SELECT n, ARRAY[convert_to('t/other' || n, 'UTF8')] FROM generate_series(6, 10) n;
          COMMIT"
     ));
-    let heard = tokio::time::timeout(Duration::from_secs(5), told.next()).await.unwrap();
-    assert!(matches!(heard, Some(Change::Gap { .. })), "{heard:?}: 4 and 5 were skipped");
+    for store in [&one, &two] {
+        tokio::time::timeout(Duration::from_secs(5), store.failed()).await.unwrap();
+        assert!(store.get(&[], AtLeast::Latest).await.is_err());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

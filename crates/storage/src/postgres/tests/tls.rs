@@ -3,8 +3,13 @@
 use super::*;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
-const SETTINGS: [&str; 5] =
-    ["ssl=on", "ssl_cert_file=server.pem", "ssl_key_file=server.key", "ssl_ca_file=clients.pem", "hba_file=data/hba.conf"];
+const SETTINGS: [&str; 5] = [
+    "ssl=on",
+    "ssl_cert_file=server.pem",
+    "ssl_key_file=server.key",
+    "ssl_ca_file=clients.pem",
+    "hba_file=data/hba.conf",
+];
 /// Over TCP by a certificate alone.
 const HBA: &str = "local all all scram-sha-256\nhostssl all all 127.0.0.1/32 cert\n";
 
