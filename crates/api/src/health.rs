@@ -5,6 +5,7 @@
 //! | starting, stopping | 503 | NOT_SERVING | NOT_SERVING |
 //! | serving | 200 | SERVING | SERVING |
 //! | serving, the boundary is away | 200 | SERVING | NOT_SERVING |
+//! | serving, the store is away | 503 | NOT_SERVING | NOT_SERVING |
 //! | sealed by hand | 503 | NOT_SERVING | NOT_SERVING |
 //!
 //! Asking leaves a record; where the log takes none, `GET /health` is 503 and Check UNAVAILABLE (RESOURCE_EXHAUSTED where it
@@ -12,6 +13,8 @@
 //!
 //! A server whose boundary is away answers, names what is missing, and recovers by itself: nobody should start it anew for
 //! that. But whoever has another server had better take that one for Crypto.
+//!
+//! Where several servers share a store, each serves nothing while it does not hear that; others may.
 //!
 //! Where the audit log was found damaged, `GET /health` says so, and service goes on: an operator looks after it.
 //!
@@ -35,6 +38,7 @@ pub struct State {
     pub serving: Serving,
     pub boundary: BoundaryState,
     pub audit_log: AuditLogState,
+    pub store: StoreReach,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +56,14 @@ pub enum BoundaryState {
     Away,
 }
 
+/// Of a store beyond a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreReach {
+    Heard,
+    /// Not heard of for so long that nothing that was read may be used.
+    Away,
+}
+
 /// What the scrubber says of the audit log's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuditLogState {
@@ -63,8 +75,12 @@ pub enum AuditLogState {
 impl Health {
     /// Starting, the boundary not heard of.
     pub fn new() -> Self {
-        let state =
-            State { serving: Serving::Starting, boundary: BoundaryState::Away, audit_log: AuditLogState::Sound };
+        let state = State {
+            serving: Serving::Starting,
+            boundary: BoundaryState::Away,
+            audit_log: AuditLogState::Sound,
+            store: StoreReach::Heard,
+        };
         Self(Arc::new(watch::Sender::new(state)))
     }
 
@@ -93,6 +109,10 @@ impl Health {
         self.0.send_if_modified(|state| std::mem::replace(&mut state.boundary, boundary) != boundary);
     }
 
+    pub fn store(&self, store: StoreReach) {
+        self.0.send_if_modified(|state| std::mem::replace(&mut state.store, store) != store);
+    }
+
     pub fn audit_log(&self, audit_log: AuditLogState) {
         self.0.send_if_modified(|state| std::mem::replace(&mut state.audit_log, audit_log) != audit_log);
     }
@@ -103,7 +123,7 @@ impl Health {
 
     /// Status line and body of `GET /health`.
     pub(crate) fn page(&self) -> (http::StatusCode, String) {
-        let State { serving, boundary, audit_log } = self.state();
+        let State { serving, boundary, audit_log, store } = self.state();
         let (code, serving) = match serving {
             Serving::Starting => (http::StatusCode::SERVICE_UNAVAILABLE, "starting"),
             Serving::Serving => (http::StatusCode::OK, "serving"),
@@ -118,7 +138,11 @@ impl Health {
             AuditLogState::Sound => "",
             AuditLogState::Damaged => ",\"audit_log\":\"damaged\"",
         };
-        (code, format!("{{\"status\":\"{serving}\",\"boundary\":\"{boundary}\"{audit_log}}}\n"))
+        let (code, store) = match store {
+            StoreReach::Heard => (code, ""),
+            StoreReach::Away => (http::StatusCode::SERVICE_UNAVAILABLE, ",\"store\":\"away\""),
+        };
+        (code, format!("{{\"status\":\"{serving}\",\"boundary\":\"{boundary}\"{store}{audit_log}}}\n"))
     }
 }
 
@@ -151,7 +175,11 @@ impl Needs {
             Self::Server => true,
             Self::ServerAndBoundary => state.boundary == BoundaryState::Available,
         };
-        if met && state.serving == Serving::Serving { ServingStatus::Serving } else { ServingStatus::NotServing }
+        if met && state.serving == Serving::Serving && state.store == StoreReach::Heard {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        }
     }
 }
 
@@ -213,7 +241,8 @@ mod tests {
             (Serving::Sealed, Available, no, no),
             (Stopping, Available, no, no),
         ] {
-            let state = State { serving, boundary, audit_log: AuditLogState::Damaged };
+            let state = State { serving, boundary, audit_log: AuditLogState::Damaged, store: StoreReach::Heard };
+            assert_eq!(Needs::Server.status(State { store: StoreReach::Away, ..state }), no);
             for (service, expected) in
                 [("", overall), ("strongroom.kms.v1.Keys", overall), ("strongroom.kms.v1.Crypto", crypto)]
             {
@@ -234,6 +263,17 @@ mod tests {
             health.audit_log(state);
             assert_eq!(health.page(), (http::StatusCode::OK, told.to_owned()));
         }
+    }
+
+    #[test]
+    fn a_store_that_is_away_is_named_and_nothing_is_served() {
+        let health = Health::new();
+        health.serve();
+        health.store(StoreReach::Away);
+        let told = "{\"status\":\"serving\",\"boundary\":\"away\",\"store\":\"away\"}\n";
+        assert_eq!(health.page(), (http::StatusCode::SERVICE_UNAVAILABLE, told.to_owned()));
+        health.store(StoreReach::Heard);
+        assert_eq!(health.page().0, http::StatusCode::OK);
     }
 
     #[test]

@@ -45,7 +45,7 @@ mod receipt;
 mod strangers;
 pub mod vault_http;
 
-pub use health::{AuditLogState, BoundaryState, Health};
+pub use health::{AuditLogState, BoundaryState, Health, StoreReach};
 pub use metrics::Metrics;
 pub use operation::Operation;
 pub use operator_grpc::{BackupPiece, Operator, OperatorError, ServerStatus};

@@ -66,7 +66,7 @@ impl Wired {
         config: &Config,
     ) -> Result<Self> {
         let (barrier, tenant) = (Arc::clone(&cluster.barrier), cluster.tenant);
-        let changes = Changes::new(Arc::clone(&barrier), log.lane());
+        let changes = Changes::new(Arc::clone(&barrier), log.lane()).in_generation(cluster.core().generation);
         let identity_caches = Arc::new(identity::Caches::new(PRINCIPALS_MAX));
         let identities = Identities::new(identity::Seams {
             barrier: Arc::clone(&barrier),
@@ -243,6 +243,10 @@ impl Wired {
         let (barrier, boundary) = (Arc::clone(&self.barrier), Arc::clone(&self.watched_boundary) as Arc<dyn Boundary>);
         workers.push(tokio::spawn(crate::worker::follow_keyring(Arc::clone(&barrier), boundary)));
         workers.push(tokio::spawn(crate::worker::same_generation(barrier, self.generation)));
+        if let Some(hearing) = self.barrier.storage().hearing() {
+            workers.push(tokio::spawn(crate::worker::adopt(self.changes.clone())));
+            workers.push(tokio::spawn(crate::worker::watch_store(hearing, self.health.clone())));
+        }
         let (strangers, clock) = (self.strangers.clone(), Arc::new(SystemClock));
         workers.push(tokio::spawn(strangers.tell(self.log.lane(), clock, self.node.clone())));
         let forwards = self.forwarders.iter().cloned();

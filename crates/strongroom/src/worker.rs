@@ -1,15 +1,16 @@
 //! Ticks: what is due is asked of the domains, which hold all the logic.
 
 use crate::clock::SystemClock;
-use api::Health;
 use api::health::Serving;
+use api::{Health, StoreReach};
 use envelope::Clock as _;
 use hsm_api::Boundary;
 use identity::Changes;
 use kms::{Kms, KmsError};
 use std::sync::Arc;
 use std::time::Duration;
-use storage::Barrier;
+use storage::{Barrier, Moment, Until};
+use tokio::sync::watch;
 use vault::reseal::{Resealer, Turn};
 
 /// Once a second: tokens and keys whose time has come, in the root and in some namespaces, and leaves that can leave the outbox.
@@ -140,6 +141,27 @@ pub async fn follow_seal(vault: vault::Vault, health: Health) {
     }
 }
 
+/// Of a store that other nodes write too: leaves that one of them has left behind.
+pub async fn adopt(changes: Changes) {
+    loop {
+        tokio::time::sleep(ADOPT_EVERY).await;
+        match changes.adopt().await {
+            Ok(0) => {}
+            Ok(leaves) => tracing::info!(leaves, "what another node left behind is in the audit log"),
+            Err(error) => tracing::debug!(%error, "leaves of others were not looked for; they will be"),
+        }
+    }
+}
+
+/// Tells health whether the store is heard.
+pub async fn watch_store(hearing: watch::Receiver<Moment>, health: Health) {
+    loop {
+        let is_away = Until::heard_at(*hearing.borrow()).is_past();
+        health.store(if is_away { StoreReach::Away } else { StoreReach::Heard });
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
 /// Ends where another node has raised the cluster's generation: what this one knows of tokens is void, it starts again.
 pub async fn same_generation(barrier: Arc<Barrier>, generation: u64) {
     loop {
@@ -188,6 +210,9 @@ fn told<E: std::fmt::Display>(what: &str, outcome: Result<usize, E>) -> usize {
 }
 
 const BETWEEN_NAMESPACES: Duration = Duration::from_millis(20);
+/// As long as a leaf waits that somebody still logs, several times over.
+const ADOPT_EVERY: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 const TICK: Duration = Duration::from_secs(1);
 const RENEW_PAUSE_MAX: Duration = Duration::from_secs(60);
 const LEASES_EVERY: Duration = Duration::from_millis(500);

@@ -41,7 +41,8 @@ pub struct Migrate {
 /// Where a configuration's store stands.
 enum Place {
     File(PathBuf),
-    Database(Box<Options>),
+    /// And a folder of the server's for what is copied on the way.
+    Database(Box<Options>, PathBuf),
 }
 
 type Row = Result<(EntryPath, Entry), StorageError>;
@@ -53,7 +54,7 @@ impl Migrate {
         // a snapshot in a file, whichever engine it is of: it is counted before the target is touched
         let source = match &from {
             Place::File(file) => file.clone(),
-            Place::Database(options) => {
+            Place::Database(options, _) => {
                 let copy = scratch.join("migration-in-progress.db");
                 let _left_by_a_killed_one = std::fs::remove_file(&copy);
                 sqlite::remove_partial(&copy);
@@ -62,7 +63,7 @@ impl Migrate {
             }
         };
         let moved = self.fill(&source, &to);
-        if matches!(from, Place::Database(_)) {
+        if matches!(from, Place::Database(..)) {
             std::fs::remove_file(&source).with_context(|| format!("cannot remove {}", source.display()))?;
         }
         let (entries, revision) = moved?;
@@ -86,7 +87,9 @@ impl Migrate {
                 sqlite::remove_partial(file);
                 piped(examined, &bar, |rows| sqlite::export_rows(file, revision, rows))
             }
-            Place::Database(options) => piped(examined, &bar, |mut rows| postgres::load(options, revision, &mut rows)),
+            Place::Database(options, _) => {
+                piped(examined, &bar, |mut rows| postgres::load(options, revision, &mut rows))
+            }
         };
         bar.finish_and_clear();
         let written = match written {
@@ -127,24 +130,18 @@ fn piped(
 
 fn place(file: &Path) -> Result<Place> {
     let config = Config::load(file)?;
+    files::private_folder(&config.data_dir)?;
     Ok(match store::options(&config)? {
-        Some(options) => Place::Database(Box::new(options)),
-        None => {
-            files::private_folder(&config.data_dir)?;
-            Place::File(config.store_file())
-        }
+        Some(options) => Place::Database(Box::new(options), config.data_dir),
+        None => Place::File(config.store_file()),
     })
 }
 
-/// A folder of the operator's for what is copied on the way.
+/// A folder of the server's that is filled: nobody else writes there, and what a killed migration left is found by the next.
 fn scratch(to: &Place) -> Result<PathBuf> {
     match to {
         Place::File(file) => Ok(file.parent().context("a store stands in a folder")?.to_owned()),
-        Place::Database(_) => {
-            let folder = std::env::temp_dir().join(format!("strongroom-migrate-{}", std::process::id()));
-            files::private_folder(&folder)?;
-            Ok(folder)
-        }
+        Place::Database(_, data_dir) => Ok(data_dir.clone()),
     }
 }
 
