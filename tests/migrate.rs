@@ -4,6 +4,7 @@
 use proto::kms::{CreateKeyRequest, DecryptRequest, GenerateDataKeyRequest, GenerateDataKeyResponse};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 use tests::boundary::{Kind, Stand};
 use tests::postgres::Server;
 use tests::{Node, bearer, binary};
@@ -107,4 +108,64 @@ fn a_store_goes_to_another_engine_and_back_and_everything_is_there() {
     let verified = verify.output().unwrap();
     let said = String::from_utf8_lossy(&verified.stdout).into_owned() + &String::from_utf8_lossy(&verified.stderr);
     assert!(verified.status.success(), "{said}");
+}
+
+#[test]
+fn a_migration_that_is_killed_leaves_a_target_that_is_no_store_and_can_be_run_again() {
+    const ROWS: u32 = 150_000;
+    let (database, stand) = (Server::start(), Stand::operational(Kind::Sim));
+    let mut node = Node::prepare("a", &stand, SQLITE);
+    let embedded = config(&mut node, "embedded.toml", SQLITE);
+    let shared = config(&mut node, "shared.toml", &postgres(&database, "killed"));
+    let third = config(&mut node, "third.toml", &postgres(&database, "third"));
+    node.set_storage(SQLITE);
+    node.start_again();
+    node.stop();
+    // so many that it takes a while
+    let mut file = rusqlite::Connection::open(node.data().join("store.db")).unwrap();
+    let all = file.transaction().unwrap();
+    for number in 0..ROWS {
+        let path = format!("t/bulk/{number:08}");
+        all.execute("INSERT INTO kv VALUES(?1, 1, ?2)", rusqlite::params![path.as_bytes(), vec![7_u8; 500]]).unwrap();
+    }
+    all.commit().unwrap();
+    drop(file);
+    let kill_after = |from: &Path, to: &Path, millis: u64| {
+        let mut command = Command::new(binary("strongroom"));
+        command.args(["operator", "migrate", "--from"]).arg(from).arg("--to").arg(to);
+        let mut child =
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(millis));
+        child.kill().unwrap();
+        child.wait().unwrap().code().is_none()
+    };
+    let mut killed = 0;
+    let is_there = |schema: &str| database.psql(&format!("SELECT to_regclass('{schema}.kv') IS NOT NULL")) == "t";
+    for millis in [150, 300, 450, 600, 800] {
+        killed += u32::from(kill_after(&embedded, &shared, millis) && is_there("killed"));
+        if is_there("killed") {
+            let rows = database.psql("SELECT (SELECT count(*) FROM killed.kv), (SELECT rev FROM killed.head)");
+            assert_eq!(rows, "0|0", "after {millis} ms");
+        }
+    }
+    assert!(killed > 0, "some were killed on the way");
+    // a server takes it for no store of this boundary
+    node.set_storage(&postgres(&database, "killed"));
+    node.spawn();
+    let log = node.wait_ready().unwrap_err();
+    assert!(log.contains("the store is empty, but the boundary is bound to cluster"), "{log}");
+    let (code, said) = migrate(&embedded, &shared);
+    assert_eq!(code, 0, "{said}");
+    // from database to database; what a killed one left of its copy is found
+    for millis in [200, 500] {
+        kill_after(&shared, &third, millis);
+    }
+    let (code, said) = migrate(&shared, &third);
+    assert_eq!(code, 0, "{said}");
+    let differ = "SELECT count(*) FROM killed.kv a FULL JOIN third.kv b USING (k) WHERE a.v IS DISTINCT FROM b.v OR a.rev <> b.rev";
+    assert_eq!(database.psql(differ), "0");
+    let left: Vec<_> = std::fs::read_dir(node.data()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().contains("progress")), "{left:?}");
+    node.set_storage(&postgres(&database, "third"));
+    node.start_again();
 }

@@ -36,6 +36,8 @@ enum Command {
         #[arg(long, default_value_t = 200)]
         kills: u32,
     },
+    /// Measure two servers on one PostgreSQL beside one of them, in release
+    Nodes,
     /// The audit log's long forms: power losses, mutations, and a log of many records
     Audit {
         #[arg(long, default_value_t = 10_000)]
@@ -71,6 +73,7 @@ fn main() -> Result<()> {
         Command::Lint => steps::lint(),
         Command::Bench { smoke, args } => steps::bench(smoke, &args),
         Command::Soak { kills } => steps::soak(kills),
+        Command::Nodes => steps::nodes(),
         Command::Audit { losses, mutations, records } => steps::audit(losses, mutations, records),
         Command::Policies { cases } => steps::policies(cases),
         Command::Fuzz { seconds, target } => steps::fuzz(seconds, target.as_deref()),

@@ -85,6 +85,15 @@ pub(crate) fn bench(smoke: bool, args: &[String]) -> Result<()> {
     run(bench.args(args))
 }
 
+/// What several servers on one store serve, and cost while idle.
+pub(crate) fn nodes() -> Result<()> {
+    crate::setup::install()?;
+    say("building in release");
+    run(cargo().args(["build", "--release"]).args(PROGRAMS).arg("--bins"))?;
+    let test = ["test", "--release", "--package", "tests", "--test", "two_nodes", "how_much_two_nodes"];
+    run(cargo().args(test).args(["--", "--ignored", "--nocapture"]))
+}
+
 /// The long forms that are tests: kills, and the numbers that the README promises, in release.
 pub(crate) fn soak(kills: u32) -> Result<()> {
     crate::setup::install()?;
