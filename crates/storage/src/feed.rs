@@ -23,12 +23,14 @@ struct History {
     /// Everything after this revision is in `commits`.
     floor: Revision,
     head: Revision,
+    /// How often it was begun anew: a watcher of before is told a gap, though it may have seen as high a revision.
+    losses: u64,
 }
 
 impl Feed {
     /// A feed of a store whose newest revision is `head`.
     pub(crate) fn new(head: Revision) -> Self {
-        let history = History { commits: VecDeque::new(), paths: 0, floor: head, head };
+        let history = History { commits: VecDeque::new(), paths: 0, floor: head, head, losses: 0 };
         Self { history: Mutex::new(history), head: watch::Sender::new(head) }
     }
 
@@ -54,7 +56,8 @@ impl Feed {
     #[cfg(feature = "postgres")]
     pub(crate) fn lose(&self, revision: Revision) {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        *history = History { commits: VecDeque::new(), paths: 0, floor: revision, head: revision };
+        let losses = history.losses + 1;
+        *history = History { commits: VecDeque::new(), paths: 0, floor: revision, head: revision, losses };
         drop(history);
         self.head.send_replace(revision);
     }
@@ -65,6 +68,7 @@ impl Feed {
             head: self.head.subscribe(),
             prefix: prefix.clone(),
             seen: from,
+            losses: self.history.lock().unwrap_or_else(PoisonError::into_inner).losses,
             ready: VecDeque::new(),
         };
         stream::unfold(watcher, |mut watcher| async move { watcher.next().await.map(|change| (change, watcher)) })
@@ -72,9 +76,10 @@ impl Feed {
     }
 
     /// What came after `seen` below `prefix`, and the revision up to which that is all.
-    fn after(&self, seen: Revision, prefix: &EntryPath) -> (Revision, VecDeque<Change>) {
+    fn after(&self, seen: Revision, losses: &mut u64, prefix: &EntryPath) -> (Revision, VecDeque<Change>) {
         let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen < history.floor || seen > history.head {
+        let begun_anew = std::mem::replace(losses, history.losses) != history.losses;
+        if begun_anew || seen < history.floor || seen > history.head {
             return (history.head, VecDeque::from([Change::Gap { revision: history.head }]));
         }
         let start = history.commits.partition_point(|(revision, _)| *revision <= seen);
@@ -91,6 +96,7 @@ struct Watcher {
     head: watch::Receiver<Revision>,
     prefix: EntryPath,
     seen: Revision,
+    losses: u64,
     ready: VecDeque<Change>,
 }
 
@@ -102,7 +108,7 @@ impl Watcher {
             }
             // Marked as seen before the history is read: what comes in between wakes once too often, never too rarely.
             self.head.borrow_and_update();
-            (self.seen, self.ready) = self.feed.upgrade()?.after(self.seen, &self.prefix);
+            (self.seen, self.ready) = self.feed.upgrade()?.after(self.seen, &mut self.losses, &self.prefix);
             if self.ready.is_empty() {
                 self.head.changed().await.ok()?;
             }
