@@ -414,11 +414,13 @@ fn cpu_secs(pid: tests::Pid) -> f64 {
     ticks / rustix::param::clock_ticks_per_second() as f64
 }
 
-/// `cargo xtask nodes`: one server on the database beside two, windows alternated; what idle ones ask of it.
+/// `cargo xtask nodes`: one server on the database beside two, windows alternated; what idle ones ask of it. Else it is shown
+/// that this runs.
 #[test]
-#[ignore = "a measurement, for release builds: `cargo xtask nodes`"]
 fn how_much_two_nodes_serve_beside_one_and_what_they_cost_while_idle() {
     const TASKS: usize = 32;
+    let secs: Option<u64> = std::env::var("STRONGROOM_WINDOW_SECS").ok().and_then(|secs| secs.parse().ok());
+    let length = secs.map_or(Duration::from_millis(200), Duration::from_secs);
     let scene = Scene::new();
     let ((mut one, two), root) = (scene.clients(), scene.root.clone());
     let key = scene.runtime.block_on(create_key(&mut one, &root)).unwrap();
@@ -430,7 +432,7 @@ fn how_much_two_nodes_serve_beside_one_and_what_they_cost_while_idle() {
                 let (mut clients, root, key) = (clients[task % clients.len()].clone(), root.clone(), key.clone());
                 tokio::spawn(async move {
                     let (mut calls, began) = (0, Instant::now());
-                    while began.elapsed() < Duration::from_secs(3) {
+                    while began.elapsed() < length {
                         data_key(&mut clients, &root, &key).await.unwrap();
                         calls += 1;
                     }
@@ -451,7 +453,7 @@ fn how_much_two_nodes_serve_beside_one_and_what_they_cost_while_idle() {
     };
     let load = std::fs::read_to_string("/proc/loadavg").unwrap();
     println!("load before: {}", load.trim());
-    for round in 0..3 {
+    for round in 0..secs.map_or(1, |_| 3) {
         for (nodes, clients) in [(1, vec![one.clone()]), (2, vec![one.clone(), two.clone()])] {
             let (rate, servers, boundary) = window(clients);
             println!(
@@ -463,9 +465,14 @@ fn how_much_two_nodes_serve_beside_one_and_what_they_cost_while_idle() {
         let count = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
         scene.database.psql(count).parse::<u64>().unwrap()
     };
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(length);
     let (before, cpu) = (transactions(), cpu_secs(scene.one.pid()) + cpu_secs(scene.two.pid()));
-    std::thread::sleep(Duration::from_secs(20));
+    let idle = length * 5;
+    std::thread::sleep(idle);
     let (asked, used) = (transactions() - before, cpu_secs(scene.one.pid()) + cpu_secs(scene.two.pid()) - cpu);
-    println!("two idle nodes: {:.0} transactions/s in all, {:.1} % of a core in all", asked as f64 / 20.0, used * 5.0);
+    println!(
+        "two idle nodes: {:.0} transactions/s in all, {:.1} % of a core in all",
+        asked as f64 / idle.as_secs_f64(),
+        used * 100.0 / idle.as_secs_f64()
+    );
 }

@@ -91,7 +91,7 @@ pub(crate) fn nodes() -> Result<()> {
     say("building in release");
     run(cargo().args(["build", "--release"]).args(PROGRAMS).arg("--bins"))?;
     let test = ["test", "--release", "--package", "tests", "--test", "two_nodes", "how_much_two_nodes"];
-    run(cargo().args(test).args(["--", "--ignored", "--nocapture"]))
+    run(cargo().env("STRONGROOM_WINDOW_SECS", "3").args(test).args(["--", "--nocapture"]))
 }
 
 /// The long forms that are tests: kills, and the numbers that the README promises, in release.

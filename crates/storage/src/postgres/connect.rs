@@ -121,9 +121,9 @@ impl Connector {
             });
             let session = Session { client, task, ended };
             session.client.batch_execute(&self.settings).await?;
-            let asked = SystemTime::now();
+            let asked = wall_clock();
             let row = session.client.query_one(CHECKED, &[]).await?;
-            if let Some(differ) = clocks_differ((asked, SystemTime::now()), row.get(4)) {
+            if let Some(differ) = clocks_differ((asked, wall_clock()), row.get(4)) {
                 tracing::warn!(
                     ?differ,
                     "this server's clock is not the database's: what expires does so at another time"
@@ -162,6 +162,11 @@ impl std::fmt::Debug for Connector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connector").finish_non_exhaustive()
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "compared with the database's; nothing is decided by it")]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
 }
 
 /// By how much the database's clock, asked between two moments of ours, is another one: less than it may be is nothing.
