@@ -4,7 +4,7 @@
 
 use crate::{Client, Error, Refusal, SecretBytes};
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use std::time::Duration;
@@ -24,6 +24,13 @@ pub struct ApiRequest {
     pub wrap_ttl: Option<Duration>,
     /// What the call makes is bound to this certificate: 64 hexadecimal digits, or `self`.
     pub bind_certificate: Option<String>,
+}
+
+impl ApiRequest {
+    /// Without a body, wrapped and bound in no way.
+    pub fn new(method: Method, path: String) -> Self {
+        Self { method, path, body: None, wrap_ttl: None, bind_certificate: None }
+    }
 }
 
 impl Client {
@@ -69,7 +76,12 @@ impl Client {
             return Ok(body);
         }
         let request_id = head.headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
-        Err(refusal(code(head.status), told(&body, head.status), request_id))
+        let mut error = refusal(code(head.status), told(&body, head.status), request_id);
+        if let Error::Refused(refusal) = &mut error {
+            let seconds = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+            refusal.retry_after = seconds.map(Duration::from_secs);
+        }
+        Err(error)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What went wrong, and what to do next.
 
+use crate::Repeat;
 use crate::connect::Failure;
 use crate::stream::StreamError;
 use std::path::PathBuf;
@@ -24,7 +25,7 @@ pub enum Error {
     Tls(#[source] rustls::Error),
     /// TCP did not get there.
     #[error("cannot reach {address}: {reason}")]
-    Unreachable { address: String, reason: String },
+    Unreachable { address: String, reason: String, sent: Sent },
     /// TCP got there, and the peers did not trust each other.
     #[error("{address} is not trusted: {reason}")]
     Untrusted { address: String, reason: String },
@@ -34,6 +35,29 @@ pub enum Error {
     Stream(#[from] StreamError),
     #[error("the backup broke off or was altered on the way")]
     BackupNotWhole,
+    /// What a login needs cannot be read.
+    #[error("{}: {reason}", path.display())]
+    Input { path: PathBuf, reason: String },
+    #[error("the wrapping token has done its work: another one is needed to log in")]
+    Spent,
+    /// An alarm.
+    #[error(
+        "it was wrapped at `{found}`, not at `{expected}`: somebody may have unwrapped it before; it was left unfetched"
+    )]
+    WrappedElsewhere { found: String, expected: String },
+    #[error("a secret that is sent as text is not UTF-8")]
+    NotText,
+    #[error("the server's answer is not what it should be")]
+    Answer,
+    #[error("the answer came without a lease")]
+    NoLease,
+}
+
+/// Whether a request may have reached the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    No,
+    Perhaps,
 }
 
 /// A server's refusal, as its ErrorInfo tells it.
@@ -73,6 +97,12 @@ impl Error {
             Self::Refused(refusal) => refusal.advice(),
             Self::Stream(error) => error.advice(),
             Self::BackupNotWhole => "make it again",
+            Self::Input { .. } => "is the path right, and may only its owner read it?",
+            Self::Spent => "have another SecretID wrapped, and put its wrapping token into the same file",
+            Self::WrappedElsewhere { .. } => "raise the alarm",
+            Self::NotText => "write the secret as UTF-8",
+            Self::Answer => "is this the address of a Strongroom server, and of this version?",
+            Self::NoLease => "read it without a lease",
         }
     }
 
@@ -99,17 +129,41 @@ impl Error {
             | Self::NoAuthorities
             | Self::Tls(_)
             | Self::Untrusted { .. }
+            | Self::Input { .. }
+            | Self::Spent
+            | Self::WrappedElsewhere { .. }
+            | Self::NotText
+            | Self::Answer
+            | Self::NoLease
             | Self::Stream(_) => false,
         }
+    }
+
+    /// Waiting may help, and asking again does no harm.
+    pub(crate) fn may_be_repeated(&self, repeat: Repeat) -> bool {
+        // told to wait: nothing was done
+        let turned_away = self.refusal().is_some_and(|refusal| refusal.code == Code::ResourceExhausted);
+        match repeat {
+            Repeat::Safe => self.is_transient(),
+            Repeat::Never => turned_away || matches!(self, Self::Unreachable { sent: Sent::No, .. }),
+        }
+    }
+
+    pub(crate) fn is_forbidden(&self) -> bool {
+        self.refusal().is_some_and(|refusal| matches!(refusal.code, Code::PermissionDenied | Code::Unauthenticated))
+    }
+
+    pub(crate) fn is_absent(&self) -> bool {
+        self.refusal().is_some_and(|refusal| refusal.code == Code::NotFound)
     }
 
     pub(crate) fn from_transport(address: String, error: tonic::transport::Error) -> Self {
         match failure(&error) {
             Some(tls @ (Failure::Tls(_) | Failure::NotHttp2)) => Self::Untrusted { address, reason: tls.to_string() },
             Some(tcp @ (Failure::Tcp(_) | Failure::NotLoopback | Failure::TimedOut(_))) => {
-                Self::Unreachable { address, reason: tcp.to_string() }
+                Self::Unreachable { address, reason: tcp.to_string(), sent: Sent::No }
             }
-            None => Self::Unreachable { address, reason: error.to_string() },
+            None => Self::Unreachable { address, reason: error.to_string(), sent: Sent::Perhaps },
         }
     }
 }
@@ -117,7 +171,8 @@ impl Error {
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
         if let Some(failure) = std::error::Error::source(&status).and_then(failure) {
-            return Self::Unreachable { address: "the server".to_owned(), reason: failure.to_string() };
+            let (address, reason) = ("the server".to_owned(), failure.to_string());
+            return Self::Unreachable { address, reason, sent: Sent::No };
         }
         let info = status.get_details_error_info();
         let retry = status.get_details_retry_info();

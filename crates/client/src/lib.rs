@@ -26,18 +26,27 @@ mod api;
 mod backup;
 mod connect;
 mod error;
+mod lease;
+mod login;
 mod options;
+mod secret;
 mod stream;
+pub mod timing;
+mod vault;
 
 pub use api::ApiRequest;
 pub use backup::BackupSummary;
 pub use connect::authorities;
 pub use envelope::stream::FileHeader;
 pub use envelope::{EncryptionContext, SecretBytes};
-pub use error::{Error, Refusal};
+pub use error::{Error, Refusal, Sent};
 pub use http::Method;
+pub use lease::Lease;
+pub use login::{Input, Login, SecretId, text_object};
 pub use options::{ClientCertificate, Options};
+pub use secret::{Granted, Secret};
 pub use stream::{Done, StreamError, decrypt_chunks, encrypt_chunks, read_header};
+pub use vault::{Kv, NoLogin, Obtained, Repeat, Standing, Vault};
 
 use bytes::Bytes;
 use proto::{identity, kms, operator};
@@ -80,9 +89,20 @@ pub struct OpenedDataKey {
 impl Client {
     /// Connects, so that what is wrong with the address or the certificates shows now.
     pub async fn connect(options: Options) -> Result<Self, Error> {
-        let attach = Attach { authorization: options.authorization()?, timeout: Some(options.timeout) };
-        let channel = connect::channel(&options).await?;
+        Self::connect_as(&options, options.token.as_ref()).await
+    }
+
+    /// As the holder of `token`, whatever the options say.
+    pub(crate) async fn connect_as(options: &Options, token: Option<&SecretBytes>) -> Result<Self, Error> {
+        let attach = Attach { authorization: options::authorization(token)?, timeout: Some(options.timeout) };
+        let channel = connect::channel(options).await?;
         Ok(Self { channel, attach, namespace: options.namespace.as_str().into() })
+    }
+
+    /// The same connection, as the holder of another token, or of none.
+    pub fn with_token(&self, token: Option<&SecretBytes>) -> Result<Self, Error> {
+        let attach = Attach { authorization: options::authorization(token)?, timeout: self.attach.timeout };
+        Ok(Self { attach, ..self.clone() })
     }
 
     /// Keys, aliases and grants.
@@ -198,7 +218,10 @@ mod tests {
     #[test]
     fn the_token_is_attached_as_sensitive_and_never_printed() {
         let options = Options { token: Some(SecretBytes::copy_from(b"sr.secret")), ..Options::new("127.0.0.1:1") };
-        let mut attach = Attach { authorization: options.authorization().unwrap(), timeout: Some(options.timeout) };
+        let mut attach = Attach {
+            authorization: options::authorization(options.token.as_ref()).unwrap(),
+            timeout: Some(options.timeout),
+        };
         let request = attach.call(tonic::Request::new(())).unwrap();
         let value = request.metadata().get("authorization").unwrap();
         assert_eq!((value.as_bytes(), value.is_sensitive()), (&b"Bearer sr.secret"[..], true));
@@ -223,7 +246,7 @@ mod tests {
     fn what_cannot_be_a_token_is_refused() {
         for token in [&b""[..], b"line\nbreak", b"nul\0", "ü".as_bytes(), b"a b"] {
             let options = Options { token: Some(SecretBytes::copy_from(token)), ..Options::new("127.0.0.1:1") };
-            assert!(matches!(options.authorization(), Err(Error::Token)), "{token:?}");
+            assert!(matches!(options::authorization(options.token.as_ref()), Err(Error::Token)), "{token:?}");
         }
     }
 }

@@ -42,22 +42,22 @@ impl Options {
             timeout: Duration::from_secs(30),
         }
     }
+}
 
-    /// The header that carries the token; its bytes are wiped with their last holder, and HPACK never indexes them.
-    pub(crate) fn authorization(&self) -> Result<Option<MetadataValue<Ascii>>, Error> {
-        let Some(token) = &self.token else { return Ok(None) };
-        let token = token.expose();
-        if token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
-            return Err(Error::Token);
-        }
-        let header = SecretBytes::init_with(SCHEME.len() + token.len(), |bytes| {
-            bytes[..SCHEME.len()].copy_from_slice(SCHEME);
-            bytes[SCHEME.len()..].copy_from_slice(token);
-        });
-        let mut value = MetadataValue::try_from(crate::give_secret(header)).map_err(|_| Error::Token)?;
-        value.set_sensitive(true);
-        Ok(Some(value))
+/// The header that carries the token; its bytes are wiped with their last holder, and HPACK never indexes them.
+pub(crate) fn authorization(token: Option<&SecretBytes>) -> Result<Option<MetadataValue<Ascii>>, Error> {
+    let Some(token) = token else { return Ok(None) };
+    let token = token.expose();
+    if token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
+        return Err(Error::Token);
     }
+    let header = SecretBytes::init_with(SCHEME.len() + token.len(), |bytes| {
+        bytes[..SCHEME.len()].copy_from_slice(SCHEME);
+        bytes[SCHEME.len()..].copy_from_slice(token);
+    });
+    let mut value = MetadataValue::try_from(crate::give_secret(header)).map_err(|_| Error::Token)?;
+    value.set_sensitive(true);
+    Ok(Some(value))
 }
 
 const SCHEME: &[u8] = b"Bearer ";

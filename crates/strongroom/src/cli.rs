@@ -3,6 +3,7 @@
 //! Always: exit 0 done, 1 refused or failed, 2 usage. A secret stands on standard output only where it was asked for.
 //! Never: a secret as an argument, where everybody on the machine reads it.
 
+pub mod agent;
 pub mod audit;
 pub mod auth;
 pub mod connection;
@@ -11,6 +12,7 @@ pub mod dev;
 pub mod kms;
 pub mod kv;
 pub mod lease;
+pub mod login;
 pub mod namespace;
 pub mod new_file;
 pub mod new_folder;
@@ -44,6 +46,8 @@ enum Command {
     Dev(dev::Arguments),
     Server(server::Arguments),
     Demo(demo::Arguments),
+    Agent(agent::Arguments),
+    Login(login::Arguments),
     /// Make keys and use them
     Kms(Remote<kms::Command>),
     /// Make, look up and end tokens
@@ -122,7 +126,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap:
 impl Command {
     fn format(&self) -> Format {
         match self {
-            Self::Dev(_) | Self::Server(_) | Self::Demo(_) => Format::Table,
+            Self::Dev(_) | Self::Server(_) | Self::Demo(_) | Self::Agent(_) => Format::Table,
+            Self::Login(arguments) => arguments.connection.output,
             Self::Kms(remote) => remote.connection.output,
             Self::Token(remote) => remote.connection.output,
             Self::Policy(remote) => remote.connection.output,
@@ -145,6 +150,8 @@ impl Command {
             Self::Dev(arguments) => dev::run(arguments),
             Self::Server(arguments) => server::run(arguments),
             Self::Demo(arguments) => demo::run(arguments),
+            Self::Agent(arguments) => agent::run(arguments),
+            Self::Login(arguments) => answered(arguments.connection.output, arguments.run()),
             Self::Kms(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
             Self::Token(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
             Self::Policy(Remote { connection, command }) => answered(connection.output, command.run(&connection)),

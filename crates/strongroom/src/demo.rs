@@ -2,6 +2,9 @@
 //!
 //! Always: what should be refused is refused here too, or the demo fails.
 
+mod database;
+pub mod postgres;
+
 use crate::dev::{Ask, Dev, Hsm};
 use anyhow::{Context as _, Result, bail, ensure};
 use audit::read::{LogFolder, LogReader};
@@ -69,7 +72,7 @@ impl Stage {
             8,
             "Each of these acts stands in the audit log, durable before its answer left. The last ones on this key:",
         );
-        self.tell_audit(dev, &key_id)?;
+        self.tell_audit(dev, |path| path.contains(&key_id))?;
 
         step(
             9,
@@ -124,16 +127,16 @@ impl Stage {
         Ok(())
     }
 
-    fn tell_audit(&self, dev: &Dev, key_id: &str) -> Result<()> {
+    fn tell_audit(&self, dev: &Dev, concerns: impl Fn(&str) -> bool) -> Result<()> {
         let log = LogReader::over(LogFolder::open(&dev.folders.audit_log())?);
         let (mut entries, mut lines) = (log.iter_from(0)?, Vec::new());
         while let Some((_, entry)) = entries.read()? {
             let entry = Entry::decode(entry)?;
-            if entry.record().path.contains(key_id) {
+            if concerns(entry.record().path) {
                 lines.push(serde_json::to_value(entry.record())?);
             }
         }
-        ensure!(!lines.is_empty(), "the audit log tells nothing of the key");
+        ensure!(!lines.is_empty(), "the audit log tells nothing of it");
         for record in lines.iter().rev().take(4).rev() {
             let field = |name| record.get(name).map(ToString::to_string).unwrap_or_default();
             say(&format!("   {} {} {} {}", field("time"), field("operation"), field("decision"), field("outcome")));

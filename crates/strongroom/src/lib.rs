@@ -4,6 +4,7 @@
 //! Never: a decision about a request.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod audit_log;
 pub mod boundary_backup;
 pub mod cli;

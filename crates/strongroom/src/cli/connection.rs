@@ -105,6 +105,11 @@ impl Connection {
         Ok(Client::connect(self.options_with(None)?).await?)
     }
 
+    /// To whom nothing is known yet.
+    pub fn options_of_anybody(&self) -> Result<Options> {
+        self.options_with(None)
+    }
+
     /// Without the slashes around; of the root nothing.
     fn namespace(&self) -> &str {
         let named = [&self.namespace, &self.vault_namespace].into_iter().flatten().map(|named| named.trim_matches('/'));

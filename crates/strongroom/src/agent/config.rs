@@ -1,0 +1,401 @@
+//! `agent --config FILE`: TOML into types. Unknown fields are errors; what is wrong is named by its field.
+//!
+//! Never: a secret in it. It names the files that hold them.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use client::{ClientCertificate, Input, Login, Options, SecretId};
+use rustix::process::Signal;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub server: Server,
+    pub login: Method,
+    /// Files that get the token at each login.
+    #[serde(default)]
+    pub sink: Vec<Sink>,
+    /// Files that are rendered.
+    #[serde(default)]
+    pub template: Vec<Template>,
+    /// What is run beside them, and ends the agent with its own end.
+    pub exec: Option<Exec>,
+    /// How often secrets without a lease are looked at again. Default: 300.
+    #[serde(default = "default_refresh_secs")]
+    pub refresh_secs: u64,
+    /// JSON about how it stands, 0644; nothing of it is secret.
+    pub status_file: Option<PathBuf>,
+    /// End token and leases with the agent: for where nobody else uses what was rendered. Default: with `exec` alone.
+    pub log_out: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// `https://HOST:PORT`, or `http://…` on this machine.
+    pub address: String,
+    /// PEM file of the authorities of the server's certificate. Default: the system's.
+    pub ca: Option<PathBuf>,
+    #[serde(default)]
+    pub namespace: String,
+    /// PEM files of this client's certificate and its key.
+    pub client_certificate: Option<PathBuf>,
+    pub client_key: Option<PathBuf>,
+    #[serde(default = "default_timeout_secs")]
+    pub timeout_secs: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Method {
+    Approle {
+        #[serde(default = "approle")]
+        mount: String,
+        /// One of the two.
+        role_id: Option<String>,
+        role_id_file: Option<PathBuf>,
+        /// 0600.
+        secret_id_file: PathBuf,
+        /// The file holds a wrapping token, which was made at this path and nowhere else.
+        wrapped_at: Option<String>,
+    },
+    Userpass {
+        #[serde(default = "userpass")]
+        mount: String,
+        user: String,
+        /// 0600.
+        password_file: PathBuf,
+    },
+    Jwt {
+        #[serde(default = "jwt")]
+        mount: String,
+        role: String,
+        jwt_file: PathBuf,
+    },
+    Kubernetes {
+        #[serde(default = "kubernetes")]
+        mount: String,
+        role: String,
+        #[serde(default = "service_account")]
+        jwt_file: PathBuf,
+    },
+    /// By `server.client_certificate`, for which a role stands.
+    Certificate,
+    /// A token that somebody else made, 0600.
+    TokenFile { file: PathBuf },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sink {
+    /// 0600.
+    pub file: PathBuf,
+    /// The file gets a token that fetches the token once, within so long.
+    pub wrap_ttl_secs: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Template {
+    /// One of the two: a file, or the text itself.
+    pub source: Option<PathBuf>,
+    pub contents: Option<String>,
+    pub destination: PathBuf,
+    /// Octal digits. Default: 0600.
+    #[serde(default = "private")]
+    pub mode: String,
+    /// `USER`, `USER:GROUP`, names or numbers. Default: the agent's own.
+    pub owner: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exec {
+    /// The program and its arguments; nothing of it is rendered.
+    pub command: Vec<String>,
+    /// Variables of its environment, each a template. What they hold, who is the same user can read in /proc.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+    /// What it gets when files change: `restart`, `none`, or a signal's name. Where its environment changes it is restarted.
+    #[serde(default = "restart")]
+    pub on_change: String,
+    /// What asks it to end.
+    #[serde(default = "sigterm")]
+    pub stop_signal: String,
+    /// How long it may take before it is killed.
+    #[serde(default = "default_timeout_secs")]
+    pub stop_secs: u64,
+}
+
+/// What happens to the program when files change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnChange {
+    Restart,
+    Signal(Signal),
+    Nothing,
+}
+
+impl Config {
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("{} is not as it should be", path.display()))
+    }
+
+    pub fn parse(text: &str) -> Result<Self> {
+        let config: Self = toml::from_str(text)?;
+        config.login.login()?;
+        config.server.options()?;
+        ensure!(config.refresh_secs > 0, "refresh_secs: at least 1");
+        if matches!(config.login, Method::Certificate) {
+            ensure!(
+                config.server.client_certificate.is_some(),
+                "server.client_certificate: login by certificate needs it"
+            );
+            ensure!(config.sink.is_empty(), "sink: login by certificate makes no token");
+        }
+        for (index, sink) in config.sink.iter().enumerate() {
+            ensure!(sink.wrap_ttl_secs != Some(0), "sink[{index}].wrap_ttl_secs: at least 1");
+        }
+        for (index, template) in config.template.iter().enumerate() {
+            let named = || format!("template[{index}]");
+            ensure!(
+                template.source.is_some() != template.contents.is_some(),
+                "{}: name one of `source` and `contents`",
+                named()
+            );
+            template.mode().with_context(|| format!("{}.mode", named()))?;
+            ensure!(template.destination.file_name().is_some(), "{}.destination: it names no file", named());
+        }
+        if let Some(exec) = &config.exec {
+            ensure!(
+                exec.command.first().is_some_and(|program| !program.is_empty()),
+                "exec.command: it names no program"
+            );
+            exec.on_change().context("exec.on_change")?;
+            signal(&exec.stop_signal).context("exec.stop_signal")?;
+            for name in exec.environment.keys() {
+                ensure!(
+                    !name.is_empty() && !name.contains(['=', '\0']),
+                    "exec.environment: `{name}` is no variable's name"
+                );
+            }
+        }
+        ensure!(
+            !config.template.is_empty() || !config.sink.is_empty() || config.exec.is_some(),
+            "there is nothing to do: name a `template`, a `sink` or an `exec`"
+        );
+        Ok(config)
+    }
+
+    pub fn refresh(&self) -> Duration {
+        Duration::from_secs(self.refresh_secs)
+    }
+
+    pub fn logs_out(&self) -> bool {
+        self.log_out.unwrap_or(self.exec.is_some() && self.sink.is_empty())
+    }
+}
+
+impl Server {
+    pub fn options(&self) -> Result<Options> {
+        let certificate = match (&self.client_certificate, &self.client_key) {
+            (Some(chain), Some(key)) => Some(ClientCertificate { chain: chain.clone(), key: key.clone() }),
+            (None, None) => None,
+            (Some(_), None) => bail!("server.client_key: it goes with client_certificate"),
+            (None, Some(_)) => bail!("server.client_certificate: it goes with client_key"),
+        };
+        ensure!(self.timeout_secs > 0, "server.timeout_secs: at least 1");
+        Ok(Options {
+            ca: self.ca.clone(),
+            certificate,
+            namespace: self.namespace.trim_matches('/').to_owned(),
+            timeout: Duration::from_secs(self.timeout_secs),
+            ..Options::new(&self.address)
+        })
+    }
+}
+
+impl Method {
+    pub fn login(&self) -> Result<Login> {
+        let named = |mount: &str| mount.trim_matches('/').to_owned();
+        Ok(match self {
+            Self::Approle { mount, role_id, role_id_file, secret_id_file, wrapped_at } => {
+                let role_id = match (role_id, role_id_file) {
+                    (Some(role_id), None) => Input::Given(client::SecretBytes::copy_from(role_id.as_bytes())),
+                    (None, Some(file)) => Input::AnyFile(file.clone()),
+                    (Some(_), Some(_)) | (None, None) => bail!("login.role_id: name one of it and `role_id_file`"),
+                };
+                let input = Input::File(secret_id_file.clone());
+                let secret_id = match wrapped_at {
+                    None => SecretId::Plain(input),
+                    Some(path) => SecretId::Wrapped { token: input, creation_path: path.clone() },
+                };
+                Login::AppRole { mount: named(mount), role_id, secret_id }
+            }
+            Self::Userpass { mount, user, password_file } => Login::Userpass {
+                mount: named(mount),
+                user: user.clone(),
+                password: Input::File(password_file.clone()),
+            },
+            Self::Jwt { mount, role, jwt_file } | Self::Kubernetes { mount, role, jwt_file } => {
+                Login::Jwt { mount: named(mount), role: role.clone(), jwt: Input::AnyFile(jwt_file.clone()) }
+            }
+            Self::Certificate => Login::Certificate,
+            Self::TokenFile { file } => Login::Token(Input::File(file.clone())),
+        })
+    }
+}
+
+impl Template {
+    pub fn mode(&self) -> Result<u32> {
+        let mode = u32::from_str_radix(&self.mode, 8).ok().filter(|mode| *mode <= 0o777);
+        mode.with_context(|| format!("`{}` is not up to 777 in octal digits", self.mode))
+    }
+
+    pub fn text(&self) -> Result<String> {
+        match (&self.source, &self.contents) {
+            (Some(path), _) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display())),
+            (None, contents) => Ok(contents.clone().unwrap_or_default()),
+        }
+    }
+}
+
+impl Exec {
+    pub fn on_change(&self) -> Result<OnChange> {
+        Ok(match self.on_change.as_str() {
+            "restart" => OnChange::Restart,
+            "none" => OnChange::Nothing,
+            name => OnChange::Signal(signal(name)?),
+        })
+    }
+
+    pub fn stop(&self) -> Signal {
+        signal(&self.stop_signal).unwrap_or(Signal::TERM)
+    }
+}
+
+fn signal(name: &str) -> Result<Signal> {
+    let bare = name.strip_prefix("SIG").unwrap_or(name);
+    let found = SIGNALS.iter().find(|(known, _)| *known == bare).map(|(_, signal)| *signal);
+    found.with_context(|| format!("`{name}` is none of SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH"))
+}
+
+fn approle() -> String {
+    "approle".to_owned()
+}
+
+fn userpass() -> String {
+    "userpass".to_owned()
+}
+
+fn jwt() -> String {
+    "jwt".to_owned()
+}
+
+fn kubernetes() -> String {
+    "kubernetes".to_owned()
+}
+
+fn service_account() -> PathBuf {
+    "/var/run/secrets/kubernetes.io/serviceaccount/token".into()
+}
+
+fn private() -> String {
+    "0600".to_owned()
+}
+
+fn restart() -> String {
+    "restart".to_owned()
+}
+
+fn sigterm() -> String {
+    "SIGTERM".to_owned()
+}
+
+const fn default_refresh_secs() -> u64 {
+    300
+}
+
+const fn default_timeout_secs() -> u64 {
+    30
+}
+
+const SIGNALS: [(&str, Signal); 7] = [
+    ("HUP", Signal::HUP),
+    ("INT", Signal::INT),
+    ("QUIT", Signal::QUIT),
+    ("TERM", Signal::TERM),
+    ("USR1", Signal::USR1),
+    ("USR2", Signal::USR2),
+    ("WINCH", Signal::WINCH),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = r#"
+        refresh_secs = 60
+        status_file = "/run/app/status.json"
+        [server]
+        address = "https://vault.example:8200"
+        [login]
+        method = "approle"
+        role_id_file = "/etc/app/role-id"
+        secret_id_file = "/run/app/wrapping-token"
+        wrapped_at = "auth/approle/role/web/secret-id"
+        [[sink]]
+        file = "/run/app/token"
+        [[template]]
+        contents = "{{ kv('secret/app').password }}"
+        destination = "/run/app/password"
+        mode = "0640"
+        owner = "app:app"
+        [exec]
+        command = ["/usr/bin/app", "--config", "/run/app/config"]
+        on_change = "SIGHUP"
+        [exec.environment]
+        DATABASE_URL = "{{ database('database/app').username }}"
+    "#;
+
+    #[test]
+    fn a_configuration_is_read_whole() {
+        let config = Config::parse(WHOLE).unwrap();
+        assert_eq!(config.template[0].mode().unwrap(), 0o640);
+        assert_eq!(config.exec.as_ref().unwrap().on_change().unwrap(), OnChange::Signal(Signal::HUP));
+        assert!(!config.logs_out(), "somebody else has the token");
+        assert!(matches!(config.login.login().unwrap(), Login::AppRole { secret_id: SecretId::Wrapped { .. }, .. }));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_field() {
+        for (from, to, said) in [
+            ("refresh_secs = 60", "refresh_secs = 0", "refresh_secs"),
+            ("refresh_secs = 60", "refresh_seconds = 60", "refresh_seconds"),
+            ("address = ", "adress = ", "adress"),
+            ("method = \"approle\"", "method = \"magic\"", "magic"),
+            ("role_id_file = ", "role_id_fil = ", "role_id_fil"),
+            ("role_id_file = \"/etc/app/role-id\"", "", "login.role_id"),
+            ("secret_id_file = \"/run/app/wrapping-token\"", "", "secret_id_file"),
+            ("mode = \"0640\"", "mode = \"rw\"", "template[0].mode"),
+            ("mode = \"0640\"", "mode = \"4755\"", "template[0].mode"),
+            ("contents = ", "source = \"/x\"\ncontents = ", "template[0]: name one of"),
+            ("destination = \"/run/app/password\"", "destination = \"/\"", "template[0].destination"),
+            ("on_change = \"SIGHUP\"", "on_change = \"SIGKILL\"", "exec.on_change"),
+            ("on_change = \"SIGHUP\"", "stop_signal = \"HANGUP\"", "exec.stop_signal"),
+            ("[\"/usr/bin/app\", \"--config\", \"/run/app/config\"]", "[]", "exec.command"),
+            ("DATABASE_URL = ", "\"A=B\" = ", "exec.environment"),
+            ("[login]", "client_key = \"/k\"\n[login]", "server.client_certificate"),
+            ("file = \"/run/app/token\"", "file = \"/run/app/token\"\nwrap_ttl_secs = 0", "sink[0].wrap_ttl_secs"),
+        ] {
+            assert!(WHOLE.contains(from), "{from}");
+            let error = Config::parse(&WHOLE.replacen(from, to, 1)).unwrap_err();
+            assert!(format!("{error:#}").contains(said), "{to}: {error:#}");
+        }
+        let bare = "[server]\naddress = \"a:1\"\n[login]\nmethod = \"token-file\"\nfile = \"/t\"\n";
+        assert!(Config::parse(bare).unwrap_err().to_string().contains("nothing to do"));
+    }
+}

@@ -1,0 +1,147 @@
+//! `strongroom login`: a token for this person or machine, kept where all commands look for it.
+//!
+//! Never: a password, SecretID or token as an argument.
+
+use super::connection::Connection;
+use super::output::{Answer, Record};
+use super::{Usage, source};
+use crate::files;
+use anyhow::{Context as _, Result};
+use clap::{Args, Subcommand};
+use client::{Input, Login, SecretBytes, SecretId, Vault};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Log in, and keep the token in ~/.strongroom-token (0600), where all commands find it
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  strongroom login userpass alice                      # asks for the password
+  strongroom login approle --role-id-file role-id --secret-id-file wrapping-token --expect-path auth/approle/role/web/secret-id
+  TOKEN=$(strongroom login --print approle --role-id 5f0c… --secret-id-file secret-id)
+
+A client certificate that a role stands for needs no login: name it with --client-cert and --client-key.")]
+pub struct Arguments {
+    #[command(flatten)]
+    pub connection: Connection,
+    /// Print the token, and nothing else, instead of keeping it
+    #[arg(long)]
+    print: bool,
+    /// Path of the auth method's mount, where it is not called as the method is
+    #[arg(long, value_name = "PATH", global = true)]
+    mount: Option<String>,
+    #[command(subcommand)]
+    method: Method,
+}
+
+#[derive(Debug, Subcommand)]
+enum Method {
+    /// By name and password
+    Userpass {
+        user: String,
+        /// File (0600) with the password; `-` is standard input. Without: the terminal asks
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// As a machine: by its role and a SecretID that was made for it
+    Approle {
+        #[arg(long, value_name = "ID", required_unless_present = "role_id_file", conflicts_with = "role_id_file")]
+        role_id: Option<String>,
+        #[arg(long, value_name = "FILE")]
+        role_id_file: Option<PathBuf>,
+        /// File (0600) with the SecretID, or its wrapping token; `-` is standard input
+        #[arg(long, value_name = "FILE")]
+        secret_id_file: PathBuf,
+        /// The file holds a wrapping token, and what was not made at this path is refused
+        #[arg(long, value_name = "PATH")]
+        expect_path: Option<String>,
+    },
+    /// By a signed text of somebody else's
+    Jwt {
+        #[arg(long)]
+        role: String,
+        /// File with it; `-` is standard input
+        #[arg(long, value_name = "FILE")]
+        jwt_file: PathBuf,
+    },
+    /// With a token that there is already: looks whether it lives, and keeps it
+    Token {
+        /// File (0600) with it; `-` is standard input. Without: the terminal asks
+        #[arg(long = "file", value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+}
+
+impl Arguments {
+    pub async fn run(self) -> Result<Answer> {
+        let login = self.method.login(self.mount.as_deref()).await?;
+        let vault =
+            Vault::login(self.connection.options_of_anybody()?, login).await.map_err(|refused| refused.error)?;
+        let token = vault.token().context("the login gave no token")?;
+        if self.print {
+            let line = SecretBytes::init_with(token.len() + 1, |line| {
+                let (text, end) = line.split_at_mut(token.len());
+                text.copy_from_slice(token.expose());
+                end.fill(b'\n');
+            });
+            return Ok(Answer::Line(line));
+        }
+        let home = std::env::home_dir().context("there is no home directory to keep the token in: use --print")?;
+        let path = home.join(".strongroom-token");
+        files::write_secret(&path, token.expose())?;
+        let ends = vault.standing().ends.map(|ends| ends.saturating_duration_since(Instant::now()).as_secs());
+        Ok(Answer::Record(Record::new().with("token_file", path.display().to_string()).with_some("ttl_secs", ends)))
+    }
+}
+
+impl Method {
+    async fn login(self, mount: Option<&str>) -> Result<Login> {
+        let mount = |usual: &str| mount.unwrap_or(usual).trim_matches('/').trim_start_matches("auth/").to_owned();
+        Ok(match self {
+            Self::Userpass { user, password_file } => Login::Userpass {
+                mount: mount("userpass"),
+                password: asked(password_file.as_deref(), &format!("Password of {user}: ")).await?,
+                user,
+            },
+            Self::Approle { role_id, role_id_file, secret_id_file, expect_path } => {
+                let role_id = match (role_id, role_id_file) {
+                    (Some(role_id), _) => Input::Given(SecretBytes::copy_from(role_id.as_bytes())),
+                    (None, Some(file)) => Input::AnyFile(file),
+                    (None, None) => return Err(Usage("name --role-id or --role-id-file".to_owned()).into()),
+                };
+                let input = asked(Some(&secret_id_file), "").await?;
+                let secret_id = match expect_path {
+                    None => SecretId::Plain(input),
+                    Some(creation_path) => SecretId::Wrapped { token: input, creation_path },
+                };
+                Login::AppRole { mount: mount("approle"), role_id, secret_id }
+            }
+            Self::Jwt { role, jwt_file } if source::is_dash(&jwt_file) => {
+                Login::Jwt { mount: mount("jwt"), role, jwt: asked(Some(&jwt_file), "").await? }
+            }
+            Self::Jwt { role, jwt_file } => Login::Jwt { mount: mount("jwt"), role, jwt: Input::AnyFile(jwt_file) },
+            Self::Token { file } => Login::Token(asked(file.as_deref(), "Token: ").await?),
+        })
+    }
+}
+
+/// From the file, from standard input, or from who sits at the terminal.
+async fn asked(file: Option<&Path>, prompt: &str) -> Result<Input> {
+    let text = match file {
+        Some(path) if source::is_dash(path) => {
+            source::read_secret(path, SECRET_BYTES_MAX, "no password is so long").await?
+        }
+        Some(path) => return Ok(Input::File(path.to_owned())),
+        None => {
+            let typed = rpassword::prompt_password(prompt);
+            let typed = typed.map_err(|_| Usage("there is no terminal to ask: name a file, or `-`".to_owned()))?;
+            SecretBytes::from_vec(typed.into_bytes())
+        }
+    };
+    let end = text.expose().trim_ascii_end().len();
+    let mut text = text;
+    text.truncate(end);
+    Ok(Input::Given(text))
+}
+
+const SECRET_BYTES_MAX: usize = 16 << 10;

@@ -1,0 +1,224 @@
+//! The agent and `strongroom login` on a real server: what an application that knows nothing of a vault lives through.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
+
+#[path = "agent/stand.rs"]
+mod stand;
+
+use serde_json::{Value, json};
+use stand::Stand;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+use tests::until;
+
+/// Writes down what it hears; ends with 7 when asked to.
+const APPLICATION: &str = r#"
+[exec]
+command = ["sh", "-c", "trap 'echo hup >> DIR/heard' HUP; trap 'exit 7' TERM; echo started $STRONGROOM_TOKEN >> DIR/heard; while :; do sleep 0.05; done"]
+on_change = "SIGHUP"
+"#;
+
+const PASSWORD: &str = r#"
+[[template]]
+contents = "{{ kv('secret/app').password }}"
+destination = "DIR/password"
+"#;
+
+const TOKEN: &str = "
+[[sink]]
+file = \"DIR/token\"
+";
+
+#[test]
+fn an_application_hears_of_other_secrets_whatever_happens_to_token_and_server() {
+    let mut stand = Stand::new("1h");
+    stand.wrap_secret_id();
+    std::fs::write(stand.path(".password.partial-00"), "a killed agent's").unwrap();
+    let mut agent = stand.agent(&[PASSWORD, TOKEN, APPLICATION].concat());
+    stand.is_said("password", "first-password");
+    stand.is_said("heard", "started\n");
+    let mode = |name| std::fs::metadata(stand.path(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("password"), mode("token")), (0o600, 0o600));
+    assert!(!stand.path(".password.partial-00").exists(), "what was left half-made is swept");
+    stand.until_status("state", &json!("running"));
+    // another version
+    stand.put("second-password");
+    stand.is_said("password", "second-password");
+    stand.is_said("heard", "started\nhup\n");
+    // the token is taken away: the SecretID that was fetched is used again
+    let old = stand.says("token");
+    stand.ask(&old, "POST", "auth/token/revoke-self", Value::Null, None).unwrap();
+    stand.until_status("logins", &json!(2));
+    assert_ne!(stand.says("token"), old);
+    stand.put("third-password");
+    stand.is_said("password", "third-password");
+    // the server goes and comes: what was rendered stands, and it is said
+    stand.dev.end();
+    stand.until_status("state", &json!("waiting"));
+    assert_eq!(stand.says("password"), "third-password");
+    assert!(stand.status()["trouble"].as_str().unwrap().contains("cannot reach"), "{}", stand.status());
+    stand.dev.start_again().unwrap();
+    stand.put("fourth-password");
+    stand.is_said("password", "fourth-password");
+    stand.until_status("state", &json!("running"));
+    stand.is_said("heard", "started\nhup\nhup\nhup\n");
+    // the agent's signals are the program's, and its end is the agent's
+    agent.pid().terminate();
+    assert_eq!(agent.ended().code(), Some(7));
+    let (log, command) = (agent.log(), "what was rendered last stands");
+    assert!(log.contains(command) && !log.contains("-password"), "{log}");
+    assert!(!log.contains(&old) && !log.contains(&stand.says("token")), "{log}");
+}
+
+#[test]
+fn a_program_is_started_again_where_its_environment_changes_and_its_code_is_the_agents() {
+    let stand = Stand::new("1h");
+    stand.wrap_secret_id();
+    let program = r#"
+[exec]
+command = ["sh", "-c", "trap 'exit 9' USR1; echo $PASSWORD >> DIR/heard; while :; do sleep 0.05; done"]
+on_change = "none"
+[exec.environment]
+PASSWORD = "{{ kv('secret/app').password }}"
+"#;
+    let mut agent = stand.agent(program);
+    stand.is_said("heard", "first-password\n");
+    stand.put("second-password");
+    stand.is_said("heard", "first-password\nsecond-password\n");
+    let arguments = std::fs::read_to_string(format!("/proc/{}/cmdline", agent.pid().0)).unwrap();
+    assert!(!arguments.contains("password") || arguments.contains("agent"), "{arguments}");
+    let pid = agent.pid();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(i32::try_from(pid.0).unwrap()).unwrap(),
+        rustix::process::Signal::USR1,
+    )
+    .unwrap();
+    assert_eq!(agent.ended().code(), Some(9));
+    // it has logged out: the token is gone with what it could read
+    assert!(agent.log().contains("logged out"), "{}", agent.log());
+    assert!(!agent.log().contains("-password"), "{}", agent.log());
+}
+
+#[test]
+fn a_token_is_renewed_and_replaced_before_its_longest_life_ends() {
+    let stand = Stand::new("3s");
+    stand.done("POST", "auth/approle/role/web", json!({"token_ttl": "3s", "token_max_ttl": "8s"}));
+    stand.wrap_secret_id();
+    let _agent = stand.agent(&[PASSWORD, TOKEN].concat());
+    stand.is_said("password", "first-password");
+    let first = stand.says("token");
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(stand.says("token"), first, "renewed beyond its first 3 s");
+    let lives = |token: &str| stand.ask(token, "GET", "auth/token/lookup-self", Value::Null, None).is_ok();
+    assert!(lives(&first));
+    let took = until("another token", Duration::from_secs(10), || stand.says("token") != first);
+    assert!(lives(&first), "the old one still lived {took:?} later");
+    assert!(lives(&stand.says("token")));
+    assert_eq!(stand.status()["trouble"], Value::Null);
+}
+
+#[test]
+fn once_renders_everything_and_ends_or_says_what_is_wrong() {
+    let stand = Stand::new("1h");
+    stand.wrap_secret_id();
+    let (status, log) = stand.once(&[PASSWORD, APPLICATION].concat());
+    assert_eq!((status.code(), stand.says("password").as_str()), (Some(0), "first-password"), "{log}");
+    assert!(!stand.path("heard").exists(), "the program is not run");
+    let names: Vec<_> = std::fs::read_dir(stand.dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(names.iter().all(|name| !name.to_string_lossy().contains(".partial-")), "{names:?}");
+    // the wrapping token has done its work: an alarm, told as one
+    let (status, log) = stand.once(PASSWORD);
+    assert!(status.code() == Some(1) && log.contains("wrapping token"), "{log}");
+    for (contents, said) in [
+        ("{{ kv('secret/other').password }}", "permission denied"),
+        ("{{ kv('secret/app').pasword }}", "a field is not there"),
+        ("{{ kv('secret/app').password ", "unexpected end"),
+    ] {
+        stand.wrap_secret_id();
+        let template = format!("[[template]]\ncontents = \"{contents}\"\ndestination = \"DIR/other\"\n");
+        let (status, log) = stand.once(&template);
+        assert!(status.code() == Some(1) && log.contains(said) && !log.contains("first-password"), "{contents}: {log}");
+        assert!(!stand.path("other").exists());
+    }
+}
+
+#[test]
+fn what_was_wrapped_elsewhere_is_left_unfetched() {
+    let stand = Stand::new("1h");
+    stand.wrap("sys/wrapping/wrap", json!({"secret_id": "somebody else's"}));
+    let (status, log) = stand.once(PASSWORD);
+    assert!(status.code() == Some(1) && log.contains("it was wrapped at `sys/wrapping/wrap`"), "{log}");
+    let unwrapped = stand.ask(&stand.says("wrapping-token"), "POST", "sys/wrapping/unwrap", Value::Null, None);
+    assert!(unwrapped.is_ok(), "it is still there for who looks into it");
+}
+
+#[test]
+fn an_agent_whose_wrapping_token_was_used_waits_for_another_and_raises_one_alarm() {
+    let stand = Stand::new("1h");
+    stand.wrap_secret_id();
+    stand.ask(&stand.says("wrapping-token"), "POST", "sys/wrapping/unwrap", Value::Null, None).unwrap();
+    let _agent = stand.agent(PASSWORD);
+    let spent = || stand.status()["trouble"].as_str().is_some_and(|trouble| trouble.contains("another one is needed"));
+    until("it says that it needs another", Duration::from_secs(30), spent);
+    stand.wrap_secret_id();
+    let rendered = || stand.says("password") == "first-password";
+    until("it has logged in", Duration::from_secs(60), rendered);
+    let mut alarms = 0;
+    stand.dev.audit_records(|record| {
+        alarms +=
+            u32::from(record.path == "sys/wrapping/lookup" && record.decision != audit::record::Decision::Allowed);
+    });
+    assert!(alarms <= 1, "{alarms}");
+}
+
+#[test]
+fn a_configuration_that_is_wrong_is_named_by_its_field() {
+    let stand = Stand::new("1h");
+    for (more, said) in [
+        ("[[template]]\ncontents = \"x\"\ndestination = \"DIR/x\"\nmod = \"0600\"\n", "unknown field `mod`"),
+        ("[[template]]\ncontents = \"x\"\ndestination = \"DIR/x\"\nmode = \"9\"\n", "template[0].mode"),
+        ("[[template]]\ncontents = \"x\"\ndestination = \"DIR/x\"\nowner = \"no-such-user\"\n", "template[0].owner"),
+        ("[[template]]\nsource = \"DIR/none\"\ndestination = \"DIR/x\"\n", "template[0].source"),
+        ("[exec]\ncommand = []\n", "exec.command"),
+        ("[exec]\ncommand = [\"x\"]\non_change = \"SIGFOO\"\n", "exec.on_change"),
+    ] {
+        let (status, log) = stand.once(more);
+        assert!(status.code() == Some(1) && log.contains(said), "{more}: {log}");
+    }
+}
+
+#[test]
+fn a_login_keeps_its_token_where_all_commands_find_it() {
+    let stand = Stand::new("1h");
+    stand.done("POST", "sys/auth/userpass", json!({"type": "userpass"}));
+    stand.done("POST", "auth/userpass/users/alice", json!({"password": "in-wonderland", "token_policies": "app"}));
+    let (code, told, error) = stand.cli(&["login", "userpass", "alice", "--password-file", "-"], "in-wonderland\n");
+    assert_eq!(code, Some(0), "{error}");
+    assert!(told.contains(".strongroom-token"), "{told}");
+    let kept = stand.path(".strongroom-token");
+    assert_eq!(std::fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
+    let (_, secret, error) = stand.cli(&["kv", "get", "secret/app", "--field", "password"], "");
+    assert_eq!(secret, "first-password\n", "{error}");
+    // printed, and not kept
+    stand.wrap_secret_id();
+    std::fs::remove_file(&kept).unwrap();
+    let (role_id, wrapped) = (stand.path("role-id"), stand.path("wrapping-token"));
+    let files = [role_id.to_str().unwrap(), wrapped.to_str().unwrap()];
+    let expected = "auth/approle/role/web/secret-id";
+    let approle = ["login", "--print", "approle", "--role-id-file", files[0], "--secret-id-file", files[1]];
+    let (code, token, error) = stand.cli(&[&approle[..], &["--expect-path", expected]].concat(), "");
+    assert_eq!(code, Some(0), "{error}");
+    assert!(stand.ask(token.trim(), "GET", "secret/data/app", Value::Null, None).is_ok() && !kept.exists());
+    // refused, and without a terminal there is nobody to ask
+    for (arguments, input, code, said) in [
+        (&["login", "userpass", "alice", "--password-file", "-"][..], "in-utopia", 1, "invalid username or password"),
+        (&["login", "userpass", "alice"], "in-wonderland", 2, "no terminal"),
+        (&["login", "token", "--file", "-"], "sr.no-such-token", 1, "denied"),
+    ] {
+        let (found, told, error) = stand.cli(arguments, input);
+        assert!(
+            found == Some(code) && error.contains(said) && !error.contains("in-utopia"),
+            "{found:?} {told} {error}"
+        );
+        assert!(!kept.exists());
+    }
+}
