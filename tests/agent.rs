@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use stand::Stand;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
-use tests::until;
+use tests::{Postgres, until};
 
 /// Writes down what it hears; ends with 7 when asked to.
 const APPLICATION: &str = r#"
@@ -220,5 +220,90 @@ fn a_login_keeps_its_token_where_all_commands_find_it() {
             "{found:?} {told} {error}"
         );
         assert!(!kept.exists());
+    }
+}
+
+const USER: &str = r#"
+[[template]]
+contents = "{% set user = database('database/app') %}{{ user.username }} {{ user.password }}"
+destination = "DIR/user"
+"#;
+
+/// `database/creds/app`, of a PostgreSQL of its own.
+fn database(stand: &Stand, default_ttl: &str, max_ttl: &str) -> Postgres {
+    let pg = Postgres::start();
+    pg.sql("postgres", "CREATE ROLE vaultadm LOGIN CREATEROLE PASSWORD 'admins-first-password'; CREATE ROLE app_ro NOLOGIN; GRANT pg_signal_backend TO vaultadm");
+    pg.sql("postgres", "GRANT app_ro TO vaultadm WITH ADMIN OPTION");
+    stand.done("POST", "sys/mounts/database", json!({"type": "database"}));
+    let config = json!({
+        "plugin_name": "postgresql-database-plugin",
+        "connection_url": pg.url("postgres"),
+        "username": "vaultadm",
+        "password": "admins-first-password",
+        "allowed_roles": "*",
+    });
+    stand.done("POST", "database/config/pg", config);
+    let role = json!({"db_name": "pg", "groups": ["app_ro"], "default_ttl": default_ttl, "max_ttl": max_ttl});
+    stand.done("POST", "database/roles/app", role);
+    pg
+}
+
+fn user(stand: &Stand) -> (String, String) {
+    let said = stand.says("user");
+    let (name, password) = said.split_once(' ').expect("a name and a password");
+    (name.to_owned(), password.to_owned())
+}
+
+#[test]
+fn a_database_user_is_renewed_and_replaced_and_what_the_file_says_always_logs_in() {
+    let stand = Stand::new("1h");
+    let pg = database(&stand, "4s", "12s");
+    stand.wrap_secret_id();
+    let mut agent = stand.agent(&[USER, TOKEN].concat());
+    until("there is a user", Duration::from_secs(30), || stand.says("user").contains(' '));
+    let logs_in = || {
+        let (name, password) = user(&stand);
+        pg.try_as(&name, &password, "postgres", "SELECT 1").map(|_| name)
+    };
+    let (began, mut seen) = (std::time::Instant::now(), Vec::new());
+    while seen.len() < 3 {
+        let name = logs_in().unwrap_or_else(|said| panic!("{:?} of {seen:?}: {said}", began.elapsed()));
+        if seen.last().is_none_or(|(last, _)| *last != name) {
+            seen.push((name, began.elapsed()));
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{seen:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let lived = seen[1].1;
+    assert!(lived > Duration::from_secs(5) && lived < Duration::from_secs(12), "renewed, then replaced: {seen:?}");
+    // the token is taken away, and with it the user: there is another
+    stand.done(
+        "POST",
+        "database/roles/app",
+        json!({"db_name": "pg", "groups": ["app_ro"], "default_ttl": "1h", "max_ttl": "2h"}),
+    );
+    let (last, token) = (user(&stand).0, stand.says("token"));
+    stand.ask(&token, "POST", "auth/token/revoke-self", Value::Null, None).unwrap();
+    until("another user", Duration::from_secs(30), || user(&stand).0 != last);
+    logs_in().unwrap();
+    // its end is theirs
+    agent.pid().terminate();
+    assert_eq!(agent.ended().code(), Some(0));
+    let left = "SELECT count(*) FROM pg_roles WHERE shobj_description(oid, 'pg_authid') LIKE 'strongroom lease=%'";
+    until("nothing is left", Duration::from_secs(30), || pg.sql("postgres", left) == "0");
+    assert!(!agent.log().contains(&user(&stand).1), "a password in the log");
+}
+
+#[test]
+fn a_demo_shows_a_newcomer_how_a_database_user_is_lent() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut demo = std::process::Command::new(tests::binary("strongroom"));
+    let output = demo.args(["demo", "postgres", "--dir"]).arg(dir.path().join("demo")).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}\n{}", String::from_utf8_lossy(&output.stderr));
+    for said in
+        ["Ada owes 7", "the session was closed", "refused: ", "in the database: 0", "LeaseAccessEnded", "valid up to"]
+    {
+        assert!(told.contains(said), "{said}: {told}");
     }
 }
