@@ -7,8 +7,9 @@ mod stand;
 use serde_json::{Value, json};
 use stand::Stand;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::time::Duration;
-use tests::{Postgres, until};
+use tests::{Dev, DevOptions, Postgres, until};
 
 /// Writes down what it hears; ends with 7 when asked to.
 const APPLICATION: &str = r#"
@@ -306,4 +307,122 @@ fn a_demo_shows_a_newcomer_how_a_database_user_is_lent() {
     {
         assert!(told.contains(said), "{said}: {told}");
     }
+}
+
+/// A certificate of an application, and its authority.
+fn certificates(dir: &std::path::Path) {
+    let script = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=authority \
+                  -addext basicConstraints=critical,CA:TRUE -keyout ca-key.pem -out client-ca.pem && \
+                  openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=app -keyout app-key.pem -out app.csr && \
+                  printf 'basicConstraints=CA:FALSE\\nextendedKeyUsage=clientAuth\\n' > ext && \
+                  openssl x509 -req -in app.csr -CA client-ca.pem -CAkey ca-key.pem -CAcreateserial -days 2 -extfile ext -out app.pem";
+    let made = Command::new("sh").args(["-c", script]).current_dir(dir).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+#[test]
+fn an_agent_logs_in_by_every_method_that_there_is() {
+    let keys = tempfile::tempdir().unwrap();
+    certificates(keys.path());
+    let authority = vec!["--client-ca".to_owned(), keys.path().join("client-ca.pem").display().to_string()];
+    let stand = Stand::on(Dev::start(DevOptions { arguments: authority, ..DevOptions::default() }), "1h");
+    stand.done("POST", "sys/auth/userpass", json!({"type": "userpass"}));
+    stand.done("POST", "auth/userpass/users/app", json!({"password": "its-own", "token_policies": "app"}));
+    stand.put_file("password-of-app", "its-own\n");
+    let made = stand.done("POST", "auth/token/create", json!({"policies": ["app"], "ttl": "1h"}));
+    stand.put_file("given-token", made["auth"]["client_token"].as_str().unwrap());
+    let secret_id = stand.done("POST", "auth/approle/role/web/secret-id", json!({}));
+    stand.put_file("secret-id", secret_id["data"]["secret_id"].as_str().unwrap());
+    stand.put_file("root-token", &stand.dev.root_token());
+    let (root, pem) = (stand.path("root-token"), keys.path().join("app.pem"));
+    let role = ["auth", "cert", "write", "app", "--policy", "app", "--certificate", pem.to_str().unwrap()];
+    let (code, _, error) = stand.cli(&[&role[..], &["--token-file", root.to_str().unwrap()]].concat(), "");
+    assert_eq!(code, Some(0), "{error}");
+    let certificate = format!(
+        "client_certificate = \"{}\"\nclient_key = \"{}\"\n[login]\nmethod = \"certificate\"",
+        pem.display(),
+        keys.path().join("app-key.pem").display()
+    );
+    for (login, ok) in [
+        ("[login]\nmethod = \"userpass\"\nuser = \"app\"\npassword_file = \"DIR/password-of-app\"", true),
+        ("[login]\nmethod = \"approle\"\nrole_id_file = \"DIR/role-id\"\nsecret_id_file = \"DIR/secret-id\"", true),
+        ("[login]\nmethod = \"token-file\"\nfile = \"DIR/given-token\"", true),
+        (&certificate, true),
+        ("[login]\nmethod = \"userpass\"\nuser = \"other\"\npassword_file = \"DIR/password-of-app\"", false),
+    ] {
+        let _ = std::fs::remove_file(stand.path("password"));
+        let (status, log) = stand.once_with(&stand.config_with(login, PASSWORD));
+        assert_eq!((status.success(), stand.says("password") == "first-password"), (ok, ok), "{login}: {log}");
+        assert!(!log.contains("its-own"), "{log}");
+    }
+    // a wrapped sink: whoever fetches the token fetches it once
+    let wrapped = "[login]\nmethod = \"token-file\"\nfile = \"DIR/given-token\"\n[[sink]]\nfile = \"DIR/token\"\nwrap_ttl_secs = 60";
+    assert!(stand.once_with(&stand.config_with(wrapped, "")).0.success());
+    let fetch = || stand.ask(&stand.says("token"), "POST", "sys/wrapping/unwrap", Value::Null, None);
+    assert_eq!(fetch().unwrap()["data"]["token"], stand.says("given-token"));
+    assert!(fetch().is_err());
+}
+
+#[test]
+fn a_rust_application_reads_writes_and_borrows_and_gives_back_what_it_drops() {
+    use client::{Input, Kv, Login, Options, SecretBytes, SecretId, Vault};
+    let stand = Stand::new("1h");
+    let pg = database(&stand, "1h", "2h");
+    let policy = "path \"secret/*\" { capabilities = [\"create\", \"update\", \"read\", \"list\", \"delete\"] }\n\
+                  path \"database/creds/*\" { capabilities = [\"read\"] }\n\
+                  path \"sys/leases/revoke\" { capabilities = [\"update\"] }";
+    stand.done("POST", "sys/policies/acl/app", json!({ "policy": policy }));
+    stand.wrap_secret_id();
+    let secret_id = SecretId::Wrapped {
+        token: Input::File(stand.path("wrapping-token")),
+        creation_path: "auth/approle/role/web/secret-id".into(),
+    };
+    let login = Login::AppRole { mount: "approle".into(), role_id: Input::AnyFile(stand.path("role-id")), secret_id };
+    let options = Options { ca: Some(stand.dev.ca()), ..Options::new(format!("https://{}", stand.dev.addr())) };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let exists = |name: &str| pg.sql("postgres", &format!("SELECT 1 FROM pg_roles WHERE rolname = '{name}'")) == "1";
+    runtime.block_on(async {
+        let vault = Vault::login(options, login).await.unwrap();
+        let text = |secret: Option<SecretBytes>| String::from_utf8(secret.unwrap().expose().to_vec()).unwrap();
+        vault.kv_put("secret", "app", &SecretBytes::copy_from(br#"{"password":"next"}"#), "pending").await.unwrap();
+        for (which, password) in
+            [(Kv::Current, "first-password"), (Kv::Label("pending"), "next"), (Kv::Version(2), "next")]
+        {
+            let secret = vault.kv("secret", "app", which).await.unwrap();
+            assert_eq!(text(secret.field("password").unwrap()), password, "{which:?}");
+            assert!(!format!("{secret:?} {vault:?}").contains(password));
+        }
+        assert_eq!(vault.list("secret/metadata").await.unwrap(), ["app"]);
+        assert!(vault.list("secret/metadata/none").await.unwrap().is_empty());
+        let refused = vault.read("sys/policies/acl/app").await.unwrap_err();
+        assert!(refused.refusal().is_some(), "{refused}");
+        let wrapped = vault.wrap(&SecretBytes::copy_from(b"{\"a\":\"b\"}"), Duration::from_secs(60)).await.unwrap();
+        assert!(
+            vault.unwrap(&wrapped, "secret/elsewhere").await.unwrap_err().to_string().contains("sys/wrapping/wrap")
+        );
+        assert_eq!(text(vault.unwrap(&wrapped, "sys/wrapping/wrap").await.unwrap().field("a").unwrap()), "b");
+        // dropped with a wish, dropped without one, given back
+        let dropped = vault.credentials("database/creds/app").await.unwrap().revoke_on_drop();
+        let [left, given] =
+            [vault.credentials("database/creds/app").await, vault.credentials("database/creds/app").await];
+        let names = [&dropped, left.as_ref().unwrap(), given.as_ref().unwrap()]
+            .map(|lease| text(lease.secret().field("username").unwrap()));
+        assert!(names.iter().all(|name| exists(name)));
+        drop((dropped, left));
+        given.unwrap().revoke().await.unwrap();
+        for _ in 0..200 {
+            if !exists(&names[0]) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!([0, 1, 2].map(|index| exists(&names[index])), [false, true, false]);
+        vault.delete("secret/metadata/app").await.unwrap();
+        // the token goes, and its leases with it: the next call logs in again
+        let token = vault.token().unwrap();
+        stand.ask(&text(Some(token)), "POST", "auth/token/revoke-self", Value::Null, None).unwrap();
+        assert!(vault.list("secret/metadata").await.unwrap().is_empty());
+        assert_eq!(vault.standing().session, 2);
+        vault.log_out().await.unwrap();
+    });
 }

@@ -22,7 +22,11 @@ pub(crate) struct Agent {
 impl Stand {
     /// An AppRole `web` whose tokens live for `token_ttl`, and `secret/app`.
     pub(crate) fn new(token_ttl: &str) -> Self {
-        let stand = Self { dev: Dev::sim(), dir: tempfile::tempdir().unwrap() };
+        Self::on(Dev::sim(), token_ttl)
+    }
+
+    pub(crate) fn on(dev: Dev, token_ttl: &str) -> Self {
+        let stand = Self { dev, dir: tempfile::tempdir().unwrap() };
         let policy = "path \"secret/data/app\" { capabilities = [\"read\"] }\n\
                       path \"database/creds/*\" { capabilities = [\"read\"] }";
         stand.done("POST", "sys/policies/acl/app", json!({ "policy": policy }));
@@ -82,18 +86,20 @@ impl Stand {
 
     /// As an operator writes it; `more` follows server, login and status file.
     pub(crate) fn config(&self, more: &str) -> PathBuf {
+        let login = "[login]\nmethod = \"approle\"\nrole_id_file = \"DIR/role-id\"\nsecret_id_file = \"DIR/wrapping-token\"\n\
+                     wrapped_at = \"auth/approle/role/web/secret-id\"\n";
+        self.config_with(login, more)
+    }
+
+    /// With a login of its own, and perhaps more about the server before it.
+    pub(crate) fn config_with(&self, login: &str, more: &str) -> PathBuf {
         let text = format!(
-            "refresh_secs = 1\nstatus_file = \"{dir}/status.json\"\n{}\n\
-             [server]\naddress = \"https://{}\"\nca = \"{}\"\n\
-             [login]\nmethod = \"approle\"\nrole_id_file = \"{dir}/role-id\"\nsecret_id_file = \"{dir}/wrapping-token\"\n\
-             wrapped_at = \"auth/approle/role/web/secret-id\"\n{}",
+            "refresh_secs = 1\nstatus_file = \"DIR/status.json\"\n{}\n[server]\naddress = \"https://{}\"\nca = \"{}\"\n{login}\n{more}",
             if more.contains("[exec]") { "" } else { "log_out = true" },
             self.dev.addr(),
             self.dev.ca().display(),
-            more.replace("DIR", &self.dir.path().display().to_string()),
-            dir = self.dir.path().display(),
         );
-        std::fs::write(self.path("agent.toml"), text).unwrap();
+        std::fs::write(self.path("agent.toml"), text.replace("DIR", &self.dir.path().display().to_string())).unwrap();
         self.path("agent.toml")
     }
 
@@ -102,7 +108,11 @@ impl Stand {
     }
 
     pub(crate) fn once(&self, more: &str) -> (ExitStatus, String) {
-        let mut agent = Agent::start(&self.config(more), &self.path("agent.log"), &["--once"]);
+        self.once_with(&self.config(more))
+    }
+
+    pub(crate) fn once_with(&self, config: &Path) -> (ExitStatus, String) {
+        let mut agent = Agent::start(config, &self.path("agent.log"), &["--once"]);
         (agent.ended(), agent.log())
     }
 

@@ -6,7 +6,7 @@ use crate::timing::{Due, Spread, Term};
 use crate::vault::Vault;
 use crate::{ApiRequest, Error, Method};
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -148,5 +148,5 @@ async fn renew(vault: &Vault, id: &str, term: Term) -> Result<Term, Error> {
     let client = vault.0.session.borrow().client.clone();
     let answer = client.api(request).await?;
     let granted = crate::secret::Envelope::parse(&answer)?.granted().ok_or(Error::Answer)?;
-    Ok(term.renewed(now, granted.ttl.max(Duration::from_secs(1)), granted.renewable))
+    Ok(term.renewed(now, granted.ttl, granted.renewable))
 }

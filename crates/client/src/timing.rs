@@ -9,7 +9,7 @@ pub struct Term {
     pub given: Instant,
     /// For how long from then; zero where it never ends.
     pub ttl: Duration,
-    /// For how long at first. A renewal that gives much less has met the longest life there is.
+    /// For how long at first. A renewal that gives less has met the longest life there is.
     pub first: Duration,
     pub renewable: bool,
 }
@@ -43,9 +43,10 @@ impl Term {
         Self { given, ttl, first: ttl, renewable }
     }
 
-    /// As renewed.
+    /// As renewed. What ends is told in whole seconds: none left is no end that never comes.
     #[must_use]
     pub fn renewed(self, given: Instant, ttl: Duration, renewable: bool) -> Self {
+        let ttl = if self.ttl.is_zero() { ttl } else { ttl.max(Duration::from_millis(1)) };
         Self { given, ttl, first: self.first, renewable }
     }
 
@@ -59,7 +60,8 @@ impl Term {
             return Due::Never;
         }
         let at = self.given + spread_by_a_tenth(self.ttl * 2 / 3, spread);
-        let shortened = self.ttl < self.first / 2;
+        // but for what is lost by counting whole seconds
+        let shortened = self.ttl * 10 < self.first * 9;
         if self.renewable && !shortened { Due::Renew(at) } else { Due::Replace(at) }
     }
 
@@ -110,9 +112,10 @@ mod tests {
             (0, 0, true, None),
             (3600, 3600, true, Some(("renew", 2400))),
             (3600, 3600, false, Some(("replace", 2400))),
-            // a little less is what was asked for, later; much less is the end in sight
-            (3000, 3600, true, Some(("renew", 2000))),
-            (1799, 3600, true, Some(("replace", 1199))),
+            // a second less is counting, and more than a few the longest life's end in sight
+            (3599, 3600, true, Some(("renew", 2399))),
+            (3000, 3600, true, Some(("replace", 2000))),
+            (2, 3, true, Some(("replace", 1))),
             (1, 1, true, Some(("renew", 0))),
         ] {
             let term = Term { given: now, ttl: secs(ttl), first: secs(first), renewable };
@@ -121,12 +124,20 @@ mod tests {
     }
 
     #[test]
+    fn what_has_no_whole_second_left_ends_and_what_never_ended_goes_on() {
+        let now = Instant::now();
+        let renewed = |ttl| Term::new(now, secs(ttl), true).renewed(now, secs(0), true);
+        assert!(matches!(renewed(3).due(MIDDLE), Due::Replace(at) if at <= now + Duration::from_millis(1)));
+        assert_eq!(renewed(0).due(MIDDLE), Due::Never);
+    }
+
+    #[test]
     fn many_that_started_together_do_not_ask_together_and_none_too_late() {
         let now = Instant::now();
         let term = Term::new(now, secs(300), true);
         let at = |byte| match term.due(Spread(byte)) {
             Due::Renew(at) => at.duration_since(now),
-            other => panic!("{other:?}"),
+            other @ (Due::Never | Due::Replace(_)) => panic!("{other:?}"),
         };
         assert_eq!((at(0), at(255)), (secs(180), secs(220)));
         let different: std::collections::BTreeSet<_> = (0..=255).map(at).collect();

@@ -72,7 +72,7 @@ impl Stage {
             8,
             "Each of these acts stands in the audit log, durable before its answer left. The last ones on this key:",
         );
-        self.tell_audit(dev, |path| path.contains(&key_id))?;
+        self.tell_audit(dev, 4, |path| path.contains(&key_id))?;
 
         step(
             9,
@@ -127,7 +127,7 @@ impl Stage {
         Ok(())
     }
 
-    fn tell_audit(&self, dev: &Dev, concerns: impl Fn(&str) -> bool) -> Result<()> {
+    fn tell_audit(&self, dev: &Dev, last: usize, concerns: impl Fn(&str) -> bool) -> Result<()> {
         let log = LogReader::over(LogFolder::open(&dev.folders.audit_log())?);
         let (mut entries, mut lines) = (log.iter_from(0)?, Vec::new());
         while let Some((_, entry)) = entries.read()? {
@@ -137,7 +137,7 @@ impl Stage {
             }
         }
         ensure!(!lines.is_empty(), "the audit log tells nothing of it");
-        for record in lines.iter().rev().take(4).rev() {
+        for record in lines.iter().rev().take(last).rev() {
             let field = |name| record.get(name).map(ToString::to_string).unwrap_or_default();
             say(&format!("   {} {} {} {}", field("time"), field("operation"), field("decision"), field("outcome")));
         }

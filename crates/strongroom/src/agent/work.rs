@@ -170,7 +170,9 @@ impl Work {
                 Err(refused) => refused,
             };
             let error = &refused.error;
-            if until == Until::Rendered && !error.is_transient() {
+            // no waiting makes an address of it
+            let hopeless = matches!(error, client::Error::Address { .. } | client::Error::PlaintextElsewhere { .. });
+            if hopeless || until == Until::Rendered && !error.is_transient() {
                 return Err(anyhow!(refused).context("no login"));
             }
             failures += 1;

@@ -200,12 +200,31 @@ pub async fn ask(
         return Ok(Answer::Done);
     }
     let mut envelope = parsed(&answer)?;
+    let lease = lease_of(&envelope);
     for member in ["wrap_info", "auth", "data"] {
         if let Some(found) = envelope.get_mut(member).filter(|found| !found.is_null()) {
-            return Ok(Answer::Json(found.take()));
+            let mut told = found.take();
+            if let (Value::Object(fields), Some(lease)) = (&mut told, lease) {
+                // what is lent keeps its own fields where they are called so
+                for (name, value) in lease {
+                    fields.entry(name).or_insert(value);
+                }
+            }
+            return Ok(Answer::Json(told));
         }
     }
-    Ok(Answer::Json(envelope))
+    Ok(Answer::Json(lease.map_or(envelope, Value::Object)))
+}
+
+/// The lease that an answer comes with: who has what is lent needs its name.
+fn lease_of(envelope: &Value) -> Option<Map<String, Value>> {
+    let id = envelope.get("lease_id")?.as_str().filter(|id| !id.is_empty())?;
+    let mut lease = Map::new();
+    lease.insert("lease_id".to_owned(), id.into());
+    for name in ["lease_duration", "renewable"] {
+        lease.insert(name.to_owned(), envelope.get(name).cloned().unwrap_or_default());
+    }
+    Some(lease)
 }
 
 pub async fn call(

@@ -77,7 +77,7 @@ async fn act(stage: &Stage, dev: &Dev, database: &Database) -> Result<()> {
     say(&format!("   users of that name in the database: {left}\n"));
 
     step(8, "All of it stands in the audit log: who asked, and what became of the lease.");
-    stage.tell_audit(dev, |path| path == "database/creds/app" || path == user.lease)?;
+    stage.tell_audit(dev, 6, |path| path == "database/creds/app" || path == user.lease)?;
 
     step(9, "Anybody can check that log.");
     stage.command(dev, &["audit", "verify", "--dir", "data/server/audit"]).await?;
@@ -121,10 +121,8 @@ async fn lend(stage: &Stage, dev: &Dev) -> Result<User> {
     let name = text("username").context("the answer names no user")?;
     let password = text("password").context("the answer has no password")?;
     say(&format!("   username  {name}"));
-    say(&format!("   password  ({} characters, shown to the asker and kept nowhere)\n", password.len()));
-    let listed = stage.child(dev, &["list", "sys/leases/lookup/database/creds/app", "--output", "json"]).await?;
-    let listed: Value = serde_json::from_slice(&listed.stdout).context("the answer is not JSON")?;
-    let key = listed.pointer("/keys/0").and_then(Value::as_str).context("no lease is listed")?;
-    say("");
-    Ok(User { name, password, lease: format!("database/creds/app/{key}") })
+    let lease = text("lease_id").context("the answer tells no lease")?;
+    say(&format!("   password  ({} characters, shown to the asker and kept nowhere)", password.len()));
+    say(&format!("   lease_id  {lease}\n"));
+    Ok(User { name, password, lease })
 }
