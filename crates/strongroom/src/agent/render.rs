@@ -114,12 +114,13 @@ fn environment<'a>() -> Environment<'a> {
 
 /// Never the error's detail: it may quote a value.
 fn kind(error: &Error) -> String {
-    match error.kind() {
-        ErrorKind::UndefinedError => "a field is not there (strict: `is defined` asks for it)".to_owned(),
-        ErrorKind::OutOfFuel => "it takes too long".to_owned(),
-        ErrorKind::WriteFailure => format!("it is longer than {TEXT_BYTES_MAX} bytes"),
-        kind => kind.to_string(),
-    }
+    let said = [
+        (ErrorKind::UndefinedError, "a field is not there (strict: `is defined` asks for it)".to_owned()),
+        (ErrorKind::OutOfFuel, "it takes too long".to_owned()),
+        (ErrorKind::WriteFailure, format!("it is longer than {TEXT_BYTES_MAX} bytes")),
+    ];
+    let found = said.into_iter().find(|(kind, _)| *kind == error.kind());
+    found.map_or_else(|| error.kind().to_string(), |(_, said)| said)
 }
 
 impl Source {
