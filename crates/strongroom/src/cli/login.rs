@@ -38,6 +38,7 @@ pub struct Arguments {
 enum Method {
     /// By name and password
     Userpass {
+        /// Who logs in
         user: String,
         /// File (0600) with the password; `-` is standard input. Without: the terminal asks
         #[arg(long, value_name = "FILE")]
@@ -45,8 +46,10 @@ enum Method {
     },
     /// As a machine: by its role and a SecretID that was made for it
     Approle {
+        /// What the role is called
         #[arg(long, value_name = "ID", required_unless_present = "role_id_file", conflicts_with = "role_id_file")]
         role_id: Option<String>,
+        /// File with it
         #[arg(long, value_name = "FILE")]
         role_id_file: Option<PathBuf>,
         /// File (0600) with the SecretID, or its wrapping token; `-` is standard input
@@ -58,6 +61,7 @@ enum Method {
     },
     /// By a signed text of somebody else's
     Jwt {
+        /// Role of the auth method that the text is for
         #[arg(long)]
         role: String,
         /// File with it; `-` is standard input
