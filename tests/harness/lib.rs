@@ -8,14 +8,19 @@
 pub mod boundary;
 pub mod clients;
 pub mod dev;
+pub mod mariadb;
 pub mod nodes;
 pub mod postgres;
+pub mod redis;
+mod servers;
 pub mod softhsm;
 
 pub use clients::{Clients, bearer, context, reason};
 pub use dev::{Dev, DevOptions};
+pub use mariadb::MariaDb;
 pub use nodes::Node;
 pub use postgres::Postgres;
+pub use redis::Redis;
 pub use softhsm::Token;
 
 use std::path::{Path, PathBuf};

@@ -13,5 +13,10 @@ use vault::Databases;
 
 /// Kinds of databases, as configurations name them. Without authorities of its own a database is believed by `roots`.
 pub fn databases(roots: RootCertStore) -> Databases {
-    Databases::default().with("postgresql-database-plugin", Arc::new(database::postgres::Postgres::new(roots)))
+    let mariadb = Arc::new(database::mariadb::MariaDb::default());
+    Databases::default()
+        .with("postgresql-database-plugin", Arc::new(database::postgres::Postgres::new(roots.clone())))
+        .with("mysql-database-plugin", mariadb.clone())
+        .with("mariadb-database-plugin", mariadb)
+        .with("redis-database-plugin", Arc::new(database::redis::Redis::new(roots)))
 }

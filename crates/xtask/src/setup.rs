@@ -1,4 +1,4 @@
-//! What the tests need beside a Rust toolchain and a C compiler: SoftHSM2, OpenSSL, strace, PostgreSQL, Python with
+//! What the tests need beside a Rust toolchain and a C compiler: SoftHSM2, OpenSSL, strace, PostgreSQL, MariaDB, Redis, Python with
 //! grpcio and hvac, Node with node-vault.
 
 use anyhow::{Context as _, Result, bail};
@@ -18,6 +18,8 @@ const DEBIAN_PACKAGES: &[&str] = &[
     "nodejs",
     "npm",
     "postgresql",
+    "mariadb-server",
+    "redis-server",
 ];
 const PYTHON_PACKAGES: &[&str] =
     &["grpcio", "grpcio-reflection", "protobuf", "googleapis-common-protos", "hvac==2.4.0"];
@@ -97,6 +99,7 @@ fn is_installed(package: &str) -> bool {
         "softhsm2" => "softhsm2-util",
         "opensc" => "pkcs11-tool",
         "nodejs" => "node",
+        "mariadb-server" => "/usr/sbin/mariadbd",
         "postgresql" => "/usr/lib/postgresql/*/bin/initdb",
         "rsyslog" => "/usr/sbin/rsyslogd",
         // its programs stand below a folder of its version

@@ -1,0 +1,146 @@
+//! Connections: of each configuration so many at once, and as many kept open for a while.
+
+use super::{Outcome, failed};
+use mysql_async::{Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, SslOpts};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use vault::engine::database::plugin::{Connection, DatabaseError};
+
+#[derive(Debug, Default)]
+pub(super) struct Pools {
+    pools: Mutex<HashMap<String, (u64, Pool)>>,
+}
+
+impl Pools {
+    /// What was begun on it and not ended is undone before it serves others.
+    pub(super) async fn take(&self, to: &Connection) -> Outcome<Conn> {
+        let pool = self.pool(to)?;
+        connected(pool.get_conn()).await
+    }
+
+    /// As somebody else: never kept.
+    pub(super) async fn dial(&self, to: &Connection, login: (&str, &str)) -> Outcome<Conn> {
+        let opts = Opts::from(options(to)?.user(Some(login.0)).pass(Some(login.1)));
+        connected(Conn::new(opts)).await
+    }
+
+    pub(super) fn forget(&self, id: &str) {
+        let gone = self.locked().remove(id);
+        close(gone.map(|(_, pool)| pool));
+    }
+
+    fn pool(&self, to: &Connection) -> Outcome<Pool> {
+        let mut pools = self.locked();
+        if let Some((revision, pool)) = pools.get(&to.id)
+            && *revision == to.revision
+        {
+            return Ok(pool.clone());
+        }
+        let pool = Pool::new(Opts::from(options(to)?));
+        let old = pools.insert(to.id.clone(), (to.revision, pool.clone()));
+        drop(pools);
+        close(old.map(|(_, pool)| pool));
+        Ok(pool)
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<String, (u64, Pool)>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn close(pool: Option<Pool>) {
+    if let Some(pool) = pool {
+        tokio::spawn(pool.disconnect());
+    }
+}
+
+async fn connected(conn: impl Future<Output = Result<Conn, mysql_async::Error>>) -> Outcome<Conn> {
+    let away = |error: DatabaseError| match error {
+        DatabaseError::Refused(why) | DatabaseError::Unreachable(why) | DatabaseError::Unknown(why) => {
+            DatabaseError::Unreachable(why)
+        }
+    };
+    match tokio::time::timeout(CONNECTED_WITHIN, conn).await {
+        Ok(conn) => conn.map_err(|error| away(failed(&error))),
+        Err(_) => Err(DatabaseError::Unreachable("no answer in time".to_owned())),
+    }
+}
+
+/// Of `mysql://HOST[:PORT][/DATABASE][?tls=…]`, or as Vault has it: `USER:PASSWORD@tcp(HOST:PORT)/DATABASE?tls=…`. Who comes
+/// in stands elsewhere. TLS wherever it is not turned off by `tls=false`; a certificate is verified, with its name.
+fn options(to: &Connection) -> Outcome<OptsBuilder> {
+    let unreadable = || DatabaseError::Unreachable("`connection_url` cannot be read".to_owned());
+    let rest = to.url.split_once("://").map_or(to.url.as_str(), |(_, rest)| rest);
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (authority, database) = rest.rsplit_once('/').unwrap_or((rest, ""));
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    let place = place.strip_prefix("tcp(").and_then(|place| place.strip_suffix(')')).unwrap_or(place);
+    let (host, port) = match place.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map(|(host, port)| (host, port.strip_prefix(':'))).ok_or_else(unreadable)?,
+        None => place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
+    };
+    let port = port.map_or(Ok(3306), str::parse).map_err(|_| unreadable())?;
+    let tls = match query.split('&').find_map(|pair| pair.strip_prefix("tls=")) {
+        Some("false") => false,
+        None | Some("true") => true,
+        Some(_) => return Err(DatabaseError::Unreachable("`tls` in `connection_url` is `true` or `false`".to_owned())),
+    };
+    if host.is_empty() || host.contains(['(', ')', '/', '@']) {
+        return Err(unreadable());
+    }
+    let most = usize::try_from(to.connections_max).unwrap_or(1).max(1);
+    let kept = PoolOpts::default().with_constraints(PoolConstraints::new(0, most).unwrap_or_default());
+    let options = OptsBuilder::default().ip_or_hostname(host).tcp_port(port).prefer_socket(false);
+    let options = options.user(Some(to.username.clone())).pass(Some(to.password.to_string()));
+    let options = options.db_name(Some(database).filter(|database| !database.is_empty()));
+    let ca = to.tls_ca.as_ref().map(|pem| pem.as_bytes().to_vec());
+    let own = ca.is_some();
+    let ssl =
+        SslOpts::default().with_root_certs(ca.into_iter().map(Into::into).collect()).with_disable_built_in_roots(own);
+    Ok(options
+        .ssl_opts(tls.then_some(ssl))
+        .setup(vec![SETUP.to_owned()])
+        .stmt_cache_size(0)
+        .pool_opts(kept.with_inactive_connection_ttl(KEPT_FOR))
+        .tcp_keepalive(Some(KEEPALIVE)))
+}
+
+/// What a server is set to elsewhere changes nothing of what our texts mean.
+const SETUP: &str = "SET SESSION sql_mode = 'NO_BACKSLASH_ESCAPES,STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
+                     SESSION lock_wait_timeout = 3, SESSION innodb_lock_wait_timeout = 3, SESSION autocommit = 1";
+const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
+const KEPT_FOR: Duration = Duration::from_secs(60);
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_read_whole_or_not_at_all() {
+        let to = |url: &str| Connection {
+            id: String::new(),
+            revision: 0,
+            url: url.to_owned(),
+            username: "u".to_owned(),
+            password: String::new().into(),
+            tls_ca: None,
+            connections_max: 4,
+            instance: String::new(),
+        };
+        for (url, read) in [
+            ("mysql://h", Some(("h", 3306, None, true))),
+            ("{{username}}:{{password}}@tcp(h:7)/app?tls=false", Some(("h", 7, Some("app"), false))),
+            ("mysql://{{username}}:{{password}}@[::1]:7/?tls=true", Some(("::1", 7, None, true))),
+            ("{{username}}:{{password}}@unix(/run/s)/", None),
+            ("mysql://h:x", None),
+            ("mysql://h?tls=skip-verify", None),
+            ("mysql://", None),
+        ] {
+            let found = options(&to(url)).ok().map(Opts::from);
+            let found = found.as_ref().map(|o| (o.ip_or_hostname(), o.tcp_port(), o.db_name(), o.ssl_opts().is_some()));
+            assert_eq!(found, read, "{url}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! One connection of each configuration, on which any number ask at once.
+
+use crate::database::tls;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisConnectionInfo, RedisError};
+use rustls::RootCertStore;
+use rustls::pki_types::ServerName;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use vault::engine::database::plugin::{Connection, DatabaseError};
+
+#[derive(Debug)]
+pub(super) struct Links {
+    roots: Arc<RootCertStore>,
+    links: Mutex<HashMap<String, Arc<Link>>>,
+}
+
+struct Link {
+    revision: u64,
+    open: tokio::sync::Mutex<Option<MultiplexedConnection>>,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("revision", &self.revision).finish_non_exhaustive()
+    }
+}
+
+/// Why a command has no answer: from the server, or from the way to it.
+pub(super) enum Failed {
+    Said(String),
+    Lost(String),
+}
+
+impl From<Failed> for DatabaseError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Said(why) => Self::Refused(why),
+            Failed::Lost(why) => Self::Unreachable(why),
+        }
+    }
+}
+
+impl Links {
+    pub(super) fn new(roots: RootCertStore) -> Self {
+        Self { roots: Arc::new(roots), links: Mutex::default() }
+    }
+
+    /// Asks. What is asked may be asked twice: a connection that was open may have ended meanwhile.
+    pub(super) async fn ask<T: FromRedisValue>(&self, to: &Connection, command: &Cmd) -> Result<T, Failed> {
+        let link = self.link(to);
+        for again in [true, false] {
+            let (mut connection, was_open) = self.open(&link, to).await?;
+            let error = match command.query_async::<T>(&mut connection).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if !is_lost(&error) {
+                return Err(Failed::Said(words(&error)));
+            }
+            *link.open.lock().await = None;
+            if !(was_open && again) || error.is_timeout() {
+                return Err(Failed::Lost(words(&error)));
+            }
+        }
+        Err(Failed::Lost("the connection ends again and again".to_owned()))
+    }
+
+    async fn open(&self, link: &Link, to: &Connection) -> Result<(MultiplexedConnection, bool), Failed> {
+        let mut open = link.open.lock().await;
+        if let Some(connection) = &*open {
+            return Ok((connection.clone(), true));
+        }
+        let connection = self.dial(to, (&to.username, &to.password)).await.map_err(Failed::Lost)?;
+        *open = Some(connection.clone());
+        Ok((connection, false))
+    }
+
+    /// As somebody, whom the server lets in or not.
+    pub(super) async fn dial(
+        &self,
+        to: &Connection,
+        (username, password): (&str, &str),
+    ) -> Result<MultiplexedConnection, String> {
+        let address = Address::parse(&to.url).ok_or_else(|| "`connection_url` cannot be read".to_owned())?;
+        let mut login = RedisConnectionInfo { db: address.db, ..RedisConnectionInfo::default() };
+        if !password.is_empty() {
+            login.username = Some(if username.is_empty() { DEFAULT } else { username }.to_owned());
+            login.password = Some(password.to_owned());
+        }
+        let connected = async {
+            let stream = TcpStream::connect((address.host, address.port)).await.map_err(|error| error.to_string())?;
+            stream.set_nodelay(true).map_err(|error| error.to_string())?;
+            if !address.tls {
+                return speak(&login, stream).await;
+            }
+            let config = tls::client(&self.roots, to.tls_ca.as_deref()).map_err(|error| error.to_string())?;
+            let name = ServerName::try_from(address.host.to_owned()).map_err(|error| error.to_string())?;
+            let connector = tokio_rustls::TlsConnector::from(config);
+            let stream = connector.connect(name, stream).await.map_err(|error| error.to_string())?;
+            speak(&login, stream).await
+        };
+        let connected = tokio::time::timeout(CONNECTED_WITHIN, connected).await;
+        connected.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+    }
+
+    pub(super) fn forget(&self, id: &str) {
+        self.locked().remove(id);
+    }
+
+    fn link(&self, to: &Connection) -> Arc<Link> {
+        let made = || Arc::new(Link { revision: to.revision, open: tokio::sync::Mutex::default() });
+        let mut links = self.locked();
+        let link = links.entry(to.id.clone()).or_insert_with(made);
+        if link.revision != to.revision {
+            *link = made();
+        }
+        Arc::clone(link)
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<String, Arc<Link>>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn speak(
+    login: &RedisConnectionInfo,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<MultiplexedConnection, String> {
+    let config = AsyncConnectionConfig::new().set_response_timeout(ANSWERED_WITHIN);
+    let (connection, driver) =
+        MultiplexedConnection::new_with_config(login, stream, config).await.map_err(|error| words(&error))?;
+    // ends with the last who holds the connection
+    tokio::spawn(driver);
+    Ok(connection)
+}
+
+/// `redis://HOST[:PORT][/DB]`, `rediss://…` for TLS. Who comes in stands elsewhere.
+struct Address<'a> {
+    tls: bool,
+    host: &'a str,
+    port: u16,
+    db: i64,
+}
+
+impl<'a> Address<'a> {
+    fn parse(url: &'a str) -> Option<Self> {
+        let (scheme, rest) = url.split_once("://")?;
+        let tls = match scheme {
+            "redis" | "valkey" => false,
+            "rediss" | "valkeys" => true,
+            _ => return None,
+        };
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+        let (host, port) = match place.strip_prefix('[') {
+            Some(rest) => rest.split_once(']').map(|(host, port)| (host, port.strip_prefix(':')))?,
+            None => place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
+        };
+        let port = port.map_or(Some(6379), |port| port.parse().ok())?;
+        let db = if path.is_empty() { 0 } else { path.parse().ok().filter(|db| *db >= 0)? };
+        (!host.is_empty()).then_some(Self { tls, host, port, db })
+    }
+}
+
+/// Whether it went wrong on the way, or while the server comes up: not what it thinks of the command.
+fn is_lost(error: &RedisError) -> bool {
+    error.is_io_error()
+        || error.is_connection_dropped()
+        || error.is_timeout()
+        || matches!(error.code(), Some("LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "NOAUTH"))
+}
+
+/// What the server says; it repeats no password, for it is sent none but to log in.
+fn words(error: &RedisError) -> String {
+    let text = match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    };
+    text.chars().filter(|c| !c.is_control()).take(WORDS_MAX).collect()
+}
+
+/// Who comes in without a name.
+pub(super) const DEFAULT: &str = "default";
+const CONNECTED_WITHIN: Duration = Duration::from_secs(3);
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+const WORDS_MAX: usize = 300;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_read_whole_or_not_at_all() {
+        for (url, read) in [
+            ("redis://h", Some((false, "h", 6379, 0))),
+            ("redis://{{username}}:{{password}}@h:7000/3", Some((false, "h", 7000, 3))),
+            ("rediss://[::1]:7", Some((true, "::1", 7, 0))),
+            ("redis://h:x", None),
+            ("redis://h/x", None),
+            ("redis://h/-1", None),
+            ("redis://", None),
+            ("http://h", None),
+            ("h:6379", None),
+        ] {
+            let found = Address::parse(url).map(|a| (a.tls, a.host, a.port, a.db));
+            assert_eq!(found, read, "{url}");
+        }
+    }
+}

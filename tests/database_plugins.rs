@@ -1,0 +1,188 @@
+//! What the engine asks of a kind of database, asked of each kind: one table, each with its result or its refusal.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
+
+use envelope::Timestamp;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tests::{MariaDb, Postgres, Redis};
+use vault::engine::database::plugin::{Connection, DatabaseError, DatabasePlugin, NewUser, User};
+
+struct Kind {
+    plugin: std::sync::Arc<dyn DatabasePlugin>,
+    to: Connection,
+    /// By which role's texts a user is made.
+    statements: Vec<String>,
+}
+
+impl Kind {
+    fn of(name: &str, url: String, statements: &[&str]) -> Self {
+        let plugins = plugins::databases(rustls_roots());
+        let to = Connection {
+            id: name.to_owned(),
+            revision: 1,
+            url,
+            username: "vaultadm".to_owned(),
+            password: "admins-first-password".to_owned().into(),
+            tls_ca: None,
+            connections_max: 4,
+            instance: "cd".repeat(16),
+        };
+        let statements = statements.iter().map(|text| (*text).to_owned()).collect();
+        Self { plugin: plugins.plugin(name).expect("a plugin of this name").clone(), to, statements }
+    }
+
+    async fn make(&self, name: &str, lease: &str, ask: &Ask) -> Result<(), DatabaseError> {
+        let settings = ask.setting.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
+        let groups: Vec<String> = ask.group.map(str::to_owned).into_iter().collect();
+        let new = NewUser {
+            user: user(name, lease),
+            password: PASSWORD,
+            until: now().plus(Duration::from_secs(60)),
+            statements: if groups.is_empty() { &self.statements } else { &[] },
+            groups: &groups,
+            connections_max: ask.limit,
+            settings: &settings,
+        };
+        self.plugin.create_user(&self.to, &new, now()).await
+    }
+
+    async fn comes_in(&self, name: &str) -> bool {
+        self.plugin.verify_login(&self.to, name, PASSWORD).await.is_ok()
+    }
+
+    async fn own(&self) -> BTreeMap<String, String> {
+        self.plugin.own_users(&self.to).await.unwrap().into_iter().map(|user| (user.name, user.lease)).collect()
+    }
+
+    async fn end(&self, name: &str, lease: &str) -> Result<(), DatabaseError> {
+        self.plugin.end_access(&self.to, &user(name, lease)).await?;
+        self.plugin.clean_up(&self.to, &user(name, lease)).await
+    }
+}
+
+#[derive(Default)]
+struct Ask {
+    group: Option<&'static str>,
+    limit: Option<u32>,
+    setting: Option<(&'static str, &'static str)>,
+}
+
+/// Each answer, and of a refusal a word that it names.
+async fn answers(kind: &Kind) -> Vec<(&'static str, Result<(), String>)> {
+    let (plugin, to) = (&kind.plugin, &kind.to);
+    let told = |outcome: Result<(), DatabaseError>| match outcome {
+        Ok(()) => Ok(()),
+        Err(DatabaseError::Refused(why)) => Err(format!("refused: {why}")),
+        Err(other) => Err(other.to_string()),
+    };
+    let mut said = Vec::new();
+    let probed = plugin.probe(to, now()).await.unwrap();
+    assert!(!probed.version.is_empty() && probed.ahead_millis.abs() < 5000, "{probed:?}");
+    said.push(("make", told(kind.make("v-one", LEASE, &Ask::default()).await)));
+    said.push(("make where another has the name", told(kind.make("v-one", OTHER, &Ask::default()).await)));
+    assert!(kind.comes_in("v-one").await && !kind.comes_in("v-none").await);
+    assert_eq!(kind.own().await, BTreeMap::from([("v-one".to_owned(), LEASE.to_owned())]));
+    said.push(("by group", told(kind.make("v-two", LEASE, &Ask { group: Some("app_ro"), ..Ask::default() }).await)));
+    said.push(("with a limit", told(kind.make("v-three", LEASE, &Ask { limit: Some(2), ..Ask::default() }).await)));
+    let setting = Ask { setting: Some(("work_mem", "1MB")), ..Ask::default() };
+    said.push(("with a setting of PostgreSQL's", told(kind.make("v-four", LEASE, &setting).await)));
+    let until = now().plus(Duration::from_secs(90));
+    said.push(("renew", told(plugin.renew_user(to, &user("v-one", LEASE), until, now()).await)));
+    said.push(("renew nobody", told(plugin.renew_user(to, &user("v-none", LEASE), until, now()).await)));
+    said.push(("end by another lease", told(kind.end("v-one", OTHER).await)));
+    assert!(kind.comes_in("v-one").await, "it is the other lease's");
+    said.push(("end nobody", told(kind.end("v-none", LEASE).await)));
+    for _ in 0..2 {
+        said.push(("end", told(plugin.end_access(to, &user("v-one", LEASE)).await)));
+        assert!(!kind.comes_in("v-one").await && plugin.sessions(to, "v-one").await.unwrap() == 0);
+    }
+    for _ in 0..2 {
+        said.push(("clean up", told(plugin.clean_up(to, &user("v-one", LEASE)).await)));
+    }
+    for name in ["v-two", "v-three", "v-four"] {
+        kind.end(name, LEASE).await.unwrap();
+    }
+    assert_eq!(kind.own().await, BTreeMap::new());
+    said.push(("set a password", told(plugin.set_password(to, "svc", PASSWORD, &[]).await)));
+    assert!(kind.comes_in("svc").await);
+    said.push(("set nobody's", told(plugin.set_password(to, "v-none", PASSWORD, &[]).await)));
+    said
+}
+
+#[test]
+fn every_kind_answers_every_question_or_names_why_not() {
+    let (pg, maria, redis) = (Postgres::start(), MariaDb::start(), Redis::start());
+    pg.sql(
+        "postgres",
+        "CREATE ROLE vaultadm LOGIN CREATEROLE PASSWORD 'admins-first-password'; CREATE ROLE app_ro NOLOGIN; \
+         CREATE ROLE svc LOGIN; GRANT pg_signal_backend TO vaultadm",
+    );
+    maria.sql(
+        "CREATE SCHEMA app; CREATE ROLE app_ro; CREATE USER vaultadm@'%' IDENTIFIED BY 'admins-first-password'; \
+         GRANT CREATE USER, CONNECTION ADMIN ON *.* TO vaultadm@'%'; GRANT SELECT ON mysql.* TO vaultadm@'%'; \
+         GRANT ALL ON strongroom.* TO vaultadm@'%'; GRANT app_ro TO vaultadm@'%' WITH ADMIN OPTION; CREATE USER svc@'%'",
+    );
+    redis.run(&["ACL", "SETUSER", "svc", "on", "+ping"]);
+    let kinds = [
+        Kind::of("postgresql-database-plugin", pg.url("postgres"), &[]),
+        Kind::of("mariadb-database-plugin", maria.url(), &[]),
+        Kind::of("redis-database-plugin", redis.url(), &["~app:* +@read"]),
+    ];
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let said: Vec<_> = kinds.iter().map(|kind| runtime.block_on(answers(kind))).collect();
+    let done = [None, None, None];
+    let table = [
+        ("make", done),
+        ("make where another has the name", [Some("refused"), Some("refused"), Some("refused")]),
+        ("by group", [None, None, Some("no `groups`")]),
+        ("with a limit", [None, None, Some("no `connection_limit`")]),
+        ("with a setting of PostgreSQL's", [None, Some("no setting `work_mem`"), Some("no `settings`")]),
+        ("renew", done),
+        ("renew nobody", [Some("refused"), Some("refused"), Some("refused")]),
+        ("end by another lease", done),
+        ("end nobody", done),
+        ("end", done),
+        ("end", done),
+        ("clean up", done),
+        ("clean up", done),
+        ("set a password", done),
+        ("set nobody's", [Some("refused"), Some("refused"), Some("refused")]),
+    ];
+    for (at, (question, expected)) in table.iter().enumerate() {
+        for ((said, expected), kind) in said.iter().zip(expected).zip(&kinds) {
+            let (asked, answer) = said.get(at).unwrap();
+            assert_eq!(asked, question);
+            let sound = match (answer, expected) {
+                (Ok(()), None) => true,
+                (Err(why), Some(word)) => why.contains(word),
+                (Ok(()), Some(_)) | (Err(_), None) => false,
+            };
+            assert!(sound, "{}: {question}: {answer:?}, not {expected:?}", kind.to.id);
+        }
+    }
+    // servers that are away are told so, by each in the same way
+    drop((pg, maria, redis));
+    for kind in &kinds {
+        kind.plugin.forget(&kind.to.id);
+        let probed = runtime.block_on(kind.plugin.probe(&kind.to, now()));
+        assert!(matches!(probed, Err(DatabaseError::Unreachable(_))), "{}: {probed:?}", kind.to.id);
+    }
+}
+
+fn user<'a>(name: &'a str, lease: &'a str) -> User<'a> {
+    User { name, lease, statements: &[], heir: None }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the servers' clocks are the machine's")]
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    Timestamp::from_unix_millis(u64::try_from(since.as_millis()).unwrap())
+}
+
+fn rustls_roots() -> rustls::RootCertStore {
+    rustls::RootCertStore::empty()
+}
+
+const PASSWORD: &str = "A1b2C3d4E5f6G7h8";
+const LEASE: &str = "aa11";
+const OTHER: &str = "bb22";
