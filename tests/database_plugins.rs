@@ -119,7 +119,7 @@ fn every_kind_answers_every_question_or_names_why_not() {
     );
     maria.sql(
         "CREATE SCHEMA app; CREATE ROLE app_ro; CREATE USER vaultadm@'%' IDENTIFIED BY 'admins-first-password'; \
-         GRANT CREATE USER, CONNECTION ADMIN ON *.* TO vaultadm@'%'; GRANT SELECT ON mysql.* TO vaultadm@'%'; \
+         GRANT CREATE USER, CONNECTION ADMIN, PROCESS ON *.* TO vaultadm@'%'; GRANT SELECT ON mysql.* TO vaultadm@'%'; \
          GRANT ALL ON strongroom.* TO vaultadm@'%'; GRANT app_ro TO vaultadm@'%' WITH ADMIN OPTION; CREATE USER svc@'%'",
     );
     redis.run(&["ACL", "SETUSER", "svc", "on", "+ping"]);

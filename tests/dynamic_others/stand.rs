@@ -41,7 +41,7 @@ impl Server {
             "CREATE SCHEMA app; CREATE TABLE app.t (a int); INSERT INTO app.t VALUES (7); CREATE ROLE app_ro; \
              GRANT SELECT, CREATE VIEW, CREATE ROUTINE, TRIGGER, EVENT, SHOW VIEW ON app.* TO app_ro; \
              CREATE USER vaultadm@'%' IDENTIFIED BY 'admins-first-password'; \
-             GRANT CREATE USER, CONNECTION ADMIN ON *.* TO vaultadm@'%'; GRANT SELECT ON mysql.* TO vaultadm@'%'; \
+             GRANT CREATE USER, CONNECTION ADMIN, PROCESS ON *.* TO vaultadm@'%'; GRANT SELECT ON mysql.* TO vaultadm@'%'; \
              GRANT ALL ON strongroom.* TO vaultadm@'%'; GRANT app_ro TO vaultadm@'%' WITH ADMIN OPTION; \
              GRANT ALL ON app.* TO vaultadm@'%' WITH GRANT OPTION",
         );

@@ -28,7 +28,7 @@ impl Redis {
         let dir = tempfile::tempdir().unwrap();
         let redis = Self { dir, port: free_port(), child: Mutex::default() };
         let users = format!(
-            "user default on >{} ~* &* +@all\nuser vaultadm on >admins-first-password resetchannels -@all +acl +client +info +time\n",
+            "user default on >{} ~* &* +@all\nuser vaultadm on >admins-first-password resetchannels -@all +acl +client +info +time +ping\n",
             Self::PASSWORD
         );
         std::fs::write(redis.dir.path().join("users.acl"), users).unwrap();

@@ -13,7 +13,7 @@
 //! What a user has defined (views, routines, triggers, events) is dropped, as far as our account sees it; where
 //! `owned_objects` is not `drop` it stays, defined by nobody, and does not run.
 //!
-//! What is needed of the account: `CREATE USER`, `CONNECTION ADMIN` on `*.*`; `SELECT` on `mysql.*`; everything on
+//! What is needed of the account: `CREATE USER`, `CONNECTION ADMIN`, `PROCESS` on `*.*`; `SELECT` on `mysql.*`; everything on
 //! `strongroom.*`; and `WITH GRANT OPTION` or `WITH ADMIN OPTION` what it gives. MySQL itself is refused: it stores passwords
 //! otherwise, and none was at hand to try.
 
@@ -46,6 +46,7 @@ impl DatabasePlugin for MariaDb {
         if !version.contains("MariaDB") {
             return Err(refused(&format!("this is no MariaDB, but {version}: nothing else is served")));
         }
+        within(sees_sessions(&mut conn)).await?;
         within(marks(&mut conn)).await?;
         Ok(Probe { version, ahead_millis: millis - i64::try_from(now.unix_millis()).unwrap_or_default() })
     }
@@ -360,7 +361,20 @@ async fn its_hosts(conn: &mut Conn, user: &User<'_>) -> Outcome<Vec<String>> {
     }
 }
 
+/// Of others: whoever may not sees none, and would take that for an end of all.
+async fn sees_sessions(conn: &mut Conn) -> Outcome<()> {
+    let sees = |grant: &String| {
+        let privileges = grant.strip_prefix("GRANT ").and_then(|grant| grant.split_once(" ON *.* "));
+        privileges.is_some_and(|(list, _)| list.split(", ").any(|one| matches!(one, "PROCESS" | "ALL PRIVILEGES")))
+    };
+    match rows(conn, "SHOW GRANTS").await?.iter().any(sees) {
+        true => Ok(()),
+        false => Err(refused("our account lacks `PROCESS`, and sees nobody's session")),
+    }
+}
+
 async fn sessions(conn: &mut Conn, name: &str) -> Outcome<u32> {
+    sees_sessions(conn).await?;
     let name = sql::literal(name);
     let query = format!("SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = {name}");
     Ok(rows(conn, &query).await?.into_iter().next().unwrap_or(u32::MAX))

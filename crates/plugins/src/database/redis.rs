@@ -21,16 +21,25 @@ use envelope::Timestamp;
 use link::{DEFAULT, Failed, Links};
 use redis::{Cmd, Value, cmd};
 use rustls::RootCertStore;
-use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use vault::engine::database::plugin::{Connection, DatabaseError, DatabasePlugin, NewUser, OwnUser, Probe, User};
 
 #[derive(Debug)]
 pub struct Redis {
     links: Links,
-    /// Of which it was said that they keep nothing.
-    forgetful: Mutex<HashSet<String>>,
+    saves: Mutex<HashMap<String, Arc<Saves>>>,
+}
+
+/// Those who wait while one saves are saved together by the next.
+#[derive(Debug, Default)]
+struct Saves {
+    asked: AtomicU64,
+    /// Up to which of those who asked.
+    done: tokio::sync::Mutex<u64>,
+    is_forgetful: AtomicBool,
 }
 
 type Outcome<T> = Result<T, DatabaseError>;
@@ -45,7 +54,7 @@ enum Stands {
 impl Redis {
     /// Without authorities of its own a server is believed by `roots`.
     pub fn new(roots: RootCertStore) -> Self {
-        Self { links: Links::new(roots), forgetful: Mutex::default() }
+        Self { links: Links::new(roots), saves: Mutex::default() }
     }
 
     async fn stands(&self, to: &Connection, name: &str) -> Outcome<Stands> {
@@ -72,17 +81,28 @@ impl Redis {
 
     /// What is so stays so when the server starts again, where it has a file for that.
     async fn save(&self, to: &Connection) -> Outcome<()> {
+        let saves = Arc::clone(self.locked().entry(to.id.clone()).or_default());
+        let mine = saves.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut done = saves.done.lock().await;
+        if *done >= mine {
+            return Ok(());
+        }
+        let asked = saves.asked.load(Ordering::SeqCst);
         match self.links.ask::<()>(to, cmd("ACL").arg("SAVE")).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {}
             Err(Failed::Said(why)) if why.contains("ACL file") => {
-                let is_new = self.forgetful.lock().unwrap_or_else(PoisonError::into_inner).insert(to.id.clone());
-                if is_new {
+                if !saves.is_forgetful.swap(true, Ordering::SeqCst) {
                     tracing::warn!("a Redis without an `aclfile` forgets its users when it starts again");
                 }
-                Ok(())
             }
-            Err(failed) => Err(failed.into()),
+            Err(failed) => return Err(failed.into()),
         }
+        *done = asked;
+        Ok(())
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<String, Arc<Saves>>> {
+        self.saves.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn create(&self, to: &Connection, new: &NewUser<'_>) -> Outcome<()> {
@@ -233,7 +253,7 @@ impl DatabasePlugin for Redis {
 
     fn forget(&self, id: &str) {
         self.links.forget(id);
-        self.forgetful.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.locked().remove(id);
     }
 
     fn name_bytes_max(&self) -> usize {
@@ -267,15 +287,15 @@ fn mark_in(text: &str) -> Option<(&str, &str)> {
 }
 
 fn texts(value: &Value, each: &mut impl FnMut(&str)) {
-    match value {
-        Value::BulkString(bytes) => each(&String::from_utf8_lossy(bytes)),
-        Value::Array(values) | Value::Set(values) => values.iter().for_each(|value| texts(value, each)),
-        Value::Map(pairs) => pairs.iter().for_each(|(key, value)| {
+    if let Value::BulkString(bytes) = value {
+        each(&String::from_utf8_lossy(bytes));
+    } else if let Value::Array(values) | Value::Set(values) = value {
+        values.iter().for_each(|value| texts(value, each));
+    } else if let Value::Map(pairs) = value {
+        for (key, value) in pairs {
             texts(key, each);
             texts(value, each);
-        }),
-        // words of the protocol, in which no mark stands
-        _ => {}
+        }
     }
 }
 

@@ -10,7 +10,9 @@
 //! - A role may say by `groups`, `connection_limit` and `settings` what its users are, instead of `creation_statements`; both
 //!   get an end (`VALID UNTIL`) and a mark (`COMMENT`) in the same transaction. `revocation_statements` run before what is
 //!   done anyway. `rollback_statements` are taken and not needed: a user is made all or nothing.
-//! - `{{password}}` in statements is what the database stores (SCRAM-SHA-256), not the password.
+//! - `{{password}}` in statements is what the database stores (SCRAM-SHA-256, a hash in MariaDB), not the password.
+//! - Redis is reached by a `connection_url` too (`redis://{{username}}:{{password}}@host:port`, `rediss://` with TLS); its
+//!   `creation_statements` are rules of ACLs, each looked at. What a kind of database cannot do, its plugin refuses by name.
 //! - A password in `connection_url` is refused: it stands in `password`, and as `{{password}}` in the URL.
 //! - `max_leases`, `reuse_window` and `owned_objects` of a role, `usernames` and `overlap` of a static role, and `reconcile`
 //!   are ours. `rotation_schedule` knows numbers, in UTC.
