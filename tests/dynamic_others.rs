@@ -1,5 +1,6 @@
 //! Users of a real MariaDB and a real Redis that live as long as their leases: one suite, each answer from both.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
+#![allow(clippy::print_stdout, reason = "figures")]
 
 #[path = "dynamic_others/stand.rs"]
 mod stand;
@@ -353,7 +354,7 @@ fn an_account_of_mariadb_that_sees_no_sessions_is_refused() {
     let config = json!({"plugin_name": "mariadb-database-plugin"});
     let said = stand.ask(&stand.dev.root_token(), "write", "database/config/db", config).unwrap_err();
     assert!(said.contains("PROCESS"), "{reset} {said}");
-    // what cannot be seen is not believed: the lease stays, nobody comes in, and who is in is told to be so
+    // what cannot be seen is not believed to have ended: the lease stays, and nobody comes in
     let _late = stand.ask(&stand.dev.root_token(), "write", "sys/leases/revoke", json!({ "lease_id": user.lease }));
     until("nobody comes in", Duration::from_secs(10), || !stand.server.lets_in(&user.name, &user.password));
     assert!(stand.lookup(&user.lease).is_ok() && session.lives());

@@ -422,7 +422,8 @@ fn limits(new: &NewUser<'_>) -> Outcome<String> {
     if let Some(most) = new.connections_max {
         with.push_str(&format!(" MAX_USER_CONNECTIONS {most}"));
     }
-    if !new.statements.is_empty() && !(require.is_empty() && with.is_empty()) {
+    let are_some = !require.is_empty() || !with.is_empty();
+    if are_some && !new.statements.is_empty() {
         return Err(refused("limits stand in `creation_statements` where there are some"));
     }
     Ok(if with.is_empty() { require } else { format!("{require} WITH{with}") })

@@ -50,8 +50,9 @@ impl Pools {
 }
 
 fn close(pool: Option<Pool>) {
-    if let Some(pool) = pool {
-        tokio::spawn(pool.disconnect());
+    // without a runtime its connections end with it
+    if let (Some(pool), Ok(runtime)) = (pool, tokio::runtime::Handle::try_current()) {
+        runtime.spawn(pool.disconnect());
     }
 }
 
