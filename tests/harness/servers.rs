@@ -20,6 +20,7 @@ pub(crate) fn as_user(user: &str, program: &str, folder: &Path) -> Command {
     } else {
         Command::new(program)
     };
-    command.current_dir(folder);
+    // several servers at once name their temporary tables alike
+    command.current_dir(folder).env("TMPDIR", folder);
     command
 }
