@@ -152,6 +152,10 @@ impl DatabasePlugin for MariaDb {
         self.pools.forget(id);
     }
 
+    fn forget_all(&self) {
+        self.pools.forget_all();
+    }
+
     fn name_bytes_max(&self) -> usize {
         64
     }

@@ -256,6 +256,10 @@ impl DatabasePlugin for Redis {
         self.locked().remove(id);
     }
 
+    fn forget_all(&self) {
+        self.links.forget_all();
+    }
+
     fn name_bytes_max(&self) -> usize {
         128
     }

@@ -30,6 +30,11 @@ impl Pools {
         close(gone.map(|(_, pool)| pool));
     }
 
+    pub(super) fn forget_all(&self) {
+        let gone: Vec<_> = self.locked().drain().collect();
+        gone.into_iter().for_each(|(_, (_, pool))| close(Some(pool)));
+    }
+
     fn pool(&self, to: &Connection) -> Outcome<Pool> {
         let mut pools = self.locked();
         if let Some((revision, pool)) = pools.get(&to.id)

@@ -111,6 +111,10 @@ impl Links {
         self.locked().remove(id);
     }
 
+    pub(super) fn forget_all(&self) {
+        self.locked().clear();
+    }
+
     fn link(&self, to: &Connection) -> Arc<Link> {
         let made = || Arc::new(Link { revision: to.revision, open: tokio::sync::Mutex::default() });
         let mut links = self.locked();
