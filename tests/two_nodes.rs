@@ -417,6 +417,7 @@ fn cpu_secs(pid: tests::Pid) -> f64 {
 /// `cargo xtask nodes`: one server on the database beside two, windows alternated; what idle ones ask of it. Else it is shown
 /// that this runs.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a long form says how long its windows are")]
 fn how_much_two_nodes_serve_beside_one_and_what_they_cost_while_idle() {
     const TASKS: usize = 32;
     let secs: Option<u64> = std::env::var("STRONGROOM_WINDOW_SECS").ok().and_then(|secs| secs.parse().ok());
