@@ -133,13 +133,13 @@ fn user<'a>(found: &'a Found, statements: &'a [String]) -> User<'a> {
 }
 
 /// The first half of a lease's end.
-pub(crate) async fn end_access(vault: &Vault, found: &Found, _now: Timestamp) -> Result<(), DatabaseError> {
+pub(crate) async fn end_access(vault: &Vault, found: &Found) -> Result<(), DatabaseError> {
     let (plugin, to) = of_lease(vault, &found.lease).await?;
     plugin.end_access(&to, &user(found, &found.lease.revoke_statements)).await
 }
 
 /// The second half.
-pub(crate) async fn clean_up(vault: &Vault, found: &Found, _now: Timestamp) -> Result<(), DatabaseError> {
+pub(crate) async fn clean_up(vault: &Vault, found: &Found) -> Result<(), DatabaseError> {
     let (plugin, to) = of_lease(vault, &found.lease).await?;
     plugin.clean_up(&to, &user(found, &found.lease.revoke_statements)).await
 }

@@ -14,6 +14,7 @@ use audit::Outcome;
 use envelope::Timestamp;
 use identity::ChangeError;
 use storage::{Batch, EntryPath, Revision};
+use tokio::time::Instant;
 
 /// What became of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,10 +73,14 @@ pub(crate) async fn look_at(vault: &Vault, claim: Claimed<'_>, now: Timestamp) -
 }
 
 async fn take_back(vault: &Vault, claim: &Claimed<'_>, mut found: Found, now: Timestamp) -> Result<Became, VaultError> {
+    // a database takes its time: what is told and stored is when it was done
+    let (asked, began) = (now, Instant::now());
+    let now = || asked.plus(began.elapsed());
     if found.lease.state != State::AccessEnded {
-        if let Err(error) = database::end_access(vault, &found, now).await {
-            return failed(vault, claim, &found, &error, now).await;
+        if let Err(error) = database::end_access(vault, &found).await {
+            return failed(vault, claim, &found, &error, now()).await;
         }
+        let now = now();
         let mut lease = found.lease.clone();
         lease.state = State::AccessEnded;
         lease.access_ended = Some(now.unix_millis());
@@ -84,12 +89,12 @@ async fn take_back(vault: &Vault, claim: &Claimed<'_>, mut found: Found, now: Ti
             Err(error) => return overtaken(Err(error)),
         }
     }
-    if let Err(error) = database::clean_up(vault, &found, now).await {
-        return failed(vault, claim, &found, &error, now).await;
+    if let Err(error) = database::clean_up(vault, &found).await {
+        return failed(vault, claim, &found, &error, now()).await;
     }
     let batch = fenced(vault, claim)?;
     let batch = Leases::of(vault)?.remove(batch, &found)?;
-    let record = told(now, "LeaseCleanedUp", &found.lease.id, Outcome::Done);
+    let record = told(now(), "LeaseCleanedUp", &found.lease.id, Outcome::Done);
     overtaken(vault.commit(batch, &record).await.map(drop))
 }
 

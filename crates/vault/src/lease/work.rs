@@ -17,6 +17,7 @@ use futures_util::StreamExt as _;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use storage::{AtLeast, Claim, PAGE_ENTRIES_MAX};
+use tokio::time::Instant;
 
 /// What is late, as of the last look.
 #[derive(Debug, Default)]
@@ -81,14 +82,14 @@ pub(crate) async fn work_at(vault: &Vault, id: &str, target: &Target, now: Times
     if limit == 1 && target.next_password.is_some() {
         crate::engine::database::root::settle(vault, id, now).await?;
     }
-    let queue = Leases::of(vault)?.queue(id)?;
+    let (queue, began) = (Leases::of(vault)?.queue(id)?, Instant::now());
     let claims = vault.barrier().storage().claim(&queue, limit, CLAIMED_FOR).await?;
     if claims.is_empty() && limit == 1 {
         vault.breakers().reached(id);
     }
     let count = claims.len();
     let outcomes = futures_util::stream::iter(claims)
-        .map(|claim| async move { attend(vault, id, &claim, now).await })
+        .map(|claim| async move { attend(vault, id, &claim, now.plus(began.elapsed())).await })
         .buffer_unordered(AT_ONCE);
     let mut outcomes = std::pin::pin!(outcomes);
     let mut failed = None;
