@@ -92,12 +92,13 @@ async fn active(leases: &Leases, target: &Target, id: &str) -> Result<Vec<Found>
     }
 }
 
-/// By itself, now and then.
+/// By itself, now and then: told, and put right by whoever is meant to. A copy of this store that was brought up elsewhere knows
+/// nothing of what was lent since, and would take it back.
 pub(crate) async fn by_itself(vault: &Vault, id: &str, target: &Target, now: Timestamp) {
     if target.retired || !vault.breakers().is_time_to_reconcile(id, now) {
         return;
     }
-    match reconcile(vault, (id, target), Repair::Yes, now).await {
+    match reconcile(vault, (id, target), Repair::No, now).await {
         Ok(report) if report.orphans.is_empty() && report.lost.is_empty() => {}
         Ok(report) => {
             let (orphans, lost) = (report.orphans.len(), report.lost.len());
@@ -105,7 +106,7 @@ pub(crate) async fn by_itself(vault: &Vault, id: &str, target: &Target, now: Tim
                 name = target.name,
                 orphans,
                 lost,
-                "a database did not hold what was lent; it was put right"
+                "a database does not hold what was lent: look at database/reconcile, and write repair=true to it"
             );
         }
         Err(error) => tracing::warn!(name = target.name, %error, "a database was not compared with what is lent"),
