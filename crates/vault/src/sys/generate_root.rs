@@ -20,6 +20,7 @@ use crate::error::VaultError;
 use crate::recovery::{self, Added, Gathering, Recovery};
 use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::sys::passwords::letters_and_digits;
 use crate::sys::status::bare;
 use audit::{Decision, Outcome};
 use base64::Engine as _;
@@ -147,7 +148,7 @@ async fn begin(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let (recovery, _) = recovery::load(vault).await?.ok_or_else(no_shares)?;
     let told = match &given {
         Some(_) => None,
-        None => Some(password(scope)?),
+        None => Some(letters_and_digits(vault.barrier(), OTP_BYTES)?),
     };
     let otp = given.as_ref().or(told.as_ref()).map(|otp| SecretBytes::copy_from(otp.as_bytes())).unwrap_or(none());
     let (gathering, required) = (Gathering::new(vault, scope.now())?, recovery.threshold);
@@ -169,19 +170,6 @@ fn none() -> SecretBytes {
 
 fn no_shares() -> VaultError {
     VaultError::Invalid("there are no recovery shares: make them with sys/rekey-recovery-key, as root".into())
-}
-
-/// Letters and digits.
-fn password(scope: &Scope<'_>) -> Result<Zeroizing<String>, VaultError> {
-    let mut otp = Zeroizing::new(String::with_capacity(OTP_BYTES));
-    while otp.len() < OTP_BYTES {
-        let random = Zeroizing::new(scope.vault.barrier().random::<64>()?);
-        // of 256 values the first 248 are each of 62 characters four times
-        let fair = random.iter().filter(|byte| **byte < 248).map(|byte| LETTERS[usize::from(*byte % 62)]);
-        let room = OTP_BYTES - otp.len();
-        otp.extend(fair.take(room).map(char::from));
-    }
-    Ok(otp)
 }
 
 async fn update(scope: &Scope<'_>) -> Result<Reply, VaultError> {
@@ -246,4 +234,3 @@ async fn made(scope: &Scope<'_>, otp: &SecretBytes, of: &Recovery) -> Result<Zer
 const ATTEMPTS_MAX: usize = 64;
 /// As long as a token.
 const OTP_BYTES: usize = 46;
-const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";

@@ -19,7 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use identity::PolicyName;
 use policy::PasswordPolicy;
 use serde::{Deserialize, Serialize};
-use storage::EntryPath;
+use storage::{Barrier, EntryPath};
 use zeroize::Zeroizing;
 
 /// As written, and as stored.
@@ -118,5 +118,18 @@ pub(crate) async fn by_policy(vault: &Vault, name: &str) -> Result<Zeroizing<Str
     })
 }
 
+/// So many of them, each as likely as any other.
+pub(crate) fn letters_and_digits(barrier: &Barrier, count: usize) -> Result<Zeroizing<String>, VaultError> {
+    let mut text = Zeroizing::new(String::with_capacity(count));
+    while text.len() < count {
+        let bytes = Zeroizing::new(barrier.random::<64>()?);
+        // the largest multiple of 62 that a byte holds
+        let even = bytes.iter().filter(|byte| **byte < 248).take(count - text.len());
+        text.extend(even.filter_map(|byte| ALPHABET.get(usize::from(*byte % 62))).map(|byte| char::from(*byte)));
+    }
+    Ok(text)
+}
+
+const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 const FOLDER: &str = "password-policies";
 const LISTED_MAX: u32 = 1000;

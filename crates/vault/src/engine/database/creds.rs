@@ -16,6 +16,7 @@ use crate::lease::store::{Found, Leases};
 use crate::lease::{Lease, State};
 use crate::reply::{LeaseInfo, Reply};
 use crate::scope::Scope;
+use crate::sys::passwords::letters_and_digits;
 use audit::{Decision, Outcome, Record, Subject};
 use identity::{ChangeError, Principal, TokenKind};
 use serde::Serialize;
@@ -138,7 +139,7 @@ async fn intend(
     let (ttl, most) = left.map_or((ttl, most), |left| (ttl.min(left), most.min(left)));
     let windowed = role.reuse_window > 0;
     let lease = Lease {
-        id: format!("{path}/{}", *password::random(scope.vault.barrier(), ID_LENGTH)?),
+        id: format!("{path}/{}", *letters_and_digits(scope.vault.barrier(), ID_LENGTH)?),
         mount: scope.mount.id.clone(),
         target: loaded.config.target.clone(),
         state: State::Creating,

@@ -11,7 +11,7 @@ use super::config::statements;
 use super::cron::Schedule;
 use super::plugin::{Connection, DatabaseError, DatabasePlugin};
 use super::shelf::Shelf;
-use super::{ATTEMPTS_MAX, check_name, config, connection, password, refused};
+use super::{ATTEMPTS_MAX, check_name, config, connection, refused};
 use crate::body::Body;
 use crate::clock::rfc3339;
 use crate::error::VaultError;
@@ -21,6 +21,7 @@ use crate::lease::{BACK_OFF_MAX, back_off};
 use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::service::Vault;
+use crate::sys::passwords::letters_and_digits;
 use crate::view::View;
 use audit::Outcome;
 use envelope::Timestamp;
@@ -292,7 +293,7 @@ async fn rotate(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<Resu
 /// The account that is not given out any more gets a password that nobody knows, once nobody is in with it.
 async fn retire(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<Result<(), DatabaseError>, VaultError> {
     let name = found.role.usernames.get(found.role.standby()).cloned().unwrap_or_default();
-    let nobodys = password::random(vault.barrier(), 32)?;
+    let nobodys = letters_and_digits(vault.barrier(), 32)?;
     let ended = async {
         let (plugin, to) = reached(vault, &found.role).await?;
         match plugin.sessions(&to, &name).await? {
@@ -325,7 +326,7 @@ async fn by_policy(vault: &Vault, found: &Found) -> Result<Zeroizing<String>, Va
         found.view.load(&slot).await?.map(|opened| decode(opened.value.expose())).transpose()?;
     match config.map(|config| config.password_policy).filter(|policy| !policy.is_empty()) {
         Some(policy) => crate::sys::passwords::by_policy(vault, &policy).await,
-        None => password::random(vault.barrier(), 32),
+        None => letters_and_digits(vault.barrier(), 32),
     }
 }
 

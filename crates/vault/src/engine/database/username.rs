@@ -39,7 +39,7 @@ pub(super) fn make(
 ) -> Result<String, VaultError> {
     let mut text = String::new();
     render(or_default(template), parts, &mut text, &mut |count| {
-        super::password::random(barrier, count).map(|text| text.to_string())
+        crate::sys::passwords::letters_and_digits(barrier, count).map(|text| text.to_string())
     })?;
     let mut name: String = text.chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
     // the random part stands late in most templates: what is too long loses its beginning
