@@ -262,7 +262,7 @@ impl Identities {
             return Ok(Arc::new(Acl::root()));
         }
         let revisions = entries.iter().map(|entry| entry.as_ref().map(|entry| entry.revision));
-        let key: AclKey = names.iter().cloned().zip(revisions).collect();
+        let key: AclKey = (self.layout.root().clone(), names.iter().cloned().zip(revisions).collect());
         // a templated one is kept as it is for whoever has no entity
         if let Some(acl) = self.caches.acls.peek(&key).filter(|acl| of.is_none() || !acl.is_templated()) {
             return Ok(acl);
@@ -288,7 +288,7 @@ impl Identities {
         entry: Option<&Entry>,
         read_at: Revision,
     ) -> Result<Option<Arc<Policy>>, IdentityError> {
-        let key = (name.clone(), entry.map(|entry| entry.revision));
+        let key = (self.layout.root().clone(), name.clone(), entry.map(|entry| entry.revision));
         if let Some(policy) = self.caches.policies.peek(&key) {
             return Ok(Some(policy));
         }

@@ -25,8 +25,11 @@ use envelope::{SecretBytes, Timestamp};
 use std::sync::Arc;
 use storage::{Barrier, Cache, Change, EntryPath, Invalidate, Revision};
 
-/// A set of policies, each at the revision that was read: the same key, the same rules, for ever.
-pub(crate) type AclKey = Box<[(PolicyName, Option<Revision>)]>;
+/// A set of policies of one root or namespace, each at the revision that was read: the same key, the same rules, for ever. One
+/// commit may write policies of several, of the same name.
+pub(crate) type AclKey = (EntryPath, Box<[(PolicyName, Option<Revision>)]>);
+/// One of them.
+pub(crate) type PolicyKey = (EntryPath, PolicyName, Option<Revision>);
 
 /// What is known already. One for all cores; tell it of changes with [`storage::follow`].
 #[derive(Debug)]
@@ -36,7 +39,7 @@ pub struct Caches {
     pub(crate) certificates: Cache<[u8; 32], Principal>,
     pub(crate) acls: Cache<AclKey, Acl>,
     /// As they were parsed: what their templates stand for is another for each entity.
-    pub(crate) policies: Cache<(PolicyName, Option<Revision>), Policy>,
+    pub(crate) policies: Cache<PolicyKey, Policy>,
 }
 
 /// How many entries each cache holds.
@@ -308,7 +311,8 @@ mod tests {
         // nothing is kept before changes are followed
         caches.apply(&Change::Gap { revision: Revision(0) });
         for (revision, acls) in [(1, 1), (2, 2), (3, 2)] {
-            let key: AclKey = [(PolicyName::root(), Some(Revision(revision)))].into();
+            let here = EntryPath::parse("t").unwrap();
+            let key: AclKey = (here, [(PolicyName::root(), Some(Revision(revision)))].into());
             caches.acls.insert(key, Arc::new(Acl::root()), &[], Revision(revision));
             assert_eq!(caches.sizes(), CacheSizes { acls, ..none });
         }

@@ -312,3 +312,49 @@ async fn a_rekey_that_is_under_way_goes_on_while_its_key_is_sealed_anew() {
     let (status, told) = rig.root(Write, "sys/rekey-recovery-key/verify", body).await;
     assert_eq!((status, &told["complete"]), (200, &json!(true)), "{told}");
 }
+
+#[tokio::test]
+async fn policies_of_two_namespaces_that_were_sealed_anew_together_decide_each_in_its_own() {
+    let rig = Rig::new().await;
+    let mut tokens = Vec::new();
+    for (namespace, rule) in [("a", "secret/data/x"), ("b", "nowhere")] {
+        rig.done(Write, &format!("sys/namespaces/{namespace}"), Value::Null).await;
+        let root = || With { token: Some(ROOT), namespace, ..With::default() };
+        let policy = format!(r#"path "{rule}" {{ capabilities = ["read"] }}"#);
+        let only = json!({"policies": ["same"], "no_default_policy": true, "no_parent": true});
+        let mut told = Value::Null;
+        for (path, body) in [
+            ("sys/mounts/secret", json!({"type": "kv-v2"})),
+            ("secret/data/x", json!({"data": {}})),
+            ("sys/policies/acl/same", json!({ "policy": policy })),
+            ("auth/token/create", only),
+        ] {
+            let (status, body) = rig.ask(Write, path, body, root()).await;
+            assert!(status < 300, "{path} {body}");
+            told = body;
+        }
+        tokens.push((namespace, told["auth"]["client_token"].as_str().unwrap().to_owned()));
+    }
+    rig.done(Write, "sys/rotate", Value::Null).await;
+    rig.vault.changes().tidy().await.unwrap();
+    assert!(walked(&mut Resealer::with(rig.another_node(), Duration::ZERO), &rig).await > 0);
+    let mut revisions = Vec::new();
+    for (path, _) in everything_stored(&rig).await.iter().filter(|(path, _)| path.ends_with("/identity/policies/same"))
+    {
+        let (_, found) = rig.store.get(&[EntryPath::parse(path).unwrap()], AtLeast::Latest).await.unwrap();
+        revisions.push(found[0].as_ref().unwrap().revision);
+    }
+    assert!(revisions.len() == 2 && revisions[0] == revisions[1], "one commit wrote both: {revisions:?}");
+    // whichever is known first
+    for order in [[0, 1], [1, 0]] {
+        let node = rig.another_node();
+        // until it hears of changes it keeps nothing
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        for at in order {
+            let (namespace, token) = &tokens[at];
+            let with = With { namespace, ..self::at(token, &node) };
+            let (status, _) = rig.ask(Read, "secret/data/x", Value::Null, with).await;
+            assert_eq!(status, if *namespace == "a" { 200 } else { 403 }, "{namespace}");
+        }
+    }
+}
