@@ -16,8 +16,8 @@ mod schema;
 mod writer;
 
 pub(crate) use backup::export;
-pub use backup::export_rows;
-pub use backup::{remove_partial, restore};
+pub(crate) use backup::export_rows;
+pub use backup::{load, remove_partial, restore};
 pub use examine::{Examined, StoredRow};
 
 use crate::clock::{MachineClock, SteadyClock};

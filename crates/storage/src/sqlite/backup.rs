@@ -33,16 +33,7 @@ pub(super) fn backup(from: &Path, to: &Path) -> Result<Revision, StorageError> {
 
 /// Makes the store in `dir` from a backup, which it checks first. `dir` must not hold a store.
 pub fn restore(from: &Path, dir: &Path) -> Result<Revision, StorageError> {
-    super::make_folder(dir)?;
-    let _lock = super::lock(dir)?;
-    // A log beside the new file would be taken for its own.
-    for stale in ["store.db-wal", "store.db-shm"] {
-        if dir.join(stale).exists() {
-            return Err(StorageError::TargetExists);
-        }
-    }
-    // of a process that was killed while it restored: the lock is ours, so nobody is at it
-    remove_partial(&dir.join(FILE_NAME));
+    let _lock = empty_place(dir)?;
     whole_or_absent(&dir.join(FILE_NAME), |partial| {
         let mut source = File::open(from).map_err(|error| io_error(&error))?;
         let mut target = OpenOptions::new().write(true).open(partial).map_err(|error| io_error(&error))?;
@@ -69,6 +60,31 @@ pub fn restore(from: &Path, dir: &Path) -> Result<Revision, StorageError> {
     })
 }
 
+/// A folder in which no store stands, for whoever makes one there: nobody else is at it while this value lives.
+fn empty_place(dir: &Path) -> Result<File, StorageError> {
+    super::make_folder(dir)?;
+    let lock = super::lock(dir)?;
+    // A log beside the new file would be taken for its own.
+    for stale in ["store.db-wal", "store.db-shm"] {
+        if dir.join(stale).exists() {
+            return Err(StorageError::TargetExists);
+        }
+    }
+    // of a process that was killed while it made one: the lock is ours, so nobody is at it
+    remove_partial(&dir.join(FILE_NAME));
+    Ok(lock)
+}
+
+/// Makes the store in `dir` of the rows of another one, all or nothing; how many. `dir` must not hold a store.
+pub fn load(
+    dir: &Path,
+    revision: Revision,
+    rows: impl Iterator<Item = Result<(EntryPath, Entry), StorageError>>,
+) -> Result<u64, StorageError> {
+    let _lock = empty_place(dir)?;
+    export_rows(&dir.join(FILE_NAME), revision, rows)
+}
+
 /// Writes entries as a store's file: the backup of whatever engine held them.
 pub(crate) fn export(to: &Path, revision: Revision, entries: &BTreeMap<EntryPath, Entry>) -> Result<(), StorageError> {
     let rows = entries.iter().map(|(path, entry)| Ok((path.clone(), entry.clone())));
@@ -76,7 +92,7 @@ pub(crate) fn export(to: &Path, revision: Revision, entries: &BTreeMap<EntryPath
 }
 
 /// Writes entries as a store's file, as they come; how many. An error among them leaves no file.
-pub fn export_rows(
+pub(crate) fn export_rows(
     to: &Path,
     revision: Revision,
     rows: impl Iterator<Item = Result<(EntryPath, Entry), StorageError>>,

@@ -83,12 +83,11 @@ impl Migrate {
         let bar = counting_bar(Some(expected), "entries");
         let written = match to {
             Place::File(file) => {
-                ensure!(!file.exists(), "{} is there already: nothing is replaced", file.display());
-                sqlite::remove_partial(file);
-                piped(examined, &bar, |rows| sqlite::export_rows(file, revision, rows))
+                let dir = file.parent().context("a store stands in a folder")?;
+                piped((examined, expected), &bar, |rows| sqlite::load(dir, revision, rows))
             }
             Place::Database(options, _) => {
-                piped(examined, &bar, |mut rows| postgres::load(options, revision, &mut rows))
+                piped((examined, expected), &bar, |rows| postgres::load(options, revision, rows))
             }
         };
         bar.finish_and_clear();
@@ -98,16 +97,15 @@ impl Migrate {
             }
             written => named(written, &self.to)?,
         };
-        ensure!(written == expected, "{written} of {expected} entries were written: do not use the target");
         Ok((written, revision))
     }
 }
 
-/// Reads on a thread of its own what `write` takes.
+/// Reads on a thread of its own what `write` takes: so many rows, or an error, upon which it keeps nothing.
 fn piped(
-    examined: Examined,
+    (examined, expected): (Examined, u64),
     bar: &ProgressBar,
-    write: impl FnOnce(mpsc::IntoIter<Row>) -> Result<u64, StorageError>,
+    write: impl FnOnce(&mut dyn Iterator<Item = Row>) -> Result<u64, StorageError>,
 ) -> Result<u64, StorageError> {
     let (rows_to, rows) = mpsc::sync_channel::<Row>(AHEAD);
     std::thread::scope(|scope| {
@@ -124,7 +122,23 @@ fn piped(
                 let _taken = rows_to.send(Err(error));
             }
         });
-        write(rows.into_iter())
+        write(&mut whole(expected, rows.into_iter()))
+    })
+}
+
+/// The rows, and an error at their end where there are not so many: a reader that broke off is no end.
+fn whole(expected: u64, mut rows: impl Iterator<Item = Row>) -> impl Iterator<Item = Row> {
+    let (mut count, mut told) = (0, false);
+    std::iter::from_fn(move || match rows.next() {
+        Some(row) => {
+            count += 1;
+            Some(row)
+        }
+        None if count == expected || told => None,
+        None => {
+            told = true;
+            Some(Err(StorageError::Damaged("there are not as many rows as were counted")))
+        }
     })
 }
 
@@ -156,3 +170,22 @@ fn named<T>(outcome: Result<T, StorageError>, config: &Path) -> Result<T> {
 
 /// Rows read before they are written.
 const AHEAD: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_breaks_off_is_an_error_and_no_end() {
+        let row =
+            |_| -> Row { Ok((EntryPath::parse("t/a").unwrap(), Entry { value: Bytes::new(), revision: Revision(1) })) };
+        for (counted, read) in [(3, 3), (3, 2), (3, 0), (0, 0), (0, 1)] {
+            let rows: Vec<_> = whole(counted, (0..read).map(row)).collect();
+            assert_eq!(
+                rows.iter().filter(|row| row.is_err()).count(),
+                usize::from(counted != read),
+                "{counted} {read}"
+            );
+        }
+    }
+}
