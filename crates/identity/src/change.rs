@@ -105,7 +105,8 @@ enum Fate {
 }
 
 impl Changes {
-    pub fn new(barrier: Arc<Barrier>, sink: Arc<dyn AuditSink>) -> Self {
+    /// Of a cluster in this generation.
+    pub fn new(barrier: Arc<Barrier>, sink: Arc<dyn AuditSink>, generation: u64) -> Self {
         let (rows, settling) = (Mutex::default(), tokio::sync::Mutex::default());
         let turns = Mutex::default();
         Self {
@@ -114,7 +115,7 @@ impl Changes {
                 rows,
                 settling,
                 turns,
-                generation: 1,
+                generation,
                 others: Mutex::default(),
                 sink: Arc::clone(&sink),
                 ids_begin: OnceLock::new(),
@@ -122,15 +123,6 @@ impl Changes {
             }),
             sink,
         }
-    }
-
-    /// Of a cluster in this generation; before any clone is made.
-    #[must_use]
-    pub fn in_generation(mut self, generation: u64) -> Self {
-        if let Some(outbox) = Arc::get_mut(&mut self.outbox) {
-            outbox.generation = generation;
-        }
-        self
     }
 
     /// The same outbox, on another lane of the same log.

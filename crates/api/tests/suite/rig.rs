@@ -242,7 +242,7 @@ impl Rig {
         let file = open_log(log.clone(), &clock, Arc::clone(&signer));
         let willing = Willing { log: file.lane(), state: watch::Sender::new(State::Takes) };
         let audit: Arc<dyn AuditSink> = Arc::new(willing.clone());
-        let changes = Changes::new(Arc::clone(&cluster.barrier), Arc::clone(&audit));
+        let changes = Changes::new(Arc::clone(&cluster.barrier), Arc::clone(&audit), 1);
         let (names, keys) = (Arc::new(identity::Caches::new(100)), Arc::new(kms::Caches::new(100)));
         let identities = Identities::new(identity::Seams {
             barrier: Arc::clone(&cluster.barrier),

@@ -418,7 +418,7 @@ async fn changes_at_one_moment_all_wait_for_what_is_owed() {
 #[tokio::test]
 async fn what_a_node_left_behind_is_logged_by_another_and_what_is_under_way_is_left_alone() {
     let house = House::new();
-    let (gone, other) = (house.changes(), house.changes().in_generation(3));
+    let (gone, other) = (house.changes(), Changes::new(Arc::clone(&house.barrier), house.sink(), 3));
     let call = house.call();
     let record = Record { request_id: &call.request_id, ..Record::new(call.now, "", "Test", &Subject::System) };
     // the other node's own, which is taken out with its next change

@@ -68,7 +68,7 @@ impl House {
     }
 
     pub(crate) fn changes(&self) -> Changes {
-        Changes::new(Arc::clone(&self.barrier), self.sink())
+        Changes::new(Arc::clone(&self.barrier), self.sink(), 1)
     }
 
     /// A node with caches of its own that follow the store.

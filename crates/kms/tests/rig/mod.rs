@@ -74,7 +74,7 @@ impl Rig {
         let store: Arc<dyn Storage> = Arc::new(Memory::with_clock(Arc::new(clock.clone())));
         let barrier = Arc::new(Barrier::new(Arc::clone(&store), [0xc1; 16], Keyring::generate().unwrap()));
         let sink = open_log(dir.path().join("audit"));
-        let changes = Changes::new(Arc::clone(&barrier), sink.lane());
+        let changes = Changes::new(Arc::clone(&barrier), sink.lane(), 1);
         let caches = Arc::new(identity::Caches::new(100));
         let identities = Identities::new(identity::Seams {
             barrier: Arc::clone(&barrier),

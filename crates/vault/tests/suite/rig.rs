@@ -193,7 +193,7 @@ impl Rig {
 }
 
 fn node(store: &Arc<dyn Storage>, barrier: &Arc<Barrier>, log: &Arc<Log>, boundary: &Arc<InProcess>) -> Vault {
-    let changes = Changes::new(Arc::clone(barrier), log.lane());
+    let changes = Changes::new(Arc::clone(barrier), log.lane(), 1);
     let (names, keys) = (Arc::new(identity::Caches::new(100)), Arc::new(kms::Caches::new(100)));
     let identities = Identities::new(identity::Seams {
         barrier: Arc::clone(barrier),
