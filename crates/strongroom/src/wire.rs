@@ -20,6 +20,7 @@ use hsm_api::{Boundary, HsmError, Reply, Request, TenantId};
 use identity::{Changes, Identities, RequestInfo};
 use kms::Kms;
 use kms::boot::Cluster;
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,7 +67,7 @@ impl Wired {
         config: &Config,
     ) -> Result<Self> {
         let (barrier, tenant) = (Arc::clone(&cluster.barrier), cluster.tenant);
-        let changes = Changes::new(Arc::clone(&barrier), log.lane()).in_generation(cluster.core().generation);
+        let changes = Changes::new(Arc::clone(&barrier), log.lane(), cluster.core().generation);
         let identity_caches = Arc::new(identity::Caches::new(PRINCIPALS_MAX));
         let identities = Identities::new(identity::Seams {
             barrier: Arc::clone(&barrier),
@@ -201,9 +202,16 @@ impl Wired {
         let vault = self.vault(&kms, &lane)?;
         vault.prepare(SystemClock.now()).await.context("cannot make the first mounts")?;
         let Some(file) = recovery_key_file else { return Ok(()) };
-        let keep = |share: &str| crate::files::write_secret(file, share.as_bytes());
+        let kept = Cell::new(false);
+        let keep = |share: &str| {
+            kept.set(true);
+            crate::files::write_secret(file, share.as_bytes())
+        };
         if vault.prepare_recovery(SystemClock.now(), keep).await.context("cannot make the recovery key")?? {
             tracing::info!(file = %file.display(), "the recovery key was made");
+        } else if kept.get() {
+            // of a key that never came to be: another node's is the one
+            std::fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))?;
         }
         Ok(())
     }
@@ -223,7 +231,7 @@ impl Wired {
         let renew = tokio::spawn(crate::worker::renew(vault.clone()));
         let tend = tokio::spawn(crate::worker::tend(vault.clone()));
         let leases = tokio::spawn(crate::worker::leases(vault.clone()));
-        let sweep = tokio::spawn(crate::worker::sweep(vault, self.changes.clone()));
+        let sweep = tokio::spawn(crate::worker::sweep(vault.clone(), self.changes.clone()));
         let watch = tokio::spawn(watch_boundary(Arc::clone(&self.watched_boundary), self.health.clone()));
         let (barrier, log) = (Arc::clone(&self.barrier), Arc::clone(&self.log));
         let anchor = tokio::spawn(crate::audit_log::anchor(
@@ -233,7 +241,6 @@ impl Wired {
             (self.generation, self.idle_anchors),
         ));
         let stands = tokio::spawn(still_agrees(Arc::clone(&self.log)));
-        let vault = self.vault(&kms, &self.log.lane())?;
         let reseal = tokio::spawn(crate::worker::reseal(vault.clone(), self.health.clone()));
         let seal = tokio::spawn(crate::worker::follow_seal(vault, self.health.clone()));
         let scrub =
@@ -264,7 +271,7 @@ impl Wired {
 pub struct Workers(Vec<tokio::task::JoinHandle<()>>);
 
 impl Workers {
-    /// Resolves when one of them has ended: they are made to go on for ever, so it panicked.
+    /// Resolves when one of them has ended: it panicked, or found that this node must start again.
     pub async fn ended(&mut self) {
         let _which = select_all(self.0.iter_mut()).await;
     }

@@ -132,8 +132,8 @@ pub struct Table {
 impl Table {
     /// The mount's path, the mount, and what of `path` stands below it.
     pub fn route<'t, 'p>(&'t self, path: &'p str) -> Option<(&'t str, &'t Mount, &'p str)> {
-        let ends = path.match_indices('/').map(|(at, _)| at + 1).collect::<Vec<_>>();
-        let found = ends.into_iter().rev().find_map(|end| {
+        let mut ends = path.rmatch_indices('/').map(|(at, _)| at + 1);
+        let found = ends.find_map(|end| {
             let (prefix, rest) = path.split_at_checked(end)?;
             self.mounts.get_key_value(prefix).map(|(prefix, mount)| (prefix.as_str(), mount, rest))
         });

@@ -21,6 +21,7 @@ use audit::{Decision, Outcome, Record};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use envelope::{SecretBytes, SecretKey, Timestamp, mac, shamir};
+use identity::ChangeError;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use storage::{AtLeast, Barrier, BarrierError, EntryPath, Revision};
@@ -153,7 +154,7 @@ pub(crate) async fn load_by(barrier: &Barrier, vault: &Vault) -> Result<Option<R
 
 impl Vault {
     /// At the start: a recovery key of one share, where there is none. `keep` puts the share where it will be found, before
-    /// the key counts.
+    /// the key counts. Whether it does: what was kept is of no key where another node was first.
     pub async fn prepare_recovery<E>(
         &self,
         now: Timestamp,
@@ -174,8 +175,11 @@ impl Vault {
             decision: Decision::Allowed,
             ..Record::new(now, "start", "RecoveryPrepare", &audit::Subject::System)
         };
-        self.commit(batch, &leaf).await?;
-        Ok(Ok(true))
+        match self.commit(batch, &leaf).await {
+            Ok(_) => Ok(Ok(true)),
+            Err(ChangeError::Conflict(_)) => Ok(Ok(false)),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -13,7 +13,8 @@
 //! It is the root's: in a namespace all is SEALED.
 //!
 //! Always: asked is the boundary again, when enough recovery shares came together; or at the next start, which unseals by
-//! itself. What a request is in the middle of when it is sealed ends with SEALED, or with the values that it had opened.
+//! itself. What a request is in the middle of when it is sealed ends with SEALED, a change perhaps with STORAGE_UNAVAILABLE, or
+//! with the values that it had opened.
 //! Never: anything but the seal's state served in between, at any door.
 
 use crate::call::{Call, Verb};

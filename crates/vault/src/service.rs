@@ -107,10 +107,6 @@ impl Caches {
     pub fn late(&self) -> &crate::lease::Late {
         &self.late
     }
-
-    pub fn values(&self) -> usize {
-        self.values.len()
-    }
 }
 
 impl Invalidate for Caches {
@@ -242,8 +238,8 @@ impl Vault {
             Ok(table) => table,
             Err(error) => return self.refused(call, None, (Decision::NotReached, ""), error).await,
         };
-        if table.route(call.path.as_str()).is_none()
-            && let Some(at) = of_wrapped(call)
+        if let Some(at) = of_wrapped(call)
+            && table.route(call.path.as_str()).is_none()
         {
             let named = call.path.as_str().get(..at).unwrap_or_default();
             let _ = call.info.namespace.set(format!("{}{named}", self.namespace()).into());

@@ -6,7 +6,9 @@
 use super::{Boot, BootError, SENTINEL, aad_digest, opened_keyring, path, system_paths};
 use crate::Kms;
 use futures_util::StreamExt as _;
+use futures_util::future::{Either, select};
 use hsm_api::{Boundary, Reply, Request, ask};
+use std::pin::pin;
 use std::sync::Arc;
 use storage::{AtLeast, Barrier, Batch, Keyring};
 
@@ -53,17 +55,20 @@ impl Kms {
 pub async fn follow_keyring(barrier: &Barrier, boundary: &dyn Boundary) -> Result<(), BootError> {
     let at = path("boot")?;
     let (revision, _) = barrier.storage().get(&[], AtLeast::Latest).await?;
-    let mut changes = barrier.storage().watch(&at, revision);
+    let (mut changes, mut closed) = (barrier.storage().watch(&at, revision), barrier.closed());
     loop {
         let (_, found) = barrier.storage().get(std::slice::from_ref(&at), AtLeast::Latest).await?;
         let entry = found.into_iter().flatten().next().ok_or(BootError::BootMissing)?;
         let boot = Boot::parse(&entry.value).ok_or(BootError::BootAltered)?;
-        // closed by hand, it takes none: it is opened with all that there are then
+        // closed by hand, it takes none
+        closed.borrow_and_update();
         if !barrier.is_closed() {
             barrier.install(opened_keyring(boundary, &boot).await?)?;
         }
-        if changes.next().await.is_none() {
-            return Ok(());
+        // once it is opened again, another node may have added to the keys with which it was
+        match select(changes.next(), pin!(closed.changed())).await {
+            Either::Left((None, _)) | Either::Right((Err(_), _)) => return Ok(()),
+            Either::Left((Some(_), _)) | Either::Right((Ok(()), _)) => {}
         }
     }
 }

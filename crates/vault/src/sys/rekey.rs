@@ -31,6 +31,8 @@ pub(crate) struct RekeyAttempt {
     old: Option<Recovery>,
     /// Waits until its shares were shown.
     new: Option<Recovery>,
+    /// Made, and perhaps counting already: whoever tries again is shown these shares.
+    made: Option<(Recovery, Vec<SecretBytes>)>,
 }
 
 #[derive(Serialize, Default)]
@@ -144,33 +146,52 @@ async fn begin(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let split = Split::new(count("secret_shares")?, count("secret_threshold")?)?;
     let verification = body.bool("require_verification")?.unwrap_or(false);
     let mut attempt = vault.ceremonies().rekey.lock().await;
-    if attempt.as_ref().is_some_and(|attempt| !attempt.gathering.is_stale(now)) {
+    let by_root = scope.by()?.is_root();
+    if let Some(first) = attempt.as_mut().filter(|attempt| !attempt.gathering.is_stale(now)) {
+        if first.old.is_none() && first.made.is_some() && by_root {
+            return counts(scope, &mut attempt).await;
+        }
         return Err(VaultError::Invalid("rekey already in progress".into()));
     }
     let gathering = Gathering::new(vault, now)?;
     let old = recovery::load(vault).await?.map(|(old, _)| old);
     if old.is_some() {
-        let attempt = attempt.insert(RekeyAttempt { gathering, split, verification, old, new: None });
+        let attempt = attempt.insert(RekeyAttempt { gathering, split, verification, old, new: None, made: None });
         return bare(200, &attempt.status());
     }
     // there is no key yet: root makes it, at once
-    if !scope.by()?.is_root() {
+    if !by_root {
         return Err(VaultError::PermissionDenied);
     }
     let (new, shares) = Recovery::make(vault, split, now)?;
     if verification {
         let nonce = gathering.nonce.clone();
-        *attempt = Some(RekeyAttempt { gathering, split, verification, old, new: Some(new) });
+        *attempt = Some(RekeyAttempt { gathering, split, verification, old, new: Some(new), made: None });
         return shown("", &shares, Some(&nonce));
     }
-    install(scope, &new, None).await?;
-    shown("", &shares, None)
+    *attempt = Some(RekeyAttempt { gathering, split, verification, old, new: None, made: Some((new, shares)) });
+    counts(scope, &mut attempt).await
+}
+
+/// What was made counts from now on, and its shares are shown. Where that is not known, it stays made.
+async fn counts(scope: &Scope<'_>, under_way: &mut Option<RekeyAttempt>) -> Result<Reply, VaultError> {
+    let attempt = under_way.as_ref().ok_or_else(none)?;
+    let (new, shares) = attempt.made.as_ref().ok_or_else(none)?;
+    install(scope, new, attempt.old.as_ref()).await?;
+    let nonce = if attempt.old.is_some() { attempt.gathering.nonce.as_str() } else { "" };
+    let reply = shown(nonce, shares, None)?;
+    *under_way = None;
+    Ok(reply)
 }
 
 /// In place of the key that the shares are of, together with the record. It may have been sealed anew meanwhile, not made anew.
 async fn install(scope: &Scope<'_>, new: &Recovery, old: Option<&Recovery>) -> Result<(), VaultError> {
     let (view, place) = recovery::place(scope.vault)?;
     let found = recovery::load(scope.vault).await?;
+    // by an attempt before, of which that was not known
+    if found.as_ref().is_some_and(|(found, _)| found == new) {
+        return Ok(());
+    }
     if found.as_ref().map(|(found, _)| found) != old {
         return Err(VaultError::Conflict);
     }
@@ -220,16 +241,18 @@ async fn update(scope: &Scope<'_>) -> Result<Reply, VaultError> {
         Added::Missing => bare(200, &attempt.status()),
         Added::Wrong => Err(recovery::wrong()),
         Added::Complete => {
-            let (new, shares) = Recovery::make(vault, attempt.split, now)?;
-            let nonce = attempt.gathering.nonce.clone();
-            attempt.gathering = Gathering::new(vault, now)?;
-            if attempt.verification {
-                attempt.new = Some(new);
-                return shown(&nonce, &shares, Some(&attempt.gathering.nonce));
+            if attempt.made.is_none() {
+                let (new, shares) = Recovery::make(vault, attempt.split, now)?;
+                if attempt.verification {
+                    let nonce = std::mem::replace(&mut attempt.gathering, Gathering::new(vault, now)?).nonce;
+                    attempt.new = Some(new);
+                    return shown(&nonce, &shares, Some(&attempt.gathering.nonce));
+                }
+                attempt.made = Some((new, shares));
             }
-            *under_way = None;
-            install(scope, &new, Some(&known)).await?;
-            shown(&nonce, &shares, None)
+            // the last share again, where it is not known what came of it
+            attempt.gathering.take_back();
+            counts(scope, &mut under_way).await
         }
     }
 }
