@@ -144,7 +144,8 @@ impl Post {
     pub(crate) fn head<B>(&self, request: &Request<B>, peer: Option<&Peer>, began: Instant) -> Head {
         let (operation, speaks) = (Operation::of(request.uri().path()), Speaks::of(request));
         let call = self.info(self.ids.taken_or_made(request.headers()), peer, began);
-        let asked_for = if tells_path(operation, speaks) { asked_for(request) } else { String::new() };
+        let asked_for =
+            if tells_path(operation, speaks) { asked_for(request.method(), request.uri()) } else { String::new() };
         Head { call: Arc::new(call), operation, speaks, asked_for }
     }
 

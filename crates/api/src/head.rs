@@ -6,7 +6,7 @@
 use crate::kms_grpc::error::Refusal;
 use crate::operation::Operation;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version};
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::hash::{BuildHasher as _, RandomState};
@@ -74,13 +74,13 @@ fn page(refusal: &Refusal) -> Reply {
 }
 
 /// `METHOD /path` as it may be recorded: visible ASCII, everything else as `?`; the end beyond 200 bytes is left out.
-pub(crate) fn asked_for<B>(request: &Request<B>) -> String {
+pub(crate) fn asked_for(method: &Method, uri: &Uri) -> String {
     // an authority, a query and a fragment are no part of what `path` gives; parameters (RFC 3986 §3.3) are cut off too
-    let path = request.uri().path().split(';').next().unwrap_or_default();
+    let path = uri.path().split(';').next().unwrap_or_default();
     let path = without_tokens(path);
     let mut text = String::with_capacity(ASKED_BYTES_MAX);
     // writing to a string does not fail
-    let _ = write!(text, "{:.METHOD_BYTES_MAX$} ", request.method().as_str());
+    let _ = write!(text, "{:.METHOD_BYTES_MAX$} ", method.as_str());
     let visible = |byte: u8| if byte.is_ascii_graphic() { char::from(byte) } else { '?' };
     let room = ASKED_BYTES_MAX - text.len();
     text.extend(path.bytes().map(visible).take(room));
@@ -273,7 +273,7 @@ mod tests {
             (&method, "/x", format!("{} /x", &method[..20])),
         ] {
             let request = Request::builder().method(method).uri(uri).body(()).unwrap();
-            let told = asked_for(&request);
+            let told = asked_for(request.method(), request.uri());
             assert_eq!(told, expected, "{method} {uri}");
             assert!(told.len() <= 200);
         }

@@ -112,6 +112,10 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
     }
 
     pub fn apply(&self, change: &Change) {
+        // told by whoever made it, and then by the store: nothing is left to do, and nobody is kept from looking
+        if self.inner.read().unwrap_or_else(PoisonError::into_inner).recent.knows(change) {
+            return;
+        }
         let mut inner = self.write();
         match change {
             Change::Paths { revision, paths } => {
@@ -242,6 +246,16 @@ impl Recent {
         let mut since = self.changed.range((Bound::Excluded(read_at), Bound::Unbounded)).flat_map(|(_, paths)| paths);
         self.floor.is_some_and(|floor| read_at >= floor)
             && !since.any(|path| depends_on.iter().any(|dependency| path.starts_with(dependency)))
+    }
+
+    /// All of it was told before.
+    fn knows(&self, change: &Change) -> bool {
+        match change {
+            Change::Paths { revision, paths } => {
+                self.changed.get(revision).is_some_and(|known| paths.iter().all(|path| known.contains(path)))
+            }
+            Change::Gap { .. } => false,
+        }
     }
 
     fn note(&mut self, revision: Revision, paths: &[EntryPath]) {

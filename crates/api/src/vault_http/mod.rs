@@ -50,13 +50,14 @@ impl Face {
         let peer = request.extensions_mut().remove::<Arc<Peer>>();
         let info = Arc::new(self.post.info(self.post.ids.uuid(), peer.as_deref(), began));
         let operation = codec::verb(&request).map_or(Operation::Unknown, Operation::of_verb);
-        let asked = asked_for(&request);
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let asked = || asked_for(&method, &uri);
         let within = Within { began, time: DEADLINE_MAX };
         let served = tokio::time::timeout_at(began + within.time, self.serve(request, peer, &info, within));
         let answer = match served.await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(malformed)) => self.refused(operation, &info, &asked, malformed).await,
-            Err(_) => self.refused(operation, &info, &asked, VaultError::Unavailable("DEADLINE_EXCEEDED")).await,
+            Ok(Err(malformed)) => self.refused(operation, &info, &asked(), malformed).await,
+            Err(_) => self.refused(operation, &info, &asked(), VaultError::Unavailable("DEADLINE_EXCEEDED")).await,
         };
         self.post.count(operation, answer.outcome, began);
         let mut reply = error::reply(answer);
