@@ -163,12 +163,15 @@ async fn looked_up(stranger: &Client, token: SecretBytes) -> Result<LoggedIn, Er
         ttl: u64,
         #[serde(default)]
         renewable: bool,
+        expire_time: Option<serde::de::IgnoredAny>,
     }
     let now = Instant::now();
     let own = stranger.with_token(Some(&token))?;
     let answer = own.api(ApiRequest::new(Method::GET, "auth/token/lookup-self".to_owned())).await?;
-    let Looked { ttl, renewable } = Secret::parse(&answer)?.parse_as()?;
-    Ok(LoggedIn { token: Some(token), term: Term::new(now, Duration::from_secs(ttl), renewable) })
+    let Looked { ttl, renewable, expire_time } = Secret::parse(&answer)?.parse_as()?;
+    // seconds are cut off: in its last one it has none left, and is none that never ends
+    let least = if expire_time.is_some() { Duration::from_millis(1) } else { Duration::ZERO };
+    Ok(LoggedIn { token: Some(token), term: Term::new(now, Duration::from_secs(ttl).max(least), renewable) })
 }
 
 impl Memory {

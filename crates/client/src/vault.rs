@@ -222,9 +222,8 @@ impl Vault {
     /// What stands at a path, with its lease kept alive where it comes with one.
     pub async fn obtain(&self, path: &str) -> Result<Obtained, Error> {
         let asked = Instant::now();
-        let secret = self.read(path).await?;
-        // where another token was bought while it asked, it was the later one that was answered
-        let session = self.0.session.borrow().number;
+        let (answer, session) = self.answered(Method::GET, path, None, Repeat::Safe).await?;
+        let secret = Secret::parse(&answer)?;
         Ok(Lease::hold(self.clone(), secret, session, asked)
             .map_or_else(|plain| Obtained::Plain(*plain), Obtained::Leased))
     }
@@ -245,13 +244,24 @@ impl Vault {
         body: Option<&SecretBytes>,
         repeat: Repeat,
     ) -> Result<SecretBytes, Error> {
+        self.answered(method, path, body, repeat).await.map(|(answer, _)| answer)
+    }
+
+    /// With the session whose token was answered: another one may have been bought meanwhile.
+    async fn answered(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&SecretBytes>,
+        repeat: Repeat,
+    ) -> Result<(SecretBytes, u64), Error> {
         let (mut failures, mut logged_in_again) = (0, false);
         loop {
             let session = self.0.session.borrow().clone();
             let body = body.map(|body| SecretBytes::copy_from(body.expose()));
             let request = ApiRequest { body, ..ApiRequest::new(method.clone(), path.trim_matches('/').to_owned()) };
             let error = match session.client.api(request).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return Ok((answer, session.number)),
                 Err(error) => error,
             };
             if error.may_be_repeated(repeat) && failures < RETRIES_MAX {

@@ -43,7 +43,10 @@ pub async fn run(mut config: Config, until: Until) -> Result<ExitCode> {
     let (vault, logs_out) = (work.vault(), config.logs_out());
     let program = config.exec.take().map(Program::new).transpose()?;
     let work = tokio::spawn(work.run(until, sender));
+    let working = work.abort_handle();
     let outcome = attend(program, changes, work, &mut signals).await;
+    // it would log in again, and be lent what nobody ends
+    working.abort();
     if logs_out {
         log_out(&vault).await;
     }
@@ -70,6 +73,8 @@ async fn attend(
                 return Ok(exit_code(status));
             }
             signal = signals.next() => match &program {
+                // a terminal's keys reach the program by themselves
+                Some(running) if running.is_running() && signals.terminal && KEYS.contains(&signal) => {}
                 Some(running) if running.is_running() => running.signal(signal),
                 Some(_) | None if ENDING.contains(&signal) => return Ok(ended_by(signal)),
                 Some(_) | None => {}
@@ -106,11 +111,13 @@ fn ended_by(signal: Signal) -> ExitCode {
 }
 
 /// What comes to the agent is meant for the program.
-struct Signals(Vec<(Signal, Heard)>);
+struct Signals {
+    heard: Vec<(Signal, Heard)>,
+    terminal: bool,
+}
 
 impl Signals {
     fn listen() -> Result<Self> {
-        let terminal = std::io::stdin().is_terminal();
         let kinds = [
             (Signal::HUP, SignalKind::hangup()),
             (Signal::INT, SignalKind::interrupt()),
@@ -119,14 +126,12 @@ impl Signals {
             (Signal::USR1, SignalKind::user_defined1()),
             (Signal::USR2, SignalKind::user_defined2()),
         ];
-        // a terminal's keys reach the program by themselves
-        let kinds = kinds.into_iter().filter(|(kind, _)| !terminal || *kind != Signal::QUIT);
-        let heard = kinds.map(|(name, kind)| Ok((name, signal(kind)?))).collect::<std::io::Result<_>>()?;
-        Ok(Self(heard))
+        let heard = kinds.into_iter().map(|(name, kind)| Ok((name, signal(kind)?)));
+        Ok(Self { heard: heard.collect::<std::io::Result<_>>()?, terminal: std::io::stdin().is_terminal() })
     }
 
     async fn next(&mut self) -> Signal {
-        let waits = self.0.iter_mut().map(|(name, heard)| {
+        let waits = self.heard.iter_mut().map(|(name, heard)| {
             Box::pin(async move {
                 heard.recv().await;
                 *name
@@ -145,5 +150,6 @@ impl Signals {
     }
 }
 
+const KEYS: [Signal; 2] = [Signal::INT, Signal::QUIT];
 const ENDING: [Signal; 3] = [Signal::INT, Signal::QUIT, Signal::TERM];
 const LOG_OUT_MAX: Duration = Duration::from_secs(5);

@@ -243,8 +243,14 @@ fn ready(listener: &Listener) {
 
 /// The barrier keyring is in this process: no core dumps, and nobody of our uid reads its memory.
 pub(crate) fn no_core_dumps() -> Result<()> {
-    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    use rustix::process::{Resource, Rlimit, setrlimit};
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    not_dumpable()
+}
+
+/// Of this process alone: a program that it runs is as it would be.
+pub(crate) fn not_dumpable() -> Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     if !rustix::process::dumpable_behavior().is_ok_and(|now| now == DumpableBehavior::NotDumpable) {
         bail!("the kernel did not switch core dumps off");

@@ -100,9 +100,9 @@ fn is_installed(package: &str) -> bool {
         "opensc" => "pkcs11-tool",
         "nodejs" => "node",
         "mariadb-server" => "/usr/sbin/mariadbd",
+        // its programs stand below a folder of its version
         "postgresql" => "/usr/lib/postgresql/*/bin/initdb",
         "rsyslog" => "/usr/sbin/rsyslogd",
-        // its programs stand below a folder of its version
         "rsyslog-openssl" => {
             let listed =
                 Command::new("dpkg").args(["-L", package]).stdout(Stdio::null()).stderr(Stdio::null()).status();

@@ -83,8 +83,8 @@ struct Resealed {
     before: Option<Id>,
 }
 
-/// A store that is older than the log. Leaves do not tell their revision; the store's state, which the log tells now and then,
-/// does: whatever was told around it may be in the store or not.
+/// A store that is older than the log. Leaves of earlier versions do not tell their revision: of those, whatever was told around
+/// the store's state, which the log tells now and then, may be in the store or not.
 #[derive(Debug)]
 struct AsOf {
     revision: u64,

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use client::{ClientCertificate, Input, Login, Options, SecretId};
 use rustix::process::Signal;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -169,6 +169,7 @@ impl Config {
             template.mode().with_context(|| format!("{}.mode", named()))?;
             ensure!(template.destination.file_name().is_some(), "{}.destination: it names no file", named());
         }
+        config.check_outputs()?;
         if let Some(exec) = &config.exec {
             ensure!(
                 exec.command.first().is_some_and(|program| !program.is_empty()),
@@ -188,6 +189,20 @@ impl Config {
             "there is nothing to do: name a `template`, a `sink` or an `exec`"
         );
         Ok(config)
+    }
+
+    /// Each file is of one output: two would take turns.
+    fn check_outputs(&self) -> Result<()> {
+        let templates = (0..)
+            .zip(&self.template)
+            .map(|(at, template)| (format!("template[{at}].destination"), &template.destination));
+        let sinks = (0..).zip(&self.sink).map(|(at, sink)| (format!("sink[{at}].file"), &sink.file));
+        let status = self.status_file.iter().map(|file| ("status_file".to_owned(), file));
+        let mut known = HashSet::new();
+        for (field, file) in templates.chain(sinks).chain(status) {
+            ensure!(known.insert(file), "{field}: another output has this file");
+        }
+        Ok(())
     }
 
     pub fn refresh(&self) -> Duration {

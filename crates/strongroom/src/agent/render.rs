@@ -78,8 +78,8 @@ pub(super) fn check(name: &str, text: &str) -> Result<()> {
 }
 
 /// Renders with what is known.
-pub(super) fn render(name: &str, text: &str, known: &Known) -> Result<Rendered> {
-    let look = Arc::new(Look { known: known.clone(), seen: Mutex::default() });
+pub(super) fn render(name: &str, text: &str, known: Known) -> Result<Rendered> {
+    let look = Arc::new(Look { known, seen: Mutex::default() });
     let mut environment = environment();
     let here = Arc::clone(&look);
     environment.add_function("secret", move |path: String| here.up(Source::whole(&path)));
@@ -205,7 +205,7 @@ mod tests {
             ("{{ kv('secret/other').x }}", Err("secret/data/other")),
             ("{{ database('db/pg/ro').username }}", Err("db/pg/creds/ro")),
         ] {
-            match (render("t", text, &known()).unwrap(), expected) {
+            match (render("t", text, known()).unwrap(), expected) {
                 (Rendered::Whole { text: made, .. }, Ok(expected)) => {
                     assert_eq!(String::from_utf8_lossy(made.expose()), expected, "{text}");
                 }
@@ -228,7 +228,7 @@ mod tests {
             ("{{ kv('secret/app/db', lable='x') }}", "line 1"),
             ("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", "too long"),
         ] {
-            let error = render("t", text, &known()).map(|_| ()).unwrap_err().to_string();
+            let error = render("t", text, known()).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(said) && !error.contains("s3"), "{text}: {error}");
         }
         assert!(check("t", "{{ a ").unwrap_err().to_string().contains("t:1"));

@@ -149,7 +149,7 @@ impl Work {
                     failures += 1;
                     let wait = back_off(failures + 1, None, Spread::random());
                     let secs = wait.as_secs_f32();
-                    tracing::warn!(%fault, retry_in_secs = secs, "the vault is not heard: what was rendered last stands");
+                    tracing::warn!(%fault, retry_in_secs = secs, "not all was rendered: what was rendered last stands");
                     tokio::time::sleep(wait).await;
                 }
             }
@@ -239,6 +239,13 @@ impl Work {
         let mut environment = Environment::new();
         for (name, text) in &self.variables {
             match filled(larder, name, text, &mut used).await {
+                // the program that runs stands until a sound one can take its place
+                Ok(text) if text.len() >= VARIABLE_BYTES_MAX || text.expose().contains(&0) => {
+                    whole = false;
+                    let refused =
+                        anyhow!("exec.environment.{name}: no variable holds a NUL, or {VARIABLE_BYTES_MAX} bytes");
+                    fault.get_or_insert(Fault::Own(refused));
+                }
                 Ok(text) => environment.push((name.clone(), Arc::new(text))),
                 Err(error) => {
                     whole = false;
@@ -293,7 +300,7 @@ async fn filled(
     used: &mut BTreeSet<Source>,
 ) -> Result<SecretBytes, Fault> {
     for _ in 0..SECRETS_MAX {
-        match render(name, text, &larder.known()).map_err(Fault::Own)? {
+        match render(name, text, larder.known()).map_err(Fault::Own)? {
             Rendered::Whole { text, used: here } => {
                 used.extend(here);
                 return Ok(text);
@@ -304,5 +311,7 @@ async fn filled(
     Err(Fault::Own(anyhow!("{name} needs more than {SECRETS_MAX} secrets")))
 }
 
+/// Linux takes 128 KiB with the name.
+const VARIABLE_BYTES_MAX: usize = 120 << 10;
 /// Of one template.
 const SECRETS_MAX: usize = 100;

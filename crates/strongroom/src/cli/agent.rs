@@ -1,6 +1,7 @@
 //! `strongroom agent`: for programs that know nothing of a vault.
 
 use crate::agent::{self, Config, Until};
+use crate::server::not_dumpable;
 use crate::telemetry;
 use anyhow::Result;
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ A configuration:
   address = \"https://vault.example:8200\"
   ca = \"/etc/strongroom/ca.pem\"
   [login]
-  method = \"approle\"                        # or userpass, jwt, kubernetes, certificate, token-file
+  method = \"approle\"                        # or userpass, certificate, token-file; jwt and kubernetes against another vault
   role_id_file = \"/etc/app/role-id\"
   secret_id_file = \"/run/app/wrapping-token\"
   wrapped_at = \"auth/approle/role/web/secret-id\"
@@ -42,6 +43,7 @@ pub struct Arguments {
 
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     telemetry::start();
+    not_dumpable()?;
     let config = Config::load(&arguments.config)?;
     let until = if arguments.once { Until::Rendered } else { Until::Ended };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

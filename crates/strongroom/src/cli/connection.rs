@@ -112,8 +112,9 @@ impl Connection {
 
     /// Without the slashes around; of the root nothing.
     fn namespace(&self) -> &str {
-        let named = [&self.namespace, &self.vault_namespace].into_iter().flatten().map(|named| named.trim_matches('/'));
-        named.filter(|named| !named.is_empty()).find(|named| *named != "root").unwrap_or_default()
+        // what was named first counts, the root too
+        let named = self.namespace.as_deref().or(self.vault_namespace.as_deref()).unwrap_or_default().trim_matches('/');
+        if named == "root" { "" } else { named }
     }
 
     fn options(&self) -> Result<Options> {

@@ -115,6 +115,11 @@ impl Database {
             // without a last word: all of it is thrown away
             let _ = server.kill().await;
         }
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

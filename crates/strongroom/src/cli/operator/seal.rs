@@ -183,8 +183,9 @@ pub async fn key_status(connection: &Connection) -> Result<Answer> {
 impl Unseal {
     pub async fn run(self, connection: &Connection) -> Result<Answer> {
         let mut told = None;
-        for file in &self.shares {
-            let body = share(file, None, self.reset).await?;
+        for (at, file) in self.shares.iter().enumerate() {
+            // the first one shows who may drop what there is
+            let body = share(file, None, self.reset && at == 0).await?;
             told = Some(anybody(connection, Method::PUT, "sys/unseal", Some(body)).await?);
         }
         let told = told.ok_or_else(|| Usage("no share was named".to_owned()))?;
@@ -330,7 +331,14 @@ async fn written(connection: &Connection, answer: &SecretBytes, folder: NewFolde
     for share in made.keys.iter().take_while(|_| made.verification_required) {
         let body = text(&Share { key: &share.0, nonce: Some(&made.verification_nonce), reset: false })?;
         let told = asked(connection, Method::PUT, "sys/rekey-recovery-key/verify", Some(body)).await;
-        let told = told.with_context(|| format!("the shares in {} do not count", out.display()))?;
+        let told = told.map_err(|error| {
+            let refused = error.downcast_ref::<client::Error>().is_some_and(|error| !error.is_transient());
+            error.context(if refused {
+                format!("the shares in {} do not count", out.display())
+            } else {
+                format!("it is not known whether the shares in {} count: keep them, and the old ones", out.display())
+            })
+        })?;
         counts = secrets::parsed(&told)?["complete"] == true;
         if counts {
             break;
