@@ -24,6 +24,12 @@ contents = "{{ kv('secret/app').password }}"
 destination = "DIR/password"
 "#;
 
+const FORBIDDEN: &str = r#"
+[[template]]
+contents = "{{ kv('secret/others').password }}"
+destination = "DIR/forbidden"
+"#;
+
 const TOKEN: &str = "
 [[sink]]
 file = \"DIR/token\"
@@ -260,7 +266,8 @@ fn a_database_user_is_renewed_and_replaced_and_what_the_file_says_always_logs_in
     let stand = Stand::new("1h");
     let pg = database(&stand, "4s", "12s");
     stand.wrap_secret_id();
-    let mut agent = stand.agent(&[USER, TOKEN].concat());
+    // what may never be read keeps nothing else waiting
+    let mut agent = stand.agent(&[USER, FORBIDDEN, TOKEN].concat());
     until("there is a user", Duration::from_secs(30), || stand.says("user").contains(' '));
     let logs_in = || {
         let (name, password) = user(&stand);

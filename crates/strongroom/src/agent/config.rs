@@ -399,6 +399,8 @@ mod tests {
             ("mode = \"0640\"", "mode = \"4755\"", "template[0].mode"),
             ("contents = ", "source = \"/x\"\ncontents = ", "template[0]: name one of"),
             ("destination = \"/run/app/password\"", "destination = \"/\"", "template[0].destination"),
+            ("destination = \"/run/app/password\"", "destination = \"/run/app/token\"", "sink[0].file"),
+            ("file = \"/run/app/token\"", "file = \"/run/app/status.json\"", "status_file"),
             ("on_change = \"SIGHUP\"", "on_change = \"SIGKILL\"", "exec.on_change"),
             ("on_change = \"SIGHUP\"", "stop_signal = \"HANGUP\"", "exec.stop_signal"),
             ("[\"/usr/bin/app\", \"--config\", \"/run/app/config\"]", "[]", "exec.command"),

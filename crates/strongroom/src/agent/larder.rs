@@ -18,6 +18,8 @@ struct Held {
     lease: Option<Lease>,
     /// When it is read again where no lease says so before.
     stale: Option<Instant>,
+    /// It is stale, and could not be read: nobody waits for it, and it is tried with whatever comes next.
+    put_off: bool,
 }
 
 impl Larder {
@@ -36,6 +38,16 @@ impl Larder {
 
     /// Reads it, in place of what was there. What fails leaves the old one.
     pub(super) async fn fetch(&mut self, source: &Source) -> Result<(), Error> {
+        let fetched = self.read(source).await;
+        if fetched.is_err()
+            && let Some(held) = self.held.get_mut(source)
+        {
+            held.put_off = true;
+        }
+        fetched
+    }
+
+    async fn read(&mut self, source: &Source) -> Result<(), Error> {
         let (secret, lease) = match self.vault.obtain(&source.path).await? {
             Obtained::Plain(secret) => (Some(secret), None),
             Obtained::Leased(lease) => (None, Some(lease)),
@@ -43,7 +55,7 @@ impl Larder {
         let read = secret.as_ref().or(lease.as_ref().map(Lease::secret)).ok_or(Error::Answer)?;
         let value = value(read, source.part)?;
         let stale = lease.is_none().then(|| Instant::now() + refresh(read, source, self.refresh));
-        self.held.insert(source.clone(), Held { value, lease, stale });
+        self.held.insert(source.clone(), Held { value, lease, stale, put_off: false });
         Ok(())
     }
 
@@ -55,9 +67,9 @@ impl Larder {
         self.held.iter().filter(|(_, held)| is_stale(held)).map(|(source, _)| source.clone()).collect()
     }
 
-    /// Returns when something is stale; never where nothing can be.
+    /// Returns when something is stale that was not put off; never where nothing can be.
     pub(super) async fn until_stale(&self) {
-        let waits = self.held.values().map(|held| match (&held.lease, held.stale) {
+        let waits = self.held.values().filter(|held| !held.put_off).map(|held| match (&held.lease, held.stale) {
             (Some(lease), _) => lease.ending().boxed(),
             (None, Some(stale)) => tokio::time::sleep_until(stale.into()).boxed(),
             (None, None) => std::future::pending().boxed(),

@@ -150,7 +150,12 @@ impl Work {
                     let wait = back_off(failures + 1, None, Spread::random());
                     let secs = wait.as_secs_f32();
                     tracing::warn!(%fault, retry_in_secs = secs, "not all was rendered: what was rendered last stands");
-                    tokio::time::sleep(wait).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        // what can be read is not kept waiting by what cannot
+                        () = larder.until_stale() => {}
+                        _ = vault.changed(&standing) => {}
+                    }
                 }
             }
         }
