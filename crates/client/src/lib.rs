@@ -46,7 +46,7 @@ pub use login::{Input, Login, SecretId, text_object};
 pub use options::{ClientCertificate, Options};
 pub use secret::{Granted, Secret};
 pub use stream::{Done, StreamError, decrypt_chunks, encrypt_chunks, read_header};
-pub use vault::{Kv, NoLogin, Obtained, Repeat, Standing, Vault};
+pub use vault::{Kv, NoLogin, Obtained, Repeat, Standing, Vault, check_creation_path};
 
 use bytes::Bytes;
 use proto::{identity, kms, operator};

@@ -7,6 +7,7 @@
 
 use crate::secret::{Auth, Envelope, Secret};
 use crate::timing::Term;
+use crate::vault::check_creation_path;
 use crate::{ApiRequest, Client, Error, Method, SecretBytes};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -189,11 +190,11 @@ impl Memory {
         let own = stranger.with_token(Some(&token?))?;
         let answer = own.api(ApiRequest::new(Method::GET, "sys/wrapping/lookup".to_owned())).await;
         let looked = self.judged(answer, print)?;
-        let found = Secret::parse(&looked)?.field("creation_path")?;
-        let found = String::from_utf8_lossy(found.as_ref().map_or(&b""[..], SecretBytes::expose)).into_owned();
-        if found != creation_path.trim_matches('/') {
-            self.shown = print;
-            return Err(Error::WrappedElsewhere { found, expected: creation_path.to_owned() });
+        if let Err(error) = check_creation_path(&looked, creation_path) {
+            if matches!(error, Error::WrappedElsewhere { .. }) {
+                self.shown = print;
+            }
+            return Err(error);
         }
         let answer = own.api(ApiRequest::new(Method::PUT, "sys/wrapping/unwrap".to_owned())).await;
         let unwrapped = self.judged(answer, print)?;

@@ -192,11 +192,7 @@ impl Vault {
     pub async fn unwrap(&self, token: &SecretBytes, creation_path: &str) -> Result<Secret, Error> {
         let own = self.0.session.borrow().client.with_token(Some(token))?;
         let looked = own.api(ApiRequest::new(Method::GET, "sys/wrapping/lookup".to_owned())).await?;
-        let found = Secret::parse(&looked)?.field("creation_path")?;
-        let found = String::from_utf8_lossy(found.as_ref().map_or(&b""[..], SecretBytes::expose)).into_owned();
-        if found != creation_path.trim_matches('/') {
-            return Err(Error::WrappedElsewhere { found, expected: creation_path.to_owned() });
-        }
+        check_creation_path(&looked, creation_path)?;
         Secret::parse(&own.api(ApiRequest::new(Method::PUT, "sys/wrapping/unwrap".to_owned())).await?)
     }
 
@@ -277,6 +273,16 @@ impl Vault {
             }
         }
     }
+}
+
+/// What `sys/wrapping/lookup` answered is of an answer that was wrapped at this path.
+pub fn check_creation_path(looked: &SecretBytes, expected: &str) -> Result<(), Error> {
+    let found = Secret::parse(looked)?.field("creation_path")?;
+    let found = String::from_utf8_lossy(found.as_ref().map_or(&b""[..], SecretBytes::expose)).into_owned();
+    if found == expected.trim_matches('/') {
+        return Ok(());
+    }
+    Err(Error::WrappedElsewhere { found, expected: expected.to_owned() })
 }
 
 impl NoLogin {

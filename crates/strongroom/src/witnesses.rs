@@ -12,6 +12,7 @@ use audit::note::{KeyKind, Note, VerifierKey};
 use audit::witness::submitting::{Ask, Reply, Standing, Submitting};
 use audit::witness::{ADD_CHECKPOINT, AddCheckpoint};
 use audit::{Acks, Log, Witnesses};
+use client::timing::Spread;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use http::header::{CONTENT_TYPE, HOST};
@@ -98,7 +99,7 @@ impl Panel {
             let due = submitting.due(Instant::now(), wants).unwrap_or_else(|| Instant::now() + IDLE);
             tokio::select! {
                 Some((ask, reply)) = asked.next() => {
-                    let note = submitting.answered(&ask, reply, log.size(), (Instant::now(), jitter()));
+                    let note = submitting.answered(&ask, reply, log.size(), (Instant::now(), Spread::random().0));
                     if let Some(note) = note {
                         keep(&log, note).await;
                     }
@@ -232,13 +233,6 @@ fn tls(ca: Option<&Path>) -> Result<Arc<ClientConfig>> {
     let mut config = dial::tls(ca, None)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
-}
-
-fn jitter() -> u8 {
-    let mut byte = [0; 1];
-    // without it several servers may come together
-    let _ = getrandom::fill(&mut byte);
-    byte[0]
 }
 
 /// For one question, its proof and connection included.

@@ -122,12 +122,7 @@ impl Unwrap {
         let connection = &self.connection;
         if let Some(expected) = &self.expect_path {
             let looked = call(connection, Method::GET, "sys/wrapping/lookup".into(), None, Wrapping::default()).await?;
-            let found = parsed(&looked)?;
-            let path = found.pointer("/data/creation_path").and_then(Value::as_str).unwrap_or_default();
-            anyhow::ensure!(
-                path == expected.trim_matches('/'),
-                "it was wrapped at `{path}`, not at `{expected}`: somebody may have unwrapped it before; it was left unfetched"
-            );
+            client::check_creation_path(&looked, expected)?;
         }
         ask(connection, Method::PUT, "sys/wrapping/unwrap".into(), None, Wrapping::default()).await
     }

@@ -140,22 +140,11 @@ struct Made {
     #[serde(default)]
     complete: bool,
     #[serde(default)]
-    keys: Vec<Zeroized>,
+    keys: Vec<Zeroizing<String>>,
     #[serde(default)]
     verification_required: bool,
     #[serde(default)]
     verification_nonce: String,
-}
-
-/// Text that is wiped.
-#[derive(Deserialize)]
-#[serde(from = "String")]
-struct Zeroized(Zeroizing<String>);
-
-impl From<String> for Zeroized {
-    fn from(text: String) -> Self {
-        Self(Zeroizing::new(text))
-    }
 }
 
 #[derive(Serialize)]
@@ -269,12 +258,12 @@ fn named(nonce: &str) -> String {
 async fn begin(connection: &Connection, otp_out: &Path) -> Result<Answer> {
     #[derive(Deserialize)]
     struct Begun {
-        otp: Zeroized,
+        otp: Zeroizing<String>,
     }
     let file = NewFile::create(otp_out, Replace::when(false))?;
     let answer = anybody(connection, Method::PUT, ATTEMPT, None).await?;
     let Begun { otp } = serde_json::from_slice(answer.expose()).context("the server's answer tells no password")?;
-    keep(file, otp.0.as_bytes()).await?;
+    keep(file, otp.as_bytes()).await?;
     attempt(&answer)
 }
 
@@ -324,12 +313,12 @@ async fn written(connection: &Connection, answer: &SecretBytes, folder: NewFolde
     }
     let writer = folder.writer();
     for (number, share) in (1..).zip(&made.keys) {
-        writer.write(&format!("share-{number}"), share.0.as_bytes())?;
+        writer.write(&format!("share-{number}"), share.as_bytes())?;
     }
     folder.finish()?;
     let mut counts = !made.verification_required;
     for share in made.keys.iter().take_while(|_| made.verification_required) {
-        let body = text(&Share { key: &share.0, nonce: Some(&made.verification_nonce), reset: false })?;
+        let body = text(&Share { key: share, nonce: Some(&made.verification_nonce), reset: false })?;
         let told = asked(connection, Method::PUT, "sys/rekey-recovery-key/verify", Some(body)).await;
         let told = told.map_err(|error| {
             let refused = error.downcast_ref::<client::Error>().is_some_and(|error| !error.is_transient());
