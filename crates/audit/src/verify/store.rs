@@ -38,7 +38,7 @@ pub struct Told {
     rows: HashMap<Id, Last>,
     /// By value: every one that was ever stored, and every deletion.
     values: HashMap<Id, Teller>,
-    /// By value: those that were sealed anew from what this log did not tell last of the row.
+    /// By value: those that were sealed anew, but for rows of before an acknowledged rollback.
     resealed: HashMap<Id, Resealed>,
     newest: Option<StoreState>,
     /// Of the last acknowledged rollback.
@@ -66,6 +66,9 @@ impl Last {
 /// What the store was at with a change: generation, then revision.
 type At = (u64, u64);
 
+/// What a log told last of a row before what is known to follow, and when.
+type Was = (usize, Option<Id>, Option<At>);
+
 fn at(record: &Record<'_>) -> Option<At> {
     record.committed.map(|state| (state.generation, state.revision))
 }
@@ -79,8 +82,18 @@ struct Teller {
 #[derive(Debug, Clone, Copy)]
 struct Resealed {
     of: Id,
-    /// What this log told last of the row, then.
+    /// What this log told last of the row, then; and when that was.
     before: Option<Id>,
+    since: Option<At>,
+    at: Option<At>,
+}
+
+impl Resealed {
+    /// Told in between by another log: what was sealed anew was not the row's last value.
+    fn is_overtaken_by(&self, (value, at): (Option<Id>, Option<At>)) -> bool {
+        let is_between = |told| self.since.is_none_or(|since| since < told) && self.at.is_some_and(|at| told < at);
+        value != Some(self.of) && at.is_some_and(is_between)
+    }
 }
 
 /// A store that is older than the log. Leaves of earlier versions do not tell their revision: of those, whatever was told around
@@ -239,10 +252,12 @@ impl Told {
     fn sealed_anew(&mut self, path: Id, of: Id, now: Option<Id>, (index, record): (u64, &Record<'_>)) {
         let Some(now) = now else { return };
         let Some(before) = self.changed(path, Some(now), index, record) else { return };
-        let is_last = |last: &Last| last.value == Some(of) || self.is_of_before_rollback(last);
-        if !before.as_ref().is_some_and(is_last) {
-            self.resealed.insert(now, Resealed { of, before: before.and_then(|before| before.value) });
+        if before.as_ref().is_some_and(|last| self.is_of_before_rollback(last)) {
+            return;
         }
+        let since = before.and_then(|before| before.at);
+        let before = before.and_then(|before| before.value);
+        self.resealed.insert(now, Resealed { of, before, since, at: at(record) });
     }
 
     /// `value` is what the row has, or may have.
@@ -366,15 +381,20 @@ impl Comparison {
 
     /// What was sealed anew was the row's last value, as one of the logs tells. `then` are rows as logs had told them before what
     /// is known to follow.
-    fn stems(&self, log: usize, path: &Id, value: &Id, then: &mut Vec<(usize, Option<Id>)>) -> bool {
+    fn stems(&self, log: usize, path: &Id, value: &Id, then: &mut Vec<Was>) -> bool {
         let resealed = self.logs.get(log).and_then(|told| told.resealed.get(value));
-        let Some(Resealed { of, before }) = resealed else { return true };
-        if then.len() >= RESEALED_MAX {
+        let Some(resealed) = resealed else { return true };
+        let Resealed { of, before, since, .. } = resealed;
+        let was = |other: usize| then.iter().rev().find(|(log, ..)| *log == other).map(|(_, value, at)| (*value, *at));
+        let is = |told: &Told| told.rows.get(path).map(|last| (last.value, last.at));
+        let others = self.logs.iter().enumerate().filter(|(other, _)| *other != log);
+        let mut lasts = others.filter_map(|(other, told)| was(other).or_else(|| is(told)));
+        if then.len() >= RESEALED_MAX || lasts.any(|last| resealed.is_overtaken_by(last)) {
             return false;
         }
-        then.push((log, *before));
+        then.push((log, *before, *since));
         let found = self.logs.iter().enumerate().any(|(other, told)| {
-            let known = then.iter().rev().find(|(log, _)| *log == other).map(|(_, before)| *before);
+            let known = then.iter().rev().find(|(log, ..)| *log == other).map(|(_, before, _)| *before);
             let is_last = known.map_or_else(|| told.accepts(path, Some(*of)), |before| before == Some(*of));
             let went_back = || told.rows.get(path).is_some_and(|last| told.is_of_before_rollback(last));
             (is_last || went_back()) && self.stems(other, path, of, then)

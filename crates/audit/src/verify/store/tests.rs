@@ -375,6 +375,37 @@ fn of_two_nodes_logs_that_counts_which_was_committed_last() {
     }
 }
 
+/// A leaf of a row that was sealed anew: what stood there, and what stands there now.
+fn resealed(rig: &mut Rig, revision: u64, path: &str, of: &str, now: &str) {
+    let value = |value: &str| (hex::encode(hash(path)), hex::encode(hash(value)));
+    let (at, request) = (Timestamp::from_unix_millis(revision), revision.to_string());
+    let committed = Some(StoreState { revision, generation: 1 });
+    let changes = [value(of), value(now)];
+    rig.entry(&Record { changes: &changes, committed, ..Record::new(at, &request, RESEALED, &Subject::System) });
+}
+
+#[test]
+fn what_is_sealed_anew_is_judged_by_what_all_nodes_told_before() {
+    // one writes, the other writes or deletes later, and the first one seals anew what stands there
+    for (second, of, expected) in
+        [("a1", "a1", &[][..]), ("a1", "a0", &[Kind::Resealed]), ("", "a0", &[Kind::Resealed])]
+    {
+        for again in [false, true] {
+            let (mut one, mut two) = (Rig::default(), Rig::default());
+            committed(&mut one, 1, "a", "a0");
+            committed(&mut two, 2, "a", second);
+            resealed(&mut one, 3, "a", of, "a2");
+            if again {
+                resealed(&mut two, 4, "a", "a2", "a3");
+            }
+            let stands = if again { "a3" } else { "a2" };
+            let compared = compare(vec![one.told, two.told], &[("a", stands)]);
+            let kinds: Vec<_> = compared.findings.iter().map(|finding| finding.kind).collect();
+            assert_eq!(kinds, expected, "{second:?} {of} {again}");
+        }
+    }
+}
+
 #[test]
 fn a_backup_is_what_was_committed_until_then_to_the_change() {
     let logs = || {
