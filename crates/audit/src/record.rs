@@ -118,6 +118,9 @@ pub struct Record<'a> {
     /// The namespace that was asked in, as `a/b/`: the path is one of it. Empty: the root.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub namespace: &'a str,
+    /// Of a login: what proved who it is (an issuer and its key, a thumbprint, a role's unique id); no credential. Personal.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub proof: &'a str,
     /// Of a change: what the store was at with it. So it is known which of two changes came first, though several nodes'
     /// logs tell them, or one tells them in another order. [`committed`] adds it, once that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,6 +166,7 @@ impl<'a> Record<'a> {
             latency_micros: None,
             store: None,
             namespace: "",
+            proof: "",
             committed: None,
         }
     }

@@ -46,6 +46,8 @@ pub struct Entry {
     #[serde(default)]
     namespace: String,
     #[serde(default)]
+    proof: String,
+    #[serde(default)]
     committed: Option<StoreState>,
     #[serde(skip)]
     sealed: Option<Sealed>,
@@ -176,6 +178,7 @@ impl Entry {
             latency_micros: self.latency_micros,
             store: self.store,
             namespace: &self.namespace,
+            proof: &self.proof,
             committed: self.committed,
         }
     }
@@ -200,6 +203,7 @@ impl Entry {
             Subject::Unauthenticated | Subject::System => return Err(NotOpened::Rejected),
         }
         self.from = read.from;
+        self.proof = read.proof;
         Ok(())
     }
 }
@@ -299,6 +303,7 @@ pub(super) fn write_personal(out: &mut Vec<u8>, record: &Record<'_>) {
         Subject::Unauthenticated | Subject::System => {}
     }
     wire::bytes(out, number::PERSONAL_FROM, record.from.as_bytes());
+    wire::bytes(out, number::PERSONAL_PROOF, record.proof.as_bytes());
 }
 
 fn write_sealed(out: &mut Vec<u8>, sealed: &Sealed) {
@@ -333,6 +338,7 @@ struct Read {
     latency_micros: Option<u64>,
     store: Option<StoreState>,
     namespace: String,
+    proof: String,
     committed: Option<StoreState>,
     sealed: Option<Sealed>,
 }
@@ -385,6 +391,7 @@ impl Read {
             match field? {
                 (number::PERSONAL_NAME, value) => self.name = value.text()?,
                 (number::PERSONAL_FROM, value) => self.from = value.text()?,
+                (number::PERSONAL_PROOF, value) => self.proof = value.text()?,
                 _ => return Err(Malformed::Field),
             }
         }
@@ -422,6 +429,7 @@ impl Read {
             latency_micros: self.latency_micros,
             store: self.store,
             namespace: self.namespace,
+            proof: self.proof,
             committed: self.committed,
             sealed: self.sealed,
         })
@@ -550,6 +558,7 @@ mod number {
 
     pub(super) const PERSONAL_NAME: u32 = 1;
     pub(super) const PERSONAL_FROM: u32 = 2;
+    pub(super) const PERSONAL_PROOF: u32 = 3;
 
     pub(super) const SEALED_KEY_ID: u32 = 1;
     pub(super) const SEALED_COUNTER: u32 = 2;

@@ -11,7 +11,7 @@ use std::path::Path;
 #[derive(Debug, Clone)]
 struct Told {
     time: u64,
-    texts: [String; 9],
+    texts: [String; 10],
     subject: Subject,
     decision: Decision,
     outcome: Outcome,
@@ -25,7 +25,7 @@ struct Told {
 
 impl Told {
     fn record(&self) -> Record<'_> {
-        let [request_id, operation, path, from, rule, entity, certificate, node, namespace] = &self.texts;
+        let [request_id, operation, path, from, rule, entity, certificate, node, namespace, proof] = &self.texts;
         Record {
             time: self.time,
             request_id,
@@ -45,6 +45,7 @@ impl Told {
             latency_micros: self.latency_micros,
             store: self.store,
             namespace,
+            proof,
             committed: self.committed,
         }
     }
@@ -61,6 +62,7 @@ fn full() -> Told {
         "c0ffee",
         "node-1",
         "a/b/",
+        "jwt issuer=x",
     ];
     Told {
         time: 1_795_000_000_123,
@@ -98,6 +100,7 @@ fn usual() -> Told {
             "",
             "",
             "",
+            "",
         ]
         .map(str::to_owned),
         outcome: Outcome::Asked,
@@ -129,10 +132,14 @@ fn an_entry_has_these_bytes() {
     let subject = Subject::System;
     let least = Record::new(Timestamp::default(), "", "", &subject);
     assert_eq!(hex::encode(entry_of(&least)), GOLDEN_LEAST);
-    assert_eq!(hex::encode(entry_of(&full().record())), GOLDEN_FULL.concat());
+    let told = full();
+    // as it was before logins told what proved them
+    assert_eq!(hex::encode(entry_of(&Record { proof: "", ..told.record() })), GOLDEN_FULL.concat());
+    let proof = format!("1a0c{}", hex::encode("jwt issuer=x"));
+    assert!(hex::encode(entry_of(&told.record())).contains(&proof));
     // of the root, as it was before there were namespaces
     let roots = GOLDEN_FULL.concat().replace("d20104612f622f", "").replace("a506e3bee06f", "a50699730397");
-    assert_eq!(hex::encode(entry_of(&Record { namespace: "", ..full().record() })), roots);
+    assert_eq!(hex::encode(entry_of(&Record { namespace: "", proof: "", ..told.record() })), roots);
 }
 
 #[test]
@@ -363,7 +370,7 @@ fn the_schema_reads_every_field_that_the_encoder_writes() {
             { "index": 300, "outcome": "OUTCOME_FAILED", "reason": "KEY_DISABLED" },
         ],
         "entity": "e1", "certificate": "c0ffee", "node": "node-1", "latency_micros": 1234,
-        "store": { "revision": 77, "generation": 3 }, "namespace": "a/b/", "committed": { "revision": 78, "generation": 3 }, "personal": { "name": "alice", "from": "192.0.2.1:5" },
+        "store": { "revision": 77, "generation": 3 }, "namespace": "a/b/", "committed": { "revision": 78, "generation": 3 }, "personal": { "name": "alice", "from": "192.0.2.1:5", "proof": "jwt issuer=x" },
         "crc32": null,
     });
     assert_eq!(json, expected);
@@ -488,7 +495,7 @@ fn a_record() -> impl Strategy<Value = Told> {
     let item = item.prop_map(|(index, key_id, outcome, context_hmac)| Item { index, key_id, outcome, context_hmac });
     let store = (any::<u64>(), any::<u64>());
     let store = option::of(store.prop_map(|(revision, generation)| StoreState { revision, generation }));
-    let texts: [_; 9] = std::array::from_fn(|_| a_text());
+    let texts: [_; 10] = std::array::from_fn(|_| a_text());
     let lists = (vec((a_text(), a_text()), 0..4), vec(item, 0..4));
     let rest = (option::of(a_text()), lists, option::of(any::<u64>()), store);
     (any::<u64>(), texts, subject, decision, an_outcome(), rest).prop_map(
