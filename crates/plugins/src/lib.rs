@@ -6,6 +6,7 @@
 
 pub mod database;
 mod fault;
+pub mod outside;
 
 use rustls::RootCertStore;
 use std::sync::Arc;

@@ -45,6 +45,7 @@ pub struct Wired {
     kms_caches: Arc<kms::Caches>,
     vault_caches: Arc<vault::Caches>,
     databases: vault::Databases,
+    outside: Arc<dyn vault::outside::Outside>,
     boundary: hsm::Options,
     /// Of the main runtime: for workers, status and health.
     watched_boundary: Arc<SocketBoundary>,
@@ -118,6 +119,7 @@ impl Wired {
             kms_caches,
             vault_caches,
             databases: databases(),
+            outside: Arc::new(plugins::outside::Http::new(authorities())),
             boundary: options,
             watched_boundary,
             operator: Arc::new(operator),
@@ -190,6 +192,7 @@ impl Wired {
             strangers: self.strangers.of_vault(lane),
             telemetry: Arc::new(self.metrics.clone()),
             databases: self.databases.clone(),
+            outside: Arc::clone(&self.outside),
             caches: Arc::clone(&self.vault_caches),
         })?)
     }
@@ -305,9 +308,13 @@ async fn still_agrees(log: Arc<Log>) {
     tracing::error!("the audit log is not the one that the boundary has signed");
 }
 
-/// Without authorities that the system trusts a database is believed by its configuration's alone.
 fn databases() -> vault::Databases {
-    plugins::databases(client::authorities(None).unwrap_or_else(|_| rustls::RootCertStore::empty()))
+    plugins::databases(authorities())
+}
+
+/// Without authorities that the system trusts, whoever is dialled is believed by what is configured alone.
+fn authorities() -> rustls::RootCertStore {
+    client::authorities(None).unwrap_or_else(|_| rustls::RootCertStore::empty())
 }
 
 fn lease_gauges(metrics: &Metrics, vault: &Arc<vault::Caches>) {

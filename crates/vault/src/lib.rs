@@ -21,6 +21,7 @@ mod gone;
 pub mod lease;
 pub mod mount;
 pub mod namespace;
+pub mod outside;
 pub mod quota;
 mod recovery;
 pub mod reply;

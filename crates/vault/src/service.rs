@@ -42,6 +42,8 @@ pub struct Seams {
     pub telemetry: Arc<dyn Telemetry>,
     /// What dials out to databases.
     pub databases: crate::Databases,
+    /// What dials out to whoever can tell who logs in.
+    pub outside: Arc<dyn crate::outside::Outside>,
     /// One for the whole process.
     pub caches: Arc<Caches>,
 }
@@ -76,6 +78,7 @@ pub struct Caches {
     pub(crate) resealing: crate::reseal::Progress,
     breakers: Breakers,
     late: crate::lease::Late,
+    outsiders: crate::outside::Outsiders,
 }
 
 impl Caches {
@@ -95,6 +98,7 @@ impl Caches {
             resealing: crate::reseal::Progress::default(),
             breakers: Breakers::default(),
             late: crate::lease::Late::default(),
+            outsiders: crate::outside::Outsiders::default(),
         }
     }
 
@@ -106,6 +110,10 @@ impl Caches {
     /// Leases that are late, as of the last look.
     pub fn late(&self) -> &crate::lease::Late {
         &self.late
+    }
+
+    pub(crate) fn outsiders(&self) -> &crate::outside::Outsiders {
+        &self.outsiders
     }
 }
 

@@ -279,6 +279,7 @@ impl Rig {
             strangers: strangers.of_vault(&audit),
             telemetry: Arc::new(metrics.clone()),
             databases: vault::Databases::default(),
+            outside: Arc::new(vault::outside::Nobody),
             caches: Arc::clone(&vault_caches),
         });
         let vault = vault.unwrap();

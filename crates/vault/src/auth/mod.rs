@@ -1,6 +1,7 @@
 //! Auth methods.
 
 pub mod approle;
+mod proven;
 pub mod token;
 mod token_fields;
 pub mod userpass;
