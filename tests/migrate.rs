@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 use tests::boundary::{Kind, Stand};
 use tests::postgres::Server;
-use tests::{Node, bearer, binary};
+use tests::{Node, bearer, binary, until};
 use tokio::runtime::Runtime;
 
 const SQLITE: &str = "[storage]\nengine = \"sqlite\"\n";
@@ -130,25 +130,32 @@ fn a_migration_that_is_killed_leaves_a_target_that_is_no_store_and_can_be_run_ag
     }
     all.commit().unwrap();
     drop(file);
-    let kill_after = |from: &Path, to: &Path, millis: u64| {
+    let begun = |from: &Path, to: &Path| {
         let mut command = Command::new(binary("strongroom"));
         command.args(["operator", "migrate", "--from"]).arg(from).arg("--to").arg(to);
-        let mut child =
-            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(millis));
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let end = |mut child: std::process::Child| {
         child.kill().unwrap();
         child.wait().unwrap().code().is_none()
     };
-    let mut killed = 0;
+    let written =
+        || database.psql("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')").parse::<f64>().unwrap();
+    // all rows are some 100 million bytes of the database's log
+    let kill_at = |from: &Path, to: &Path, bytes: f64| {
+        let (child, before) = (begun(from, to), written());
+        until("so much is written", Duration::from_secs(60), || written() - before > bytes);
+        end(child)
+    };
     let is_there = |schema: &str| database.psql(&format!("SELECT to_regclass('{schema}.kv') IS NOT NULL")) == "t";
-    for millis in [150, 300, 450, 600, 800] {
-        killed += u32::from(kill_after(&embedded, &shared, millis) && is_there("killed"));
+    for bytes in [1e4, 1e6, 20e6, 40e6, 60e6] {
+        assert!(kill_at(&embedded, &shared, bytes), "it was done before it was killed");
         if is_there("killed") {
             let rows = database.psql("SELECT (SELECT count(*) FROM killed.kv), (SELECT rev FROM killed.head)");
-            assert_eq!(rows, "0|0", "after {millis} ms");
+            assert_eq!(rows, "0|0", "after {bytes} bytes");
         }
     }
-    assert!(killed > 0, "some were killed on the way");
+    assert!(is_there("killed"), "some were killed on the way");
     // a server takes it for no store of this boundary
     node.set_storage(&postgres(&database, "killed"));
     node.spawn();
@@ -157,9 +164,10 @@ fn a_migration_that_is_killed_leaves_a_target_that_is_no_store_and_can_be_run_ag
     let (code, said) = migrate(&embedded, &shared);
     assert_eq!(code, 0, "{said}");
     // from database to database; what a killed one left of its copy is found
-    for millis in [200, 500] {
-        kill_after(&shared, &third, millis);
-    }
+    let child = begun(&shared, &third);
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(end(child), "it was done before it was killed");
+    assert!(kill_at(&shared, &third, 20e6), "it was done before it was killed");
     let (code, said) = migrate(&shared, &third);
     assert_eq!(code, 0, "{said}");
     let differ = "SELECT count(*) FROM killed.kv a FULL JOIN third.kv b USING (k) WHERE a.v IS DISTINCT FROM b.v OR a.rev <> b.rev";
