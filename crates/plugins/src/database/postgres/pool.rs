@@ -180,8 +180,11 @@ fn parse(to: &Connection) -> Result<Config, DatabaseError> {
     let text = to.url.replace("{{username}}", "x").replace("{{password}}", "x");
     // a certificate is verified, with its name, wherever there is TLS
     let text = text.replace("sslmode=verify-full", "sslmode=require").replace("sslmode=verify-ca", "sslmode=require");
-    let text = text.replace("sslmode=allow", "sslmode=prefer");
     let mut config: Config = text.parse().map_err(|_| refused("`connection_url` cannot be read".to_owned()))?;
+    // what whoever is in between could turn off is none: there is TLS, or `sslmode=disable` says that there is none
+    if config.get_ssl_mode() == SslMode::Prefer {
+        config.ssl_mode(SslMode::Require);
+    }
     if names_user || !to.username.is_empty() {
         config.user(&to.username);
     }
@@ -221,3 +224,34 @@ const OPTIONS: &str = "-c search_path=pg_catalog -c statement_timeout=6000 -c lo
 const CONNECTED_WITHIN: Duration = Duration::from_secs(3);
 const WAITED_FOR: Duration = Duration::from_secs(5);
 const KEPT_FOR: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_tls_unless_the_url_says_that_there_is_none() {
+        for (url, mode) in [
+            ("postgresql://{{username}}:{{password}}@h/d", Some(SslMode::Require)),
+            ("postgresql://h/d?sslmode=prefer", Some(SslMode::Require)),
+            ("postgresql://h/d?sslmode=require", Some(SslMode::Require)),
+            ("host=h sslmode=verify-full", Some(SslMode::Require)),
+            ("host=h sslmode=verify-ca", Some(SslMode::Require)),
+            ("postgresql://h/d?sslmode=disable", Some(SslMode::Disable)),
+            ("postgresql://h/d?sslmode=allow", None),
+            ("postgresql://h:x/d", None),
+        ] {
+            let to = Connection {
+                id: String::new(),
+                revision: 0,
+                url: url.to_owned(),
+                username: "u".to_owned(),
+                password: "p".to_owned().into(),
+                tls_ca: None,
+                connections_max: 4,
+                instance: String::new(),
+            };
+            assert_eq!(parse(&to).ok().map(|config| config.get_ssl_mode()), mode, "{url}");
+        }
+    }
+}
