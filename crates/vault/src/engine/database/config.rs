@@ -214,9 +214,10 @@ fn target_changed(body: &Body, target: &mut Target) -> Result<(), VaultError> {
 
 /// What is read back holds no password.
 fn check_url(url: &str) -> Result<(), VaultError> {
-    let userinfo = url.split_once("://").and_then(|(_, rest)| Some(rest.split('/').next()?.rsplit_once('@')?.0));
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let userinfo = rest.rsplit_once('@').map(|(userinfo, _)| userinfo);
     let in_userinfo = userinfo.and_then(|userinfo| userinfo.split_once(':')).map(|(_, password)| password);
-    let lower = url.to_ascii_lowercase();
+    let lower: String = url.to_ascii_lowercase().split_whitespace().collect();
     let named = lower.match_indices("password=").map(|(at, name)| &lower[at + name.len()..]);
     let mut passwords = in_userinfo.into_iter().chain(named.filter(|rest| !rest.starts_with("{{password}}")));
     if passwords.any(|password| password != "{{password}}") {
@@ -295,6 +296,12 @@ mod tests {
             ("postgresql://admin:{{password}}x@db/app", false),
             ("postgresql://db/app?password=secret", false),
             ("host=db PASSWORD=secret", false),
+            ("host=db password = secret", false),
+            ("admin:secret@tcp(db:3306)/", false),
+            ("{{username}}:{{password}}@tcp(db:3306)/app?tls=false", true),
+            ("postgresql://a:se/cret@db/x", false),
+            ("redis://:secret@db", false),
+            ("rediss://{{username}}:{{password}}@[::1]:7/3", true),
         ] {
             assert_eq!(check_url(url).is_ok(), sound, "{url}");
         }
