@@ -36,6 +36,8 @@ pub(crate) struct Claimed<'a> {
 
 /// What is to be done about a lease that is looked at. Pure.
 fn decide(lease: &Lease, now: Timestamp) -> Option<Why> {
+    // it was claimed, and so it is due by the store's clock, whatever ours says
+    let now = now.max(Timestamp::from_unix_millis(lease.due));
     match lease.state {
         State::Active if now < lease.expires() => None,
         State::Active => Some(Why::Expired),
@@ -145,5 +147,29 @@ fn overtaken(outcome: Result<(), ChangeError>) -> Result<Became, VaultError> {
         Ok(()) => Ok(Became::Done),
         Err(ChangeError::Conflict(_)) => Ok(Became::Later),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_due_by_the_stores_clock_ends_though_ours_is_behind() {
+        for (state, due, now, decided) in [
+            ("active", 1000, 999, Some(Why::Expired)),
+            ("active", 1000, 1000, Some(Why::Expired)),
+            // renewed: it stands elsewhere in the queue from now on
+            ("active", 900, 999, None),
+            ("creating", 1000, 999, Some(Why::Unfinished)),
+            ("ending", 1000, 999, Some(Why::Revoked)),
+        ] {
+            let lease: Lease = serde_json::from_value(serde_json::json!({
+                "id": "a/b", "mount": "", "target": "", "state": state, "username": "", "issued": 0,
+                "expires": 1000, "expires_max": 1000, "ttl_millis": 1000, "due": due,
+            }))
+            .unwrap();
+            assert_eq!(decide(&lease, Timestamp::from_unix_millis(now)), decided, "{state} {due} {now}");
+        }
     }
 }
