@@ -12,7 +12,8 @@ use rustls::RootCertStore;
 use std::sync::Arc;
 use vault::Databases;
 
-/// Kinds of databases, as configurations name them. Without authorities of its own a database is believed by `roots`.
+/// Kinds of databases, as configurations name them. Without authorities of its own a database is believed by `roots`; MariaDB's
+/// driver brings its own.
 pub fn databases(roots: RootCertStore) -> Databases {
     let mariadb = Arc::new(database::mariadb::MariaDb::default());
     Databases::default()

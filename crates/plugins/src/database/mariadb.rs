@@ -1,7 +1,8 @@
 //! MariaDB: users are accounts, at the host `%` or at the one that a role's `settings` name.
 //!
 //! Always: an account is marked, with cluster and lease, in a table of ours (`strongroom.leased`) before it is made: MariaDB
-//! keeps no words of its own about accounts. It is made locked, given what it may do, and unlocked last.
+//! keeps no words of its own about accounts. Where its role has no texts for that, it is made locked, given what it may do,
+//! and unlocked last.
 //! Always: what the server stores of a password, and nothing else of it, is sent: the hash of `mysql_native_password`. That
 //! is what stands in its logs, and with it alone nobody comes in.
 //! Always: access ends before anything is cleaned up: locked, no password, then no session; then the account goes.
@@ -21,12 +22,12 @@ mod owned;
 mod pool;
 mod sql;
 
+use super::{LET_IN_WITHIN, LOOKED_FOR_SESSIONS, NET, Outcome, SESSIONS_PAUSE, ahead_millis, refused, said, within};
 use crate::fault;
 use envelope::Timestamp;
 use mysql_async::prelude::{FromRow, Queryable as _};
 use mysql_async::{Conn, Error};
 use pool::Pools;
-use std::time::Duration;
 use vault::engine::database::plugin::{Connection, DatabaseError, DatabasePlugin, NewUser, OwnUser, Probe, User};
 
 #[derive(Debug, Default)]
@@ -34,21 +35,22 @@ pub struct MariaDb {
     pools: Pools,
 }
 
-type Outcome<T> = Result<T, DatabaseError>;
-
 #[async_trait::async_trait]
 impl DatabasePlugin for MariaDb {
     async fn probe(&self, to: &Connection, now: Timestamp) -> Outcome<Probe> {
         let mut conn = self.pools.take(to).await?;
-        let query = "SELECT VERSION(), CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)";
-        let found: Vec<(String, i64)> = rows(&mut conn, query).await?;
-        let (version, millis) = found.into_iter().next().ok_or_else(|| refused("says nothing of itself"))?;
-        if !version.contains("MariaDB") {
-            return Err(refused(&format!("this is no MariaDB, but {version}: nothing else is served")));
-        }
-        within(sees_sessions(&mut conn)).await?;
-        within(marks(&mut conn)).await?;
-        Ok(Probe { version, ahead_millis: millis - i64::try_from(now.unix_millis()).unwrap_or_default() })
+        let probed = async {
+            let query = "SELECT VERSION(), CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)";
+            let found: Vec<(String, i64)> = rows(&mut conn, query).await?;
+            let (version, millis) = found.into_iter().next().ok_or_else(|| refused("says nothing of itself"))?;
+            if !version.contains("MariaDB") {
+                return Err(refused(&format!("this is no MariaDB, but {}: nothing else is served", said(&version))));
+            }
+            sees_sessions(&mut conn).await?;
+            marks(&mut conn).await?;
+            Ok(Probe { version, ahead_millis: ahead_millis(millis, now) })
+        };
+        within(probed).await
     }
 
     async fn create_user(&self, to: &Connection, user: &NewUser<'_>, now: Timestamp) -> Outcome<()> {
@@ -463,25 +465,16 @@ async fn rows<T: FromRow + Send + 'static>(conn: &mut Conn, query: &str) -> Outc
     conn.query(query).await.map_err(|error| failed(&error))
 }
 
-fn refused(why: &str) -> DatabaseError {
-    DatabaseError::Refused(why.to_owned())
-}
-
-async fn within<T>(outcome: impl Future<Output = Outcome<T>>) -> Outcome<T> {
-    let outcome = tokio::time::timeout(DONE_WITHIN, outcome).await;
-    outcome.unwrap_or_else(|_| Err(DatabaseError::Unreachable("no answer in time".to_owned())))
-}
-
 /// What the server says: never the text that it was sent, which a syntax error quotes.
 fn failed(error: &Error) -> DatabaseError {
     match error {
-        Error::Server(said) if said.code == SYNTAX => refused("a syntax error in a statement"),
-        Error::Server(said) if AWAY.contains(&said.code) => {
-            DatabaseError::Unreachable(format!("{} ({})", said.message, said.code))
+        Error::Server(its) if its.code == SYNTAX => refused("a syntax error in a statement"),
+        Error::Server(its) => {
+            let why = format!("{} ({})", said(&its.message), its.code);
+            if AWAY.contains(&its.code) { DatabaseError::Unreachable(why) } else { DatabaseError::Refused(why) }
         }
-        Error::Server(said) => DatabaseError::Refused(format!("{} ({})", said.message, said.code)),
         Error::Driver(_) | Error::Io(_) | Error::Other(_) | Error::Url(_) => {
-            DatabaseError::Unreachable(error.to_string())
+            DatabaseError::Unreachable(said(&error.to_string()))
         }
     }
 }
@@ -492,10 +485,3 @@ const SYNTAX: u16 = 1064;
 const NO_SUCH_THREAD: u16 = 1094;
 /// Too many connections, shutting down, a connection that was killed.
 const AWAY: [u16; 5] = [1040, 1053, 1203, 1927, 1226];
-/// How long after its lease an account can still come in where nobody ends it.
-const NET: Duration = Duration::from_secs(30);
-const DONE_WITHIN: Duration = Duration::from_secs(9);
-const LOOKED_FOR_SESSIONS: u32 = 60;
-const SESSIONS_PAUSE: Duration = Duration::from_millis(50);
-/// Between a login that was allowed and its session.
-const LET_IN_WITHIN: Duration = Duration::from_millis(150);

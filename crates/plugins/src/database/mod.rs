@@ -1,6 +1,63 @@
-//! Databases in which users are leased.
+//! Databases in which users are leased: what all kinds of them do alike.
 
+mod address;
 pub mod mariadb;
 pub mod postgres;
 pub mod redis;
 mod tls;
+
+use envelope::Timestamp;
+use std::time::Duration;
+use vault::engine::database::plugin::DatabaseError;
+
+type Outcome<T> = Result<T, DatabaseError>;
+
+fn refused(why: &str) -> DatabaseError {
+    DatabaseError::Refused(why.to_owned())
+}
+
+/// Whoever cannot be logged in as, or reached, is away.
+fn away(error: DatabaseError) -> DatabaseError {
+    match error {
+        DatabaseError::Refused(why) | DatabaseError::Unreachable(why) | DatabaseError::Unknown(why) => {
+            DatabaseError::Unreachable(why)
+        }
+    }
+}
+
+/// What a server says, as it may stand in a log and in an answer.
+fn said(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(SAID_MAX).collect()
+}
+
+/// The server's clock, Unix milliseconds, less ours.
+fn ahead_millis(its: i64, now: Timestamp) -> i64 {
+    its.saturating_sub(i64::try_from(now.unix_millis()).unwrap_or(i64::MAX))
+}
+
+async fn within<T>(outcome: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    let outcome = tokio::time::timeout(DONE_WITHIN, outcome).await;
+    outcome.unwrap_or_else(|_| Err(DatabaseError::Unreachable("no answer in time".to_owned())))
+}
+
+const SAID_MAX: usize = 300;
+const DONE_WITHIN: Duration = Duration::from_secs(9);
+/// How long after its lease a user can still come in where nobody ends it.
+const NET: Duration = Duration::from_secs(30);
+const LOOKED_FOR_SESSIONS: u32 = 60;
+const SESSIONS_PAUSE: Duration = Duration::from_millis(50);
+/// Between a login that was allowed and its session.
+const LET_IN_WITHIN: Duration = Duration::from_millis(150);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_is_one_line_of_bounded_length() {
+        for (text, told) in [("a\nb\u{1b}[31m\0", "ab[31m"), ("ä", "ä"), ("", "")] {
+            assert_eq!(said(text), told);
+        }
+        assert_eq!(said(&"ä".repeat(1000)).chars().count(), SAID_MAX);
+    }
+}

@@ -6,17 +6,20 @@
 //! later one that fails takes none back.
 //! Never: a role that bears another lease's mark is touched.
 //!
+//! Where `owned_objects` names an heir, what a user leaves is the heir's, who can do nothing: routines run as whoever calls them
+//! from then on, and a view reads what the heir may read, which is what users have left.
+//!
 //! What is needed of the account: `CREATEROLE`, and membership with `ADMIN OPTION` in the roles that are given as `groups`
 //! where the server demands it (PostgreSQL 16 and later).
 
 mod pool;
 mod sql;
 
+use super::{LET_IN_WITHIN, LOOKED_FOR_SESSIONS, NET, Outcome, SESSIONS_PAUSE, ahead_millis, refused, said, within};
 use crate::fault;
 use envelope::Timestamp;
 use pool::Pools;
 use rustls::RootCertStore;
-use std::time::Duration;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 use vault::engine::database::plugin::{Connection, DatabaseError, DatabasePlugin, NewUser, OwnUser, Probe, User};
@@ -26,8 +29,6 @@ use zeroize::Zeroizing;
 pub struct Postgres {
     pools: Pools,
 }
-
-type Outcome<T> = Result<T, DatabaseError>;
 
 impl Postgres {
     /// Without authorities of its own a server is believed by `roots`.
@@ -40,10 +41,11 @@ impl Postgres {
 impl DatabasePlugin for Postgres {
     async fn probe(&self, to: &Connection, now: Timestamp) -> Outcome<Probe> {
         let client = self.pools.take(to).await?;
-        let rows = rows(&client, "SELECT version(), (extract(epoch from clock_timestamp()) * 1000)::bigint").await?;
-        let (version, millis) = (text(&rows, 0), text(&rows, 1).parse::<i64>().unwrap_or_default());
+        let query = "SELECT version(), (extract(epoch from clock_timestamp()) * 1000)::bigint";
+        let rows = within(rows(&client, query)).await?;
+        let (version, millis) = (text(&rows, 0), text(&rows, 1).parse().unwrap_or_default());
         client.keep();
-        Ok(Probe { version, ahead_millis: millis - i64::try_from(now.unix_millis()).unwrap_or_default() })
+        Ok(Probe { version, ahead_millis: ahead_millis(millis, now) })
     }
 
     async fn create_user(&self, to: &Connection, user: &NewUser<'_>, now: Timestamp) -> Outcome<()> {
@@ -60,14 +62,11 @@ impl DatabasePlugin for Postgres {
         let renewed = async {
             ours(&client, user).await?.ok_or_else(|| DatabaseError::Refused("the role is gone".to_owned()))?;
             let end = end_text(&client, until, now).await?;
-            let mut text = String::from("BEGIN;");
-            for statement in user.statements {
-                let values = [("name", user.name), ("username", user.name), ("expiration", end.as_str())];
-                text.push_str(&rendered(statement, &values)?);
-                text.push(';');
-            }
+            let values = [("name", user.name), ("username", user.name), ("expiration", end.as_str())];
+            let text = script(user.statements, &values)?;
             let name = sql::ident(user.name);
-            run(&client, &format!("{text} ALTER ROLE {name} VALID UNTIL {}; COMMIT", sql::literal(&end))).await
+            let end = sql::literal(&end);
+            run(&client, &format!("BEGIN; {} ALTER ROLE {name} VALID UNTIL {end}; COMMIT", *text)).await
         };
         within(renewed).await?;
         client.keep();
@@ -105,13 +104,8 @@ impl DatabasePlugin for Postgres {
             let name = sql::ident(username);
             within(run(&client, &format!("ALTER ROLE {name} PASSWORD {}", sql::literal(&verifier)))).await?;
         } else {
-            let mut text = String::from("BEGIN;");
-            for statement in statements {
-                let values = [("name", username), ("username", username), ("password", verifier.as_str())];
-                text.push_str(&rendered(statement, &values)?);
-                text.push(';');
-            }
-            within(run(&client, &format!("{text} COMMIT"))).await?;
+            let values = [("name", username), ("username", username), ("password", verifier.as_str())];
+            within(run(&client, &format!("BEGIN; {} COMMIT", *script(statements, &values)?))).await?;
         }
         client.keep();
         fault::point("after-set-password");
@@ -126,7 +120,8 @@ impl DatabasePlugin for Postgres {
     async fn sessions(&self, to: &Connection, username: &str) -> Outcome<u32> {
         let client = self.pools.take(to).await?;
         let name = sql::literal(username);
-        let counted = rows(&client, &format!("SELECT count(*) FROM pg_stat_activity WHERE usename = {name}")).await?;
+        let query = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = {name}");
+        let counted = within(rows(&client, &query)).await?;
         client.keep();
         Ok(text(&counted, 0).parse().unwrap_or(u32::MAX))
     }
@@ -134,16 +129,13 @@ impl DatabasePlugin for Postgres {
     async fn own_users(&self, to: &Connection) -> Outcome<Vec<OwnUser>> {
         let client = self.pools.take(to).await?;
         let ours = format!("% instance={}", to.instance);
-        let found = rows(
-            &client,
-            &format!(
-                "SELECT rolname, shobj_description(oid, 'pg_authid') FROM pg_roles \
-                 WHERE shobj_description(oid, 'pg_authid') LIKE {} AND starts_with(shobj_description(oid, 'pg_authid'), {})",
-                sql::literal(&ours),
-                sql::literal(MARK)
-            ),
-        )
-        .await?;
+        let query = format!(
+            "SELECT rolname, shobj_description(oid, 'pg_authid') FROM pg_roles \
+             WHERE shobj_description(oid, 'pg_authid') LIKE {} AND starts_with(shobj_description(oid, 'pg_authid'), {})",
+            sql::literal(&ours),
+            sql::literal(MARK)
+        );
+        let found = within(rows(&client, &query)).await?;
         let own = found.iter().filter_map(|row| {
             let lease = row.get(1)?.strip_prefix(MARK)?.split(' ').next()?;
             Some(OwnUser { name: row.get(0)?.to_owned(), lease: lease.to_owned() })
@@ -171,12 +163,8 @@ impl Postgres {
         let Some(oid) = ours(client, user).await? else { return Ok(()) };
         join(client, user.name).await?;
         if !user.statements.is_empty() {
-            let mut text = String::from("BEGIN;");
-            for statement in user.statements {
-                text.push_str(&rendered(statement, &[("name", user.name), ("username", user.name)])?);
-                text.push(';');
-            }
-            run(client, &format!("{text} COMMIT")).await?;
+            let text = script(user.statements, &[("name", user.name), ("username", user.name)])?;
+            run(client, &format!("BEGIN; {} COMMIT", *text)).await?;
         }
         if let Some(heir) = user.heir {
             powerless(client, heir).await?;
@@ -191,10 +179,16 @@ impl Postgres {
         );
         for row in rows(client, &elsewhere).await? {
             let other = self.pools.dial(to, row.get(0), None).await?;
+            if user.heir.is_some() {
+                let_run_as_callers(&other, oid).await?;
+            }
             run(&other, &drop_owned).await?;
             fault::point("between-databases");
         }
         if exists(client, user.name).await? {
+            if user.heir.is_some() {
+                let_run_as_callers(client, oid).await?;
+            }
             run(client, &drop_owned).await?;
             fault::point("before-drop");
             run(client, &format!("DROP ROLE IF EXISTS {name}")).await?;
@@ -222,10 +216,7 @@ async fn create(client: &Client, to: &Connection, new: &NewUser<'_>, now: Timest
             ("password", verifier.as_str()),
             ("expiration", end.as_str()),
         ];
-        for statement in new.statements {
-            text.push_str(&rendered(statement, &values)?);
-            text.push(';');
-        }
+        text.push_str(&script(new.statements, &values)?);
         text.push_str("SET LOCAL search_path = pg_catalog;");
     }
     for group in new.groups {
@@ -340,6 +331,16 @@ async fn powerless(client: &Client, heir: &str) -> Outcome<()> {
     }
 }
 
+/// What it leaves to an heir runs as whoever calls it, not as the heir, who owns what others left.
+async fn let_run_as_callers(client: &Client, oid: u32) -> Outcome<()> {
+    let query = format!("SELECT oid::regprocedure FROM pg_proc WHERE proowner = {oid} AND prosecdef");
+    for row in rows(client, &query).await? {
+        // as the server quotes it
+        run(client, &format!("ALTER ROUTINE {} SECURITY INVOKER", row.get(0).unwrap_or_default())).await?;
+    }
+    Ok(())
+}
+
 /// When the role's password ends to count: a moment after the lease, by the server's own clock, for where we are dead.
 async fn end_text(client: &Client, until: Timestamp, now: Timestamp) -> Outcome<String> {
     let left = until.since(now) + NET;
@@ -355,9 +356,15 @@ fn verifier(password: &str) -> Zeroizing<String> {
     Zeroizing::new(postgres_protocol::password::scram_sha_256(password.as_bytes()))
 }
 
-fn rendered(statement: &str, values: &[(&str, &str)]) -> Outcome<String> {
-    let text = sql::render(statement.trim().trim_end_matches(';'), values);
-    text.ok_or_else(|| DatabaseError::Refused("a name that may not stand in statements".to_owned()))
+/// A role's texts, one after the other.
+fn script(statements: &[String], values: &[(&str, &str)]) -> Outcome<Zeroizing<String>> {
+    let mut script = Zeroizing::new(String::new());
+    for statement in statements {
+        let text = sql::render(statement.trim().trim_end_matches(';'), values);
+        script.push_str(&text.ok_or_else(|| refused("a name that may not stand in statements"))?);
+        script.push(';');
+    }
+    Ok(script)
 }
 
 async fn run(client: &Client, text: &str) -> Outcome<()> {
@@ -375,11 +382,6 @@ async fn rows(client: &Client, query: &str) -> Outcome<Vec<SimpleQueryRow>> {
 /// Of the first row.
 fn text(rows: &[SimpleQueryRow], column: usize) -> String {
     rows.first().and_then(|row| row.get(column)).unwrap_or_default().to_owned()
-}
-
-async fn within<T>(outcome: impl Future<Output = Outcome<T>>) -> Outcome<T> {
-    let outcome = tokio::time::timeout(DONE_WITHIN, outcome).await;
-    outcome.unwrap_or_else(|_| Err(DatabaseError::Unreachable("no answer in time".to_owned())))
 }
 
 fn failed(error: &tokio_postgres::Error) -> DatabaseError {
@@ -401,24 +403,17 @@ fn failed(error: &tokio_postgres::Error) -> DatabaseError {
 
 /// What the server says: never the text that it was sent.
 fn words(error: &tokio_postgres::Error) -> String {
-    let Some(said) = error.as_db_error() else {
+    let Some(its) = error.as_db_error() else {
         let source = std::error::Error::source(error).map(|source| format!(": {source}"));
-        return format!("{error}{}", source.unwrap_or_default());
+        return said(&format!("{error}{}", source.unwrap_or_default()));
     };
     // a syntax error quotes what it stumbled over
-    if *said.code() == SqlState::SYNTAX_ERROR {
+    if *its.code() == SqlState::SYNTAX_ERROR {
         return "a syntax error in a statement".to_owned();
     }
-    let detail = said.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
-    format!("{}{detail} ({})", said.message(), said.code().code())
+    let detail = its.detail().map(|detail| format!(": {detail}")).unwrap_or_default();
+    format!("{} ({})", said(&format!("{}{detail}", its.message())), its.code().code())
 }
 
 /// Before the lease's key in a mark.
 const MARK: &str = "strongroom lease=";
-/// How long after its lease a role can still come in where nobody ends it.
-const NET: Duration = Duration::from_secs(30);
-const DONE_WITHIN: Duration = Duration::from_secs(10);
-const LOOKED_FOR_SESSIONS: u32 = 60;
-const SESSIONS_PAUSE: Duration = Duration::from_millis(50);
-/// Between a login that was allowed and its session.
-const LET_IN_WITHIN: Duration = Duration::from_millis(150);

@@ -15,6 +15,7 @@
 mod link;
 mod rules;
 
+use super::{LOOKED_FOR_SESSIONS, Outcome, SESSIONS_PAUSE, ahead_millis, refused, within};
 use crate::fault;
 use aws_lc_rs::digest;
 use envelope::Timestamp;
@@ -24,7 +25,6 @@ use rustls::RootCertStore;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 use vault::engine::database::plugin::{Connection, DatabaseError, DatabasePlugin, NewUser, OwnUser, Probe, User};
 
 #[derive(Debug)]
@@ -41,8 +41,6 @@ struct Saves {
     done: tokio::sync::Mutex<u64>,
     is_forgetful: AtomicBool,
 }
-
-type Outcome<T> = Result<T, DatabaseError>;
 
 /// What is known of a name.
 enum Stands {
@@ -165,13 +163,15 @@ impl Redis {
 #[async_trait::async_trait]
 impl DatabasePlugin for Redis {
     async fn probe(&self, to: &Connection, now: Timestamp) -> Outcome<Probe> {
-        let info: String = self.links.ask(to, cmd("INFO").arg("server")).await?;
-        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
-        let (secs, micros): (i64, i64) = self.links.ask(to, &cmd("TIME")).await?;
-        self.links.ask::<Value>(to, cmd("ACL").arg("GETUSER").arg(DEFAULT)).await?;
-        let millis = secs.saturating_mul(1000).saturating_add(micros / 1000);
-        let ahead_millis = millis - i64::try_from(now.unix_millis()).unwrap_or_default();
-        Ok(Probe { version: version.trim().to_owned(), ahead_millis })
+        let probed = async {
+            let info: String = self.links.ask(to, cmd("INFO").arg("server")).await?;
+            let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or_default();
+            let (secs, micros): (i64, i64) = self.links.ask(to, &cmd("TIME")).await?;
+            self.links.ask::<Value>(to, cmd("ACL").arg("GETUSER").arg(DEFAULT)).await?;
+            let millis = secs.saturating_mul(1000).saturating_add(micros / 1000);
+            Ok(Probe { version: version.trim().to_owned(), ahead_millis: ahead_millis(millis, now) })
+        };
+        within(probed).await
     }
 
     async fn create_user(&self, to: &Connection, user: &NewUser<'_>, _now: Timestamp) -> Outcome<()> {
@@ -242,7 +242,8 @@ impl DatabasePlugin for Redis {
     }
 
     async fn own_users(&self, to: &Connection) -> Outcome<Vec<OwnUser>> {
-        let lines: Vec<String> = self.links.ask(to, cmd("ACL").arg("LIST")).await?;
+        let listed = async { Ok(self.links.ask::<Vec<String>>(to, cmd("ACL").arg("LIST")).await?) };
+        let lines = within(listed).await?;
         let own = lines.iter().filter_map(|line| {
             let name = line.split(' ').nth(1)?;
             let (lease, instance) = mark_in(line)?;
@@ -303,18 +304,6 @@ fn texts(value: &Value, each: &mut impl FnMut(&str)) {
     }
 }
 
-fn refused(why: &str) -> DatabaseError {
-    DatabaseError::Refused(why.to_owned())
-}
-
-async fn within<T>(outcome: impl Future<Output = Outcome<T>>) -> Outcome<T> {
-    let outcome = tokio::time::timeout(DONE_WITHIN, outcome).await;
-    outcome.unwrap_or_else(|_| Err(DatabaseError::Unreachable("no answer in time".to_owned())))
-}
-
 /// Keys of this name are nobody's: the selector that names them has no command.
 const MARK: &str = "strongroom:lease=";
 const INSTANCE: &str = ":instance=";
-const DONE_WITHIN: Duration = Duration::from_secs(10);
-const LOOKED_FOR_SESSIONS: u32 = 60;
-const SESSIONS_PAUSE: Duration = Duration::from_millis(50);

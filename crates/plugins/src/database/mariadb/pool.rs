@@ -1,6 +1,7 @@
 //! Connections: of each configuration so many at once, and as many kept open for a while.
 
 use super::{Outcome, failed};
+use crate::database::{address, away};
 use mysql_async::{Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, SslOpts};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -62,11 +63,6 @@ fn close(pool: Option<Pool>) {
 }
 
 async fn connected(conn: impl Future<Output = Result<Conn, mysql_async::Error>>) -> Outcome<Conn> {
-    let away = |error: DatabaseError| match error {
-        DatabaseError::Refused(why) | DatabaseError::Unreachable(why) | DatabaseError::Unknown(why) => {
-            DatabaseError::Unreachable(why)
-        }
-    };
     match tokio::time::timeout(CONNECTED_WITHIN, conn).await {
         Ok(conn) => conn.map_err(|error| away(failed(&error))),
         Err(_) => Err(DatabaseError::Unreachable("no answer in time".to_owned())),
@@ -82,17 +78,13 @@ fn options(to: &Connection) -> Outcome<OptsBuilder> {
     let (authority, database) = rest.rsplit_once('/').unwrap_or((rest, ""));
     let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
     let place = place.strip_prefix("tcp(").and_then(|place| place.strip_suffix(')')).unwrap_or(place);
-    let (host, port) = match place.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').map(|(host, port)| (host, port.strip_prefix(':'))).ok_or_else(unreadable)?,
-        None => place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
-    };
-    let port = port.map_or(Ok(3306), str::parse).map_err(|_| unreadable())?;
+    let (host, port) = address::host_port(place, 3306).ok_or_else(unreadable)?;
     let tls = match query.split('&').find_map(|pair| pair.strip_prefix("tls=")) {
         Some("false") => false,
         None | Some("true") => true,
         Some(_) => return Err(DatabaseError::Unreachable("`tls` in `connection_url` is `true` or `false`".to_owned())),
     };
-    if host.is_empty() || host.contains(['(', ')', '/', '@']) {
+    if host.contains(['(', ')', '/', '@']) {
         return Err(unreadable());
     }
     let most = usize::try_from(to.connections_max).unwrap_or(1).max(1);

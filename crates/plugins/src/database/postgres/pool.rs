@@ -3,11 +3,10 @@
 //! Always: a connection goes back only after all that was asked of it succeeded: whoever goes away half way closes it.
 
 use super::failed;
-use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject as _;
+use crate::database::{away, tls};
+use rustls::RootCertStore;
 use std::collections::HashMap;
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -33,7 +32,7 @@ struct Pool {
 pub(super) struct Held<'a> {
     client: Option<Client>,
     _permit: OwnedSemaphorePermit,
-    home: Option<(&'a Pools, &'a Connection)>,
+    home: (&'a Pools, &'a Connection),
 }
 
 impl Pools {
@@ -55,19 +54,9 @@ impl Pools {
         });
         let client = match kept {
             Some(client) => client,
-            None => self.connect(to, None, None).await?,
+            None => self.dial(to, None, None).await?,
         };
-        Ok(Held { client: Some(client), _permit: permit, home: Some((self, to)) })
-    }
-
-    /// To another database, or as somebody else: never kept.
-    pub(super) async fn dial(
-        &self,
-        to: &Connection,
-        database: Option<&str>,
-        login: Option<(&str, &str)>,
-    ) -> Result<Client, DatabaseError> {
-        self.connect(to, database, login).await
+        Ok(Held { client: Some(client), _permit: permit, home: (self, to) })
     }
 
     pub(super) fn forget(&self, id: &str) {
@@ -93,7 +82,8 @@ impl Pools {
         permit.map_err(|_| busy())?.map_err(|_| busy())
     }
 
-    async fn connect(
+    /// Anew: to another database, or as somebody else, what is never kept.
+    pub(super) async fn dial(
         &self,
         to: &Connection,
         database: Option<&str>,
@@ -108,36 +98,18 @@ impl Pools {
         }
         let connected = async {
             if config.get_ssl_mode() == SslMode::Disable {
-                let (client, connection) = config.connect(NoTls).await.map_err(|error| away(&error))?;
+                let (client, connection) = config.connect(NoTls).await.map_err(|error| away(failed(&error)))?;
                 drive(connection);
                 return Ok(client);
             }
-            let tls = MakeRustlsConnect::new(self.tls(to)?);
-            let (client, connection) = config.connect(tls).await.map_err(|error| away(&error))?;
+            let tls = Arc::unwrap_or_clone(tls::client(&self.roots, to.tls_ca.as_deref())?);
+            let tls = MakeRustlsConnect::new(tls);
+            let (client, connection) = config.connect(tls).await.map_err(|error| away(failed(&error)))?;
             drive(connection);
             Ok(client)
         };
         let connected = tokio::time::timeout(CONNECTED_WITHIN, connected).await;
         connected.unwrap_or_else(|_| Err(DatabaseError::Unreachable("no answer in time".to_owned())))
-    }
-
-    fn tls(&self, to: &Connection) -> Result<ClientConfig, DatabaseError> {
-        let refused = |why: &str| DatabaseError::Unreachable(why.to_owned());
-        let roots = match &to.tls_ca {
-            None => Arc::clone(&self.roots),
-            Some(pem) => {
-                let mut roots = RootCertStore::empty();
-                for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-                    let certificate = certificate.map_err(|_| refused("`tls_ca` holds no PEM certificates"))?;
-                    roots.add(certificate).map_err(|_| refused("`tls_ca` holds no authority"))?;
-                }
-                Arc::new(roots)
-            }
-        };
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let builder = builder.map_err(|_| refused("TLS cannot be set up"))?;
-        Ok(builder.with_root_certificates(roots).with_no_client_auth())
     }
 
     fn locked(&self) -> MutexGuard<'_, HashMap<String, Pool>> {
@@ -148,8 +120,10 @@ impl Pools {
 impl Held<'_> {
     /// It may serve others.
     pub(super) fn keep(mut self) {
-        let (Some(client), Some((pools, to))) = (self.client.take(), self.home) else { return };
+        let (Some(client), (pools, to)) = (self.client.take(), self.home) else { return };
         let mut pools = pools.locked();
+        // what nobody has used for long is closed, whether anybody asks for it again or not
+        pools.values_mut().for_each(|pool| pool.idle.retain(|(_, since)| since.elapsed() < KEPT_FOR));
         let pool = pools.get_mut(&to.id).filter(|pool| pool.revision == to.revision);
         if let Some(pool) = pool.filter(|pool| pool.idle.len() < to.connections_max as usize) {
             pool.idle.push((client, Instant::now()));
@@ -163,13 +137,6 @@ impl Deref for Held<'_> {
     #[expect(clippy::expect_used, reason = "it is taken out only by whoever consumes this")]
     fn deref(&self) -> &Client {
         self.client.as_ref().expect("a connection that is held is there")
-    }
-}
-
-impl DerefMut for Held<'_> {
-    #[expect(clippy::expect_used, reason = "it is taken out only by whoever consumes this")]
-    fn deref_mut(&mut self) -> &mut Client {
-        self.client.as_mut().expect("a connection that is held is there")
     }
 }
 
@@ -195,15 +162,6 @@ fn parse(to: &Connection) -> Result<Config, DatabaseError> {
     config.options(format!("{options} {OPTIONS}").trim()).application_name("strongroom");
     config.connect_timeout(CONNECTED_WITHIN).keepalives_idle(Duration::from_secs(30));
     Ok(config)
-}
-
-/// Whoever cannot be logged in as, or reached, is away.
-fn away(error: &tokio_postgres::Error) -> DatabaseError {
-    match failed(error) {
-        DatabaseError::Refused(why) | DatabaseError::Unreachable(why) | DatabaseError::Unknown(why) => {
-            DatabaseError::Unreachable(why)
-        }
-    }
 }
 
 fn drive<S, T>(connection: tokio_postgres::Connection<S, T>)

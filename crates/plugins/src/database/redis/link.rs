@@ -1,6 +1,6 @@
 //! One connection of each configuration, on which any number ask at once.
 
-use crate::database::tls;
+use crate::database::{address, said, tls};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisConnectionInfo, RedisError};
 use rustls::RootCertStore;
@@ -160,13 +160,9 @@ impl<'a> Address<'a> {
         };
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
-        let (host, port) = match place.strip_prefix('[') {
-            Some(rest) => rest.split_once(']').map(|(host, port)| (host, port.strip_prefix(':')))?,
-            None => place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
-        };
-        let port = port.map_or(Some(6379), |port| port.parse().ok())?;
+        let (host, port) = address::host_port(place, 6379)?;
         let db = if path.is_empty() { 0 } else { path.parse().ok().filter(|db| *db >= 0)? };
-        (!host.is_empty()).then_some(Self { tls, host, port, db })
+        Some(Self { tls, host, port, db })
     }
 }
 
@@ -180,18 +176,16 @@ fn is_lost(error: &RedisError) -> bool {
 
 /// What the server says; it repeats no password, for it is sent none but to log in.
 fn words(error: &RedisError) -> String {
-    let text = match (error.code(), error.detail()) {
-        (Some(code), Some(detail)) => format!("{code} {detail}"),
-        _ => error.to_string(),
-    };
-    text.chars().filter(|c| !c.is_control()).take(WORDS_MAX).collect()
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => said(&format!("{code} {detail}")),
+        _ => said(&error.to_string()),
+    }
 }
 
 /// Who comes in without a name.
 pub(super) const DEFAULT: &str = "default";
 const CONNECTED_WITHIN: Duration = Duration::from_secs(3);
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
-const WORDS_MAX: usize = 300;
 
 #[cfg(test)]
 mod tests {
