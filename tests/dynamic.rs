@@ -240,6 +240,53 @@ fn nothing_that_is_named_is_executed_and_no_group_is_too_powerful() {
 }
 
 #[test]
+fn what_is_stored_of_a_configuration_is_sent_nowhere_else() {
+    let stand = Stand::new();
+    stand.role("r", json!({}));
+    let user = stand.user("r");
+    let (url, password) = (stand.pg.url("postgres"), "admins-first-password");
+    let moved = format!("{url}&connect_timeout=7");
+    for (config, refused, warned) in [
+        (json!({"plugin_name": "redis-database-plugin"}), true, false),
+        (json!({"connection_url": "postgresql://{{username}}:{{password}}@127.0.0.2/x"}), true, false),
+        (json!({ "connection_url": moved }), true, false),
+        (json!({"tls_ca": "-----BEGIN"}), true, false),
+        (json!({"plugin_name": "postgresql-database-plugin", "connection_url": url}), false, false),
+        (json!({"max_open_connections": 3}), false, false),
+        (json!({ "connection_url": moved, "password": password }), false, true),
+    ] {
+        let said = stand.ask(&stand.dev.root_token(), "write", "database/config/pg", config.clone());
+        assert_eq!(said.as_ref().is_err_and(|said| said.starts_with("400")), refused, "{config}: {said:?}");
+        assert_eq!(said.is_ok_and(|answer| answer["warnings"].is_array()), warned, "{config}");
+    }
+    stand.done("write", "sys/leases/revoke", json!({ "lease_id": user.lease }));
+    stand.gone(&user, 5);
+}
+
+#[test]
+fn what_an_heir_gets_runs_as_whoever_calls_it() {
+    let stand = Stand::new();
+    stand.pg.sql("postgres", "GRANT heir TO vaultadm; GRANT CREATE ON SCHEMA public TO heir");
+    stand.pg.sql("a\";drop", "GRANT CREATE ON SCHEMA public TO heir");
+    stand.role("r", json!({"owned_objects": "heir"}));
+    let user = stand.user("r");
+    for database in ["postgres", "a\";drop"] {
+        let made = "CREATE FUNCTION public.\"f'\"(int, text) RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'; \
+                    CREATE PROCEDURE public.p(INOUT a int) LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN a := 1; END'; \
+                    CREATE TABLE public.left_behind (a int)";
+        stand.pg.try_as(&user.name, &user.password, database, made).unwrap();
+    }
+    stand.done("write", "sys/leases/revoke", json!({ "lease_id": user.lease }));
+    stand.gone(&user, 10);
+    for database in ["postgres", "a\";drop"] {
+        let owned = "SELECT count(*), count(*) FILTER (WHERE prosecdef) FROM pg_proc WHERE proowner = 'heir'::regrole";
+        assert_eq!(stand.pg.sql(database, owned), "2|0");
+        let tables = "SELECT relname FROM pg_class WHERE relowner = 'heir'::regrole AND relkind = 'r'";
+        assert_eq!(stand.pg.sql(database, tables), "left_behind");
+    }
+}
+
+#[test]
 fn so_many_live_at_once_and_the_same_is_given_again() {
     let stand = Stand::new();
     stand.role("few", json!({"max_leases": 2}));
@@ -270,6 +317,14 @@ fn passwords_of_users_that_stay_are_rotated_by_one_account_or_two() {
     until("it is rotated by itself", Duration::from_secs(15), || stand.static_user("one").password != first.password);
     let second = stand.static_user("one");
     assert!(stand.comes_in(&second) && !stand.comes_in(&first));
+    // a configuration that was deleted and written again is found by its name
+    stand.done("delete", "database/config/pg", Value::Null);
+    stand.configure("pg");
+    stand.done("write", "database/rotate-role/one", Value::Null);
+    assert!(stand.comes_in(&stand.static_user("one")));
+    let own = json!({"db_name": "pg", "username": "vaultadm", "rotation_period": "1h"});
+    let refused = stand.ask(&stand.dev.root_token(), "write", "database/static-roles/own", own);
+    assert!(refused.as_ref().is_err_and(|said| said.starts_with("400")), "{refused:?}");
     stand.done("delete", "database/static-roles/one", Value::Null);
     let two = json!({"db_name": "pg", "usernames": ["svc_a", "svc_b"], "rotation_period": "1h", "overlap": "1s"});
     stand.done("write", "database/static-roles/two", two);
@@ -287,6 +342,15 @@ fn passwords_of_users_that_stay_are_rotated_by_one_account_or_two() {
     drop(session);
     until("the old one is retired", Duration::from_secs(60), || !stand.comes_in(&old));
     assert!(stand.comes_in(&new));
+    // an overlap that is longer than the period is kept whole
+    stand.pg.sql("postgres", "CREATE ROLE svc_c LOGIN; CREATE ROLE svc_d LOGIN");
+    let long = json!({"db_name": "pg", "usernames": ["svc_c", "svc_d"], "rotation_period": "5s", "overlap": "1h"});
+    stand.done("write", "database/static-roles/long", long);
+    let given = stand.static_user("long");
+    let refused = stand.ask(&stand.dev.root_token(), "write", "database/rotate-role/long", Value::Null);
+    assert!(refused.as_ref().is_err_and(|said| said.contains("overlap")), "{refused:?}");
+    std::thread::sleep(Duration::from_secs(7));
+    assert_eq!(stand.static_user("long").password, given.password);
     for (schedule, sound) in [("0 3 * * 6", true), ("0 3 * * sat", false), ("* * * *", false)] {
         let body = json!({"db_name": "pg", "username": "svc", "rotation_schedule": schedule});
         let asked = stand.ask(&stand.dev.root_token(), "write", "database/static-roles/cron", body);

@@ -112,6 +112,35 @@ fn a_server_that_is_away_is_waited_for() {
 }
 
 #[test]
+fn a_server_that_hangs_keeps_no_other_waiting() {
+    let stand = Stand::new(Server::redis());
+    let hanging = Server::mariadb();
+    stand.done("write", "database/config/hanging", hanging.config());
+    for (role, kind, ttl) in [("short", &stand.server, "2s"), ("hang", &hanging, "5s")] {
+        let mut body = json!({"db_name": if role == "hang" { "hanging" } else { "db" }, "default_ttl": ttl});
+        body.as_object_mut().unwrap().extend(kind.role().as_object().unwrap().clone());
+        stand.done("write", &format!("database/roles/{role}"), body);
+    }
+    let users: Vec<User> = (0..6).map(|_| stand.user("hang")).collect();
+    hanging.maria().hang();
+    let began = Instant::now();
+    let mut slowest = Duration::ZERO;
+    while began.elapsed() < Duration::from_secs(25) {
+        let made = Instant::now();
+        let user = stand.user("short");
+        stand.gone(&user, 8);
+        slowest = slowest.max(made.elapsed());
+    }
+    println!("gone {slowest:?} at most after it was made for two seconds, beside a server that hangs");
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    hanging.maria().answer_again();
+    for user in &users {
+        until("those of the other are gone", Duration::from_secs(60), || stand.lookup(&user.lease).is_err());
+        assert!(!hanging.has(&user.name));
+    }
+}
+
+#[test]
 fn passwords_of_users_that_stay_and_of_our_own_account_are_rotated() {
     both(|stand| {
         stand.server.add("svc", "somebodys-first-password");

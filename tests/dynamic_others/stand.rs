@@ -69,7 +69,7 @@ impl Server {
         }
     }
 
-    fn config(&self) -> Value {
+    pub(crate) fn config(&self) -> Value {
         let (plugin, url) = match self {
             Self::MariaDb(mariadb) => ("mariadb-database-plugin", mariadb.url()),
             Self::Redis(redis) => ("redis-database-plugin", redis.url()),
@@ -78,7 +78,7 @@ impl Server {
                "password": "admins-first-password", "allowed_roles": "*"})
     }
 
-    fn role(&self) -> Value {
+    pub(crate) fn role(&self) -> Value {
         match self {
             Self::MariaDb(_) => json!({"groups": ["app_ro"]}),
             Self::Redis(_) => json!({"creation_statements": ["~app:* +@read +@connection"]}),

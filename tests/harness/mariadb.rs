@@ -3,7 +3,7 @@
 //! Always: as a user without rights: where the tests are root, as the package's own `mysql`.
 
 use crate::servers::{as_user, free_port};
-use crate::until;
+use crate::{Pid, until};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -67,6 +67,19 @@ impl MariaDb {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// It answers nobody, and hangs up on nobody.
+    pub fn hang(&self) {
+        self.pid().stop();
+    }
+
+    pub fn answer_again(&self) {
+        self.pid().go_on();
+    }
+
+    fn pid(&self) -> Pid {
+        Pid(self.child.lock().unwrap().as_ref().expect("it runs").id())
     }
 
     /// What a configuration calls `connection_url`.

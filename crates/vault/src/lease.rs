@@ -141,6 +141,9 @@ pub(crate) struct Target {
     /// Its configuration was deleted: nothing new is made there.
     #[serde(default)]
     pub(crate) retired: bool,
+    /// Its mount is gone, and all that was lent there is marked to end.
+    #[serde(default)]
+    pub(crate) ended: bool,
     /// Counts its settings: what is open under older ones is closed.
     #[serde(default)]
     pub(crate) version: u64,
@@ -211,8 +214,8 @@ pub(crate) type Counts = BTreeMap<String, u64>;
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 pub(crate) const BACK_OFF_MAX: Duration = Duration::from_secs(300);
 const ERROR_BYTES_MAX: usize = 512;
-/// Whoever makes a user gives up before.
-pub(crate) const CREATED_WITHIN: Duration = Duration::from_secs(15);
+/// Whoever makes a user gives up before, by any clock that is five seconds off.
+pub(crate) const CREATED_WITHIN: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {

@@ -14,10 +14,13 @@
 //! - Redis is reached by a `connection_url` too (`redis://{{username}}:{{password}}@host:port`, `rediss://` with TLS); its
 //!   `creation_statements` are rules of ACLs, each looked at. What a kind of database cannot do, its plugin refuses by name.
 //! - A password in `connection_url` is refused: it stands in `password`, and as `{{password}}` in the URL.
+//! - A configuration keeps its `plugin_name`. Another `connection_url` or `tls_ca` goes with `password` in the same request: one
+//!   that is stored is sent nowhere else.
 //! - `max_leases`, `reuse_window` and `owned_objects` of a role, `usernames` and `overlap` of a static role, and `reconcile`
 //!   are ours. `rotation_schedule` knows numbers, in UTC.
 //! - `username_template` knows `.DisplayName`, `.RoleName`, `random`, `unix_time`, and the pipes `truncate`, `lowercase`,
-//!   `uppercase`; it must have `random` of 10 at least.
+//!   `uppercase`; of `random`, 10 characters at least must be left when a name is
+//!   cut to what the database takes.
 
 mod config;
 mod creds;
@@ -34,8 +37,8 @@ mod username;
 use crate::backend::{Access, Backend};
 use crate::call::{Call, Verb};
 use crate::error::VaultError;
+use crate::lease::Target;
 use crate::lease::store::{Found, Leases};
-use crate::lease::{Lease, Target};
 use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::service::Vault;
@@ -119,12 +122,16 @@ pub(crate) fn connection(
     Ok((Arc::clone(plugin), to))
 }
 
-async fn of_lease(vault: &Vault, lease: &Lease) -> Result<(Arc<dyn DatabasePlugin>, Connection), DatabaseError> {
-    // what the store does not tell now is asked again, as a database that is away
-    let away = |error: VaultError| DatabaseError::Unreachable(error.to_string());
-    let target = Leases::of(vault).map_err(away)?.load_target(&lease.target).await.map_err(away)?;
+/// The same, as it is stored.
+async fn reached(vault: &Vault, id: &str) -> Result<(Arc<dyn DatabasePlugin>, Connection), DatabaseError> {
+    let target = Leases::of(vault).map_err(not_told)?.load_target(id).await.map_err(not_told)?;
     let (target, _) = target.ok_or_else(|| DatabaseError::Refused("how it is reached is not known".to_owned()))?;
-    connection(vault, &lease.target, &target)
+    connection(vault, id, &target)
+}
+
+/// What the store does not tell now is asked again, as a database that is away.
+fn not_told(error: VaultError) -> DatabaseError {
+    DatabaseError::Unreachable(error.to_string())
 }
 
 fn user<'a>(found: &'a Found, statements: &'a [String]) -> User<'a> {
@@ -134,20 +141,20 @@ fn user<'a>(found: &'a Found, statements: &'a [String]) -> User<'a> {
 
 /// The first half of a lease's end.
 pub(crate) async fn end_access(vault: &Vault, found: &Found) -> Result<(), DatabaseError> {
-    let (plugin, to) = of_lease(vault, &found.lease).await?;
+    let (plugin, to) = reached(vault, &found.lease.target).await?;
     plugin.end_access(&to, &user(found, &found.lease.revoke_statements)).await
 }
 
 /// The second half.
 pub(crate) async fn clean_up(vault: &Vault, found: &Found) -> Result<(), DatabaseError> {
-    let (plugin, to) = of_lease(vault, &found.lease).await?;
+    let (plugin, to) = reached(vault, &found.lease.target).await?;
     plugin.clean_up(&to, &user(found, &found.lease.revoke_statements)).await
 }
 
 /// A lease goes on: in the database.
 pub(crate) async fn renew(vault: &Vault, found: &Found, until: Timestamp, now: Timestamp) -> Result<(), VaultError> {
     let outcome = async {
-        let (plugin, to) = of_lease(vault, &found.lease).await?;
+        let (plugin, to) = reached(vault, &found.lease.target).await?;
         plugin.renew_user(&to, &user(found, &found.lease.renew_statements), until, now).await
     };
     outcome.await.map_err(|error| refused(&error, false))

@@ -48,9 +48,7 @@ impl Breakers {
 
     pub(crate) fn is_shut(&self, target: &str, now: Timestamp) -> bool {
         // who probes has opened it for itself alone
-        self.locked()
-            .get(target)
-            .is_some_and(|breaker| breaker.failures > 0 && now < breaker.open_until && !breaker.probed)
+        self.locked().get(target).is_some_and(|breaker| now < breaker.open_until && !breaker.probed)
     }
 
     /// Now and then, and first right after the start.
@@ -78,6 +76,12 @@ impl Breakers {
         let pause = PAUSE_MIN.saturating_mul(1 << breaker.failures.saturating_sub(1).min(8)).min(PAUSE_MAX);
         breaker.open_until = now.plus(pause);
         breaker.probed = false;
+    }
+
+    /// It is not asked any more.
+    pub(crate) fn forget(&self, target: &str) {
+        self.locked().remove(target);
+        self.reconciled.lock().unwrap_or_else(PoisonError::into_inner).remove(target);
     }
 
     fn locked(&self) -> MutexGuard<'_, HashMap<String, Breaker>> {

@@ -6,7 +6,7 @@ use crate::service::Vault;
 use crate::view::View;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use storage::{Batch, EntryPath, Revision};
+use storage::{AtLeast, Batch, EntryPath, Revision};
 
 #[derive(Debug)]
 pub(crate) struct Leases {
@@ -153,11 +153,21 @@ impl Leases {
     ) -> Result<(Vec<Found>, Option<EntryPath>), VaultError> {
         let page = self.view.scan(folder, after, limit).await?;
         let keys: Vec<String> = page.entries.iter().map(|(path, _)| last(path)).collect();
+        let next = page.entries.last().filter(|_| page.more).map(|(path, _)| path.clone());
+        Ok((self.load_all(&keys).await?, next))
+    }
+
+    /// Those of them that stand.
+    pub(crate) async fn load_all(&self, keys: &[String]) -> Result<Vec<Found>, VaultError> {
         let paths = keys.iter().map(|key| self.record(key)).collect::<Result<Vec<_>, _>>()?;
         let found = self.view.load_all(&paths).await?;
-        let found = keys.iter().zip(found).filter_map(|(key, found)| Some(self.found(key, found?)));
-        let next = page.entries.last().filter(|_| page.more).map(|(path, _)| path.clone());
-        Ok((found.collect::<Result<_, _>>()?, next))
+        keys.iter().zip(found).filter_map(|(key, found)| Some(self.found(key, found?))).collect()
+    }
+
+    /// Whether anything that was lent at a database is left.
+    pub(crate) async fn are_at(&self, vault: &Vault, id: &str, target: &Target) -> Result<bool, VaultError> {
+        let folder = self.of_target(&target.mount, id)?;
+        Ok(!vault.barrier().storage().scan(&folder, None, 1, AtLeast::Latest).await?.entries.is_empty())
     }
 
     pub(crate) async fn load_target(&self, id: &str) -> Result<Option<(Target, Revision)>, VaultError> {

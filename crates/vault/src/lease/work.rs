@@ -1,6 +1,6 @@
 //! The queue's worker: what is due, of each database a bounded number at once.
 //!
-//! Always: databases are looked at side by side: one that is away keeps no other waiting.
+//! Always: databases are looked at side by side: one that is away, or slow, keeps no other waiting.
 //! Always: what is late is told: in the log, and as numbers.
 
 use super::breaker::Gate;
@@ -14,9 +14,11 @@ use crate::service::Vault;
 use audit::Outcome;
 use envelope::Timestamp;
 use futures_util::StreamExt as _;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
-use storage::{AtLeast, Claim, PAGE_ENTRIES_MAX};
+use storage::{AtLeast, Claim, PAGE_ENTRIES_MAX, Revision};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// What is late, as of the last look.
@@ -27,7 +29,7 @@ pub struct Late {
 }
 
 impl Late {
-    /// Leases that should have ended [`TOLD_AFTER`] ago, of each database a thousand at most.
+    /// Leases that should have ended [`TOLD_AFTER_MILLIS`] ago, of each database a thousand at most.
     pub fn leases(&self) -> i64 {
         self.leases.load(Ordering::Relaxed)
     }
@@ -38,20 +40,73 @@ impl Late {
     }
 }
 
+/// What waits for something of its own.
+enum Part {
+    Tokens,
+    StaticRoles,
+    Target(String, Box<Target>),
+}
+
+/// One time round all parts.
+struct Round {
+    now: Timestamp,
+    began: Instant,
+    /// Parts that have not had their first turn.
+    left: AtomicUsize,
+    permits: Semaphore,
+}
+
 /// Takes back what is due: for a worker, again and again. How much there was to do.
+///
+/// A round lasts as long as its slowest part: the others have more turns meanwhile.
 pub async fn work(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
+    let targets = targets(vault).await?.into_iter().map(|(id, target)| Part::Target(id, Box::new(target)));
+    let parts: Vec<Part> = [Part::Tokens, Part::StaticRoles].into_iter().chain(targets).collect();
+    let (left, permits) = (AtomicUsize::new(parts.len()), Semaphore::new(PARTS_AT_ONCE));
+    let round = Round { now, began: Instant::now(), left, permits };
+    let all: Vec<_> = parts.iter().map(|part| turns(vault, part, &round)).collect();
     let mut done = Done::default();
-    done.add("leases of tokens that are gone", tokens_gone(vault, now).await);
-    done.add("static roles", crate::engine::database::statics::work(vault, now).await);
-    let targets = targets(vault).await?;
-    let outcomes = futures_util::stream::iter(targets)
-        .map(|(id, target)| async move { work_at(vault, &id, &target, now).await })
-        .buffer_unordered(TARGETS_AT_ONCE);
-    let mut outcomes = std::pin::pin!(outcomes);
-    while let Some(outcome) = outcomes.next().await {
-        done.add("leases of a database", outcome);
+    for (part, outcome) in parts.iter().zip(futures_util::future::join_all(all).await) {
+        done.add(part.name(), outcome);
     }
     done.told()
+}
+
+/// A turn, and more while others are at their first.
+async fn turns(vault: &Vault, part: &Part, round: &Round) -> Result<usize, VaultError> {
+    let turn = async || {
+        let _permit = round.permits.acquire().await;
+        part.turn(vault, round.now.plus(round.began.elapsed())).await
+    };
+    let outcome = turn().await;
+    round.left.fetch_sub(1, Ordering::Relaxed);
+    let mut done = outcome?;
+    while round.left.load(Ordering::Relaxed) > 0 {
+        let count = turn().await?;
+        done += count;
+        if count == 0 {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+    Ok(done)
+}
+
+impl Part {
+    async fn turn(&self, vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
+        match self {
+            Self::Tokens => tokens_gone(vault, now).await,
+            Self::StaticRoles => crate::engine::database::statics::work(vault, now).await,
+            Self::Target(id, target) => work_at(vault, id, target, now).await,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Tokens => "leases of tokens that are gone",
+            Self::StaticRoles => "static roles",
+            Self::Target(..) => "leases of a database",
+        }
+    }
 }
 
 pub(crate) async fn targets(vault: &Vault) -> Result<Vec<(String, Target)>, VaultError> {
@@ -71,7 +126,7 @@ pub(crate) async fn targets(vault: &Vault) -> Result<Vec<(String, Target)>, Vaul
 
 /// What is due at one database, a bounded number.
 pub(crate) async fn work_at(vault: &Vault, id: &str, target: &Target, now: Timestamp) -> Result<usize, VaultError> {
-    if is_mount_gone(vault, &target.mount).await? {
+    if !target.ended && is_mount_gone(vault, &target.mount).await? {
         retire(vault, id, now).await?;
     }
     let limit = match vault.breakers().gate(id, now) {
@@ -138,7 +193,7 @@ async fn tokens_gone(vault: &Vault, now: Timestamp) -> Result<usize, VaultError>
     Ok(count)
 }
 
-async fn is_mount_gone(vault: &Vault, mount: &str) -> Result<bool, VaultError> {
+pub(crate) async fn is_mount_gone(vault: &Vault, mount: &str) -> Result<bool, VaultError> {
     let is_there = |table: &crate::mount::Table| table.mounts.values().any(|other| other.id == mount);
     // what is known from memory may be older than the mount
     Ok(!is_there(&*vault.table().await?) && !is_there(&vault.load_table().await?.0))
@@ -148,17 +203,24 @@ async fn is_mount_gone(vault: &Vault, mount: &str) -> Result<bool, VaultError> {
 /// reached is forgotten.
 async fn retire(vault: &Vault, id: &str, now: Timestamp) -> Result<(), VaultError> {
     let leases = Leases::of(vault)?;
-    let Some((mut target, revision)) = leases.load_target(id).await? else { return Ok(()) };
+    let Some((mut target, mut revision)) = leases.load_target(id).await? else { return Ok(()) };
     let path = leases.target(id)?;
-    let folder = leases.of_target(&target.mount, id)?;
+    let store = async |target: &Target, revision: Revision| -> Result<Revision, VaultError> {
+        let batch = vault.changes().batch()?.revision_is(path.clone(), revision);
+        let batch = leases.put(batch, path.clone(), target)?;
+        Ok(vault.commit(batch, &told(now, "DatabaseRetire", &target.name, Outcome::Done)).await?)
+    };
     if !target.retired {
         target.retired = true;
-        let batch = vault.changes().batch()?.revision_is(path.clone(), revision);
-        let batch = leases.put(batch, path.clone(), &target)?;
-        vault.commit(batch, &told(now, "DatabaseRetire", &target.name, Outcome::Done)).await?;
+        revision = store(&target, revision).await?;
     }
-    let by = By::System("LeaseEnd", now);
-    super::mark::end_below(vault, &folder, |_| true, (Why::Mount, by), &target.name).await.map(drop)
+    let (folder, by) = (leases.of_target(&target.mount, id)?, By::System("LeaseEnd", now));
+    let (_, whole) = super::mark::end_below(vault, &folder, |_| true, (Why::Mount, by), &target.name).await?;
+    if whole && !target.ended {
+        target.ended = true;
+        store(&target, revision).await?;
+    }
+    Ok(())
 }
 
 /// Drops how databases are reached whose configurations are gone and where nothing was left to take back; tells what is late.
@@ -166,14 +228,10 @@ pub(crate) async fn look_after(vault: &Vault, now: Timestamp) -> Result<usize, V
     let leases = Leases::of(vault)?;
     let (mut dropped, mut late, mut oldest) = (0, 0, None);
     for (id, target) in targets(vault).await? {
-        let queues = [leases.queue(&id)?, leases.view.path(&format!("late/{id}"))?];
-        for queue in &queues {
-            let page = vault.barrier().storage().scan(queue, None, PAGE_ENTRIES_MAX, AtLeast::Latest).await?;
-            let since = page.entries.iter().filter_map(|(path, _)| since(path));
-            let since: Vec<u64> = since.filter(|since| told_at(*since) <= now.unix_millis()).collect();
-            late += since.len();
-            oldest = oldest.into_iter().chain(since.first().copied()).min();
-        }
+        let told = Timestamp::from_unix_millis(now.unix_millis().saturating_sub(TOLD_AFTER_MILLIS));
+        let found = late_at(vault, &id, told, PAGE_ENTRIES_MAX).await?;
+        late += found.len();
+        oldest = oldest.into_iter().chain(found.into_values()).min();
         crate::engine::database::reconcile::by_itself(vault, &id, &target, now).await;
         if target.retired && forget(vault, &leases, (&id, &target), now).await? {
             dropped += 1;
@@ -189,21 +247,45 @@ pub(crate) async fn look_after(vault: &Vault, now: Timestamp) -> Result<usize, V
     Ok(dropped)
 }
 
+/// What should have ended by then at one database, and since when; of each folder a number.
+pub(crate) async fn late_at(
+    vault: &Vault,
+    id: &str,
+    by: Timestamp,
+    limit: u32,
+) -> Result<HashMap<String, u64>, VaultError> {
+    let leases = Leases::of(vault)?;
+    let mut late: HashMap<String, u64> = HashMap::new();
+    // what failed stands in both: by when it is tried again, and since when it is late
+    for folder in [leases.queue(id)?, leases.view.path(&format!("late/{id}"))?] {
+        let page = vault.barrier().storage().scan(&folder, None, limit, AtLeast::Latest).await?;
+        for (path, _) in &page.entries {
+            if let Some(since) = since(path).filter(|since| *since <= by.unix_millis()) {
+                let known = late.entry(last(path)).or_insert(since);
+                *known = since.min(*known);
+            }
+        }
+    }
+    Ok(late)
+}
+
 async fn forget(
     vault: &Vault,
     leases: &Leases,
     (id, target): (&str, &Target),
     now: Timestamp,
 ) -> Result<bool, VaultError> {
-    let folder = leases.of_target(&target.mount, id)?;
-    let left = vault.barrier().storage().scan(&folder, None, 1, AtLeast::Latest).await?;
-    if !left.entries.is_empty() {
+    if leases.are_at(vault, id, target).await? {
         return Ok(false);
     }
     let Some((_, revision)) = leases.load_target(id).await? else { return Ok(false) };
     let path = leases.target(id)?;
     let batch = vault.changes().batch()?.revision_is(path.clone(), revision).delete(path);
     vault.commit(batch, &told(now, "DatabaseForget", &target.name, Outcome::Done)).await?;
+    vault.breakers().forget(id);
+    if let Some(plugin) = vault.databases().plugin(&target.plugin) {
+        plugin.forget(id);
+    }
     Ok(true)
 }
 
@@ -211,17 +293,15 @@ fn since(path: &storage::EntryPath) -> Option<u64> {
     u64::from_str_radix(path.as_str().rsplit('/').nth(1)?, 16).ok()
 }
 
-fn told_at(since: u64) -> u64 {
-    since.saturating_add(TOLD_AFTER.as_secs() * 1000)
-}
-
 /// How late a lease may be before it is told.
-const TOLD_AFTER: Duration = Duration::from_secs(10);
+const TOLD_AFTER_MILLIS: u64 = 10_000;
 /// Longer than all steps of what is claimed at once take.
 const CLAIMED_FOR: Duration = Duration::from_secs(45);
 const CLAIMED_AT_ONCE: u32 = 8;
 /// Of one database.
 const AT_ONCE: usize = 4;
-const TARGETS_AT_ONCE: usize = 16;
+const PARTS_AT_ONCE: usize = 16;
+/// Of a part that has nothing to do while others have.
+const PAUSE: Duration = Duration::from_millis(250);
 /// Two operations each, of 128.
 const TOKENS_AT_ONCE: u32 = 48;

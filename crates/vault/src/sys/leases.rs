@@ -149,9 +149,10 @@ async fn list(scope: &Scope<'_>, prefix: &[&str]) -> Result<Reply, VaultError> {
             break;
         }
     }
+    let whole = whole && all && names.len() <= NAMES_MAX;
     let names: Vec<_> = names.into_iter().take(NAMES_MAX).collect();
     let reply = Reply::keys(&names)?;
-    Ok(if whole && all { reply } else { reply.warning("there are more than can be told at once") })
+    Ok(if whole { reply } else { reply.warning("there are more than can be told at once") })
 }
 
 fn folder(prefix: &str) -> String {

@@ -21,7 +21,6 @@ pub(super) const SHELF: Shelf = Shelf { data: "c", list: "lc" };
 #[serde(default)]
 pub(super) struct Config {
     pub(super) target: String,
-    pub(super) plugin: String,
     pub(super) allowed_roles: Vec<String>,
     pub(super) verify_connection: bool,
     pub(super) password_policy: String,
@@ -79,7 +78,7 @@ pub(super) async fn read(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultEr
     }
     let Loaded { config, target, .. } = find(scope, name).await?.ok_or(VaultError::NotFound)?;
     Reply::data(&Shown {
-        plugin_name: &config.plugin,
+        plugin_name: &target.plugin,
         plugin_version: "",
         allowed_roles: &config.allowed_roles,
         connection_details: Details {
@@ -123,9 +122,13 @@ pub(super) async fn write(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultE
         };
         let batch = leases.put(batch, path, &target)?;
         let was = found.as_ref().map(|found| found.revision);
+        let moves = found.as_ref().is_some_and(|found| found.target.url != target.url)
+            && leases.are_at(scope.vault, &config.target, &target).await?;
         match scope.commit(SHELF.put(scope, batch, (name, was), &config).await?).await {
             Err(ChangeError::Conflict(_)) => {}
-            outcome => return Ok(outcome.map(|_| Reply::empty())?),
+            Err(error) => return Err(error.into()),
+            Ok(_) if moves => return Ok(Reply::empty().warning(MOVED)),
+            Ok(_) => return Ok(Reply::empty()),
         }
     }
     Err(VaultError::Conflict)
@@ -142,7 +145,10 @@ fn changed(scope: &Scope<'_>, name: &str, found: Option<&Loaded>) -> Result<(Con
         if scope.vault.databases().plugin(&plugin).is_none() {
             return Err(VaultError::field("plugin_name", format!("no plugin `{}`", *plugin)));
         }
-        config.plugin = plugin.to_string();
+        // users that live there are taken back by the kind that has made them
+        if found.is_some() && !is_same_kind(&target.plugin, &plugin) {
+            return Err(VaultError::field("plugin_name", "stays as it is: make another configuration"));
+        }
         target.plugin = plugin.to_string();
     }
     if let Some(roles) = body.list("allowed_roles")? {
@@ -155,20 +161,39 @@ fn changed(scope: &Scope<'_>, name: &str, found: Option<&Loaded>) -> Result<(Con
             *setting = text.to_string();
         }
     }
-    username::check(&config.username_template)?;
+    let plugin = scope.vault.databases().plugin(&target.plugin);
+    username::check(&config.username_template, plugin.map_or(username::BYTES_MAX, |plugin| plugin.name_bytes_max()))?;
     if let Some(verify) = body.bool("verify_connection")? {
         config.verify_connection = verify;
     }
     config.root_rotation_statements =
         statements(body, "root_rotation_statements")?.unwrap_or(config.root_rotation_statements);
     target_changed(body, &mut target)?;
-    if config.plugin.is_empty() || target.url.is_empty() {
+    if target.plugin.is_empty() || target.url.is_empty() {
         return Err(VaultError::field(
-            if config.plugin.is_empty() { "plugin_name" } else { "connection_url" },
+            if target.plugin.is_empty() { "plugin_name" } else { "connection_url" },
             "missing",
         ));
     }
+    // what is stored is shown to no server but the one that it was given for
+    if let Some(found) = found
+        && is_elsewhere(&found.target, &target)
+        && body.string("password")?.is_none()
+    {
+        let why = "missing: it goes with another `connection_url` or `tls_ca`, whatever it was before";
+        return Err(VaultError::field("password", why));
+    }
     Ok((config, target))
+}
+
+fn is_same_kind(was: &str, is: &str) -> bool {
+    let both = |name: &str| matches!(name, "mysql-database-plugin" | "mariadb-database-plugin");
+    was == is || (both(was) && both(is))
+}
+
+fn is_elsewhere(was: &Target, is: &Target) -> bool {
+    let has_password = !was.password.is_empty() || was.next_password.is_some();
+    has_password && (was.url != is.url || was.tls_ca != is.tls_ca)
 }
 
 fn first(scope: &Scope<'_>, name: &str) -> Result<(Config, Target), VaultError> {
@@ -185,6 +210,7 @@ fn first(scope: &Scope<'_>, name: &str) -> Result<(Config, Target), VaultError> 
         tls_ca: None,
         connections_max: CONNECTIONS_DEFAULT,
         retired: false,
+        ended: false,
         version: 0,
     };
     Ok((config, target))
@@ -275,6 +301,8 @@ pub(super) async fn reset(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultE
 
 pub(super) type Settings = BTreeMap<String, String>;
 
+const MOVED: &str =
+    "users live where the old `connection_url` leads: they are taken back only if the new one leads there too";
 const CONNECTIONS_DEFAULT: u32 = 4;
 const CONNECTIONS_MAX: u32 = 64;
 const CLOCKS_APART_MILLIS: u64 = 5000;

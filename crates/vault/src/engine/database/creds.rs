@@ -16,12 +16,13 @@ use crate::lease::store::{Found, Leases};
 use crate::lease::{Lease, State};
 use crate::reply::{LeaseInfo, Reply};
 use crate::scope::Scope;
+use crate::service::Vault;
 use crate::sys::passwords::letters_and_digits;
 use audit::{Decision, Outcome, Record, Subject};
 use identity::{ChangeError, Principal, TokenKind};
 use serde::Serialize;
 use std::time::Duration;
-use storage::Revision;
+use storage::{AtLeast, Batch, Revision};
 use zeroize::Zeroizing;
 
 /// All that a user is made by.
@@ -38,7 +39,7 @@ pub(super) async fn issue(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultE
         let why = "the token had one use left, with which what it is lent would end: nothing was made";
         return Err(VaultError::Invalid(why.into()));
     }
-    // whoever asks for one role at once is counted, and given what stands already, one after the other
+    // whoever asks for one role at once is counted one after the other; the same asker waits until there is what it is given again
     let mut turn = None;
     for _ in 0..ATTEMPTS_MAX {
         let asked = asked(scope, name).await?;
@@ -48,7 +49,11 @@ pub(super) async fn issue(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultE
         }
         let counted = asked.role.max_leases > 0 || asked.role.reuse_window > 0;
         if counted && turn.is_none() {
-            turn = scope.vault.turns().of(format!("{}/{name}", scope.mount.id)).await;
+            let key = match asked.role.reuse_window {
+                0 => format!("{}/{name}", scope.mount.id),
+                _ => window(scope, &Leases::of(scope.vault)?, name)?,
+            };
+            turn = scope.vault.turns().of(key).await;
         }
         if let Some(reply) = again(scope, &asked).await? {
             return Ok(reply);
@@ -58,6 +63,9 @@ pub(super) async fn issue(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultE
             Err(VaultError::Conflict) => continue,
             Err(error) => return Err(error),
         };
+        if asked.role.reuse_window == 0 {
+            drop(turn.take());
+        }
         return make(scope, &asked, found, password).await;
     }
     Err(VaultError::Conflict)
@@ -129,10 +137,10 @@ async fn intend(
         .revision_is(leases.target(&loaded.config.target)?, loaded.target_revision);
     let path = format!("{}creds/{name}", scope.mount_path);
     if role.max_leases > 0 {
-        batch = counted(&leases, batch, &path, role.max_leases).await?;
+        batch = counted(scope.vault, batch, &path, role.max_leases).await?;
     }
     let (batch, accessor) = scope.vault.identities().prepare_lending(batch, by, now).await?;
-    let password = password::make(scope, &loaded.config.password_policy).await?;
+    let password = password::make(scope.vault, &loaded.config.password_policy).await?;
     let (ttl, most) = role.ttls(scope.mount);
     // a stateless token's end is heard by nobody: nothing lives longer
     let left = by.token().filter(|token| token.kind == TokenKind::Stateless).and_then(|token| token.ttl(now));
@@ -179,17 +187,19 @@ fn user_name(scope: &Scope<'_>, by: &Principal, asked: &Asked<'_>) -> Result<Str
     };
     let parts = username::Parts { display_name, role: asked.name, unix_secs: scope.now().unix_secs() };
     let plugin = scope.vault.databases().plugin(&asked.loaded.target.plugin);
-    let most = plugin.map_or(63, |plugin| plugin.name_bytes_max());
+    let most = plugin.map_or(username::BYTES_MAX, |plugin| plugin.name_bytes_max());
     username::make(&asked.loaded.config.username_template, &parts, most, scope.vault.barrier())
 }
 
 /// Where fewer live than may: under a condition that only one of those who count at once meets.
-async fn counted(leases: &Leases, batch: storage::Batch, path: &str, most: u32) -> Result<storage::Batch, VaultError> {
+async fn counted(vault: &Vault, batch: Batch, path: &str, most: u32) -> Result<Batch, VaultError> {
+    let leases = Leases::of(vault)?;
     let cap = leases.view.path(&format!("cap/{}", leases.view.hash(b"vault/lease-path", path)?))?;
     let stands = leases.view.load(&cap).await?;
     let (folder, mut after, mut live) = (leases.at_path(path)?, None, 0u32);
     loop {
-        let page = leases.view.scan(&folder, after.as_ref(), storage::PAGE_ENTRIES_MAX).await?;
+        let store = vault.barrier().storage();
+        let page = store.scan(&folder, after.as_ref(), storage::PAGE_ENTRIES_MAX, AtLeast::Latest).await?;
         live = live.saturating_add(u32::try_from(page.entries.len()).unwrap_or(u32::MAX));
         if live >= most {
             return Err(VaultError::Limited(format!("{live} leases of this role live, and no more may").into()));
@@ -213,6 +223,10 @@ async fn make(
     password: Zeroizing<String>,
 ) -> Result<Reply, VaultError> {
     let role = &asked.role;
+    // the commit took its time: whoever makes it now might be making it when it is taken back
+    if scope.call.info.began.elapsed() > BEGUN_MAX {
+        return not_made(scope, &found, &DatabaseError::Unreachable("not begun in time".to_owned())).await;
+    }
     let outcome = async {
         let (plugin, to) = connection(scope.vault, &found.lease.target, &asked.loaded.target)?;
         let user = NewUser {
@@ -266,16 +280,14 @@ fn answer(scope: &Scope<'_>, lease: &Lease, password: &str) -> Result<Reply, Vau
         username: &'a str,
         password: &'a str,
     }
-    let secs = round_secs(lease.ttl(scope.now()));
+    let secs = lease.ttl(scope.now()).as_secs();
     let reply = Reply::data(&Shown { username: &lease.username, password })?;
     Ok(Reply { lease: Some(LeaseInfo { id: lease.id.clone(), secs, renewable: true }), ..reply })
 }
 
-fn round_secs(ttl: Duration) -> u64 {
-    ttl.as_secs()
-}
-
 const ID_LENGTH: usize = 24;
+/// After so long it is not intended any more, and not begun.
+const WAITED_MAX: Duration = Duration::from_secs(4);
+const BEGUN_MAX: Duration = Duration::from_secs(12);
 /// Together well before the queue takes it for unfinished.
 const MADE_WITHIN: Duration = Duration::from_secs(9);
-const WAITED_MAX: Duration = Duration::from_secs(4);

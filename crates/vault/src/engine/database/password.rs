@@ -1,16 +1,16 @@
 //! Passwords: of letters and digits, or of a password policy.
 
 use crate::error::VaultError;
-use crate::scope::Scope;
+use crate::service::Vault;
 use crate::sys::passwords;
 use zeroize::Zeroizing;
 
 /// By the policy of this name; without one, 32 letters and digits: 190 bits, which no statement and no preparation changes.
-pub(super) async fn make(scope: &Scope<'_>, policy: &str) -> Result<Zeroizing<String>, VaultError> {
+pub(super) async fn make(vault: &Vault, policy: &str) -> Result<Zeroizing<String>, VaultError> {
     if policy.is_empty() {
-        return passwords::letters_and_digits(scope.vault.barrier(), LENGTH);
+        return passwords::letters_and_digits(vault.barrier(), LENGTH);
     }
-    match passwords::by_policy(scope.vault, policy).await {
+    match passwords::by_policy(vault, policy).await {
         Err(VaultError::NotFound) => Err(VaultError::field("password_policy", "there is no such policy")),
         outcome => outcome,
     }

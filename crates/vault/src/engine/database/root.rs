@@ -26,7 +26,7 @@ pub(super) async fn rotate(scope: &Scope<'_>, name: &str) -> Result<Reply, Vault
         let path = leases.target(&config.target)?;
         let mut revision = target_revision;
         if target.next_password.is_none() {
-            target.next_password = Some(password::make(scope, &config.password_policy).await?);
+            target.next_password = Some(password::make(scope.vault, &config.password_policy).await?);
             let batch = scope.batch()?.revision_is(path.clone(), revision);
             let record = told(scope.now(), "DatabaseRotateRoot", name, Outcome::Asked);
             revision = match scope.vault.commit(leases.put(batch, path.clone(), &target)?, &record).await {

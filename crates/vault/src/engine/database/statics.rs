@@ -11,12 +11,15 @@ use super::config::statements;
 use super::cron::Schedule;
 use super::plugin::{Connection, DatabaseError, DatabasePlugin};
 use super::shelf::Shelf;
-use super::{ATTEMPTS_MAX, check_name, config, connection, refused};
+use super::{ATTEMPTS_MAX, check_name, config, not_told, password, reached, refused};
 use crate::body::Body;
 use crate::clock::rfc3339;
+use crate::engine::tree::Tree;
 use crate::error::VaultError;
+use crate::lease::breaker::Gate;
 use crate::lease::mark::told;
 use crate::lease::store::{Leases, decode, encode, last};
+use crate::lease::work::is_mount_gone;
 use crate::lease::{BACK_OFF_MAX, back_off};
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -39,7 +42,6 @@ pub(super) const SHELF: Shelf = Shelf { data: "s", list: "ls" };
 pub(super) struct Static {
     name: String,
     db_name: String,
-    target: String,
     /// One, or two in turn.
     usernames: Vec<String>,
     /// Which of them is given out.
@@ -83,6 +85,16 @@ impl Static {
             None => Timestamp::from_unix_millis(self.rotated).plus(Duration::from_secs(self.period_secs)),
         };
         next.unix_millis()
+    }
+
+    /// When it is looked at next, where nothing is under way: before it is rotated again the other account is retired.
+    fn next_look(&self, now: Timestamp) -> u64 {
+        self.retires.unwrap_or_else(|| self.next_rotation(now))
+    }
+
+    /// The account that was given out before is in use, as it may be.
+    fn overlaps(&self, now: Timestamp) -> bool {
+        self.retires.is_some_and(|retires| now.unix_millis() < retires)
     }
 
     /// A schedule's time is missed once its window is over: then the next one counts.
@@ -178,9 +190,14 @@ pub(super) async fn write(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultE
         if !loaded.config.allows(name) {
             return Err(VaultError::Invalid(format!("\"{name}\" is not an allowed role").into()));
         }
-        (role.name, role.target) = (name.to_owned(), loaded.config.target);
-        role.due =
-            if role.rotated == 0 { scope.now().plus(HELD_FOR).unix_millis() } else { role.next_rotation(scope.now()) };
+        if role.usernames.contains(&loaded.target.username) {
+            return Err(VaultError::field("username", "the configuration's own account: see rotate-root"));
+        }
+        name.clone_into(&mut role.name);
+        role.due = match role.rotated == 0 || role.next_password.is_some() {
+            true => scope.now().plus(HELD_FOR).unix_millis(),
+            false => role.next_look(scope.now()),
+        };
         let path = SHELF.path(scope, name)?;
         let batch = requeued(scope.vault, scope.batch()?, (&scope.mount.id, &path), was.map(|(due, _)| due), role.due)?;
         let batch = SHELF.put(scope, batch, (name, was.map(|(_, revision)| revision)), &role).await?;
@@ -253,6 +270,11 @@ pub(super) async fn rotate_now(scope: &Scope<'_>, name: &str) -> Result<Reply, V
     let path = SHELF.path(scope, name)?;
     let (role, revision) = SHELF.find::<Static>(scope, name).await?.ok_or(VaultError::NotFound)?;
     let mut found = Found { mount: scope.mount.id.clone(), view, path, revision, role };
+    if found.role.overlaps(scope.now()) {
+        let until = rfc3339(Timestamp::from_unix_millis(found.role.retires.unwrap_or_default()));
+        let why = format!("the account that was given out before stays as it is until {until}: there is an overlap");
+        return Err(VaultError::Invalid(why.into()));
+    }
     if found.role.retires.is_some() {
         retire(scope.vault, &mut found, scope.now()).await?.map_err(|error| refused(&error, true))?;
     }
@@ -265,7 +287,8 @@ pub(super) async fn rotate_now(scope: &Scope<'_>, name: &str) -> Result<Reply, V
 async fn rotate(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<Result<(), DatabaseError>, VaultError> {
     if found.role.next_password.is_none() {
         let mut role = found.role.clone();
-        role.next_password = Some(by_policy(vault, found).await?);
+        let policy = config_of(found).await?.map(|config| config.password_policy).unwrap_or_default();
+        role.next_password = Some(password::make(vault, &policy).await?);
         role.due = now.plus(HELD_FOR).unix_millis();
         store(vault, found, role, Outcome::Asked, now).await?;
     }
@@ -273,7 +296,7 @@ async fn rotate(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<Resu
     let standby = found.role.standby();
     let name = found.role.usernames.get(standby).cloned().unwrap_or_default();
     let set = async {
-        let (plugin, to) = reached(vault, &found.role).await?;
+        let (plugin, to) = database_of(vault, found).await?;
         plugin.set_password(&to, &name, &next, &found.role.rotation_statements).await?;
         plugin.verify_login(&to, &name, &next).await
     };
@@ -285,7 +308,7 @@ async fn rotate(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<Resu
     (role.password, role.next_password, role.attempts) = (next, None, 0);
     (role.active, role.rotated) = (standby, now.unix_millis());
     role.retires = (role.usernames.len() > 1).then(|| now.plus(Duration::from_secs(role.overlap_secs)).unix_millis());
-    role.due = role.next_rotation(now).min(role.retires.unwrap_or(u64::MAX));
+    role.due = role.next_look(now);
     store(vault, found, role, Outcome::Done, now).await?;
     Ok(Ok(()))
 }
@@ -295,7 +318,7 @@ async fn retire(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<Resu
     let name = found.role.usernames.get(found.role.standby()).cloned().unwrap_or_default();
     let nobodys = letters_and_digits(vault.barrier(), 32)?;
     let ended = async {
-        let (plugin, to) = reached(vault, &found.role).await?;
+        let (plugin, to) = database_of(vault, found).await?;
         match plugin.sessions(&to, &name).await? {
             0 => plugin.set_password(&to, &name, &nobodys, &found.role.rotation_statements).await,
             count => Err(DatabaseError::Refused(format!("{count} sessions of `{name}` are open"))),
@@ -312,22 +335,16 @@ async fn retire(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<Resu
     Ok(Ok(()))
 }
 
-async fn reached(vault: &Vault, role: &Static) -> Result<(Arc<dyn DatabasePlugin>, Connection), DatabaseError> {
-    let away = |error: VaultError| DatabaseError::Unreachable(error.to_string());
-    let target = Leases::of(vault).map_err(away)?.load_target(&role.target).await.map_err(away)?;
-    let (target, _) = target.ok_or_else(|| DatabaseError::Refused("its configuration is gone".to_owned()))?;
-    connection(vault, &role.target, &target)
+/// By its name: one that was deleted and written again is as good.
+async fn config_of(found: &Found) -> Result<Option<config::Config>, VaultError> {
+    let slot = Tree::new(&found.view, config::SHELF.list).data(config::SHELF.data, &found.role.db_name)?;
+    found.view.load(&slot).await?.map(|opened| decode(opened.value.expose())).transpose()
 }
 
-async fn by_policy(vault: &Vault, found: &Found) -> Result<Zeroizing<String>, VaultError> {
-    let slot = crate::engine::tree::Tree::new(&found.view, config::SHELF.list)
-        .data(config::SHELF.data, &found.role.db_name)?;
-    let config: Option<config::Config> =
-        found.view.load(&slot).await?.map(|opened| decode(opened.value.expose())).transpose()?;
-    match config.map(|config| config.password_policy).filter(|policy| !policy.is_empty()) {
-        Some(policy) => crate::sys::passwords::by_policy(vault, &policy).await,
-        None => letters_and_digits(vault.barrier(), 32),
-    }
+async fn database_of(vault: &Vault, found: &Found) -> Result<(Arc<dyn DatabasePlugin>, Connection), DatabaseError> {
+    let config = config_of(found).await.map_err(not_told)?;
+    let config = config.ok_or_else(|| DatabaseError::Refused("its configuration is gone".to_owned()))?;
+    reached(vault, &config.target).await
 }
 
 async fn later(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<(), VaultError> {
@@ -376,11 +393,12 @@ fn requeued(
 pub(crate) async fn work(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
     let queue = Leases::of(vault)?.view.path(QUEUE)?;
     let claims = vault.barrier().storage().claim(&queue, CLAIMED_AT_ONCE, CLAIMED_FOR).await?;
-    for claim in &claims {
+    let all = claims.iter().map(|claim| async move {
         if let Err(error) = attend(vault, &claim.path, claim.fence, now).await {
             tracing::warn!(%error, "a static role that is due was not rotated; it stays due");
         }
-    }
+    });
+    futures_util::future::join_all(all).await;
     Ok(claims.len())
 }
 
@@ -391,37 +409,51 @@ async fn attend(vault: &Vault, entry: &EntryPath, fence: Revision, now: Timestam
     let path = view.path(&format!("{}/{slot}", SHELF.data))?;
     let record = view.load(&path).await?;
     let role: Option<Static> = record.as_ref().map(|found| decode(found.value.expose())).transpose()?;
-    let is_mounted = vault.table().await?.mounts.values().any(|other| other.id == mount);
-    let (Some(role), Some(record)) = (role.filter(|_| is_mounted), record) else {
-        let batch = vault.changes().batch()?.revision_is(entry.clone(), fence).delete(entry.clone());
-        return Ok(vault.commit(batch, &told(now, "DatabaseHint", "", Outcome::Done)).await.map(drop)?);
+    let is_gone = is_mount_gone(vault, mount).await?;
+    let (Some(role), Some(record), false) = (role, record, is_gone) else {
+        return is_hint(vault, entry, fence, now).await;
     };
     if queued(vault, mount, &path, role.due)? != *entry {
-        let batch = vault.changes().batch()?.revision_is(entry.clone(), fence).delete(entry.clone());
-        return Ok(vault.commit(batch, &told(now, "DatabaseHint", "", Outcome::Done)).await.map(drop)?);
+        return is_hint(vault, entry, fence, now).await;
     }
+    // due by the store's clock, whatever ours says
+    let now = now.max(Timestamp::from_unix_millis(role.due));
     let mut found = Found { mount: mount.to_owned(), view, path, revision: record.revision, role };
-    if found.role.retires.is_some() && found.role.next_password.is_none() {
-        // not before it may: then the same entry, at its time
-        if let Err(error) = retire(vault, &mut found, now).await? {
-            tracing::info!(role = found.role.name, %error, "an account is not retired yet");
-        }
-        return Ok(());
-    }
-    if found.role.next_password.is_none() && found.role.is_missed(now) {
+    if found.role.next_password.is_none() && found.role.retires.is_none() && found.role.is_missed(now) {
         let mut role = found.role.clone();
         role.due = role.next_rotation(now);
         return store(vault, &mut found, role, Outcome::Failed("WINDOW_MISSED".into()), now).await;
     }
-    if let Err(error) = rotate(vault, &mut found, now).await? {
-        tracing::warn!(role = found.role.name, %error, "a static role was not rotated; it is tried again");
+    let target = config_of(&found).await?.map(|config| config.target).unwrap_or_default();
+    // one that is away is asked by one: this stays claimed for a while
+    if vault.breakers().gate(&target, now) == Gate::Shut {
+        return Ok(());
+    }
+    let retires = found.role.retires.is_some() && found.role.next_password.is_none();
+    let outcome = match retires {
+        true => retire(vault, &mut found, now).await?,
+        false => rotate(vault, &mut found, now).await?,
+    };
+    match &outcome {
+        Err(DatabaseError::Unreachable(_) | DatabaseError::Unknown(_)) => vault.breakers().unreachable(&target, now),
+        Ok(()) | Err(DatabaseError::Refused(_)) => vault.breakers().reached(&target),
+    }
+    if let Err(error) = outcome {
+        tracing::warn!(role = found.role.name, retires, %error, "a static role was not rotated; it is tried again");
     }
     Ok(())
+}
+
+/// It leads to nothing, or to what stands elsewhere in the queue.
+async fn is_hint(vault: &Vault, entry: &EntryPath, fence: Revision, now: Timestamp) -> Result<(), VaultError> {
+    let batch = vault.changes().batch()?.revision_is(entry.clone(), fence).delete(entry.clone());
+    Ok(vault.commit(batch, &told(now, "DatabaseHint", "", Outcome::Done)).await.map(drop)?)
 }
 
 const QUEUE: &str = "rotate";
 const PERIOD_MIN: u64 = 5;
 /// How long the queue leaves a rotation to whoever began it.
 const HELD_FOR: Duration = Duration::from_secs(20);
-const CLAIMED_FOR: Duration = Duration::from_secs(60);
+/// Longer than a rotation takes.
+const CLAIMED_FOR: Duration = Duration::from_secs(45);
 const CLAIMED_AT_ONCE: u32 = 4;

@@ -15,20 +15,25 @@ pub(super) struct Parts<'a> {
     pub(super) unix_secs: u64,
 }
 
-/// A template that would not give names that are used once is refused.
-pub(super) fn check(template: &str) -> Result<(), VaultError> {
+/// A template that would not give names that are used once is refused: enough of what is random is left in the longest name.
+pub(super) fn check(template: &str, bytes_max: usize) -> Result<(), VaultError> {
     let wrong = |why: String| VaultError::field("username_template", why);
     if template.len() > TEMPLATE_BYTES_MAX {
         return Err(wrong("too long".to_owned()));
     }
-    let (mut text, mut random) = (String::new(), 0);
-    let parts = Parts { display_name: "d", role: "r", unix_secs: 0 };
-    render(or_default(template), &parts, &mut text, &mut |count| {
-        random = random.max(count);
-        Ok("x".repeat(count))
-    })
-    .map_err(|error| wrong(error.to_string()))?;
-    if random < RANDOM_MIN { Err(wrong(format!("no `random` of {RANDOM_MIN} or more"))) } else { Ok(()) }
+    let long = "d".repeat(PART_BYTES_MAX);
+    let parts = Parts { display_name: &long, role: &long, unix_secs: 9_999_999_999 };
+    let named = |random: &str| {
+        let mut text = String::new();
+        let rendered = render(or_default(template), &parts, &mut text, &mut |count| Ok(random.repeat(count)));
+        rendered.map(|()| fit(&text, bytes_max)).map_err(|error| wrong(error.to_string()))
+    };
+    let (one, other) = (named("x")?, named("y")?);
+    let random = one.bytes().zip(other.bytes()).filter(|(one, other)| one != other).count();
+    if random < RANDOM_MIN {
+        return Err(wrong(format!("fewer than {RANDOM_MIN} characters of `random` are left in a name")));
+    }
+    Ok(())
 }
 
 pub(super) fn make(
@@ -41,11 +46,15 @@ pub(super) fn make(
     render(or_default(template), parts, &mut text, &mut |count| {
         crate::sys::passwords::letters_and_digits(barrier, count).map(|text| text.to_string())
     })?;
+    Ok(fit(&text, bytes_max))
+}
+
+/// As a name: the random part stands late in most templates, so that what is too long loses its beginning.
+fn fit(text: &str, bytes_max: usize) -> String {
     let mut name: String = text.chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
-    // the random part stands late in most templates: what is too long loses its beginning
     let excess = name.len().saturating_sub(bytes_max);
     name.drain(..excess);
-    Ok(name)
+    name
 }
 
 fn or_default(template: &str) -> &str {
@@ -110,6 +119,10 @@ fn wrong(why: &'static str) -> VaultError {
 
 /// Vault's.
 const DEFAULT: &str = "v-{{.DisplayName | truncate 8}}-{{.RoleName | truncate 8}}-{{random 20}}-{{unix_time}}";
+/// The least that any kind of database takes.
+pub(super) const BYTES_MAX: usize = 63;
+/// What is longer is met as well, and cut alike.
+const PART_BYTES_MAX: usize = 128;
 const RANDOM_MIN: usize = 10;
 const NUMBER_MAX: usize = 63;
 const TEMPLATE_BYTES_MAX: usize = 512;
@@ -128,8 +141,7 @@ mod tests {
         ] {
             let mut text = String::new();
             render(or_default(template), &parts, &mut text, &mut |count| Ok("R".repeat(count))).unwrap();
-            let name: String = text.chars().map(|c| if is_plain(c) { c } else { '-' }).collect();
-            assert_eq!(name, expected, "{template}");
+            assert_eq!(fit(&text, BYTES_MAX), expected, "{template}");
         }
         for (template, sound) in [
             ("", true),
@@ -138,8 +150,15 @@ mod tests {
             ("x", false),
             ("{{random", false),
             ("{{.X}}", false),
+            // nothing is left of it, or too little
+            ("{{random 20 | truncate 9}}", false),
+            ("{{random 20 | truncate 10}}", true),
+            ("{{random 20}}-{{.RoleName}}", false),
+            ("{{random 20}}-{{.RoleName | truncate 40}}", true),
+            ("{{.RoleName}}-{{random 20}}", true),
+            ("{{random 5}}{{random 5}}", true),
         ] {
-            assert_eq!(check(template).is_ok(), sound, "{template}");
+            assert_eq!(check(template, BYTES_MAX).is_ok(), sound, "{template}");
         }
     }
 }

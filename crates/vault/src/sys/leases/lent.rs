@@ -6,8 +6,8 @@ use crate::engine::database;
 use crate::error::VaultError;
 use crate::lease::end::{Became, Claimed, look_at};
 use crate::lease::mark::{self, By};
-use crate::lease::store::{Found, Leases, last};
-use crate::lease::work::{targets, work_at};
+use crate::lease::store::{Found, Leases};
+use crate::lease::work::{late_at, targets, work_at};
 use crate::lease::{Counts, State, Why};
 use crate::reply::{LeaseInfo, Reply};
 use crate::scope::Scope;
@@ -15,6 +15,7 @@ use envelope::Timestamp;
 use identity::ChangeError;
 use serde::Serialize;
 use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use storage::EntryPath;
 
@@ -146,7 +147,14 @@ async fn tried(
 /// All below a prefix that ends in a slash: how many, and whether nothing is left of them.
 pub(super) async fn revoke_below(scope: &Scope<'_>, prefix: &str) -> Result<(usize, bool), VaultError> {
     let leases = Leases::of(scope.vault)?;
-    let (is_meant, by) = (|found: &Found| found.lease.id.starts_with(prefix), By::Request(scope));
+    let (by, databases) = (By::Request(scope), Mutex::new(BTreeSet::new()));
+    let is_meant = |found: &Found| {
+        let is_meant = found.lease.id.starts_with(prefix);
+        if is_meant {
+            databases.lock().unwrap_or_else(PoisonError::into_inner).insert(found.lease.target.clone());
+        }
+        is_meant
+    };
     let exact = leases.at_path(prefix.trim_end_matches('/'))?;
     let (mut marked, mut whole) = mark::end_below(scope.vault, &exact, is_meant, (Why::Revoked, by), "").await?;
     // a prefix that is not what anybody asked for stands above several, or a mount
@@ -155,22 +163,22 @@ pub(super) async fn revoke_below(scope: &Scope<'_>, prefix: &str) -> Result<(usi
         (marked, whole) = (marked + above.0, above.1);
     }
     if marked > 0 {
-        let _ = tokio::time::timeout(TRIED_FOR, worked(scope)).await;
+        let databases = databases.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let _ = tokio::time::timeout(TRIED_FOR, worked(scope, &leases, &databases)).await;
     }
     Ok((marked, whole && !is_left(scope, &leases, prefix).await?))
 }
 
-/// Until nothing is due.
-async fn worked(scope: &Scope<'_>) -> Result<(), VaultError> {
-    loop {
-        let mut done = 0;
-        for (id, target) in targets(scope.vault).await? {
-            done += work_at(scope.vault, &id, &target, scope.now()).await?;
-        }
-        if done == 0 {
-            return Ok(());
-        }
-    }
+/// Until nothing is due at these databases, side by side.
+async fn worked(scope: &Scope<'_>, leases: &Leases, databases: &BTreeSet<String>) -> Result<(), VaultError> {
+    let each: Vec<_> = databases.iter().take(DATABASES_AT_ONCE).map(|id| worked_at(scope, leases, id)).collect();
+    futures_util::future::try_join_all(each).await.map(drop)
+}
+
+async fn worked_at(scope: &Scope<'_>, leases: &Leases, id: &str) -> Result<(), VaultError> {
+    let Some((target, _)) = leases.load_target(id).await? else { return Ok(()) };
+    while work_at(scope.vault, id, &target, scope.now()).await? > 0 {}
+    Ok(())
 }
 
 async fn is_left(scope: &Scope<'_>, leases: &Leases, prefix: &str) -> Result<bool, VaultError> {
@@ -237,16 +245,14 @@ pub(super) async fn queue(scope: &Scope<'_>) -> Result<Reply, VaultError> {
         oldest_late_seconds: i64,
         leases: Vec<Shown<'a>>,
     }
-    let leases = Leases::of(scope.vault)?;
+    let (leases, now) = (Leases::of(scope.vault)?, scope.now());
     let prefix = folder(scope.call.parameter("prefix").unwrap_or_default());
     let mut all = Vec::new();
     for (id, _) in targets(scope.vault).await? {
-        let page = leases.view.scan(&leases.view.path(&format!("late/{id}"))?, None, QUEUE_MAX).await?;
-        for (path, _) in &page.entries {
-            all.extend(leases.load(&last(path)).await?.filter(|found| found.lease.id.starts_with(&prefix)));
-        }
+        let late = late_at(scope.vault, &id, now, QUEUE_MAX).await?;
+        let found = leases.load_all(&late.into_keys().collect::<Vec<_>>()).await?;
+        all.extend(found.into_iter().filter(|found| found.lease.id.starts_with(&prefix)));
     }
-    let now = scope.now();
     let since = |found: &Found| found.lease.late_since.unwrap_or(found.lease.due);
     all.sort_by_key(since);
     let oldest = all.first().map_or(0, |found| now.unix_millis().saturating_sub(since(found)) / 1000);
@@ -262,4 +268,6 @@ const NOT_YET: &str = "not all access has ended yet: it is tried until it has, s
 const TRIED_FOR: Duration = Duration::from_secs(15);
 /// How long the queue leaves to a request what it takes back itself.
 const HELD_FOR: Duration = Duration::from_secs(16);
+/// Worked at by one request; the queue does the others.
+const DATABASES_AT_ONCE: usize = 16;
 const QUEUE_MAX: u32 = 200;
