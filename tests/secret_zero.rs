@@ -43,7 +43,7 @@ fn the_readmes_story_of_secret_zero_is_true() {
     std::os::unix::fs::symlink(dev.data(), dir.path().join("strongroom-dev")).unwrap();
     let programs = binary("strongroom").parent().unwrap().to_owned();
     let steps = story();
-    assert_eq!(steps.len(), 20, "the story has as many commands");
+    assert_eq!(steps.len(), 21, "the story has as many commands");
     for (command, shown) in steps {
         let mut shell = Command::new("bash");
         let script = format!("PATH={}:$PATH\n{command}", programs.display());

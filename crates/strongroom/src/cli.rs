@@ -54,7 +54,7 @@ enum Command {
     Token(Remote<token::Command>),
     /// Write, read, list and drop policies
     Policy(Remote<policy::Command>),
-    /// Say which client certificate stands for whom
+    /// Say which client certificate stands for whom, and why logins were refused
     Auth(Remote<auth::Command>),
     /// Keep secrets, in versions
     Kv(Remote<kv::Command>),

@@ -64,7 +64,7 @@ impl Wired {
         cluster: &Cluster,
         storage: &Arc<dyn Storage>,
         log: &Arc<Log>,
-        boundary: (hsm::Options, Arc<SocketBoundary>),
+        (options, watched_boundary): (hsm::Options, Arc<SocketBoundary>),
         config: &Config,
     ) -> Result<Self> {
         let (barrier, tenant) = (Arc::clone(&cluster.barrier), cluster.tenant);
@@ -101,7 +101,6 @@ impl Wired {
         let place = (config.node(), config.data_dir.as_path());
         let forwards = config.audit.forward.iter();
         let forwarders = forwards.map(|forward| Forwarder::new(forward, place, log, &metrics)).collect();
-        let (options, watched_boundary) = boundary;
         let operator =
             LocalOperator::new(cluster, storage, Arc::clone(&watched_boundary), &config.data_dir, SystemClock.now());
         Ok(Self {
@@ -119,7 +118,7 @@ impl Wired {
             kms_caches,
             vault_caches,
             databases: databases(),
-            outside: Arc::new(plugins::outside::Http::new(authorities())),
+            outside: outside(),
             boundary: options,
             watched_boundary,
             operator: Arc::new(operator),
@@ -306,6 +305,10 @@ async fn still_agrees(log: Arc<Log>) {
         std::future::pending::<()>().await;
     }
     tracing::error!("the audit log is not the one that the boundary has signed");
+}
+
+fn outside() -> Arc<dyn vault::outside::Outside> {
+    Arc::new(plugins::outside::Http::new(authorities()))
 }
 
 fn databases() -> vault::Databases {

@@ -64,7 +64,7 @@ impl Arguments {
 }
 
 /// Files make a thread wait; a signal is heard meanwhile.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await?
 }
 
@@ -96,7 +96,7 @@ impl Place {
         }
     }
 
-    fn log(&self) -> Result<LogReader<LogFolder>> {
+    pub fn log(&self) -> Result<LogReader<LogFolder>> {
         let dir = self.dir()?.ok_or_else(|| Usage("which log? name --dir or --data-dir".to_owned()))?;
         open(&dir)
     }

@@ -1,5 +1,8 @@
-//! `strongroom auth`: which client certificate stands for whom.
+//! `strongroom auth`: which client certificate stands for whom, and why logins were refused.
 
+pub mod explain;
+
+use super::audit::blocking;
 use super::connection::Connection;
 use super::kms::{PageArguments, list};
 use super::output::{Answer, Record};
@@ -17,6 +20,7 @@ pub enum Command {
     /// Certificate roles
     #[command(subcommand)]
     Cert(Cert),
+    Explain(explain::Explain),
 }
 
 #[derive(Debug, Subcommand)]
@@ -78,11 +82,11 @@ pub struct List {
 
 impl Command {
     pub async fn run(self, connection: &Connection) -> Result<Answer> {
-        let Self::Cert(command) = self;
-        match command {
-            Cert::Write(command) => command.run(connection).await,
-            Cert::List(command) => command.run(connection).await,
-            Cert::Delete(Name { name }) => {
+        match self {
+            Self::Explain(command) => blocking(move || command.run()).await,
+            Self::Cert(Cert::Write(command)) => command.run(connection).await,
+            Self::Cert(Cert::List(command)) => command.run(connection).await,
+            Self::Cert(Cert::Delete(Name { name })) => {
                 let request = identity::DeleteCertificateRoleRequest { name };
                 connection.connect().await?.identity().delete_certificate_role(request).await.map_err(Error::from)?;
                 Ok(Answer::Done)

@@ -23,6 +23,7 @@ mod role;
 mod secret_id;
 mod sweep;
 
+pub(crate) use login::CAUSES;
 pub(crate) use sweep::sweep;
 
 use super::token_fields::folded;

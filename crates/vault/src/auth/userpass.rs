@@ -20,6 +20,7 @@ mod user;
 
 pub(crate) use hash::Hashing;
 pub(crate) use locked::{locked, unlock};
+pub(crate) use login::CAUSES;
 
 use super::token_fields::folded;
 use crate::backend::{Access, Backend, lowered};

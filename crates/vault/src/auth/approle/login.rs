@@ -8,6 +8,7 @@
 use super::ATTEMPTS_MAX;
 use super::role::{Role, Roles};
 use super::secret_id::{Found, SecretId};
+use crate::auth::explain::Causes;
 use crate::auth::token_fields::{self, Login, is_from, lie_within};
 use crate::error::VaultError;
 use crate::reply::Reply;
@@ -258,6 +259,15 @@ fn refused(cause: &'static str) -> VaultError {
     VaultError::LoginRefused { told: "invalid role or secret ID", cause }
 }
 
+pub(crate) const CAUSES: Causes = &[
+    (ROLE_UNKNOWN, "no role has this RoleID; it may have got another one"),
+    (UNKNOWN, "the role has no such SecretID: never made, destroyed, swept, or meant for another role"),
+    (REPLAYED, "all uses of the SecretID are spent: somebody has used it before; if its holder has not, it was stolen"),
+    (EXPIRED, "the SecretID's time was over"),
+    (ADDRESS_OTHER, "the login came from outside the ranges of the role, or of the SecretID"),
+    (CERTIFICATE_OTHER, "the SecretID is bound to a client certificate, and another or none was shown: it may be stolen"),
+    (ENTITY_DISABLED, "the entity is disabled: see identity/entity"),
+];
 const ROLE_UNKNOWN: &str = "APPROLE_ROLE_ID_UNKNOWN";
 const UNKNOWN: &str = "APPROLE_SECRET_ID_UNKNOWN";
 const REPLAYED: &str = "APPROLE_SECRET_ID_REPLAYED";

@@ -4,6 +4,7 @@ use super::hash::Hashed;
 use super::lockout::Failures;
 use super::user::{self, User, Users};
 use super::{ATTEMPTS_MAX, NAME_BYTES_MAX};
+use crate::auth::explain::Causes;
 use crate::auth::token_fields::{self, Login, folded, is_from};
 use crate::error::VaultError;
 use crate::reply::Reply;
@@ -173,6 +174,14 @@ fn refused(cause: &'static str) -> VaultError {
     VaultError::LoginRefused { told: "invalid username or password", cause }
 }
 
+pub(crate) const CAUSES: Causes = &[
+    (NAME_MALFORMED, "no user could have this name"),
+    (UNKNOWN, "there is no such user"),
+    (WRONG, "the password was wrong; five within 15 minutes lock the user"),
+    (ENTITY_DISABLED, "the entity is disabled: see identity/entity"),
+    (LOCKED, "five wrong passwords have locked the user for 15 minutes: see sys/locked-users"),
+    (ADDRESS_OTHER, "the login came from outside the user's token_bound_cidrs"),
+];
 const NAME_MALFORMED: &str = "USERPASS_NAME_MALFORMED";
 const UNKNOWN: &str = "USERPASS_USER_UNKNOWN";
 const WRONG: &str = "USERPASS_PASSWORD_WRONG";

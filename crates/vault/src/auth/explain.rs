@@ -1,0 +1,64 @@
+//! Why logins are refused, for the operator: what a cause in the audit log means, and what to look at.
+//!
+//! Always: every cause that a method records stands in its table; a test reads the methods' texts.
+//! Never: told to the caller, who hears one text per method.
+
+use super::{approle, proven, userpass};
+
+/// What a recorded cause means.
+pub fn explained(cause: &str) -> Option<&'static str> {
+    let all = TABLES.iter().copied().flatten();
+    all.copied().find(|(known, _)| *known == cause).map(|(_, told)| told)
+}
+
+/// A cause, and a line.
+pub(crate) type Causes = &'static [(&'static str, &'static str)];
+
+const TABLES: &[Causes] = &[proven::CAUSES, approle::CAUSES, userpass::CAUSES, OTHERS];
+
+/// Of the pipeline.
+const OTHERS: Causes = &[
+    (
+        "INVALID_FIELD",
+        "a field of the login was missing, malformed, or wider than the role gives; the caller was told which",
+    ),
+    ("LIMIT_EXCEEDED", "more at once than is looked at: the caller may try again"),
+    ("RATE_LIMITED", "too many requests of this kind, or from this address: see sys/quotas/rate-limit"),
+    ("PERMISSION_DENIED", "the mount was disabled while the login was looked at"),
+    ("CONFLICT", "others changed the same role again and again: the caller may try again"),
+    ("UNAVAILABLE", "the store or the audit log was away"),
+    ("NO_ROUTE", "nothing logs in at this path: is the method enabled there?"),
+    ("UNSUPPORTED_OPERATION", "a login is a write"),
+    ("SEALED", "this node was sealed"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn causes(dir: &Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                causes(&path, found);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let constants = text.lines().filter_map(|line| line.split_once(": &str = \"")?.1.strip_suffix("\";"));
+            let is_cause =
+                |text: &&str| text.contains('_') && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+            found.extend(constants.filter(is_cause).map(str::to_owned));
+        }
+    }
+
+    #[test]
+    fn every_cause_that_is_recorded_is_explained() {
+        let mut found = Vec::new();
+        causes(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/auth"), &mut found);
+        assert!(found.len() > 12, "{found:?}");
+        let untold: Vec<_> = found.iter().filter(|cause| explained(cause).is_none()).collect();
+        assert!(untold.is_empty(), "{untold:?}");
+        assert_eq!(explained("APPROLE_"), None);
+    }
+}
