@@ -129,6 +129,44 @@ fn a_lease_is_renewed_and_taken_back_by_its_id_its_prefix_and_its_token() {
 }
 
 #[test]
+fn what_is_lent_to_an_entity_ends_when_it_is_disabled_deleted_or_was_merged_before() {
+    let stand = Stand::new();
+    stand.role("b", json!({}));
+    stand.done("write", "sys/auth/userpass", json!({"type": "userpass"}));
+    stand.done(
+        "write",
+        "sys/policies/acl/app",
+        json!({"policy": "path \"database/creds/*\" { capabilities = [\"read\"] }"}),
+    );
+    let log_in = |name: &str| {
+        let user = json!({"password": "pw-of-somebody", "token_policies": "app"});
+        stand.done("write", &format!("auth/userpass/users/{name}"), user);
+        let body = json!({"password": "pw-of-somebody"});
+        let auth = stand.ask("", "write", &format!("auth/userpass/login/{name}"), body).unwrap()["auth"].clone();
+        let text = |field: &str| auth[field].as_str().unwrap().to_owned();
+        (text("client_token"), text("entity_id"))
+    };
+    let all: Vec<_> = ["disabled", "deleted", "merged", "into", "stays"].map(log_in).into_iter().collect();
+    let users: Vec<User> = all.iter().map(|(token, _)| stand.user_of("b", token)).collect();
+    stand.done("write", &format!("identity/entity/id/{}", all[0].1), json!({"disabled": true}));
+    stand.done("delete", &format!("identity/entity/id/{}", all[1].1), Value::Null);
+    stand.gone(&users[0], 10);
+    stand.gone(&users[1], 10);
+    let kept = stand.done("read", &format!("identity/entity/id/{}", all[3].1), Value::Null);
+    let kept = &kept["data"]["aliases"][0]["id"];
+    let merge =
+        json!({"from_entity_ids": [all[2].1], "to_entity_id": all[3].1, "conflicting_alias_ids_to_keep": [kept]});
+    stand.done("write", "identity/entity/merge", merge);
+    assert!(stand.logs_in(&users[2]) && stand.logs_in(&users[3]));
+    stand.done("write", &format!("identity/entity/id/{}", all[3].1), json!({"disabled": true}));
+    stand.gone(&users[2], 10);
+    stand.gone(&users[3], 10);
+    assert!(stand.logs_in(&users[4]), "another entity's goes on");
+    let refused = stand.ask(&all[3].0, "read", "database/creds/b", Value::Null);
+    assert!(refused.as_ref().is_err_and(|said| said.starts_with("403")), "{refused:?}");
+}
+
+#[test]
 fn a_database_that_is_away_is_waited_for_and_not_stormed() {
     let stand = Stand::new();
     // without a database: it has nothing to tell, and overwrites nothing

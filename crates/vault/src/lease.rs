@@ -61,6 +61,8 @@ pub(crate) enum Why {
     Revoked,
     /// The token that asked is gone.
     Token,
+    /// The entity that asked is disabled or gone.
+    Entity,
     /// The mount is gone.
     Mount,
     /// Nobody said that the user was made.

@@ -4,6 +4,8 @@ use super::{Lease, Target};
 use crate::error::VaultError;
 use crate::service::Vault;
 use crate::view::View;
+use envelope::Timestamp;
+use identity::{Entity, EntityId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use storage::{AtLeast, Batch, EntryPath, Revision};
@@ -67,6 +69,18 @@ impl Leases {
 
     pub(crate) fn of_entity(&self, entity: &str) -> Result<EntryPath, VaultError> {
         self.view.path(&format!("e/{}", self.view.hash(b"vault/lease-entity", entity)?))
+    }
+
+    pub(crate) fn ended_entities(&self) -> Result<EntryPath, VaultError> {
+        self.view.path("ee")
+    }
+
+    /// So that what is lent to this entity, by whatever id it was known, is taken back.
+    pub(crate) fn end_entity(&self, batch: Batch, entity: &Entity, now: Timestamp) -> Result<Batch, VaultError> {
+        let ids: Vec<String> = [entity.id].iter().chain(&entity.merged).map(EntityId::to_string).collect();
+        let key = self.view.hash(b"vault/lease-entity", &entity.id.to_string())?;
+        let path = self.view.path(&format!("ee/{:016x}/{key}", now.unix_millis()))?;
+        self.put(batch, path, &ids)
     }
 
     pub(crate) fn targets(&self) -> Result<EntryPath, VaultError> {

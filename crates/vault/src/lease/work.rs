@@ -43,6 +43,7 @@ impl Late {
 /// What waits for something of its own.
 enum Part {
     Tokens,
+    Entities,
     StaticRoles,
     Target(String, Box<Target>),
 }
@@ -61,7 +62,7 @@ struct Round {
 /// A round lasts as long as its slowest part: the others have more turns meanwhile.
 pub async fn work(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
     let targets = targets(vault).await?.into_iter().map(|(id, target)| Part::Target(id, Box::new(target)));
-    let parts: Vec<Part> = [Part::Tokens, Part::StaticRoles].into_iter().chain(targets).collect();
+    let parts: Vec<Part> = [Part::Tokens, Part::Entities, Part::StaticRoles].into_iter().chain(targets).collect();
     let (left, permits) = (AtomicUsize::new(parts.len()), Semaphore::new(PARTS_AT_ONCE));
     let round = Round { now, began: Instant::now(), left, permits };
     let all: Vec<_> = parts.iter().map(|part| turns(vault, part, &round)).collect();
@@ -95,6 +96,7 @@ impl Part {
     async fn turn(&self, vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
         match self {
             Self::Tokens => tokens_gone(vault, now).await,
+            Self::Entities => entities_gone(vault, now).await,
             Self::StaticRoles => crate::engine::database::statics::work(vault, now).await,
             Self::Target(id, target) => work_at(vault, id, target, now).await,
         }
@@ -103,6 +105,7 @@ impl Part {
     fn name(&self) -> &'static str {
         match self {
             Self::Tokens => "leases of tokens that are gone",
+            Self::Entities => "leases of entities that are gone",
             Self::StaticRoles => "static roles",
             Self::Target(..) => "leases of a database",
         }
@@ -191,6 +194,28 @@ async fn tokens_gone(vault: &Vault, now: Timestamp) -> Result<usize, VaultError>
         }
     }
     Ok(count)
+}
+
+/// Marks what was lent to entities that are disabled or gone.
+async fn entities_gone(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
+    let leases = Leases::of(vault)?;
+    let claims = vault.barrier().storage().claim(&leases.ended_entities()?, ENTITIES_AT_ONCE, CLAIMED_FOR).await?;
+    for Claim { path, entry, fence } in &claims {
+        let ids: Vec<String> = decode(vault.barrier().open(path, &entry.value)?.expose())?;
+        let mut whole = true;
+        for id in &ids {
+            let (folder, by) = (leases.of_entity(id)?, By::System("LeaseEnd", now));
+            whole &= super::mark::end_below(vault, &folder, |_| true, (Why::Entity, by), "identity/entity").await?.1;
+        }
+        if whole {
+            let batch = vault.changes().batch()?.revision_is(path.clone(), *fence).delete(path.clone());
+            match vault.commit(batch, &told(now, "LeaseEntityEnded", "", Outcome::Done)).await {
+                Ok(_) | Err(identity::ChangeError::Conflict(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(claims.len())
 }
 
 pub(crate) async fn is_mount_gone(vault: &Vault, mount: &str) -> Result<bool, VaultError> {
@@ -305,3 +330,4 @@ const PARTS_AT_ONCE: usize = 16;
 const PAUSE: Duration = Duration::from_millis(250);
 /// Two operations each, of 128.
 const TOKENS_AT_ONCE: u32 = 48;
+const ENTITIES_AT_ONCE: u32 = 8;

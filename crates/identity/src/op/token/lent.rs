@@ -2,7 +2,8 @@
 //!
 //! Always: the end of a token that was lent something leaves a mark in the commit that drops it, however it ended.
 
-use crate::error::IdentityError;
+use crate::entity::{EntityId, EntityRef, Work};
+use crate::error::{Cause, IdentityError};
 use crate::name::Accessor;
 use crate::principal::{Principal, Proof};
 use crate::service::Identities;
@@ -40,10 +41,25 @@ impl Identities {
             }
             (TokenKind::Stateless, ..) => (self.while_alive(batch, record, now).await?, None),
         };
+        let batch = match by.entity() {
+            Some(entity) => self.while_enabled(batch, entity).await?,
+            None => batch,
+        };
         let Some((digest, accessor)) = lent else { return Ok((batch, None)) };
         let path = self.layout.lent(&digest)?;
         let sealed = self.barrier.seal(&path, &[])?;
         Ok((batch.put(path, sealed), Some(accessor)))
+    }
+
+    /// With the condition that the entity is as it is: there, and not disabled. What is lent to it ends with either.
+    async fn while_enabled(&self, batch: Batch, entity: EntityId) -> Result<Batch, IdentityError> {
+        let gone = |_| IdentityError::Unauthenticated(Cause::EntityGone);
+        let mut work = Work::new(self);
+        let id = work.entity_id(EntityRef::Id(entity)).await.map_err(gone)?;
+        if work.entity(id).await?.disabled {
+            return Err(IdentityError::Unauthenticated(Cause::EntityDisabled));
+        }
+        work.add_to(batch)
     }
 
     pub(crate) async fn tell_lenders(

@@ -5,12 +5,14 @@ use super::{Making, change, id_in, id_of, ids_in, mounts, pairs_in, text_in};
 use crate::call::Verb;
 use crate::clock::rfc3339;
 use crate::error::VaultError;
+use crate::lease::store::Leases;
 use crate::reply::Reply;
 use crate::scope::Scope;
 use envelope::Timestamp;
 use identity::token::Meta;
-use identity::{Entity, EntityChange, EntityId, EntityRef, Progress};
+use identity::{Entity, EntityChange, EntityId, EntityRef, IdentityError, Progress};
 use serde::Serialize;
+use storage::Batch;
 
 #[derive(Serialize)]
 struct Shown<'a> {
@@ -50,7 +52,7 @@ pub(super) async fn handle(scope: &Scope<'_>, by: &str, name: Option<&str>) -> R
         ("id", Some(id), Verb::Delete) => delete(scope, &[id_of(id)?]).await,
         ("name", Some(name), Verb::Delete) => match identities.entity(EntityRef::Name(name)).await {
             Ok(entity) => delete(scope, &[entity.id]).await,
-            Err(identity::IdentityError::EntityNotFound) => Ok(Reply::empty()),
+            Err(IdentityError::EntityNotFound) => Ok(Reply::empty()),
             Err(error) => Err(error.into()),
         },
         ("id", None, Verb::List) => {
@@ -86,7 +88,10 @@ fn asked(scope: &Scope<'_>) -> Result<EntityChange, VaultError> {
 async fn put(scope: &Scope<'_>, asked: EntityChange) -> Result<Reply, VaultError> {
     let (identities, asked, now) = (scope.vault.identities(), &asked, scope.now());
     let entity = change(scope, |batch| -> Making<'_, Entity> {
-        Box::pin(async move { identities.put_entity(batch, asked.clone(), now).await })
+        Box::pin(async move {
+            let (batch, entity) = identities.put_entity(batch, asked.clone(), now).await?;
+            Ok((if entity.disabled { end_leases(scope, batch, &entity)? } else { batch }, entity))
+        })
     })
     .await?;
     Reply::data(&Made { aliases: None, id: entity.id.to_string(), name: entity.name })
@@ -97,11 +102,29 @@ async fn delete(scope: &Scope<'_>, ids: &[EntityId]) -> Result<Reply, VaultError
     let (identities, now) = (scope.vault.identities(), scope.now());
     for ids in ids.chunks(DELETED_AT_ONCE) {
         let delete = |batch| -> Making<'_, Progress> {
-            Box::pin(async move { identities.delete_entities(batch, ids, now).await })
+            Box::pin(async move {
+                let (mut batch, progress) = identities.delete_entities(batch, ids, now).await?;
+                for id in ids {
+                    match identities.entity(EntityRef::Id(*id)).await {
+                        // a disabled one has been told of; while it is dropped in parts it is that, too
+                        Ok(entity) if entity.disabled => {}
+                        Ok(entity) => batch = end_leases(scope, batch, &entity)?,
+                        Err(IdentityError::EntityNotFound) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok((batch, progress))
+            })
         };
         while change(scope, delete).await? == Progress::GoesOn {}
     }
     Ok(Reply::empty())
+}
+
+/// What was lent to it is taken back.
+fn end_leases(scope: &Scope<'_>, batch: Batch, entity: &Entity) -> Result<Batch, IdentityError> {
+    let ended = Leases::of(scope.vault).and_then(|leases| leases.end_entity(batch, entity, scope.now()));
+    ended.map_err(|_| IdentityError::Internal("what is lent to an entity"))
 }
 
 async fn merge(scope: &Scope<'_>) -> Result<Reply, VaultError> {
