@@ -14,6 +14,7 @@ pub mod backend;
 pub mod body;
 pub mod call;
 mod clock;
+mod cron;
 pub mod duration;
 pub mod engine;
 pub mod error;
@@ -66,6 +67,7 @@ pub(crate) async fn tend_one(vault: &Vault, now: Timestamp) -> Result<usize, Vau
     let mut done = Done::default();
     done.add("wrapped answers", wrapping::sweep(vault, now).await);
     done.add("SecretIDs", auth::approle::sweep(vault, now).await);
+    done.add("secrets with a rotation hook", engine::kv2::rotation::work(vault, now).await);
     done.add("transit keys", engine::transit::auto::rotate_due(vault, now).await);
     done.add("mounts that are gone", gone::sweep(vault, now).await);
     done.told()

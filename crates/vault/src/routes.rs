@@ -160,6 +160,8 @@ const KV2: &[Route] = &[
     route("undelete/{path}", &[Write], "Takes deletions back."),
     route("destroy/{path}", &[Write], "Destroys versions."),
     route("promote/{path}", &[Write], "Makes a version the current one."),
+    route("rotation/{path}", &[Read, Write, Delete], "How a secret is rotated, by whose hook."),
+    route("rotate/{path}", &[Write], "Rotates a secret now."),
     route("metadata/{path}", &[Read, Write, Patch, Delete, List], "What is known of a secret; or names of secrets."),
 ];
 

@@ -24,7 +24,6 @@
 
 mod config;
 mod creds;
-mod cron;
 mod password;
 pub mod plugin;
 pub(crate) mod reconcile;

@@ -2,7 +2,8 @@
 //!
 //! Beyond Vault: a write with `options.label = "pending"` stages a version that nobody gets who does not ask for it;
 //! `promote` makes it the current one and keeps the one before as `previous`. `?label=` reads by label. Metadata tells when
-//! each version was read last, so that an old one is withdrawn when nobody uses it any more.
+//! each version was read last, so that an old one is withdrawn when nobody uses it any more. A hook can do all of that by
+//! itself ([`rotation`]).
 //!
 //! Always: a version's data stands in an entry of its own, written once.
 //! Never: data in metadata; what is destroyed is deleted in the same commit that says so.
@@ -12,6 +13,7 @@ pub(crate) mod last_read;
 mod merge;
 mod meta;
 mod metadata;
+pub(crate) mod rotation;
 
 pub use last_read::LastReads;
 
@@ -36,8 +38,12 @@ impl Backend for Kv2 {
         Cow::Borrowed(path)
     }
 
-    fn access(&self, _call: &Call, _path: &str) -> Access {
-        Access::Policy
+    fn access(&self, call: &Call, path: &str) -> Access {
+        match path.split_once('/') {
+            // it says where the server dials
+            Some(("rotation", _)) if call.verb == Verb::Write => Access::PolicyAndSudo,
+            Some(_) | None => Access::Policy,
+        }
     }
 
     async fn exists(&self, scope: &Scope<'_>) -> Result<bool, VaultError> {
@@ -67,15 +73,20 @@ impl Backend for Kv2 {
             ("undelete", Verb::Write) => data::change_versions(scope, &secret()?, data::Fate::Undeleted).await,
             ("destroy", Verb::Write) => data::change_versions(scope, &secret()?, data::Fate::Destroyed).await,
             ("promote", Verb::Write) => metadata::promote(scope, &secret()?).await,
+            ("rotation", Verb::Read) => rotation::read(&secret()?).await,
+            ("rotation", Verb::Write) => rotation::write(scope, &secret()?).await,
+            ("rotation", Verb::Delete) => rotation::delete(scope, &secret()?).await,
+            ("rotate", Verb::Write) => rotation::rotate_now(scope, &secret()?).await,
             ("metadata", Verb::List) => list(scope, &Tree::new(&view, LIST), rest).await,
             ("metadata", Verb::Read) if rest.is_empty() || rest.ends_with('/') => Err(VaultError::NotFound),
             ("metadata", Verb::Read) => metadata::read(scope, &secret()?).await,
             ("metadata", Verb::Write) => metadata::write(scope, &secret()?, metadata::Way::Replace).await,
             ("metadata", Verb::Patch) => metadata::write(scope, &secret()?, metadata::Way::Merge).await,
             ("metadata", Verb::Delete) => metadata::delete(scope, &secret()?).await,
-            ("config" | "data" | "subkeys" | "delete" | "undelete" | "destroy" | "promote", _) => {
-                Err(VaultError::Unsupported)
-            }
+            (
+                "config" | "data" | "subkeys" | "delete" | "undelete" | "destroy" | "promote" | "rotation" | "rotate",
+                _,
+            ) => Err(VaultError::Unsupported),
             _ => Err(scope.no_route()),
         }
     }

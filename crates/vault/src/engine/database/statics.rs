@@ -8,12 +8,13 @@
 //! Always: of two accounts the one that is given out last stays as it is until the overlap is over and nobody is in with it.
 
 use super::config::statements;
-use super::cron::Schedule;
+
 use super::plugin::{Connection, DatabaseError, DatabasePlugin};
 use super::shelf::Shelf;
 use super::{ATTEMPTS_MAX, check_name, config, not_told, password, reached, refused};
 use crate::body::Body;
 use crate::clock::rfc3339;
+use crate::cron::Schedule;
 use crate::engine::tree::Tree;
 use crate::error::VaultError;
 use crate::lease::breaker::Gate;

@@ -193,7 +193,8 @@ pub(super) async fn delete(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Rep
         }
         let over = later.is_empty();
         let batch = if over {
-            secret.tree().remove(batch.delete(secret.meta_path()?), secret.name)?
+            let batch = secret.forget_rotation(batch.delete(secret.meta_path()?))?;
+            secret.tree().remove(batch, secret.name)?
         } else {
             secret.view.put(batch, secret.meta_path()?, &meta.encode()?)?
         };

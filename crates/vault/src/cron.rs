@@ -6,7 +6,7 @@ use envelope::Timestamp;
 use time::{Duration, OffsetDateTime};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Schedule {
+pub(crate) struct Schedule {
     minutes: u64,
     hours: u64,
     days: u64,
@@ -17,7 +17,7 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let fields: Vec<&str> = text.split_whitespace().collect();
         let [minutes, hours, days, months, weekdays] = fields[..] else { return None };
         let mut week = bits(weekdays, 0, 7)?;
@@ -34,7 +34,7 @@ impl Schedule {
     }
 
     /// The first minute after `now` that it names, within eight years.
-    pub(super) fn after(&self, now: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn after(&self, now: Timestamp) -> Option<Timestamp> {
         let secs = i64::try_from(now.unix_secs()).ok()?;
         let mut at = OffsetDateTime::from_unix_timestamp(secs - secs.rem_euclid(60) + 60).ok()?;
         let has = |bits: u64, number: u8| bits >> number & 1 == 1;
