@@ -2,6 +2,7 @@
 
 pub mod approle;
 mod explain;
+pub mod jose;
 mod proven;
 pub mod token;
 mod token_fields;
