@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod audit;
 pub mod auth;
+mod browser;
 pub mod connection;
 pub mod demo;
 pub mod dev;

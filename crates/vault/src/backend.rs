@@ -59,6 +59,7 @@ pub(crate) fn of(kind: Kind) -> &'static dyn Backend {
         Kind::Token => &auth::token::Tokens,
         Kind::AppRole => &auth::approle::AppRole,
         Kind::Userpass => &auth::userpass::Userpass,
+        Kind::Jwt | Kind::Oidc => &auth::jwt::Jwt,
         Kind::Transit => &engine::transit::Transit,
         Kind::Database => &engine::database::Database,
         Kind::Identity => &engine::identity::Identity,

@@ -25,6 +25,9 @@ pub enum Kind {
     Token,
     AppRole,
     Userpass,
+    Jwt,
+    /// The same, for people.
+    Oidc,
 }
 
 impl Kind {
@@ -40,12 +43,14 @@ impl Kind {
             Self::Token => "token",
             Self::AppRole => "approle",
             Self::Userpass => "userpass",
+            Self::Jwt => "jwt",
+            Self::Oidc => "oidc",
         }
     }
 
     pub fn is_auth(self) -> bool {
         match self {
-            Self::Token | Self::AppRole | Self::Userpass => true,
+            Self::Token | Self::AppRole | Self::Userpass | Self::Jwt | Self::Oidc => true,
             Self::System
             | Self::Identity
             | Self::Cubbyhole
@@ -60,7 +65,8 @@ impl Kind {
     pub fn is_built_in(self) -> bool {
         match self {
             Self::System | Self::Identity | Self::Cubbyhole | Self::Token => true,
-            Self::Kv1 | Self::Kv2 | Self::Transit | Self::Database | Self::AppRole | Self::Userpass => false,
+            Self::Kv1 | Self::Kv2 | Self::Transit | Self::Database => false,
+            Self::AppRole | Self::Userpass | Self::Jwt | Self::Oidc => false,
         }
     }
 
@@ -80,6 +86,8 @@ impl Kind {
         match type_name {
             "approle" => Some(Self::AppRole),
             "userpass" => Some(Self::Userpass),
+            "jwt" => Some(Self::Jwt),
+            "oidc" => Some(Self::Oidc),
             _ => None,
         }
     }

@@ -25,6 +25,7 @@ pub fn of(kind: Kind) -> &'static [Route] {
         Kind::Kv2 => KV2,
         Kind::AppRole => APPROLE,
         Kind::Userpass => USERPASS,
+        Kind::Jwt | Kind::Oidc => JWT,
         Kind::Transit => TRANSIT,
         Kind::Database => DATABASE,
         Kind::Identity => IDENTITY,
@@ -185,6 +186,15 @@ const USERPASS: &[Route] = &[
     route("users/{username}", &[Read, Write, Delete], "One user."),
     route("users/{username}/password", &[Write], "A user's new password."),
     route("users/{username}/policies", &[Write], "A user's policies."),
+];
+
+const JWT: &[Route] = &[
+    route("login", &[Write], "A token for a JWT."),
+    route("config", &[Read, Write], "Whose JWTs count, and by which keys."),
+    route("role", &[List], "Names of roles."),
+    route("role/{name}", &[Read, Write, Delete], "One role."),
+    route("oidc/auth_url", &[Write], "Where a browser begins to log in."),
+    route("oidc/callback", &[Read], "A token for who has logged in by the browser."),
 ];
 
 const DATABASE: &[Route] = &[

@@ -79,6 +79,7 @@ pub struct Caches {
     breakers: Breakers,
     late: crate::lease::Late,
     outsiders: crate::outside::Outsiders,
+    key_sets: crate::auth::jose::KeySets,
 }
 
 impl Caches {
@@ -99,6 +100,7 @@ impl Caches {
             breakers: Breakers::default(),
             late: crate::lease::Late::default(),
             outsiders: crate::outside::Outsiders::default(),
+            key_sets: crate::auth::jose::KeySets::default(),
         }
     }
 
@@ -199,6 +201,11 @@ impl Vault {
 
     pub fn databases(&self) -> &crate::Databases {
         &self.seams.databases
+    }
+
+    /// Keys of issuers of tokens.
+    pub(crate) fn key_sets(&self) -> &crate::auth::jose::KeySets {
+        &self.seams.caches.key_sets
     }
 
     pub(crate) fn breakers(&self) -> &Breakers {

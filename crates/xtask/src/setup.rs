@@ -1,5 +1,5 @@
-//! What the tests need beside a Rust toolchain and a C compiler: SoftHSM2, OpenSSL, strace, PostgreSQL, MariaDB, Redis, Python with
-//! grpcio and hvac, Node with node-vault.
+//! What the tests need beside a Rust toolchain and a C compiler: SoftHSM2, OpenSSL, strace, PostgreSQL, MariaDB, Redis, Chromium,
+//! Python with grpcio and hvac, Node with node-vault and an OpenID provider.
 
 use anyhow::{Context as _, Result, bail};
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ const DEBIAN_PACKAGES: &[&str] = &[
     "postgresql",
     "mariadb-server",
     "redis-server",
+    "chromium",
 ];
 const PYTHON_PACKAGES: &[&str] =
     &["grpcio", "grpcio-reflection", "protobuf", "googleapis-common-protos", "hvac==2.4.0"];
@@ -44,7 +45,8 @@ pub(crate) fn install() -> Result<()> {
     }
     go()?;
     python()?;
-    node()
+    node()?;
+    oidc()
 }
 
 /// Debian's is too old to fetch a newer one by itself.
@@ -69,6 +71,23 @@ fn node() -> Result<()> {
     run(Command::new("npm")
         .args(["install", "--silent", "--no-audit", "--no-fund", "--no-save", "--ignore-scripts"])
         .args(NODE_PACKAGES)
+        .current_dir(&folder))
+}
+
+/// An OpenID provider, a signer of tokens and a hand for a browser, as `tests/oidc/package-lock.json` has them.
+fn oidc() -> Result<()> {
+    let (from, folder) = (crate::steps::root().join("tests/oidc"), crate::steps::root().join("target/oidc"));
+    std::fs::create_dir_all(&folder)?;
+    let lock = std::fs::read(from.join("package-lock.json"))?;
+    let installed = folder.join("node_modules/oidc-provider/package.json").exists();
+    if installed && std::fs::read(folder.join("package-lock.json")).is_ok_and(|there| there == lock) {
+        return Ok(());
+    }
+    say("fetching an OpenID provider");
+    std::fs::copy(from.join("package.json"), folder.join("package.json"))?;
+    std::fs::write(folder.join("package-lock.json"), lock)?;
+    run(Command::new("npm")
+        .args(["ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"])
         .current_dir(&folder))
 }
 

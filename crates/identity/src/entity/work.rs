@@ -3,7 +3,7 @@
 //! Always: what was read is still so when the change is committed. The indexes by name and by alias follow from the records,
 //! and change with them.
 
-use super::{Alias, Entity, EntityId, EntityRef, Group};
+use super::{Alias, Entity, EntityId, EntityRef, Group, GroupKind};
 use crate::error::IdentityError;
 use crate::service::Identities;
 use serde::Serialize;
@@ -66,6 +66,33 @@ impl<'a> Work<'a> {
         let id = found.ok_or(IdentityError::EntityNotFound)?;
         self.group(id).await?;
         Ok(id)
+    }
+
+    /// The groups that have one of these aliases at a mount.
+    pub(crate) async fn groups_by_alias(
+        &mut self,
+        mount_accessor: &str,
+        names: &[String],
+    ) -> Result<BTreeSet<EntityId>, IdentityError> {
+        let layout = &self.identities.layout;
+        let paths = names.iter().map(|name| layout.group_alias(mount_accessor, name)).collect::<Result<Vec<_>, _>>()?;
+        if paths.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let (_, found) = self.identities.barrier.get(&paths, AtLeast::Latest).await?;
+        let mut ids = BTreeSet::new();
+        for found in found.into_iter().flatten() {
+            let id = found.value.expose().try_into().map(EntityId);
+            let id = id.map_err(|_| IdentityError::Altered("a stored index of entities cannot be read".into()))?;
+            match self.group(id).await {
+                Ok(group) if group.kind == GroupKind::External => {
+                    ids.insert(id);
+                }
+                Ok(_) | Err(IdentityError::EntityNotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(ids)
     }
 
     async fn indexed(&self, path: EntryPath) -> Result<Option<EntityId>, IdentityError> {

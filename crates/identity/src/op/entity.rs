@@ -26,6 +26,18 @@ impl Identities {
         mount_accessor: &str,
         alias_name: &str,
     ) -> Result<(Batch, [u8; 16]), IdentityError> {
+        self.entity_in_groups(batch, call, (mount_accessor, alias_name), None).await
+    }
+
+    /// The same, of an auth method that tells in which groups its people are: the entity is then in the external groups whose
+    /// aliases at that mount are these, and in none other of that mount's.
+    pub async fn entity_in_groups(
+        &self,
+        batch: Batch,
+        call: &RequestInfo,
+        (mount_accessor, alias_name): (&str, &str),
+        groups: Option<&[String]>,
+    ) -> Result<(Batch, [u8; 16]), IdentityError> {
         let name = checked_name(alias_name, "name")?;
         let mut work = Work::new(self);
         let id = match work.entity_id(EntityRef::Alias { mount_accessor, name: &name }).await {
@@ -49,6 +61,9 @@ impl Identities {
             }
             Err(error) => return Err(error),
         };
+        if let Some(names) = groups {
+            super::group::set_external(&mut work, id, mount_accessor, names).await?;
+        }
         let _ = call.entity.set(id.to_string().into());
         Ok((work.add_to(batch)?, id.0))
     }

@@ -175,6 +175,42 @@ async fn set_entities(work: &mut Work<'_>, id: EntityId, members: Vec<EntityId>)
     Ok(())
 }
 
+/// The entity's external groups of this mount become those of these aliases. Names that no group has are nothing.
+pub(super) async fn set_external(
+    work: &mut Work<'_>,
+    entity: EntityId,
+    mount_accessor: &str,
+    names: &[String],
+) -> Result<(), IdentityError> {
+    let wanted = work.groups_by_alias(mount_accessor, names).await?;
+    let before = work.entity(entity).await?.groups.clone();
+    let mut after = before.clone();
+    for id in before.difference(&wanted) {
+        let Some(group) = found(work.group(*id).await)? else { continue };
+        let is_of_mount = group.alias.as_ref().is_some_and(|alias| alias.mount_accessor == mount_accessor);
+        if group.kind == GroupKind::External && is_of_mount {
+            group.member_entities.remove(&entity);
+            after.remove(id);
+        }
+    }
+    for id in &wanted {
+        let group = work.group(*id).await?;
+        group.member_entities.insert(entity);
+        if group.member_entities.len() > MEMBERS_MAX {
+            return Err(IdentityError::LimitExceeded);
+        }
+        after.insert(*id);
+    }
+    if after.len() > GROUPS_MAX {
+        after = work.that_are_there(&after).await?;
+    }
+    if after.len() > GROUPS_MAX {
+        return Err(IdentityError::LimitExceeded);
+    }
+    work.entity(entity).await?.groups = after;
+    Ok(())
+}
+
 async fn set_groups(work: &mut Work<'_>, id: EntityId, members: Vec<EntityId>) -> Result<(), IdentityError> {
     let wrong = || IdentityError::InvalidField("member_group_ids");
     let wanted: BTreeSet<EntityId> = members.into_iter().collect();

@@ -2,6 +2,7 @@
 //!
 //! Never: a password, SecretID or token as an argument.
 
+use super::browser::Browser;
 use super::connection::Connection;
 use super::output::{Answer, Record};
 use super::{Usage, source};
@@ -18,6 +19,7 @@ use std::time::Instant;
 Examples:
   strongroom login userpass alice                      # asks for the password
   strongroom login approle --role-id-file role-id --secret-id-file wrapping-token --expect-path auth/approle/role/web/secret-id
+  strongroom login oidc --role developer               # opens the browser
   TOKEN=$(strongroom login --print approle --role-id 5f0c… --secret-id-file secret-id)
 
 A client certificate that a role stands for needs no login: name it with --client-cert and --client-key.")]
@@ -68,6 +70,8 @@ enum Method {
         #[arg(long, value_name = "FILE")]
         jwt_file: PathBuf,
     },
+    /// As a person, by the browser and an OpenID provider
+    Oidc(Browser),
     /// With a token that there is already: looks whether it lives, and keeps it
     Token {
         /// File (0600) with it; `-` is standard input. Without: the terminal asks
@@ -78,7 +82,7 @@ enum Method {
 
 impl Arguments {
     pub async fn run(self) -> Result<Answer> {
-        let login = self.method.login(self.mount.as_deref()).await?;
+        let login = self.method.login(self.mount.as_deref(), &self.connection).await?;
         let vault =
             Vault::login(self.connection.options_of_anybody()?, login).await.map_err(|refused| refused.error)?;
         let token = vault.token().context("the login gave no token")?;
@@ -99,7 +103,7 @@ impl Arguments {
 }
 
 impl Method {
-    async fn login(self, mount: Option<&str>) -> Result<Login> {
+    async fn login(self, mount: Option<&str>, connection: &Connection) -> Result<Login> {
         let mount = |usual: &str| mount.unwrap_or(usual).trim_matches('/').trim_start_matches("auth/").to_owned();
         Ok(match self {
             Self::Userpass { user, password_file } => Login::Userpass {
@@ -124,6 +128,7 @@ impl Method {
                 Login::Jwt { mount: mount("jwt"), role, jwt: asked(Some(&jwt_file), "").await? }
             }
             Self::Jwt { role, jwt_file } => Login::Jwt { mount: mount("jwt"), role, jwt: Input::AnyFile(jwt_file) },
+            Self::Oidc(browser) => Login::Token(Input::Given(browser.token(connection, &mount("oidc")).await?)),
             Self::Token { file } => Login::Token(asked(file.as_deref(), "Token: ").await?),
         })
     }

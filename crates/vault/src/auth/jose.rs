@@ -5,17 +5,20 @@
 //! Never: a key, or an address of one, out of the token itself (`jwk`, `jku`, `x5u`, `x5c`): a token that brings one is
 //! refused. `kid` chooses among the keys that are known and does nothing else.
 //!
-//! For every method that is shown such tokens; [`verify`] is pure.
+//! For every method that is shown such tokens: [`verify`] is pure, [`KeySets`] fetches keys and keeps them.
 //! Signatures are verified by aws-lc-rs, with keys that were parsed once; what stands around them is parsed here, because
 //! JWT libraries read objects with a member twice.
 
 mod algorithm;
 mod claims;
+mod issuer;
 mod key;
 mod verify;
 
 pub use algorithm::{Algorithm, Algorithms};
 pub use claims::{Claims, Glob};
+pub use issuer::{Issuer, KeySets, Source, Trouble, is_sound_url};
+pub(crate) use issuer::Provider;
 pub use key::{Key, KeySet, MalformedKey};
 pub use verify::{CAUSES, PLAIN_KINDS, Refusal, Rules, TOKEN_BYTES_MAX, Verified, key_id, verify};
 

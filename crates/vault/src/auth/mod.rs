@@ -3,6 +3,7 @@
 pub mod approle;
 mod explain;
 pub mod jose;
+pub mod jwt;
 mod proven;
 pub mod token;
 mod token_fields;

@@ -34,6 +34,16 @@ pub(crate) struct Proven<'a> {
 
 /// Nothing where others were in between: look again.
 pub(crate) async fn let_in(scope: &Scope<'_>, batch: Batch, proven: Proven<'_>) -> Result<Option<Reply>, VaultError> {
+    let_in_of(scope, batch, proven, None).await
+}
+
+/// The same, of a method that tells in which groups its people are, where it does.
+pub(crate) async fn let_in_of(
+    scope: &Scope<'_>,
+    batch: Batch,
+    proven: Proven<'_>,
+    groups: Option<&[String]>,
+) -> Result<Option<Reply>, VaultError> {
     let refused = |cause| VaultError::LoginRefused { told: proven.told, cause };
     let fields = narrowed(scope, proven.tokens)?;
     if !is_from(scope, &proven.tokens.token_bound_cidrs)? {
@@ -61,7 +71,7 @@ pub(crate) async fn let_in(scope: &Scope<'_>, batch: Batch, proven: Proven<'_>) 
         }
         new = ending(new, left);
     }
-    let prepared = token_fields::prepare(scope, batch, new, &proven.alias).await;
+    let prepared = token_fields::prepare_in(scope, batch, new, &proven.alias, groups).await;
     let (batch, created) = token_fields::let_in_or(prepared, refused(ENTITY_DISABLED))?;
     let subject = token_fields::subject(&created);
     let record = Record { proof: &proven.proof, ..scope.record(&subject, Decision::Allowed, Outcome::Done) };

@@ -195,9 +195,21 @@ pub(crate) async fn prepare(
     new: NewToken<'_>,
     alias: &str,
 ) -> Result<(Batch, CreatedToken), VaultError> {
+    prepare_in(scope, batch, new, alias, None).await
+}
+
+/// The same, of a method that tells in which groups its people are, where it does.
+pub(crate) async fn prepare_in(
+    scope: &Scope<'_>,
+    batch: Batch,
+    new: NewToken<'_>,
+    alias: &str,
+    groups: Option<&[String]>,
+) -> Result<(Batch, CreatedToken), VaultError> {
     let identities = scope.vault.identities();
     let batch = gone::still_there(scope.vault, batch, scope.mount)?;
-    let (batch, entity) = identities.entity_for_alias(batch, &scope.call.info, &scope.mount.accessor, alias).await?;
+    let known_by = (scope.mount.accessor.as_str(), alias);
+    let (batch, entity) = identities.entity_in_groups(batch, &scope.call.info, known_by, groups).await?;
     let new = NewToken { entity: Some(entity), ..new };
     Ok(identities.prepare_token(batch, new, scope.now()).await?)
 }

@@ -94,7 +94,9 @@ fn shown(mount: &Mount) -> Shown<'_> {
         | Kind::Database
         | Kind::Token
         | Kind::AppRole
-        | Kind::Userpass => None,
+        | Kind::Userpass
+        | Kind::Jwt
+        | Kind::Oidc => None,
     };
     let token_type = match (mount.kind.is_auth(), mount.tune.token_type.as_str()) {
         (true, "") => "default-service",

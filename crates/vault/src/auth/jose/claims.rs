@@ -55,6 +55,15 @@ impl Claims {
         any_of.iter().any(|wanted| audiences.contains(&wanted.as_str()))
     }
 
+    /// With what another says beside it; what stands here stays.
+    #[must_use]
+    pub(crate) fn filled_from(mut self, other: Self) -> Self {
+        for (name, value) in other.0 {
+            self.0.entry(name).or_insert(value);
+        }
+        self
+    }
+
     pub fn expires(&self) -> Result<Option<Timestamp>, NoDate> {
         self.date("exp")
     }
@@ -68,7 +77,7 @@ impl Claims {
     }
 
     /// RFC 7519 §2: seconds, perhaps with a fraction.
-    fn date(&self, name: &str) -> Result<Option<Timestamp>, NoDate> {
+    pub fn date(&self, name: &str) -> Result<Option<Timestamp>, NoDate> {
         let Some(value) = self.0.get(name) else { return Ok(None) };
         let Value::Number(number) = value else { return Err(NoDate) };
         let secs = match (number.as_u64(), number.as_f64()) {

@@ -2,6 +2,7 @@
 
 use super::algorithm::{Algorithm, Algorithms};
 use super::claims::{Claims, NoDate};
+use super::issuer::{ISSUER_BUSY, ISSUER_LIES};
 use super::key::{ID_BYTES_MAX, KeySet};
 use crate::body::Strict;
 use aws_lc_rs::signature::ParsedPublicKey;
@@ -96,6 +97,11 @@ pub const CAUSES: &[(&str, &str)] = &[
     ("JWT_EXPIRED", "The token's end (exp) has passed: the client must fetch another, or the clocks are apart."),
     ("JWT_NOT_YET_VALID", "The token's beginning (nbf) is to come: the clocks are apart."),
     ("JWT_ISSUED_IN_FUTURE", "The token says that it was issued (iat) in time to come: the clocks are apart."),
+    (
+        ISSUER_LIES,
+        "The issuer answers, but not with its keys: another name in its discovery document, a redirect, HTML; the server's log says what.",
+    ),
+    (ISSUER_BUSY, "The issuer's keys are not known, and more logins wait for them than may: it is slow or away."),
 ];
 
 /// The three parts of a token, as far as they can be looked at before its keys are known.
