@@ -5,6 +5,7 @@ mod approle;
 mod classes;
 mod entities;
 mod far;
+mod jwt;
 mod kv;
 mod mounts;
 mod namespaces;

@@ -74,34 +74,34 @@ impl Refusal {
 
 /// What each means for who operates the server.
 pub const CAUSES: &[(&str, &str)] = &[
-    ("JWT_MALFORMED", "What was sent is no signed JWT in compact form, or is too long: look at what the client sends."),
+    ("JWT_MALFORMED", "what was sent is no signed JWT in compact form, or is too long: look at what the client sends"),
     (
         "JWT_HEADER_FORBIDDEN",
-        "The token's header brings a key or the address of one (jwk, jku, x5u, x5c), or names an extension (crit): such tokens never count.",
+        "the token's header brings a key or the address of one (jwk, jku, x5u, x5c), or names an extension (crit): such tokens never count",
     ),
     (
         "JWT_ALGORITHM_OTHER",
-        "The token is signed by an algorithm that the configuration does not list, or by none: compare its alg with jwt_supported_algs.",
+        "the token is signed by an algorithm that the configuration does not list, or by none: compare its alg with jwt_supported_algs",
     ),
     (
         "JWT_TYPE_OTHER",
-        "The token's typ is another one than is asked for: an access token (at+jwt) where an ID token is due, or the other way round.",
+        "the token's typ is another one than is asked for: an access token (at+jwt) where an ID token is due, or the other way round",
     ),
     (
         "JWT_KEY_UNKNOWN",
-        "No key of the issuer has the token's kid and fits its algorithm: the issuer has dropped it, or the token is another issuer's.",
+        "no key of the issuer has the token's kid and fits its algorithm: the issuer has dropped it, or the token is another issuer's",
     ),
-    ("JWT_SIGNATURE_WRONG", "The signature is not by the key that the token names: it was altered or made up."),
-    ("JWT_CLAIMS_MALFORMED", "The payload is no JSON object of members that stand once, or a date in it is none."),
-    ("JWT_EXP_MISSING", "The token has no end (exp): tokens without one never count."),
-    ("JWT_EXPIRED", "The token's end (exp) has passed: the client must fetch another, or the clocks are apart."),
-    ("JWT_NOT_YET_VALID", "The token's beginning (nbf) is to come: the clocks are apart."),
-    ("JWT_ISSUED_IN_FUTURE", "The token says that it was issued (iat) in time to come: the clocks are apart."),
+    ("JWT_SIGNATURE_WRONG", "the signature is not by the key that the token names: it was altered or made up"),
+    ("JWT_CLAIMS_MALFORMED", "the payload is no JSON object of members that stand once, or a date in it is none"),
+    ("JWT_EXP_MISSING", "the token has no end (exp): tokens without one never count"),
+    ("JWT_EXPIRED", "the token's end (exp) has passed: the client must fetch another, or the clocks are apart"),
+    ("JWT_NOT_YET_VALID", "the token's beginning (nbf) is to come: the clocks are apart"),
+    ("JWT_ISSUED_IN_FUTURE", "the token says that it was issued (iat) in time to come: the clocks are apart"),
     (
         ISSUER_LIES,
-        "The issuer answers, but not with its keys: another name in its discovery document, a redirect, HTML; the server's log says what.",
+        "the issuer answers, but not with its keys: another name in its discovery document, a redirect, HTML; the server's log says what",
     ),
-    (ISSUER_BUSY, "The issuer's keys are not known, and more logins wait for them than may: it is slow or away."),
+    (ISSUER_BUSY, "the issuer's keys are not known, and more logins wait for them than may: it is slow or away"),
 ];
 
 /// The three parts of a token, as far as they can be looked at before its keys are known.
