@@ -25,6 +25,7 @@ fn every_kept_input_passes_through_its_target() {
             "entry_path" => strongroom_fuzz::entry_path,
             "storage_model" => strongroom_fuzz::storage_model,
             "acl_policy" => strongroom_fuzz::acl_policy,
+            "jwt" => strongroom_fuzz::jwt,
             "audit_log" => strongroom_fuzz::audit_log,
             "audit_note" => strongroom_fuzz::audit_note,
             "audit_entry" => strongroom_fuzz::audit_entry,

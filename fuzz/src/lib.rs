@@ -6,9 +6,11 @@
 
 mod audit_log;
 mod audit_note;
+mod jwt;
 
 pub use audit_log::audit_log;
 pub use audit_note::audit_note;
+pub use jwt::jwt;
 
 use audit::Ack;
 use audit::record::{Entry, PeriodKeys, SealedPeriodKey, finish, is_entry};
