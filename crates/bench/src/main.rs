@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod empty;
+mod jwt;
 mod load;
 mod raw;
 mod report;

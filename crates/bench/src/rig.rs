@@ -86,7 +86,7 @@ fn status_field(pid: u32, field: &str) -> Result<String> {
     Ok(line.trim().to_owned())
 }
 
-fn cpu_secs(pid: u32) -> Result<f64> {
+pub(crate) fn cpu_secs(pid: u32) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // proc_pid_stat(5): fields 14 and 15, counted after the name, which may hold spaces
     let rest = stat.rsplit_once(')').context("the kernel's line has no name")?.1;

@@ -131,6 +131,20 @@ async fn vault(
         let body = json!({"role_id": answer["data"]["role_id"], "secret_id": secret["data"]["secret_id"]});
         logins.push((role, Call::api(Method::POST, "/v1/auth/approle/login", None, json(&body))));
     }
+    let signed = crate::jwt::signed()?;
+    write("/v1/sys/auth/jwt", json!({"type": "jwt"})).await?;
+    write("/v1/auth/jwt/config", json!({"jwt_validation_pubkeys": signed.key, "bound_issuer": "bench"})).await?;
+    for (what, path, role, kind) in
+        [(JWT_STATELESS, "/v1/auth/jwt/role/a", "a", "batch"), (JWT_STORED, "/v1/auth/jwt/role/b", "b", "service")]
+    {
+        let made = json!({
+            "role_type": "jwt", "user_claim": "sub", "bound_audiences": "vault", "bound_claims_type": "glob",
+            "bound_claims": {"sub": "repo:acme/*:ref:refs/heads/*"}, "token_policies": "bench", "token_type": kind, "token_ttl": "10m",
+        });
+        write(path, made).await?;
+        let body = json!({"role": role, "jwt": signed.token});
+        logins.push((what, Call::api(Method::POST, "/v1/auth/jwt/login", None, json(&body))));
+    }
     let api = |method, path, body: Bytes| Call::api(method, path, Some(Arc::clone(token)), body);
     let mut calls = vec![
         ("KV v2 read", api(Method::GET, "/v1/secret/data/bench", Bytes::new())),
@@ -141,6 +155,9 @@ async fn vault(
     calls.extend(logins);
     Ok(calls)
 }
+
+pub(crate) const JWT_STATELESS: &str = "JWT login (ES256), stateless token";
+pub(crate) const JWT_STORED: &str = "JWT login (ES256), stored token";
 
 /// Syncs of the audit log since the server started; `None` where its metrics do not tell.
 pub(crate) fn syncs(addr: SocketAddr, tls: &Arc<rustls::ClientConfig>) -> Result<Option<u64>> {

@@ -2,6 +2,7 @@
 
 use crate::load::Shape;
 use crate::report::{Figures, Report, Row};
+use crate::stand::{JWT_STATELESS, JWT_STORED};
 use crate::windows::{BARE, CROWD, FOR_RECEIPT, MULTIPLEXED, OWN, PLAIN, RAW, SIM, SINK, TREE_ROW, WIDE, batch_row};
 
 /// Lines for one boundary.
@@ -42,6 +43,18 @@ pub(crate) fn vault(report: &Report, boundary: &str) -> Vec<String> {
     ] {
         let Some(row) = report.median(&Row::new(format!("{what}, {boundary}"), WIDE)) else { continue };
         out.push(judged(&format!("{what} ÷ bare empty RPC"), row.rate / bare.rate, goal));
+    }
+    let raw = report.median(&Row::new(RAW, WIDE));
+    let (Some(raw), Ok(verification_us)) = (raw, crate::jwt::verification_us()) else { return out };
+    let parts = verification_us + bare.server_us + raw.server_us;
+    for what in [JWT_STATELESS, JWT_STORED] {
+        let Some(row) = report.median(&Row::new(format!("{what}, {boundary}"), WIDE)) else { continue };
+        let times = row.server_us / parts;
+        let mark = if times <= 3.0 { "reached" } else { "NOT reached" };
+        out.push(format!(
+            "  {what}: {:.0} us of CPU, {times:.2} times verification {verification_us:.0} + bare RPC {:.0} + raw commit {:.0}; at most 3: {mark}",
+            row.server_us, bare.server_us, raw.server_us
+        ));
     }
     out
 }

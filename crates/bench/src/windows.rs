@@ -129,6 +129,9 @@ fn prepare(arguments: &Arguments, folder: &Path) -> Result<Prepared> {
         kinds.push(Kind { row: Row::new(RAW, shape), work: Work::Raw });
         kinds.push(Kind { row: Row::new(SINK, shape), work: Work::Sink });
     }
+    if arguments.vault {
+        kinds.push(Kind { row: Row::new(RAW, WIDE), work: Work::Raw });
+    }
     for (stand, (server, product)) in started.into_iter().enumerate() {
         let loads: Vec<Load> =
             SHAPES.iter().map(|shape| Load::open(server.addr, *shape, &tls)).collect::<Result<_>>()?;
@@ -208,8 +211,10 @@ fn measure(
 ) -> Result<Figures> {
     let (stand, load, call, items) = match &kind.work {
         Work::Raw => {
+            let before = rig::cpu_secs(std::process::id())?;
             let (seen, syncs) = raw::window(folder, kind.row.connections, RECORD_BYTES, length)?;
-            return Ok(Figures::of(&seen, 1, (0.0, 0.0), Some(syncs)));
+            let cpu = rig::cpu_secs(std::process::id())? - before;
+            return Ok(Figures::of(&seen, 1, (cpu, 0.0), Some(syncs)));
         }
         Work::Sink => {
             let (seen, syncs) = sink::window(folder, kind.row.connections, length)?;
