@@ -112,3 +112,29 @@ fn command_line_and_agent_log_in_by_a_file_that_somebody_else_writes() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("invalid role or token"), "{output:?}");
 }
+
+#[test]
+fn what_users_of_vault_have_written_goes_on() {
+    let stand = Stand::new();
+    let issuer = stand.party("issuer.mjs");
+    issuer.ask(json!({"op": "make", "id": "a", "alg": "PS256"}));
+    let pem = issuer.ask(json!({"op": "pem", "id": "a"}));
+    let claims = json!({
+        "iss": "https://issuer.example", "sub": "app", "aud": ["vault"], "exp": now() + 300, "project": "api", "protected": true,
+    });
+    let token = issuer.ask(json!({"op": "sign", "key": "a", "claims": claims}));
+    for (name, text) in [("key.pem", pem), ("app.jwt", token)] {
+        std::fs::write(stand.path(name), text.as_str().unwrap()).unwrap();
+    }
+    let python = tests::workspace().join("target/python/bin/python");
+    assert!(python.exists(), "{} is not there: `cargo xtask test` makes it", python.display());
+    let mut hvac = std::process::Command::new(python);
+    hvac.arg(tests::workspace().join("tests/oidc/stock.py")).arg(format!("https://{}", stand.dev.addr()));
+    hvac.arg(stand.dev.ca())
+        .arg(stand.dev.data().join("root-token"))
+        .arg(stand.path("key.pem"))
+        .arg(stand.path("app.jwt"));
+    let output = hvac.output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && said.contains("hvac and JWT: 8 checks done"), "{said}");
+}
