@@ -7,6 +7,8 @@
 
 use crate::error::VaultError;
 use crate::service::Vault;
+use envelope::mac;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -98,8 +100,11 @@ pub(crate) struct Asking<'a> {
 }
 
 impl Asking<'_> {
-    /// `server` is what failures are counted by: a mount's id and a host, say.
+    /// `server` is what failures are counted by: a host, or a mount's id and one; and with it by whom it is believed: who
+    /// configures authorities that do not fit keeps nobody else from a server.
     pub(crate) async fn ask(&self, server: &str, ask: Ask) -> Result<Told, OutsideError> {
+        let believed = ask.ca.as_ref().map(|ca| hex::encode(mac::sha256(ca.as_bytes())));
+        let server = &*believed.map_or(Cow::Borrowed(server), |ca| Cow::Owned(format!("{server} {ca}")));
         let until = Instant::now() + ask.within;
         let (places, probes) = self.outsiders.enter(server)?;
         let Ok(Ok(_place)) = timeout_at(until, places.acquire()).await else { return Err(OutsideError::NotAsked) };
