@@ -1,6 +1,8 @@
 //! Users of a real PostgreSQL that live as long as their leases, whatever happens to either side.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
 
+#[path = "dynamic/figures.rs"]
+mod figures;
 #[path = "dynamic/hook.rs"]
 mod hook;
 #[path = "dynamic/stand.rs"]

@@ -38,6 +38,11 @@ enum Command {
     },
     /// Measure two servers on one PostgreSQL beside one of them, in release
     Nodes,
+    /// Measure users of a database by the server beside a bare loop of the same statements, in release
+    Leases {
+        #[arg(long, default_value_t = 1000)]
+        users: u32,
+    },
     /// The audit log's long forms: power losses, mutations, and a log of many records
     Audit {
         #[arg(long, default_value_t = 10_000)]
@@ -74,6 +79,7 @@ fn main() -> Result<()> {
         Command::Bench { smoke, args } => steps::bench(smoke, &args),
         Command::Soak { kills } => steps::soak(kills),
         Command::Nodes => steps::nodes(),
+        Command::Leases { users } => steps::leases(users),
         Command::Audit { losses, mutations, records } => steps::audit(losses, mutations, records),
         Command::Policies { cases } => steps::policies(cases),
         Command::Fuzz { seconds, target } => steps::fuzz(seconds, target.as_deref()),

@@ -94,6 +94,15 @@ pub(crate) fn nodes() -> Result<()> {
     run(cargo().env("STRONGROOM_WINDOW_SECS", "3").args(test).args(["--", "--nocapture"]))
 }
 
+/// How fast users of a database are made and ended.
+pub(crate) fn leases(users: u32) -> Result<()> {
+    crate::setup::install()?;
+    say("building in release");
+    run(cargo().args(["build", "--release"]).args(PROGRAMS).arg("--bins"))?;
+    let test = ["test", "--release", "--package", "tests", "--test", "dynamic", "how_fast_users"];
+    run(cargo().env("STRONGROOM_LEASES", users.to_string()).args(test).args(["--", "--nocapture"]))
+}
+
 /// The long forms that are tests: kills, and the numbers that the README promises, in release.
 pub(crate) fn soak(kills: u32) -> Result<()> {
     crate::setup::install()?;
