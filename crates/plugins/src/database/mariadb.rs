@@ -79,7 +79,14 @@ impl DatabasePlugin for MariaDb {
     async fn end_access(&self, to: &Connection, user: &User<'_>) -> Outcome<()> {
         fault::point("before-end");
         let mut conn = self.pools.take(to).await?;
-        within(end_access(&mut conn, user)).await?;
+        let is_its = within(shut_out(&mut conn, user)).await?;
+        drop(conn);
+        if is_its {
+            // others use the connection meanwhile
+            tokio::time::sleep(LET_IN_WITHIN).await;
+            let mut conn = self.pools.take(to).await?;
+            within(end_sessions(&mut conn, user)).await?;
+        }
         fault::point("after-end");
         Ok(())
     }
@@ -252,8 +259,9 @@ impl MariaDb {
     }
 }
 
-/// Locked, no password, no session. Twice: who was let in just before may become a session just after.
-async fn end_access(conn: &mut Conn, user: &User<'_>) -> Outcome<()> {
+/// Locked, no password, no session; whether it is the lease's. Sessions end twice: who was let in just before may become one
+/// just after.
+async fn shut_out(conn: &mut Conn, user: &User<'_>) -> Outcome<bool> {
     for host in its_hosts(conn, user).await? {
         let account = account(user.name, &host)?;
         let text = format!("ALTER USER IF EXISTS {account} IDENTIFIED VIA {NATIVE} USING 'invalid' ACCOUNT LOCK");
@@ -261,26 +269,23 @@ async fn end_access(conn: &mut Conn, user: &User<'_>) -> Outcome<()> {
     }
     fault::point("no-login");
     if matches!(marked(conn, user.name).await?, Some(lease) if lease != user.lease) {
-        return Ok(());
+        return Ok(false);
     }
-    for round in 0..2 {
-        let mut left = u32::MAX;
-        for _ in 0..LOOKED_FOR_SESSIONS {
-            kill(conn, user.name).await?;
-            left = sessions(conn, user.name).await?;
-            if left == 0 {
-                break;
-            }
-            tokio::time::sleep(SESSIONS_PAUSE).await;
+    end_sessions(conn, user).await?;
+    Ok(true)
+}
+
+async fn end_sessions(conn: &mut Conn, user: &User<'_>) -> Outcome<()> {
+    let mut left = u32::MAX;
+    for _ in 0..LOOKED_FOR_SESSIONS {
+        kill(conn, user.name).await?;
+        left = sessions(conn, user.name).await?;
+        if left == 0 {
+            return Ok(());
         }
-        if left > 0 {
-            return Err(DatabaseError::Refused(format!("{left} sessions do not end")));
-        }
-        if round == 0 {
-            tokio::time::sleep(LET_IN_WITHIN).await;
-        }
+        tokio::time::sleep(SESSIONS_PAUSE).await;
     }
-    Ok(())
+    Err(DatabaseError::Refused(format!("{left} sessions do not end")))
 }
 
 async fn kill(conn: &mut Conn, name: &str) -> Outcome<()> {

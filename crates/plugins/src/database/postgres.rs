@@ -76,7 +76,13 @@ impl DatabasePlugin for Postgres {
     async fn end_access(&self, to: &Connection, user: &User<'_>) -> Outcome<()> {
         fault::point("before-end");
         let client = self.pools.take(to).await?;
-        within(end_access(&client, user)).await?;
+        let oid = within(shut_out(&client, user)).await?;
+        client.keep();
+        let Some(oid) = oid else { return Ok(()) };
+        // others use the connection meanwhile
+        tokio::time::sleep(LET_IN_WITHIN).await;
+        let client = self.pools.take(to).await?;
+        within(end_sessions(&client, oid)).await?;
         client.keep();
         fault::point("after-end");
         Ok(())
@@ -246,33 +252,30 @@ async fn create(client: &Client, to: &Connection, new: &NewUser<'_>, now: Timest
     }
 }
 
-/// No login, no password, no session. Twice: who was let in just before may become a session just after.
-async fn end_access(client: &Client, user: &User<'_>) -> Outcome<()> {
-    let Some(oid) = ours(client, user).await? else { return Ok(()) };
+/// No login, no password, no session. Sessions end twice: who was let in just before may become a session just after.
+async fn shut_out(client: &Client, user: &User<'_>) -> Outcome<Option<u32>> {
+    let Some(oid) = ours(client, user).await? else { return Ok(None) };
     let name = sql::ident(user.name);
     run(client, &format!("ALTER ROLE {name} NOLOGIN PASSWORD NULL CONNECTION LIMIT 0 VALID UNTIL '-infinity'")).await?;
     fault::point("no-login");
     join(client, user.name).await?;
+    end_sessions(client, oid).await?;
+    Ok(Some(oid))
+}
+
+async fn end_sessions(client: &Client, oid: u32) -> Outcome<()> {
     let end = format!(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usesysid = {oid} AND pid <> pg_backend_pid()"
     );
-    for round in 0..2 {
-        let mut left = u32::MAX;
-        for _ in 0..LOOKED_FOR_SESSIONS {
-            left = text(&rows(client, &end).await?, 0).parse().unwrap_or(u32::MAX);
-            if left == 0 {
-                break;
-            }
-            tokio::time::sleep(SESSIONS_PAUSE).await;
+    let mut left = u32::MAX;
+    for _ in 0..LOOKED_FOR_SESSIONS {
+        left = text(&rows(client, &end).await?, 0).parse().unwrap_or(u32::MAX);
+        if left == 0 {
+            return Ok(());
         }
-        if left > 0 {
-            return Err(DatabaseError::Refused(format!("{left} sessions do not end")));
-        }
-        if round == 0 {
-            tokio::time::sleep(LET_IN_WITHIN).await;
-        }
+        tokio::time::sleep(SESSIONS_PAUSE).await;
     }
-    Ok(())
+    Err(DatabaseError::Refused(format!("{left} sessions do not end")))
 }
 
 /// The role's oid, where there is one. One that bears another lease's mark is not the lease's; who lost its mark is.
