@@ -61,6 +61,7 @@ pub(crate) fn of(kind: Kind) -> &'static dyn Backend {
         Kind::Userpass => &auth::userpass::Userpass,
         Kind::Jwt | Kind::Oidc => &auth::jwt::Jwt,
         Kind::Transit => &engine::transit::Transit,
+        Kind::Pki => &engine::pki::Pki,
         Kind::Database => &engine::database::Database,
         Kind::Identity => &engine::identity::Identity,
     }

@@ -21,6 +21,7 @@ pub enum Kind {
     Kv1,
     Kv2,
     Transit,
+    Pki,
     Database,
     Token,
     AppRole,
@@ -39,6 +40,7 @@ impl Kind {
             Self::Cubbyhole => "cubbyhole",
             Self::Kv1 | Self::Kv2 => "kv",
             Self::Transit => "transit",
+            Self::Pki => "pki",
             Self::Database => "database",
             Self::Token => "token",
             Self::AppRole => "approle",
@@ -57,6 +59,7 @@ impl Kind {
             | Self::Kv1
             | Self::Kv2
             | Self::Transit
+            | Self::Pki
             | Self::Database => false,
         }
     }
@@ -65,7 +68,7 @@ impl Kind {
     pub fn is_built_in(self) -> bool {
         match self {
             Self::System | Self::Identity | Self::Cubbyhole | Self::Token => true,
-            Self::Kv1 | Self::Kv2 | Self::Transit | Self::Database => false,
+            Self::Kv1 | Self::Kv2 | Self::Transit | Self::Pki | Self::Database => false,
             Self::AppRole | Self::Userpass | Self::Jwt | Self::Oidc => false,
         }
     }
@@ -76,6 +79,7 @@ impl Kind {
             ("kv-v2", _) | ("kv", Some("2")) => Some(Self::Kv2),
             ("kv-v1" | "generic", _) | ("kv", None | Some("" | "1")) => Some(Self::Kv1),
             ("transit", _) => Some(Self::Transit),
+            ("pki", _) => Some(Self::Pki),
             ("database", _) => Some(Self::Database),
             _ => None,
         }

@@ -6,10 +6,13 @@ use crate::key::KeyRecord;
 use crate::name::KeyRef;
 use crate::op::version::{AtVersion, no_version};
 use crate::service::Kms;
+use crate::sweep::system_record;
 use crate::{BLOB_BYTES_MAX, PLAINTEXT_BYTES_MAX};
+use audit::{Outcome, Record};
 use aws_lc_rs::digest::{self, Digest};
 use aws_lc_rs::signature::{self as aws, UnparsedPublicKey, VerificationAlgorithm};
 use bytes::Bytes;
+use envelope::Timestamp;
 use hsm_api::{HsmError, KeyId, KeySpec, KeyUsage, MessageToSign, Reply, Request, SigningAlgorithm};
 use identity::{Principal, RequestInfo};
 use std::sync::Arc;
@@ -98,6 +101,45 @@ impl Kms {
             }
             Err(error) => self.refuse(&act, error).await,
         }
+    }
+
+    /// For a domain that signs anew by itself what does not last: a digest, by the current version. The record's subject is the
+    /// system.
+    pub async fn sign_by_itself(
+        &self,
+        operation: &'static str,
+        id: &KeyId,
+        (digest, algorithm): (Bytes, SigningAlgorithm),
+        now: Timestamp,
+    ) -> Result<Bytes, KmsError> {
+        let path = format!("kms/keys/{id}{}", Right::SIGN.suffix);
+        let record = system_record(now, operation, &path);
+        let seams = &self.inner.seams;
+        let signed = async {
+            let key = self.store().key(id).await?.ok_or(KmsError::KeyNotFound)?;
+            key.usable_for(KeyUsage::SignVerify)?;
+            if !key.spec.signing_algorithms().contains(&algorithm) {
+                return Err(KmsError::UnsupportedAlgorithm);
+            }
+            if algorithm.digest_bytes() != Some(digest.len()) {
+                return Err(KmsError::InvalidField("message"));
+            }
+            let (_, material) = key.current().ok_or(KmsError::Internal(NO_CURRENT))?;
+            let (key, message) = (material.token.clone(), MessageToSign::Digest(digest));
+            let pending = seams.boundary.submit(Request::Sign { key, algorithm, message });
+            seams.audit.append(Record { outcome: Outcome::Asked, ..record.clone() }.encode()).await?;
+            match pending.await {
+                Ok(Reply::Signature(signature)) => Ok(signature),
+                Ok(_) => Err(self.boundary_error(HsmError::Protocol)),
+                Err(error) => Err(self.boundary_error(error)),
+            }
+        };
+        let signed = signed.await;
+        if let Err(error) = &signed {
+            let failed = Record { outcome: Outcome::Failed(error.reason().into()), ..record };
+            seams.audit.append(failed.encode()).await?;
+        }
+        signed
     }
 
     /// By the public key alone: the boundary is not asked.

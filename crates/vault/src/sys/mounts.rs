@@ -91,6 +91,7 @@ fn shown(mount: &Mount) -> Shown<'_> {
         | Kind::Identity
         | Kind::Cubbyhole
         | Kind::Transit
+        | Kind::Pki
         | Kind::Database
         | Kind::Token
         | Kind::AppRole

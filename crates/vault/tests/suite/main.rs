@@ -9,6 +9,7 @@ mod jwt;
 mod kv;
 mod mounts;
 mod namespaces;
+mod pki;
 mod policies;
 mod rig;
 mod rotation;

@@ -140,6 +140,12 @@ impl Rig {
         answer.body.map_or(String::new(), |body| body.as_str().to_owned())
     }
 
+    /// By nobody: the status, and the body as it is.
+    pub(crate) async fn raw(&self, path: &str) -> (u16, Vec<u8>) {
+        let answer = self.answer(Verb::Read, path, "", With::default()).await;
+        (answer.status, answer.body.map_or(Vec::new(), |body| body.as_bytes().to_vec()))
+    }
+
     pub(crate) async fn ask(&self, verb: Verb, path: &str, body: Value, with: With<'_>) -> (u16, Value) {
         let text = if body.is_null() { String::new() } else { body.to_string() };
         let answer = self.answer(verb, path, &text, with).await;

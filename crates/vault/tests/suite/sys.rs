@@ -329,7 +329,7 @@ async fn what_operators_of_vault_do_by_hand_answers_in_words() {
 #[tokio::test]
 async fn what_the_openapi_document_tells_is_served_and_nothing_beside_it() {
     let rig = Rig::new().await;
-    for (at, kind) in [("kv1", "kv"), ("transit", "transit")] {
+    for (at, kind) in [("kv1", "kv"), ("transit", "transit"), ("pki", "pki")] {
         rig.done(Write, &format!("sys/mounts/{at}"), json!({"type": kind})).await;
     }
     for kind in ["approle", "userpass", "jwt"] {
