@@ -97,7 +97,7 @@ async fn a_leaf_is_what_its_role_says_and_ends_before_its_authority() {
     leaf.verify_signature(Some(root.public_key())).unwrap();
     assert_eq!(leaf.issuer(), root.subject());
     assert_eq!(leaf.subject().to_string(), "CN=a.example.com");
-    assert_eq!(names(&leaf), ["DNSName(b.example.com)", "DNSName(a.example.com)", "IPAddress(192.0.2.1)"]);
+    assert_eq!(names(&leaf), ["DNSName(b.example.com)", "DNSName(a.example.com)", "IPAddress(c0:00:02:01)"]);
     let now = i64::try_from(START.unix_secs()).unwrap();
     assert_eq!(leaf.validity().not_before.timestamp(), now - 30);
     assert_eq!(leaf.validity().not_after.timestamp(), now + 3600);
@@ -398,14 +398,14 @@ async fn lists_are_renewed_in_time_and_what_is_over_goes() {
     let issued = rig.issued(json!({"common_name": "a.example.com", "ttl": "24h"})).await;
     rig.done(Write, "pki/revoke", json!({"serial_number": issued["serial_number"]})).await;
     let stored = everything_stored(&rig).await.len();
-    for (hours, number, on_list) in [(0, 2, 1), (35, 2, 1), (1, 3, 1), (36, 4, 1), (24, 4, 0), (12, 5, 0)] {
+    // a certificate that is over stays on the list until the next one
+    for (hours, number, on_list) in [(0, 2, 1), (35, 2, 1), (1, 3, 1), (36, 4, 1), (24, 4, 1), (12, 5, 0)] {
         rig.clock.advance(hours * HOUR);
-        let ((), records) = rig.recorded(async { drop(vault::tend(&rig.vault, rig.clock_now()).await.unwrap()) }).await;
+        let ((), records) =
+            rig.recorded(async { vault::tend(&rig.vault, rig.clock_now()).await.map(|_| ()).unwrap() }).await;
         let (serials, found) = rig.listed().await;
-        // a certificate that is over stays on the list until the next one
-        let found_on_list = serials.len().min(on_list + usize::from(number == 4));
-        assert_eq!((found, serials.len()), (number, found_on_list), "{hours} {records:?}");
-        assert!(records.iter().all(|record| record["subject"] == "system"), "{records:?}");
+        assert_eq!((found, serials.len()), (number, on_list), "{hours} {records:?}");
+        assert!(records.iter().all(|record| record["subject"]["type"] == "system"), "{records:?}");
     }
     assert_eq!(
         rig.root(Read, &format!("pki/cert/{}", issued["serial_number"].as_str().unwrap()), Value::Null).await.0,
