@@ -1,5 +1,6 @@
 //! Who is at the other end of a connection.
 
+use identity::Standing;
 use std::ops::Deref;
 use std::sync::Arc;
 use x509_parser::extensions::GeneralName;
@@ -9,7 +10,7 @@ use x509_parser::extensions::GeneralName;
 pub struct Peer {
     /// Address and port.
     pub addr: String,
-    /// Verified against the client CA by the listener.
+    /// Whose key the other end has; whether anybody vouches for it, its standing tells.
     pub certificate: Option<PeerCertificate>,
 }
 
@@ -22,9 +23,15 @@ pub struct PeerCertificate {
 }
 
 impl PeerCertificate {
+    /// Verified, without those above it.
+    pub fn from_der(der: &[u8]) -> Option<Self> {
+        Self::from_chain(&[der], Standing::Verified)
+    }
+
     /// `None` where it is no certificate, or where more than one common name or alternative-name extension leaves open who
     /// it stands for: such a one stands for nobody.
-    pub fn from_der(der: &[u8]) -> Option<Self> {
+    pub fn from_chain(chain: &[impl AsRef<[u8]>], standing: Standing) -> Option<Self> {
+        let der = chain.first()?.as_ref();
         let (rest, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
         let mut common_names = certificate.subject().iter_common_name();
         let common_name = common_names.next().map(|name| name.as_str().map(str::to_owned)).transpose().ok()?;
@@ -35,7 +42,8 @@ impl PeerCertificate {
         let names = names.iter().flat_map(|extension| &extension.value.general_names);
         let sans = names.filter_map(name_of).take(identity::certificate::SANS_MAX).collect();
         let thumbprint = envelope::mac::sha256(der);
-        let read = identity::PeerCertificate { thumbprint, common_name, sans };
+        let chain = chain.iter().take(CHAIN_MAX).map(|der| der.as_ref().into()).collect();
+        let read = identity::PeerCertificate { thumbprint, common_name, sans, standing, chain };
         Some(Self { read, hexadecimal: hex::encode(thumbprint).into() })
     }
 
@@ -65,6 +73,9 @@ fn name_of(name: &GeneralName<'_>) -> Option<String> {
         | GeneralName::Invalid(..) => None,
     }
 }
+
+/// Certificates of a chain that are kept.
+const CHAIN_MAX: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -27,8 +27,12 @@ pub(crate) fn bare(listen: SocketAddr, tls: &Path) -> Result<()> {
 
 /// The product's listener with the empty RPC behind it.
 pub(crate) fn own(listen: SocketAddr, tls: &Path) -> Result<()> {
-    let files =
-        Tls { certificate: tls.join("server.pem"), key: tls.join("server-key.pem"), client_ca: None::<PathBuf> };
+    let files = Tls {
+        certificate: tls.join("server.pem"),
+        key: tls.join("server-key.pem"),
+        client_ca: None::<PathBuf>,
+        client_certificates: Default::default(),
+    };
     let cores = Cores::start(0)?;
     let config = Certificate::load(&files)?.server_config()?;
     let room = |core: &Handle| (core.clone(), tonic::service::Routes::new(Empty).into_axum_router());

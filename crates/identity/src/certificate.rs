@@ -9,14 +9,27 @@ pub const MATCH_BYTES_MAX: usize = 256;
 /// Alternative names of a certificate that are looked at.
 pub const SANS_MAX: usize = 64;
 
-/// What is known of a client certificate, which was verified before.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Who vouches for a client certificate whose key its holder has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Standing {
+    /// Nobody yet: tokens count beside it that are bound to it, and an auth method may judge it by its own authorities.
+    #[default]
+    Shown,
+    /// The listener's authorities: it stands for who a role says.
+    Verified,
+}
+
+/// What is known of a client certificate, whose key its holder has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PeerCertificate {
     /// SHA-256 of its DER; it determines the rest.
     pub thumbprint: [u8; 32],
     pub common_name: Option<String>,
     /// DNS names, URIs and e-mail addresses.
     pub sans: Vec<String>,
+    pub standing: Standing,
+    /// DER as it was shown, the certificate itself first.
+    pub chain: Arc<[Box<[u8]>]>,
 }
 
 /// How a role recognises its certificate.

@@ -28,7 +28,7 @@ mod turn;
 pub use ack::AckDemand;
 pub use acl::{Acl, Decided, Said, Verdict, decide, decide_on};
 pub use asked::{Asked, Facts, Given};
-pub use certificate::{CertificateMatch, CertificateRole, PeerCertificate};
+pub use certificate::{CertificateMatch, CertificateRole, PeerCertificate, Standing};
 pub use change::{ChangeError, Changes};
 pub use cidr::Cidr;
 pub use entity::{Alias, AliasChange, Entity, EntityChange, EntityId, EntityRef, Group, GroupChange, GroupKind};

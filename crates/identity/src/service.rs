@@ -7,7 +7,7 @@
 use crate::RequestInfo;
 use crate::acl::Acl;
 use crate::alive::{self, Loaded};
-use crate::certificate::PeerCertificate;
+use crate::certificate::{PeerCertificate, Standing};
 use crate::change::{ChangeError, Changes};
 use crate::cidr;
 use crate::entity::Derived;
@@ -85,7 +85,7 @@ impl Identities {
     }
 
     /// Who asks. A token counts alone, or beside the certificate that it is bound to, and the certificate adds no rights; a
-    /// certificate without a token counts by its role. One use of a use-limited token is gone, whatever comes of the request.
+    /// certificate without a token counts by its role, where the listener's authorities vouch for it. One use of a use-limited token is gone, whatever comes of the request.
     pub async fn authenticate(
         &self,
         token: Option<&[u8]>,
@@ -94,7 +94,10 @@ impl Identities {
     ) -> Result<Arc<Principal>, IdentityError> {
         let outcome = match (token, certificate) {
             (Some(token), certificate) => self.by_token(token, certificate, call).await,
-            (None, Some(certificate)) => self.by_certificate(certificate).await,
+            (None, Some(certificate)) => match certificate.standing {
+                Standing::Verified => self.by_certificate(certificate).await,
+                Standing::Shown => Err(IdentityError::Unauthenticated(Cause::CertificateUnknown)),
+            },
             (None, None) => Err(IdentityError::Unauthenticated(Cause::NoCredentials)),
         };
         if let Some(entity) = outcome.as_ref().ok().and_then(|by| by.entity.as_ref()) {

@@ -3,7 +3,7 @@
 
 mod rig;
 
-use identity::{CertificateMatch, CertificateRole, PeerCertificate, PolicyName, Principal, RoleName};
+use identity::{CertificateMatch, CertificateRole, PeerCertificate, PolicyName, Principal, RoleName, Standing};
 use kms::{
     ClientRequestId, CreateGrant, CreateKey, GrantConstraints, GrantId, GrantName, GrantOperation, GrantRef, KeyId,
     KeyRef, KeySpec, ListGrants, PageRequest, PrincipalName,
@@ -29,7 +29,12 @@ async fn delete(rig: &Rig) {
 }
 
 async fn shown(rig: &Rig, name: &str) -> Arc<Principal> {
-    let certificate = PeerCertificate { thumbprint: [1; 32], common_name: Some(name.to_owned()), sans: Vec::new() };
+    let certificate = PeerCertificate {
+        thumbprint: [1; 32],
+        common_name: Some(name.to_owned()),
+        standing: Standing::Verified,
+        ..PeerCertificate::default()
+    };
     let by = rig.identities.authenticate(None, Some(&certificate), &rig.call()).await.unwrap();
     assert_eq!(by.id().split('@').next(), Some("cert/ci"));
     by

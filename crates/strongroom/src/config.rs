@@ -45,6 +45,21 @@ pub struct Tls {
     pub key: PathBuf,
     /// PEM certificates of authorities whose client certificates are accepted as identities.
     pub client_ca: Option<PathBuf>,
+    /// Whose client certificates are taken at all.
+    #[serde(default)]
+    pub client_certificates: ClientCertificates,
+}
+
+/// Which client certificates may be shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientCertificates {
+    /// Those of `client_ca`: with another one there is no connection.
+    #[default]
+    Verified,
+    /// Any: what is not of `client_ca` stands for nobody, and is judged by auth methods (`cert`, `spiffe`) alone, by
+    /// their own authorities.
+    Any,
 }
 
 #[derive(Debug, Clone, Deserialize)]

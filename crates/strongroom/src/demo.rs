@@ -29,6 +29,7 @@ pub async fn run(dir: &Path, file: Option<&Path>) -> Result<()> {
         hsm: Hsm::Sim,
         tls: true,
         client_ca: None,
+        any_client_certificate: false,
         log: Some("error"),
     };
     let dev = ask.start().await?;

@@ -24,6 +24,8 @@ pub struct Ask {
     pub tls: bool,
     /// Of client certificates.
     pub client_ca: Option<PathBuf>,
+    /// Others than those authorities' as well: auth methods judge them.
+    pub any_client_certificate: bool,
     /// What the children log; `None`: as this process does.
     pub log: Option<&'static str>,
 }
@@ -183,6 +185,9 @@ impl Ask {
             out += &format!("\n[tls]\ncertificate = {}\nkey = {}\n", text(&certificate), text(&key));
             if let Some(authorities) = &self.client_ca {
                 out += &format!("client_ca = {}\n", text(authorities));
+            }
+            if self.any_client_certificate {
+                out += "client_certificates = \"any\"\n";
             }
         }
         out

@@ -9,6 +9,7 @@ mod life;
 
 use crate::clock::SystemClock;
 use crate::config::Limits;
+use crate::tls::{Accepts, Vouches};
 use anyhow::{Context as _, Result};
 use envelope::Clock;
 use http::{Request, Response};
@@ -53,7 +54,7 @@ where
 /// What every connection needs.
 #[derive(Clone)]
 struct Door {
-    tls: Option<TlsAcceptor>,
+    tls: Option<(TlsAcceptor, Vouches)>,
     limits: Limits,
     /// What has begun when a connection's life is over may take so long.
     grace: Duration,
@@ -75,7 +76,7 @@ impl Listener {
     /// Binds and starts to accept.
     pub fn start(
         bind: SocketAddr,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        tls: Option<Accepts>,
         limits: &Limits,
         rooms: Vec<Room<impl Front>>,
     ) -> Result<Self> {
@@ -84,7 +85,7 @@ impl Listener {
 
     fn start_with(
         bind: SocketAddr,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        tls: Option<Accepts>,
         (limits, grace, clock): (&Limits, Duration, Arc<dyn Clock>),
         rooms: Vec<Room<impl Front>>,
     ) -> Result<Self> {
@@ -92,7 +93,8 @@ impl Listener {
         let local = socket.local_addr()?;
         let (drain, draining) = watch::channel(false);
         let (stopping, open) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let (tls, limits) = (tls.map(TlsAcceptor::from), limits.clone());
+        let tls = tls.map(|Accepts { config, vouches }| (TlsAcceptor::from(config), vouches));
+        let limits = limits.clone();
         let door = Door { tls, limits, grace, clock, open: Arc::clone(&open), drain: draining };
         let stop = Arc::clone(&stopping);
         std::thread::Builder::new().name("accept".into()).spawn(move || accept(&socket, &door, &rooms, &stop))?;
@@ -171,12 +173,15 @@ async fn connection(door: Door, front: impl Front, stream: TcpStream, peer: Sock
     let stream = tokio::net::TcpStream::from_std(stream)?;
     match door.tls.clone() {
         None => serve(door, front, stream, (peer, Caller::nobody(peer.to_string()))).await,
-        Some(acceptor) => {
+        Some((acceptor, vouches)) => {
             let within = Duration::from_secs(door.limits.handshake_secs);
             let stream =
                 tokio::time::timeout(within, acceptor.accept(stream)).await.context("handshake took too long")??;
             let caller = match stream.get_ref().1.peer_certificates() {
-                Some(chain) => Caller::certified(peer.to_string(), chain),
+                Some(chain) => {
+                    let standing = vouches.standing(chain, door.clock.now());
+                    Caller::certified(peer.to_string(), chain, standing)
+                }
                 None => Caller::nobody(peer.to_string()),
             };
             serve(door, front, stream, (peer, caller)).await

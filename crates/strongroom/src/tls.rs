@@ -2,16 +2,23 @@
 
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
-use rustls::crypto::aws_lc_rs;
+use envelope::Timestamp;
+use identity::Standing;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
+};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::Tls;
+use crate::config::{ClientCertificates, Tls};
 
 /// The server's certificate, exchanged while it serves.
 #[derive(Debug)]
@@ -33,27 +40,114 @@ impl Certificate {
     }
 
     /// TLS 1.3 and 1.2, h2 and HTTP/1.1 by ALPN.
-    pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>> {
+    pub fn server_config(self: &Arc<Self>) -> Result<Accepts> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder =
             ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-        let builder = match &self.files.client_ca {
-            None => builder.with_no_client_auth(),
-            Some(path) => {
-                let mut roots = RootCertStore::empty();
-                for certificate in certificates(path)? {
-                    roots.add(certificate)?;
-                }
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-                builder.with_client_cert_verifier(verifier.allow_unauthenticated().build()?)
+        let known = self.files.client_ca.as_deref().map(|path| verifier(path, &provider)).transpose()?;
+        let (builder, vouches) = match (self.files.client_certificates, known) {
+            (ClientCertificates::Any, known) => {
+                let shown = Arc::new(AnyShown { algorithms: provider.signature_verification_algorithms });
+                (builder.with_client_cert_verifier(shown), Vouches::After(known))
             }
+            (ClientCertificates::Verified, Some(known)) => {
+                (builder.with_client_cert_verifier(known), Vouches::InHandshake)
+            }
+            (ClientCertificates::Verified, None) => (builder.with_no_client_auth(), Vouches::InHandshake),
         };
         let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(self) as _;
         let mut config = builder.with_cert_resolver(resolver);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         config.max_early_data_size = 0;
-        Ok(Arc::new(config))
+        Ok(Accepts { config: Arc::new(config), vouches })
     }
+}
+
+/// How connections are taken, and who vouches for client certificates.
+#[derive(Debug, Clone)]
+pub struct Accepts {
+    pub config: Arc<ServerConfig>,
+    pub(crate) vouches: Vouches,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Vouches {
+    /// With what is not verified there is no connection.
+    InHandshake,
+    /// Any may be shown; this tells which are verified. `None`: nobody vouches for any.
+    After(Option<Arc<dyn ClientCertVerifier>>),
+}
+
+impl Vouches {
+    /// Of a chain whose holder has the first one's key.
+    pub(crate) fn standing(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Standing {
+        let now = UnixTime::since_unix_epoch(Duration::from_millis(now.unix_millis()));
+        match (self, chain.split_first()) {
+            (Self::InHandshake, _) => Standing::Verified,
+            (Self::After(Some(known)), Some((own, above))) => {
+                let verified = known.verify_client_cert(own, above, now).is_ok();
+                if verified { Standing::Verified } else { Standing::Shown }
+            }
+            (Self::After(_), _) => Standing::Shown,
+        }
+    }
+}
+
+/// Takes any certificate whose key the other end has, and says nothing of who that is: [`Vouches`] does.
+#[derive(Debug)]
+struct AnyShown {
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ClientCertVerifier for AnyShown {
+    /// None, so that clients do not keep back what is of no authority that they are told of.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn verify_client_cert(
+        &self,
+        _own: &CertificateDer<'_>,
+        _above: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        own: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, own, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        own: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, own, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+fn verifier(authorities: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(authorities)? {
+        roots.add(certificate)?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    Ok(verifier.allow_unauthenticated().build()?)
 }
 
 impl ResolvesServerCert for Certificate {

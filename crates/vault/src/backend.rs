@@ -60,6 +60,7 @@ pub(crate) fn of(kind: Kind) -> &'static dyn Backend {
         Kind::AppRole => &auth::approle::AppRole,
         Kind::Userpass => &auth::userpass::Userpass,
         Kind::Jwt | Kind::Oidc => &auth::jwt::Jwt,
+        Kind::Cert => &auth::cert::Cert,
         Kind::Transit => &engine::transit::Transit,
         Kind::Pki => &engine::pki::Pki,
         Kind::Database => &engine::database::Database,

@@ -18,6 +18,7 @@ mod cron;
 pub mod duration;
 pub mod engine;
 pub mod error;
+mod glob;
 mod gone;
 pub mod lease;
 pub mod mount;
@@ -70,6 +71,7 @@ pub(crate) async fn tend_one(vault: &Vault, now: Timestamp) -> Result<usize, Vau
     done.add("secrets with a rotation hook", engine::kv2::rotation::work(vault, now).await);
     done.add("JWTs that counted once", auth::jwt::sweep(vault, now).await);
     done.add("certificates", engine::pki::tidy::tend(vault, now).await);
+    done.add("lists of revoked certificates", auth::cert::crl::tend(vault, now).await);
     done.add("transit keys", engine::transit::auto::rotate_due(vault, now).await);
     done.add("mounts that are gone", gone::sweep(vault, now).await);
     done.told()

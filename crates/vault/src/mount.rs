@@ -29,6 +29,7 @@ pub enum Kind {
     Jwt,
     /// The same, for people.
     Oidc,
+    Cert,
 }
 
 impl Kind {
@@ -47,12 +48,13 @@ impl Kind {
             Self::Userpass => "userpass",
             Self::Jwt => "jwt",
             Self::Oidc => "oidc",
+            Self::Cert => "cert",
         }
     }
 
     pub fn is_auth(self) -> bool {
         match self {
-            Self::Token | Self::AppRole | Self::Userpass | Self::Jwt | Self::Oidc => true,
+            Self::Token | Self::AppRole | Self::Userpass | Self::Jwt | Self::Oidc | Self::Cert => true,
             Self::System
             | Self::Identity
             | Self::Cubbyhole
@@ -68,8 +70,16 @@ impl Kind {
     pub fn is_built_in(self) -> bool {
         match self {
             Self::System | Self::Identity | Self::Cubbyhole | Self::Token => true,
-            Self::Kv1 | Self::Kv2 | Self::Transit | Self::Pki | Self::Database => false,
-            Self::AppRole | Self::Userpass | Self::Jwt | Self::Oidc => false,
+            Self::Kv1
+            | Self::Kv2
+            | Self::Transit
+            | Self::Pki
+            | Self::Database
+            | Self::AppRole
+            | Self::Userpass
+            | Self::Jwt
+            | Self::Oidc
+            | Self::Cert => false,
         }
     }
 
@@ -92,6 +102,7 @@ impl Kind {
             "userpass" => Some(Self::Userpass),
             "jwt" => Some(Self::Jwt),
             "oidc" => Some(Self::Oidc),
+            "cert" => Some(Self::Cert),
             _ => None,
         }
     }

@@ -26,6 +26,7 @@ pub fn of(kind: Kind) -> &'static [Route] {
         Kind::AppRole => APPROLE,
         Kind::Userpass => USERPASS,
         Kind::Jwt | Kind::Oidc => JWT,
+        Kind::Cert => CERT,
         Kind::Transit => TRANSIT,
         Kind::Pki => PKI,
         Kind::Database => DATABASE,
@@ -196,6 +197,15 @@ const JWT: &[Route] = &[
     route("role/{name}", &[Read, Write, Delete], "One role."),
     route("oidc/auth_url", &[Write], "Where a browser begins to log in."),
     route("oidc/callback", &[Read], "A token for who has logged in by the browser."),
+];
+
+const CERT: &[Route] = &[
+    route("login", &[Write], "A token for the connection's client certificate."),
+    route("certs", &[List], "Names of roles."),
+    route("certs/{name}", &[Read, Write, Delete], "One role: authorities, and whom they certify."),
+    route("crls", &[List], "Names of lists of what is revoked."),
+    route("crls/{name}", &[Read, Write, Delete], "An authority's list of what it has revoked."),
+    route("config", &[Read, Write], "What is so for the whole mount."),
 ];
 
 const DATABASE: &[Route] = &[

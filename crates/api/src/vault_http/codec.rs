@@ -8,7 +8,7 @@ use envelope::SecretBytes;
 use http::request::Parts as Head;
 use http::{HeaderMap, HeaderName, Method, Request};
 use http_body_util::BodyExt as _;
-use identity::{PeerCertificate, RequestInfo};
+use identity::{PeerCertificate, RequestInfo, Standing};
 use std::sync::Arc;
 use std::time::Duration;
 use vault::body::BODY_BYTES_MAX;
@@ -66,7 +66,8 @@ impl Parts {
         // whatever is shown beside it: a login is everybody's to ask for
         let logs_in = (path.starts_with("auth/") || path.contains("/auth/"))
             && (path.ends_with("/login") || path.contains("/login/"));
-        let known = !logs_in && (self.token.is_some() || self.certificate.is_some());
+        let vouched = |shown: &Arc<PeerCertificate>| shown.standing == Standing::Verified;
+        let known = !logs_in && (self.token.is_some() || self.certificate.as_ref().is_some_and(vouched));
         if known { BODY_BYTES_MAX } else { STRANGERS_BODY_BYTES_MAX }
     }
 

@@ -8,7 +8,7 @@ use envelope::{Clock, ManualClock, SecretBytes, Timestamp};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use identity::{
-    Caches, Changes, CreateToken, Identities, IdentityError, PeerCertificate, Principal, RequestInfo, Seams,
+    Caches, Changes, CreateToken, Identities, IdentityError, PeerCertificate, Principal, RequestInfo, Seams, Standing,
 };
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -165,6 +165,8 @@ pub(crate) fn certificate(thumbprint: u8, common_name: &str, sans: &[&str]) -> P
         thumbprint: [thumbprint; 32],
         common_name: Some(common_name.to_owned()),
         sans: sans.iter().map(|name| (*name).to_owned()).collect(),
+        standing: Standing::Verified,
+        ..PeerCertificate::default()
     }
 }
 

@@ -3,6 +3,7 @@ use audit::Subject;
 use identity::token::Parent;
 use identity::{
     CertificateMatch, CertificateRole, CreateToken, Identities, PageRequest, PeerCertificate, Principal, RoleName,
+    Standing,
 };
 
 fn role(name: &str, matches: CertificateMatch, names: &[&str]) -> CertificateRole {
@@ -46,7 +47,9 @@ async fn a_certificate_stands_for_the_role_that_knows_it_best() {
         certificate(2, "Web", &[]),
         certificate(2, "web.example", &["web"]),
         certificate(2, "web ", &["web.example.org", "*.example"]),
-        PeerCertificate { thumbprint: [2; 32], common_name: None, sans: vec![String::new()] },
+        PeerCertificate { sans: vec![String::new()], ..certificate(2, "", &[]) },
+        // shown, and nobody vouches for it
+        PeerCertificate { standing: Standing::Shown, ..shown.clone() },
     ];
     for (role, expected) in [
         (None, "CERTIFICATE_UNKNOWN"),

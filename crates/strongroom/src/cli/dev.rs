@@ -37,6 +37,9 @@ pub struct Arguments {
     /// PEM file of the authorities of client certificates: for tokens, SecretIDs and wrapped answers that are bound to one
     #[arg(long, value_name = "FILE", conflicts_with = "no_tls")]
     pub client_ca: Option<PathBuf>,
+    /// Takes any client certificate: what is not of --client-ca is judged by the auth methods cert and spiffe alone
+    #[arg(long, conflicts_with = "no_tls")]
+    pub any_client_certificate: bool,
     /// Plaintext; only on loopback
     #[arg(long)]
     pub no_tls: bool,
@@ -59,6 +62,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         hsm,
         tls: !arguments.no_tls,
         client_ca: arguments.client_ca.map(std::path::absolute).transpose()?,
+        any_client_certificate: arguments.any_client_certificate,
         log: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -25,6 +25,7 @@ pub async fn run(dir: &Path) -> Result<()> {
         hsm: Hsm::Sim,
         tls: true,
         client_ca: None,
+        any_client_certificate: false,
         log: Some("error"),
     };
     let dev = match ask.start().await {

@@ -6,6 +6,7 @@
 use api::Peer;
 use envelope::{Clock, Timestamp};
 use hyper::body::{Body, Frame, SizeHint};
+use identity::Standing;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -99,10 +100,10 @@ impl Caller {
         Self { shown: Arc::new(Peer { addr, certificate: None }), until: None }
     }
 
-    /// `chain` was verified, the caller's own certificate first. It counts until the first of them ends (RFC 5280 §6.1.3).
-    pub(super) fn certified(addr: String, chain: &[impl AsRef<[u8]>]) -> Self {
+    /// The caller's own certificate first in `chain`. It counts until the first of them ends (RFC 5280 §6.1.3).
+    pub(super) fn certified(addr: String, chain: &[impl AsRef<[u8]>], standing: Standing) -> Self {
         let nobody = Self::nobody(addr.clone());
-        let certificate = chain.first().and_then(|der| api::PeerCertificate::from_der(der.as_ref()));
+        let certificate = api::PeerCertificate::from_chain(chain, standing);
         let until = chain.iter().map(|der| not_after(der.as_ref())).min().unwrap_or_default();
         Self { shown: Arc::new(Peer { addr, certificate }), until: Some((until, nobody.shown)) }
     }

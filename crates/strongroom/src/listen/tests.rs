@@ -185,7 +185,15 @@ fn live(cores: &Cores, life: &Life<'_>) -> Listener {
     let limits = Limits { idle_secs: life.idle_secs, max_age_secs: life.max_age_secs, connections: 100, ..LIMITS };
     let tls = life.tls.map(|folder| {
         let [certificate, key, client_ca] = ["server.pem", "server-key.pem", "ca.pem"].map(|name| folder.join(name));
-        Certificate::load(&Tls { certificate, key, client_ca: Some(client_ca) }).unwrap().server_config().unwrap()
+        Certificate::load(&Tls {
+            certificate,
+            key,
+            client_ca: Some(client_ca),
+            client_certificates: Default::default(),
+        })
+        .unwrap()
+        .server_config()
+        .unwrap()
     });
     let routes =
         axum::Router::new().route("/", axum::routing::get(who)).route("/slow/{pieces}", axum::routing::get(slow));

@@ -1,6 +1,7 @@
 //! Auth methods.
 
 pub mod approle;
+pub mod cert;
 mod explain;
 pub mod jose;
 pub mod jwt;
@@ -8,5 +9,6 @@ mod proven;
 pub mod token;
 mod token_fields;
 pub mod userpass;
+pub mod x509;
 
 pub use explain::explained;

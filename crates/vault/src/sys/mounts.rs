@@ -97,7 +97,8 @@ fn shown(mount: &Mount) -> Shown<'_> {
         | Kind::AppRole
         | Kind::Userpass
         | Kind::Jwt
-        | Kind::Oidc => None,
+        | Kind::Oidc
+        | Kind::Cert => None,
     };
     let token_type = match (mount.kind.is_auth(), mount.tune.token_type.as_str()) {
         (true, "") => "default-service",

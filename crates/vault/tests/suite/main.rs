@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::wildcard_enum_match_arm, reason = "a test ends where it fails")]
 
 mod approle;
+mod cert;
 mod classes;
 mod entities;
 mod far;

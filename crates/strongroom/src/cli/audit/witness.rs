@@ -87,7 +87,9 @@ async fn serve(arguments: &Arguments, witness: Arc<Witness>, runtime: &Handle) -
     let mut hup = signal(SignalKind::hangup())?;
     let certificate = match (&arguments.tls_cert, &arguments.tls_key) {
         (Some(certificate), Some(key)) => {
-            Some(Certificate::load(&Tls { certificate: certificate.clone(), key: key.clone(), client_ca: None })?)
+            let (certificate, key) = (certificate.clone(), key.clone());
+            let files = Tls { certificate, key, client_ca: None, client_certificates: Default::default() };
+            Some(Certificate::load(&files)?)
         }
         (None, _) | (_, None) => None,
     };

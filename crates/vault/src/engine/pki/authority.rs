@@ -48,13 +48,6 @@ impl KeyKind {
             Self::Rsa4096 => KeySpec::Rsa4096,
         }
     }
-
-    pub(super) fn type_name(self) -> &'static str {
-        match self {
-            Self::Ec256 => "ec",
-            Self::Rsa2048 | Self::Rsa3072 | Self::Rsa4096 => "rsa",
-        }
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

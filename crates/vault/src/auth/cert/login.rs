@@ -1,0 +1,111 @@
+//! Logins.
+
+use super::role::{self, Found};
+use super::{ATTEMPTS_MAX, crl};
+use crate::auth::proven::{Proven, let_in};
+use crate::auth::x509::leaf::Leaf;
+use crate::auth::x509::{self, By, check};
+use crate::error::VaultError;
+use crate::reply::Reply;
+use crate::scope::Scope;
+use identity::PeerCertificate;
+use std::collections::BTreeMap;
+
+pub(super) async fn login(scope: &Scope<'_>) -> Result<Reply, VaultError> {
+    let view = scope.view()?;
+    let shown = scope.call.certificate.as_deref().filter(|shown| !shown.chain.is_empty());
+    let shown = shown.ok_or_else(|| refused(x509::NOT_SHOWN))?;
+    let own = shown.chain.first().ok_or_else(|| refused(x509::NOT_SHOWN))?;
+    let leaf = Leaf::read(own).map_err(refused)?;
+    if !leaf.for_clients {
+        return Err(refused(x509::USAGE));
+    }
+    let named = scope.call.body.string("name")?.filter(|name| !name.is_empty());
+    for _ in 0..ATTEMPTS_MAX {
+        let roles = match &named {
+            Some(name) => role::find(&view, name).await?.into_iter().collect(),
+            None => role::all(&view).await?,
+        };
+        let found = chosen(scope, &roles, shown, &leaf).await?;
+        if let Some(reply) = enter(scope, found, shown, &leaf).await? {
+            return Ok(reply);
+        }
+    }
+    Err(VaultError::Conflict)
+}
+
+/// The first role, by name, whose authorities have certified this, and whose names these are.
+async fn chosen<'r>(
+    scope: &Scope<'_>,
+    roles: &'r [Found],
+    shown: &PeerCertificate,
+    leaf: &Leaf,
+) -> Result<&'r Found, VaultError> {
+    let lists = crl::all(&scope.view()?).await?;
+    let mut cause = ROLE_UNKNOWN;
+    for found in roles {
+        // what costs nothing first
+        if let Some(why) = found.0.refuses(leaf) {
+            cause = why;
+            continue;
+        }
+        let authorities = found.0.authorities()?;
+        let by = By { authorities: &authorities, lists: &lists, lists_required: found.0.crl_required };
+        match check(&shown.chain, &by, scope.now()) {
+            Ok(()) => return Ok(found),
+            Err(why) => cause = why,
+        }
+    }
+    Err(refused(if roles.len() > 1 { NO_ROLE } else { cause }))
+}
+
+async fn enter(
+    scope: &Scope<'_>,
+    (role, path, revision): &Found,
+    shown: &PeerCertificate,
+    leaf: &Leaf,
+) -> Result<Option<Reply>, VaultError> {
+    let thumbprint = hex::encode(shown.thumbprint);
+    let named = [&leaf.common_name].into_iter().chain(&leaf.uris).chain(&leaf.dns).chain(&leaf.emails);
+    let name = named.into_iter().find(|name| !name.is_empty()).unwrap_or(&thumbprint);
+    let display = if role.display_name.is_empty() { name } else { &role.display_name };
+    let told = [
+        ("cert_name", &role.name),
+        ("common_name", &leaf.common_name),
+        ("serial_number", &leaf.serial),
+        ("subject_key_id", &leaf.key_id),
+        ("authority_key_id", &leaf.authority_key_id),
+    ];
+    let meta: BTreeMap<String, String> = told.map(|(name, value)| (name.to_owned(), value.clone())).into();
+    let proven = Proven {
+        alias: alias(&role.name, name),
+        display_name: display.clone(),
+        meta,
+        proof: format!("certificate sha256:{thumbprint} serial:{} role:{}", leaf.serial, role.name),
+        tokens: &role.token,
+        ends: Some(leaf.not_after),
+        certificate: Some(shown.thumbprint),
+        told: REFUSED,
+    };
+    let_in(scope, scope.batch()?.revision_is(path.clone(), *revision), proven).await
+}
+
+/// A name that no alias can have stands there as its hash.
+fn alias(role: &str, name: &str) -> String {
+    let sound = name.len() <= ALIAS_BYTES_MAX && name.trim() == name && !name.chars().any(char::is_control);
+    if sound {
+        format!("{role}/{name}")
+    } else {
+        format!("{role}/sha256:{}", hex::encode(envelope::mac::sha256(name.as_bytes())))
+    }
+}
+
+fn refused(cause: &'static str) -> VaultError {
+    VaultError::LoginRefused { told: REFUSED, cause }
+}
+
+/// As Vault has it.
+const REFUSED: &str = "invalid certificate or no client certificate supplied";
+pub(super) const ROLE_UNKNOWN: &str = "CERT_ROLE_UNKNOWN";
+pub(super) const NO_ROLE: &str = "CERT_NO_ROLE_MATCHES";
+const ALIAS_BYTES_MAX: usize = 160;
