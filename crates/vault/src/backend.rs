@@ -61,6 +61,7 @@ pub(crate) fn of(kind: Kind) -> &'static dyn Backend {
         Kind::Userpass => &auth::userpass::Userpass,
         Kind::Jwt | Kind::Oidc => &auth::jwt::Jwt,
         Kind::Cert => &auth::cert::Cert,
+        Kind::Spiffe => &auth::spiffe::Spiffe,
         Kind::Transit => &engine::transit::Transit,
         Kind::Pki => &engine::pki::Pki,
         Kind::Database => &engine::database::Database,

@@ -72,6 +72,7 @@ pub(crate) async fn tend_one(vault: &Vault, now: Timestamp) -> Result<usize, Vau
     done.add("JWTs that counted once", auth::jwt::sweep(vault, now).await);
     done.add("certificates", engine::pki::tidy::tend(vault, now).await);
     done.add("lists of revoked certificates", auth::cert::crl::tend(vault, now).await);
+    done.add("trust bundles", auth::spiffe::tend(vault, now).await);
     done.add("transit keys", engine::transit::auto::rotate_due(vault, now).await);
     done.add("mounts that are gone", gone::sweep(vault, now).await);
     done.told()

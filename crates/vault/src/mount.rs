@@ -30,6 +30,7 @@ pub enum Kind {
     /// The same, for people.
     Oidc,
     Cert,
+    Spiffe,
 }
 
 impl Kind {
@@ -49,12 +50,13 @@ impl Kind {
             Self::Jwt => "jwt",
             Self::Oidc => "oidc",
             Self::Cert => "cert",
+            Self::Spiffe => "spiffe",
         }
     }
 
     pub fn is_auth(self) -> bool {
         match self {
-            Self::Token | Self::AppRole | Self::Userpass | Self::Jwt | Self::Oidc | Self::Cert => true,
+            Self::Token | Self::AppRole | Self::Userpass | Self::Jwt | Self::Oidc | Self::Cert | Self::Spiffe => true,
             Self::System
             | Self::Identity
             | Self::Cubbyhole
@@ -79,7 +81,8 @@ impl Kind {
             | Self::Userpass
             | Self::Jwt
             | Self::Oidc
-            | Self::Cert => false,
+            | Self::Cert
+            | Self::Spiffe => false,
         }
     }
 
@@ -103,6 +106,7 @@ impl Kind {
             "jwt" => Some(Self::Jwt),
             "oidc" => Some(Self::Oidc),
             "cert" => Some(Self::Cert),
+            "spiffe" => Some(Self::Spiffe),
             _ => None,
         }
     }

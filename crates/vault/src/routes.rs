@@ -27,6 +27,7 @@ pub fn of(kind: Kind) -> &'static [Route] {
         Kind::Userpass => USERPASS,
         Kind::Jwt | Kind::Oidc => JWT,
         Kind::Cert => CERT,
+        Kind::Spiffe => SPIFFE,
         Kind::Transit => TRANSIT,
         Kind::Pki => PKI,
         Kind::Database => DATABASE,
@@ -206,6 +207,13 @@ const CERT: &[Route] = &[
     route("crls", &[List], "Names of lists of what is revoked."),
     route("crls/{name}", &[Read, Write, Delete], "An authority's list of what it has revoked."),
     route("config", &[Read, Write], "What is so for the whole mount."),
+];
+
+const SPIFFE: &[Route] = &[
+    route("login", &[Write], "A token for an SVID: the connection's certificate, or a JWT."),
+    route("config", &[Read, Write], "The trust domain, and its bundle."),
+    route("role", &[List], "Names of roles."),
+    route("role/{name}", &[Read, Write, Delete], "One role: which workloads, and as what."),
 ];
 
 const DATABASE: &[Route] = &[

@@ -22,6 +22,8 @@ pub(crate) mod crl;
 mod login;
 mod role;
 
+pub(crate) use role::{authorities, check_authority};
+
 use crate::backend::{Access, Backend, lowered};
 use crate::call::{Call, Verb};
 use crate::error::VaultError;

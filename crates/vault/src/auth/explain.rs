@@ -3,7 +3,7 @@
 //! Always: every cause that a method records stands in its table; a test reads the methods' texts.
 //! Never: told to the caller, who hears one text per method.
 
-use super::{approle, cert, jose, jwt, proven, userpass, x509};
+use super::{approle, cert, jose, jwt, proven, spiffe, userpass, x509};
 
 /// What a recorded cause means.
 pub fn explained(cause: &str) -> Option<&'static str> {
@@ -14,8 +14,17 @@ pub fn explained(cause: &str) -> Option<&'static str> {
 /// A cause, and a line.
 pub(crate) type Causes = &'static [(&'static str, &'static str)];
 
-const TABLES: &[Causes] =
-    &[proven::CAUSES, approle::CAUSES, userpass::CAUSES, jose::CAUSES, jwt::CAUSES, cert::CAUSES, x509::CAUSES, OTHERS];
+const TABLES: &[Causes] = &[
+    proven::CAUSES,
+    approle::CAUSES,
+    userpass::CAUSES,
+    jose::CAUSES,
+    jwt::CAUSES,
+    cert::CAUSES,
+    x509::CAUSES,
+    spiffe::CAUSES,
+    OTHERS,
+];
 
 /// Of the pipeline.
 const OTHERS: Causes = &[

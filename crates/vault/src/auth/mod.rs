@@ -6,6 +6,7 @@ mod explain;
 pub mod jose;
 pub mod jwt;
 mod proven;
+pub mod spiffe;
 pub mod token;
 mod token_fields;
 pub mod userpass;

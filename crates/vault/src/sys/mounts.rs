@@ -98,7 +98,8 @@ fn shown(mount: &Mount) -> Shown<'_> {
         | Kind::Userpass
         | Kind::Jwt
         | Kind::Oidc
-        | Kind::Cert => None,
+        | Kind::Cert
+        | Kind::Spiffe => None,
     };
     let token_type = match (mount.kind.is_auth(), mount.tune.token_type.as_str()) {
         (true, "") => "default-service",

@@ -11,26 +11,26 @@ use std::time::Duration;
 use vault::Verb::{Delete, List, Read, Write};
 
 /// An authority, and whatever it certifies.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    der: Vec<u8>,
-    pem: String,
+    pub(crate) der: Vec<u8>,
+    pub(crate) pem: String,
 }
 
 impl Authority {
-    fn root(name: &str) -> Self {
+    pub(crate) fn root(name: &str) -> Self {
         let (params, key) = (ca(name, |_| {}), KeyPair::generate().unwrap());
         let certificate = params.self_signed(&key).unwrap();
         Self { pem: certificate.pem(), der: certificate.der().to_vec(), issuer: Issuer::new(params, key) }
     }
 
-    fn below(&self, params: CertificateParams) -> Self {
+    pub(crate) fn below(&self, params: CertificateParams) -> Self {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Self { pem: certificate.pem(), der: certificate.der().to_vec(), issuer: Issuer::new(params, key) }
     }
 
-    fn leaf(&self, set: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
+    pub(crate) fn leaf(&self, set: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
         let params = client(set);
         params.signed_by(&KeyPair::generate().unwrap(), &self.issuer).unwrap().der().to_vec()
     }
@@ -54,13 +54,13 @@ impl Authority {
     }
 }
 
-fn name(common_name: &str) -> DistinguishedName {
+pub(crate) fn name(common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);
     name
 }
 
-fn ca(common_name: &str, set: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
+pub(crate) fn ca(common_name: &str, set: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = name(common_name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -16,6 +16,7 @@ mod rig;
 mod rotation;
 mod seal;
 mod spellings;
+mod spiffe;
 mod sys;
 mod tokens;
 mod transit;

@@ -25,6 +25,8 @@ pub(crate) struct Leaf {
     pub(crate) not_after: Timestamp,
     /// Its usages are named, and clients' is one of them.
     pub(crate) for_clients: bool,
+    /// Its key's usages are named, and signatures are one of them.
+    pub(crate) signs: bool,
     /// Each extension's object id, and its content.
     pub(crate) extensions: Vec<(String, Vec<u8>)>,
 }
@@ -48,6 +50,7 @@ impl Leaf {
             return Err(USAGE);
         }
         let mut leaf = Self {
+            signs: usage.is_some(),
             serial: hex::encode(tbs.serial_number.as_bytes()),
             not_after: Timestamp::from_unix_millis(
                 u64::try_from(tbs.validity.not_after.to_unix_duration().as_millis()).unwrap_or(u64::MAX),
