@@ -179,8 +179,8 @@ async fn connection(door: Door, front: impl Front, stream: TcpStream, peer: Sock
                 tokio::time::timeout(within, acceptor.accept(stream)).await.context("handshake took too long")??;
             let caller = match stream.get_ref().1.peer_certificates() {
                 Some(chain) => {
-                    let standing = vouches.standing(chain, door.clock.now());
-                    Caller::certified(peer.to_string(), chain, standing)
+                    let now = door.clock.now();
+                    Caller::certified(peer.to_string(), chain, vouches.standing(chain, now), now)
                 }
                 None => Caller::nobody(peer.to_string()),
             };

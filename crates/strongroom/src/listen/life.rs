@@ -100,11 +100,16 @@ impl Caller {
         Self { shown: Arc::new(Peer { addr, certificate: None }), until: None }
     }
 
-    /// The caller's own certificate first in `chain`. It counts until the first of them ends (RFC 5280 §6.1.3).
-    pub(super) fn certified(addr: String, chain: &[impl AsRef<[u8]>], standing: Standing) -> Self {
+    /// The caller's own certificate first in `chain`. It counts until the first of them ends (RFC 5280 §6.1.3); where nobody
+    /// vouches for it, while its own time is.
+    pub(super) fn certified(addr: String, chain: &[impl AsRef<[u8]>], standing: Standing, now: Timestamp) -> Self {
         let nobody = Self::nobody(addr.clone());
+        if standing == Standing::Shown && !chain.first().is_some_and(|own| is_of(own.as_ref(), now)) {
+            return nobody;
+        }
+        let counted = if standing == Standing::Shown { chain.get(..1).unwrap_or_default() } else { chain };
         let certificate = api::PeerCertificate::from_chain(chain, standing);
-        let until = chain.iter().map(|der| not_after(der.as_ref())).min().unwrap_or_default();
+        let until = counted.iter().map(|der| not_after(der.as_ref())).min().unwrap_or_default();
         Self { shown: Arc::new(Peer { addr, certificate }), until: Some((until, nobody.shown)) }
     }
 
@@ -123,6 +128,13 @@ impl Caller {
             None => std::future::pending().await,
         }
     }
+}
+
+/// Whether a certificate's time is now.
+fn is_of(der: &[u8], now: Timestamp) -> bool {
+    let Ok((_, certificate)) = x509_parser::parse_x509_certificate(der) else { return false };
+    let from = u64::try_from(certificate.validity().not_before.timestamp()).unwrap_or(0);
+    (from.saturating_mul(1000)..=not_after(der).unix_millis()).contains(&now.unix_millis())
 }
 
 /// The end of the last second in which a certificate is valid (RFC 5280 §4.1.2.5); long ago where that cannot be read.

@@ -98,7 +98,7 @@ impl Bundle {
 const KEYS_MAX: usize = 128;
 /// SPIFFE Federation §5: where nothing is hinted.
 const REFRESH: Duration = Duration::from_secs(300);
-const REFRESH_MIN: Duration = Duration::from_secs(30);
+const REFRESH_MIN: Duration = Duration::from_secs(10);
 const REFRESH_MAX: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
