@@ -73,5 +73,5 @@ fn chains_constraints_and_lists_are_what_openssl_and_go_expect() {
 
 #[test]
 fn go_spiffe_and_the_server_believe_the_same_svids() {
-    go(&dev(), &[Path::new("spiffe")], "go: 27 checks done");
+    go(&dev(), &[Path::new("spiffe")], "go: 28 checks done");
 }
