@@ -28,6 +28,8 @@ fn every_kept_input_passes_through_its_target() {
             "jwt" => strongroom_fuzz::jwt,
             "audit_log" => strongroom_fuzz::audit_log,
             "audit_note" => strongroom_fuzz::audit_note,
+            "x509" => strongroom_fuzz::x509,
+            "spiffe" => strongroom_fuzz::spiffe,
             "audit_entry" => strongroom_fuzz::audit_entry,
             other => unreachable!("{other} has no body here: add it"),
         };

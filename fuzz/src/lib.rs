@@ -11,6 +11,8 @@ mod jwt;
 pub use audit_log::audit_log;
 pub use audit_note::audit_note;
 pub use jwt::jwt;
+mod svid;
+pub use svid::{spiffe, x509};
 
 use audit::Ack;
 use audit::record::{Entry, PeriodKeys, SealedPeriodKey, finish, is_entry};

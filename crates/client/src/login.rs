@@ -36,6 +36,18 @@ pub enum Login {
         role: String,
         jwt: Input,
     },
+    /// By the connection's client certificate, at a mount of type `cert`: the token counts only beside it.
+    Cert {
+        mount: String,
+        /// Empty: whichever takes it.
+        role: String,
+    },
+    /// By an X.509-SVID, which is the connection's client certificate, or a JWT-SVID.
+    Spiffe {
+        mount: String,
+        role: String,
+        jwt: Option<Input>,
+    },
     /// By the connection's client certificate, for which a role stands: there is no token, and nothing ends.
     Certificate,
     /// A token that somebody else made.
@@ -125,6 +137,17 @@ impl Login {
                 let fields = [("role", SecretBytes::copy_from(role.as_bytes())), ("jwt", jwt.read()?)];
                 bought(stranger, format!("auth/{mount}/login"), &fields).await
             }
+            Self::Cert { mount, role } => {
+                let fields = [("name", SecretBytes::copy_from(role.as_bytes()))];
+                bought(stranger, format!("auth/{mount}/login"), &fields).await
+            }
+            Self::Spiffe { mount, role, jwt } => {
+                let mut fields = vec![("role", SecretBytes::copy_from(role.as_bytes()))];
+                if let Some(jwt) = jwt {
+                    fields.push(("jwt", jwt.read()?));
+                }
+                bought(stranger, format!("auth/{mount}/login"), &fields).await
+            }
             Self::AppRole { mount, role_id, secret_id } => {
                 let secret_id = match secret_id {
                     SecretId::Plain(input) => input.read()?,
@@ -143,7 +166,11 @@ impl Login {
     /// The token is ours to end.
     pub fn owns_token(&self) -> bool {
         match self {
-            Self::Userpass { .. } | Self::AppRole { .. } | Self::Jwt { .. } => true,
+            Self::Userpass { .. }
+            | Self::AppRole { .. }
+            | Self::Jwt { .. }
+            | Self::Cert { .. }
+            | Self::Spiffe { .. } => true,
             Self::Certificate | Self::Token(_) => false,
         }
     }

@@ -82,6 +82,20 @@ pub enum Method {
         #[serde(default = "service_account")]
         jwt_file: PathBuf,
     },
+    /// By `server.client_certificate`, at a mount of type `cert`.
+    Cert {
+        #[serde(default = "cert")]
+        mount: String,
+        #[serde(default)]
+        role: String,
+    },
+    /// By an X.509-SVID, which is `server.client_certificate`, or by a JWT-SVID in a file.
+    Spiffe {
+        #[serde(default = "spiffe")]
+        mount: String,
+        role: String,
+        jwt_file: Option<PathBuf>,
+    },
     /// By `server.client_certificate`, for which a role stands.
     Certificate,
     /// A token that somebody else made, 0600.
@@ -149,11 +163,13 @@ impl Config {
         config.login.login()?;
         config.server.options()?;
         ensure!(config.refresh_secs > 0, "refresh_secs: at least 1");
+        let shows =
+            matches!(config.login, Method::Certificate | Method::Cert { .. } | Method::Spiffe { jwt_file: None, .. });
+        ensure!(
+            !shows || config.server.client_certificate.is_some(),
+            "server.client_certificate: login by certificate needs it"
+        );
         if matches!(config.login, Method::Certificate) {
-            ensure!(
-                config.server.client_certificate.is_some(),
-                "server.client_certificate: login by certificate needs it"
-            );
             ensure!(config.sink.is_empty(), "sink: login by certificate makes no token");
         }
         for (index, sink) in config.sink.iter().enumerate() {
@@ -258,6 +274,11 @@ impl Method {
             Self::Jwt { mount, role, jwt_file } | Self::Kubernetes { mount, role, jwt_file } => {
                 Login::Jwt { mount: named(mount), role: role.clone(), jwt: Input::AnyFile(jwt_file.clone()) }
             }
+            Self::Cert { mount, role } => Login::Cert { mount: named(mount), role: role.clone() },
+            Self::Spiffe { mount, role, jwt_file } => {
+                let jwt = jwt_file.clone().map(Input::AnyFile);
+                Login::Spiffe { mount: named(mount), role: role.clone(), jwt }
+            }
             Self::Certificate => Login::Certificate,
             Self::TokenFile { file } => Login::Token(Input::File(file.clone())),
         })
@@ -308,6 +329,14 @@ fn userpass() -> String {
 
 fn jwt() -> String {
     "jwt".to_owned()
+}
+
+fn cert() -> String {
+    "cert".to_owned()
+}
+
+fn spiffe() -> String {
+    "spiffe".to_owned()
 }
 
 fn kubernetes() -> String {

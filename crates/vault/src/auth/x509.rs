@@ -4,8 +4,8 @@
 //! name constraints, path lengths, usages; and what the authorities have revoked, where their lists are given.
 //! Never: an authority of the system's, or of the listener's; a certificate of which something is known twice.
 
-pub(crate) mod leaf;
-pub(crate) mod list;
+pub mod leaf;
+pub mod list;
 
 use envelope::Timestamp;
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
@@ -19,19 +19,19 @@ use x509_cert::der::Decode;
 
 /// By what a certificate is judged.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct By<'a> {
+pub struct By<'a> {
     /// DER of authorities that are believed.
-    pub(crate) authorities: &'a [Vec<u8>],
+    pub authorities: &'a [Vec<u8>],
     /// Their lists of what they have revoked. An authority's list counts once it is given, and must not be too old.
-    pub(crate) lists: &'a [Vec<u8>],
+    pub lists: &'a [Vec<u8>],
     /// An authority without a list is none.
-    pub(crate) lists_required: bool,
+    pub lists_required: bool,
 }
 
 /// Whether the first of `chain` is somebody's whom one of the authorities has certified, now. Else why not.
 ///
 /// Usages count on the whole path, where any are named (RFC 5280 §4.2.1.12); that a leaf names one, [`leaf::Leaf`] tells.
-pub(crate) fn check(chain: &[Box<[u8]>], by: &By<'_>, now: Timestamp) -> Result<(), &'static str> {
+pub fn check(chain: &[Box<[u8]>], by: &By<'_>, now: Timestamp) -> Result<(), &'static str> {
     let (own, above) = chain.split_first().ok_or(MALFORMED)?;
     if above.len() > ABOVE_MAX {
         return Err(TOO_LONG);

@@ -12,28 +12,28 @@ use x509_cert::ext::pkix::{
 };
 
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Leaf {
-    pub(crate) common_name: String,
-    pub(crate) units: Vec<String>,
-    pub(crate) dns: Vec<String>,
-    pub(crate) emails: Vec<String>,
-    pub(crate) uris: Vec<String>,
+pub struct Leaf {
+    pub common_name: String,
+    pub units: Vec<String>,
+    pub dns: Vec<String>,
+    pub emails: Vec<String>,
+    pub uris: Vec<String>,
     /// Hexadecimal, in lower case.
-    pub(crate) serial: String,
-    pub(crate) key_id: String,
-    pub(crate) authority_key_id: String,
-    pub(crate) not_after: Timestamp,
+    pub serial: String,
+    pub key_id: String,
+    pub authority_key_id: String,
+    pub not_after: Timestamp,
     /// Its usages are named, and clients' is one of them.
-    pub(crate) for_clients: bool,
+    pub for_clients: bool,
     /// Its key's usages are named, and signatures are one of them.
-    pub(crate) signs: bool,
+    pub signs: bool,
     /// Each extension's object id, and its content.
-    pub(crate) extensions: Vec<(String, Vec<u8>)>,
+    pub extensions: Vec<(String, Vec<u8>)>,
 }
 
 impl Leaf {
     /// Of a certificate that is no authority's and signs for itself, each thing said once.
-    pub(crate) fn read(der: &[u8]) -> Result<Self, &'static str> {
+    pub fn read(der: &[u8]) -> Result<Self, &'static str> {
         let tbs = Certificate::from_der(der).map_err(|_| MALFORMED)?.tbs_certificate;
         let extensions = tbs.extensions.as_deref().unwrap_or_default();
         let mut seen = BTreeSet::new();

@@ -9,14 +9,14 @@ use x509_cert::der::Decode;
 
 /// What is known of a list.
 #[derive(Debug)]
-pub(crate) struct List {
-    pub(crate) der: Vec<u8>,
-    pub(crate) serials: Vec<String>,
-    pub(crate) next_update: Timestamp,
+pub struct List {
+    pub der: Vec<u8>,
+    pub serials: Vec<String>,
+    pub next_update: Timestamp,
 }
 
 /// PEM or DER. One without an end is none: nobody would know that it is too old.
-pub(crate) fn read(field: &'static str, bytes: &[u8]) -> Result<List, VaultError> {
+pub fn read(field: &'static str, bytes: &[u8]) -> Result<List, VaultError> {
     let refused = || VaultError::field(field, "no list of revoked certificates in PEM or DER that says when it ends");
     let der = match bytes.trim_ascii_start().starts_with(b"-----BEGIN") {
         true => CertificateRevocationListDer::from_pem_slice(bytes).map_err(|_| refused())?.as_ref().to_vec(),

@@ -77,8 +77,8 @@ fn part(oid: ObjectIdentifier, tag: Tag, value: &str) -> Result<RelativeDistingu
 
 /// The common name that stands last in a name, if it is text.
 pub(super) fn common_name(name: &Name) -> Option<String> {
-    let all = name.0.iter().flat_map(|part| part.0.iter());
-    let last = all.filter(|part| part.oid == COMMON_NAME).last()?;
+    let mut all = name.0.iter().flat_map(|part| part.0.iter());
+    let last = all.rfind(|part| part.oid == COMMON_NAME)?;
     let text = matches!(Tagged::tag(&last.value), Tag::Utf8String | Tag::PrintableString | Tag::Ia5String);
     let bytes = text.then(|| last.value.value().to_vec())?;
     String::from_utf8(bytes).ok()

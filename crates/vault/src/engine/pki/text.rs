@@ -65,7 +65,7 @@ pub(super) fn colons(serial: &str) -> String {
 /// A serial number as callers write it, with colons or hyphens between or without: in lower case, in whole bytes. `None`: none.
 pub(super) fn serial(raw: &str) -> Option<String> {
     let digits: String = raw.chars().filter(|c| !matches!(c, ':' | '-')).collect::<String>().to_ascii_lowercase();
-    let sound = (2..=2 * SERIAL_BYTES).contains(&digits.len()) && digits.len() % 2 == 0;
+    let sound = (2..=2 * SERIAL_BYTES).contains(&digits.len()) && digits.len().is_multiple_of(2);
     (sound && digits.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digits)
 }
 
