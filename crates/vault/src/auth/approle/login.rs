@@ -265,7 +265,10 @@ pub(crate) const CAUSES: Causes = &[
     (REPLAYED, "all uses of the SecretID are spent: somebody has used it before; if its holder has not, it was stolen"),
     (EXPIRED, "the SecretID's time was over"),
     (ADDRESS_OTHER, "the login came from outside the ranges of the role, or of the SecretID"),
-    (CERTIFICATE_OTHER, "the SecretID is bound to a client certificate, and another or none was shown: it may be stolen"),
+    (
+        CERTIFICATE_OTHER,
+        "the SecretID is bound to a client certificate, and another or none was shown: it may be stolen",
+    ),
     (ENTITY_DISABLED, "the entity is disabled: see identity/entity"),
 ];
 const ROLE_UNKNOWN: &str = "APPROLE_ROLE_ID_UNKNOWN";
