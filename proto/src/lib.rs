@@ -37,6 +37,14 @@ pub mod operator {
     tonic::include_proto!("strongroom.operator.v1");
 }
 
+/// `v2` of Kubernetes's KMS plugins: what an API server asks of `strongroom kms-plugin`.
+pub mod kubernetes_kms {
+    #![allow(clippy::all, missing_debug_implementations, reason = "generated")]
+    tonic::include_proto!("v2");
+
+    super::prints_as_name!(EncryptRequest, DecryptResponse);
+}
+
 /// All files' descriptors, encoded: what reflection serves.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
@@ -64,6 +72,8 @@ mod tests {
         let batch =
             kms::BatchEncryptRequest { items: vec![kms::EncryptRequest { plaintext: secret, ..Default::default() }] };
         assert_eq!(format!("{batch:?}"), "BatchEncryptRequest { items: [EncryptRequest] }");
+        let seed = kubernetes_kms::EncryptRequest { plaintext: "secret".into(), uid: String::new() };
+        assert_eq!(format!("{seed:?}"), "EncryptRequest");
         let token = identity::CreateTokenResponse { token: "secret".into(), metadata: None };
         assert_eq!(format!("{token:?}"), "CreateTokenResponse");
     }

@@ -243,7 +243,14 @@ impl Vault {
         self.answered(method, path, body, repeat).await.map(|(answer, _)| answer)
     }
 
-    /// With the session whose token was answered: another one may have been bought meanwhile.
+    /// A call of the native API as whom it is logged in; with another token where that one has ended.
+    pub async fn native<T, F>(&self, repeat: Repeat, call: impl Fn(Client) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        self.held(repeat, call).await.map(|(answer, _)| answer)
+    }
+
     async fn answered(
         &self,
         method: Method,
@@ -251,12 +258,23 @@ impl Vault {
         body: Option<&SecretBytes>,
         repeat: Repeat,
     ) -> Result<(SecretBytes, u64), Error> {
+        let call = |client: Client| {
+            let body = body.map(|body| SecretBytes::copy_from(body.expose()));
+            let request = ApiRequest { body, ..ApiRequest::new(method.clone(), path.trim_matches('/').to_owned()) };
+            async move { client.api(request).await }
+        };
+        self.held(repeat, call).await
+    }
+
+    /// With the session whose token was answered: another one may have been bought meanwhile.
+    async fn held<T, F>(&self, repeat: Repeat, call: impl Fn(Client) -> F) -> Result<(T, u64), Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
         let (mut failures, mut logged_in_again) = (0, false);
         loop {
             let session = self.0.session.borrow().clone();
-            let body = body.map(|body| SecretBytes::copy_from(body.expose()));
-            let request = ApiRequest { body, ..ApiRequest::new(method.clone(), path.trim_matches('/').to_owned()) };
-            let error = match session.client.api(request).await {
+            let error = match call(session.client.clone()).await {
                 Ok(answer) => return Ok((answer, session.number)),
                 Err(error) => error,
             };

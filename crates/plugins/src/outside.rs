@@ -17,9 +17,11 @@ use rustls_pki_types::pem::PemObject as _;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use vault::outside::{Ask, Method, Outside, OutsideError, Told};
+use tokio::io::AsyncReadExt as _;
+use vault::outside::{Account, Ask, Method, Outside, OutsideError, Told};
 use zeroize::Zeroizing;
 
 type Connections = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
@@ -29,12 +31,28 @@ pub struct Http {
     roots: Arc<RootCertStore>,
     /// By the authorities that they believe.
     connections: Mutex<HashMap<Option<String>, Connections>>,
+    accounts: Vec<AccountFiles>,
+}
+
+/// What another has made this server, and keeps in files: read anew each time.
+#[derive(Debug, Clone)]
+pub struct AccountFiles {
+    /// To whom, and to nobody else, it is shown.
+    pub url: String,
+    pub token: PathBuf,
+    /// PEM certificates by which that one is believed.
+    pub ca: PathBuf,
 }
 
 impl Http {
     /// Where an ask names no authorities, these are believed.
     pub fn new(roots: RootCertStore) -> Self {
-        Self { roots: Arc::new(roots), connections: Mutex::default() }
+        Self { roots: Arc::new(roots), connections: Mutex::default(), accounts: Vec::new() }
+    }
+
+    #[must_use]
+    pub fn with_accounts(self, accounts: Vec<AccountFiles>) -> Self {
+        Self { accounts, ..self }
     }
 
     fn connections(&self, ca: Option<&String>) -> Result<Connections, OutsideError> {
@@ -86,6 +104,23 @@ impl Outside for Http {
         let told = tokio::time::timeout(within, self.answered(ask)).await;
         told.unwrap_or_else(|_| Err(OutsideError::Unreachable("no answer in time".to_owned())))
     }
+
+    async fn account(&self, url: &str) -> Result<Option<Account>, OutsideError> {
+        let Some(files) = self.accounts.iter().find(|files| files.url == url) else { return Ok(None) };
+        let token = read(&files.token).await?;
+        let ca = read(&files.ca).await?;
+        Ok(Some(Account { token: Zeroizing::new(token.trim().to_owned()), ca: Some(ca.to_string()) }))
+    }
+}
+
+/// A small file's text.
+async fn read(path: &Path) -> Result<Zeroizing<String>, OutsideError> {
+    let failed = |why: String| OutsideError::Refused(format!("{}: {why}", path.display()));
+    let file = tokio::fs::File::open(path).await.map_err(|error| failed(error.to_string()))?;
+    let mut text = Zeroizing::new(String::with_capacity(FILE_BYTES_MAX));
+    let mut bounded = file.take(FILE_BYTES_MAX as u64);
+    bounded.read_to_string(&mut text).await.map_err(|error| failed(error.to_string()))?;
+    if text.trim().is_empty() { Err(failed("it is empty".to_owned())) } else { Ok(text) }
 }
 
 impl Http {
@@ -156,4 +191,5 @@ impl fmt::Debug for Http {
 const CONNECTED_WITHIN: Duration = Duration::from_secs(3);
 const KEPT_FOR: Duration = Duration::from_secs(30);
 const KEPT_MAX: usize = 16;
+const FILE_BYTES_MAX: usize = 64 << 10;
 const TRUSTS_MAX: usize = 256;

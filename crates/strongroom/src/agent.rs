@@ -14,6 +14,7 @@ mod status;
 mod work;
 
 pub use config::Config;
+pub(crate) use config::{Method, Server};
 pub use work::Until;
 
 use anyhow::{Context as _, Result};

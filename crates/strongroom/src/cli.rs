@@ -11,6 +11,7 @@ pub mod connection;
 pub mod demo;
 pub mod dev;
 pub mod kms;
+pub mod kms_plugin;
 pub mod kv;
 pub mod lease;
 pub mod login;
@@ -48,6 +49,7 @@ enum Command {
     Server(server::Arguments),
     Demo(demo::Arguments),
     Agent(agent::Arguments),
+    KmsPlugin(kms_plugin::Arguments),
     Login(login::Arguments),
     /// Make keys and use them
     Kms(Remote<kms::Command>),
@@ -127,7 +129,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap:
 impl Command {
     fn format(&self) -> Format {
         match self {
-            Self::Dev(_) | Self::Server(_) | Self::Demo(_) | Self::Agent(_) => Format::Table,
+            Self::Dev(_) | Self::Server(_) | Self::Demo(_) | Self::Agent(_) | Self::KmsPlugin(_) => Format::Table,
             Self::Login(arguments) => arguments.connection.output,
             Self::Kms(remote) => remote.connection.output,
             Self::Token(remote) => remote.connection.output,
@@ -152,6 +154,7 @@ impl Command {
             Self::Server(arguments) => server::run(arguments),
             Self::Demo(arguments) => demo::run(arguments),
             Self::Agent(arguments) => agent::run(arguments),
+            Self::KmsPlugin(arguments) => kms_plugin::run(arguments),
             Self::Login(arguments) => answered(arguments.connection.output, arguments.run()),
             Self::Kms(Remote { connection, command }) => answered(connection.output, command.run(&connection)),
             Self::Token(Remote { connection, command }) => answered(connection.output, command.run(&connection)),

@@ -26,6 +26,9 @@ pub struct Config {
     pub audit: Audit,
     #[serde(default)]
     pub limits: Limits,
+    /// Clusters in which this server has a service account: as that it asks who logs in there.
+    #[serde(default)]
+    pub kubernetes: Vec<Kubernetes>,
     /// 0600 file with the root token: read at the first start if it is there, else written then. Remove it after use.
     pub root_token_file: PathBuf,
     /// For development: where there are no recovery shares, one of one is made, and written to this 0600 file. In production
@@ -34,6 +37,28 @@ pub struct Config {
     /// Ends when standard input closes: set by `strongroom dev` for its children.
     #[serde(default)]
     pub end_with_parent: bool,
+}
+
+/// A mount of the auth method whose `kubernetes_host` is this very `host`, and that names no reviewer of its own, asks as it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kubernetes {
+    /// `https://HOST[:PORT]`: the token is shown to nobody else.
+    pub host: String,
+    /// Read anew at each login: the kubelet writes another one in time.
+    #[serde(default = "default_account_token")]
+    pub token_file: PathBuf,
+    /// PEM certificates of the API server's authorities; read anew too.
+    #[serde(default = "default_account_ca")]
+    pub ca_file: PathBuf,
+}
+
+fn default_account_token() -> PathBuf {
+    "/var/run/secrets/kubernetes.io/serviceaccount/token".into()
+}
+
+fn default_account_ca() -> PathBuf {
+    "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt".into()
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -269,6 +294,10 @@ impl Config {
                 bail!("`limits.{name}` is 1 to {LIFE_SECS_MAX}");
             }
         }
+        let hosts: BTreeSet<_> = self.kubernetes.iter().map(|cluster| &cluster.host).collect();
+        if hosts.len() < self.kubernetes.len() || hosts.iter().any(|host| !host.starts_with("https://")) {
+            bail!("`kubernetes.host` is a URL like https://HOST:PORT, of each cluster once");
+        }
         crate::store::check(self)?;
         self.audit.check()?;
         // what leads there by another way is refused when it is written to
@@ -380,6 +409,8 @@ mod tests {
                 "[storage]\nengine = \"postgres\"\nurl = \"postgresql://u@[::1]/d\"\nreader = 1\n[boundary]",
             ),
             ("[boundary]", "[limits]\nhandshake_secs = 0\n[boundary]"),
+            ("[boundary]", "[[kubernetes]]\nhost = \"http://k\"\n[boundary]"),
+            ("[boundary]", "[[kubernetes]]\nhost = \"https://k\"\n[[kubernetes]]\nhost = \"https://k\"\n[boundary]"),
             ("[boundary]", "[limits]\nthreads = 1025\n[boundary]"),
             ("[boundary]", "[limits]\nidle_secs = 0\n[boundary]"),
             ("[boundary]", "[limits]\nmax_age_secs = 604801\n[boundary]"),

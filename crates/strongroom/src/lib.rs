@@ -17,6 +17,7 @@ pub mod dev_ca;
 mod dial;
 pub mod files;
 pub mod forward;
+pub mod kms_plugin;
 pub mod listen;
 pub mod operator;
 pub mod retention;

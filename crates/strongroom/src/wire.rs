@@ -118,7 +118,7 @@ impl Wired {
             kms_caches,
             vault_caches,
             databases: databases(),
-            outside: outside(),
+            outside: outside(config),
             boundary: options,
             watched_boundary,
             operator: Arc::new(operator),
@@ -307,8 +307,13 @@ async fn still_agrees(log: Arc<Log>) {
     tracing::error!("the audit log is not the one that the boundary has signed");
 }
 
-fn outside() -> Arc<dyn vault::outside::Outside> {
-    Arc::new(plugins::outside::Http::new(authorities()))
+fn outside(config: &Config) -> Arc<dyn vault::outside::Outside> {
+    let files = config.kubernetes.iter().map(|cluster| plugins::outside::AccountFiles {
+        url: cluster.host.trim_end_matches('/').to_owned(),
+        token: cluster.token_file.clone(),
+        ca: cluster.ca_file.clone(),
+    });
+    Arc::new(plugins::outside::Http::new(authorities()).with_accounts(files.collect()))
 }
 
 fn databases() -> vault::Databases {

@@ -62,6 +62,7 @@ pub(crate) fn of(kind: Kind) -> &'static dyn Backend {
         Kind::Jwt | Kind::Oidc => &auth::jwt::Jwt,
         Kind::Cert => &auth::cert::Cert,
         Kind::Spiffe => &auth::spiffe::Spiffe,
+        Kind::Kubernetes => &auth::kubernetes::Kubernetes,
         Kind::Transit => &engine::transit::Transit,
         Kind::Pki => &engine::pki::Pki,
         Kind::Database => &engine::database::Database,

@@ -31,6 +31,7 @@ pub enum Kind {
     Oidc,
     Cert,
     Spiffe,
+    Kubernetes,
 }
 
 impl Kind {
@@ -51,12 +52,14 @@ impl Kind {
             Self::Oidc => "oidc",
             Self::Cert => "cert",
             Self::Spiffe => "spiffe",
+            Self::Kubernetes => "kubernetes",
         }
     }
 
     pub fn is_auth(self) -> bool {
         match self {
-            Self::Token | Self::AppRole | Self::Userpass | Self::Jwt | Self::Oidc | Self::Cert | Self::Spiffe => true,
+            Self::Token | Self::AppRole | Self::Userpass | Self::Jwt | Self::Oidc => true,
+            Self::Cert | Self::Spiffe | Self::Kubernetes => true,
             Self::System
             | Self::Identity
             | Self::Cubbyhole
@@ -82,7 +85,8 @@ impl Kind {
             | Self::Jwt
             | Self::Oidc
             | Self::Cert
-            | Self::Spiffe => false,
+            | Self::Spiffe
+            | Self::Kubernetes => false,
         }
     }
 
@@ -107,6 +111,7 @@ impl Kind {
             "oidc" => Some(Self::Oidc),
             "cert" => Some(Self::Cert),
             "spiffe" => Some(Self::Spiffe),
+            "kubernetes" => Some(Self::Kubernetes),
             _ => None,
         }
     }

@@ -60,6 +60,19 @@ pub enum OutsideError {
 #[async_trait::async_trait]
 pub trait Outside: Send + Sync + fmt::Debug {
     async fn ask(&self, ask: Ask) -> Result<Told, OutsideError>;
+
+    /// As whom this server itself asks at `url`, read anew. Nothing where it is not configured for that very URL.
+    async fn account(&self, url: &str) -> Result<Option<Account>, OutsideError> {
+        let _nobody = url;
+        Ok(None)
+    }
+}
+
+/// What somebody else has made this server: a cluster's service account, say.
+pub struct Account {
+    pub token: Zeroizing<String>,
+    /// PEM certificates of the authorities by which the other one is believed.
+    pub ca: Option<String>,
 }
 
 /// Nobody: where nothing dials out.
@@ -100,6 +113,10 @@ pub(crate) struct Asking<'a> {
 }
 
 impl Asking<'_> {
+    pub(crate) async fn account(&self, url: &str) -> Result<Option<Account>, OutsideError> {
+        self.port.account(url).await
+    }
+
     /// `server` is what failures are counted by: a host, or a mount's id and one; and with it by whom it is believed: who
     /// configures authorities that do not fit keeps nobody else from a server.
     pub(crate) async fn ask(&self, server: &str, ask: Ask) -> Result<Told, OutsideError> {
@@ -183,6 +200,12 @@ impl From<OutsideError> for VaultError {
 impl fmt::Debug for Ask {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ask").field("method", &self.method).field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Account")
     }
 }
 

@@ -28,6 +28,7 @@ pub fn of(kind: Kind) -> &'static [Route] {
         Kind::Jwt | Kind::Oidc => JWT,
         Kind::Cert => CERT,
         Kind::Spiffe => SPIFFE,
+        Kind::Kubernetes => KUBERNETES,
         Kind::Transit => TRANSIT,
         Kind::Pki => PKI,
         Kind::Database => DATABASE,
@@ -167,6 +168,13 @@ const KV2: &[Route] = &[
     route("rotation/{path}", &[Read, Write, Delete], "How a secret is rotated, by whose hook."),
     route("rotate/{path}", &[Write], "Rotates a secret now."),
     route("metadata/{path}", &[Read, Write, Patch, Delete, List], "What is known of a secret; or names of secrets."),
+];
+
+const KUBERNETES: &[Route] = &[
+    route("login", &[Write], "A token for a service account's token."),
+    route("config", &[Read, Write], "Which cluster, and who asks it."),
+    route("role", &[List], "Names of roles."),
+    route("role/{name}", &[Read, Write, Delete], "One role."),
 ];
 
 const APPROLE: &[Route] = &[

@@ -58,6 +58,10 @@ enum Command {
         #[arg(long, default_value_t = 10_000_000)]
         cases: u64,
     },
+    /// Build the Kubernetes API server that tests run, where its sources have changed
+    KubeApiserver,
+    /// Kubernetes' long forms: an API server whose KMS plugin is away for minutes
+    Kubernetes,
     /// Fuzz every target, ten minutes each
     Fuzz {
         #[arg(long, default_value_t = 600)]
@@ -82,6 +86,8 @@ fn main() -> Result<()> {
         Command::Leases { users } => steps::leases(users),
         Command::Audit { losses, mutations, records } => steps::audit(losses, mutations, records),
         Command::Policies { cases } => steps::policies(cases),
+        Command::KubeApiserver => setup::kube_apiserver(),
+        Command::Kubernetes => steps::kubernetes(),
         Command::Fuzz { seconds, target } => steps::fuzz(seconds, target.as_deref()),
     }
 }

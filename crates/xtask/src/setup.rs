@@ -1,7 +1,9 @@
 //! What the tests need beside a Rust toolchain and a C compiler: SoftHSM2, OpenSSL, strace, PostgreSQL, MariaDB, Redis, Chromium,
-//! Python with grpcio and hvac, Node with node-vault and an OpenID provider.
+//! Python with grpcio and hvac, Node with node-vault and an OpenID provider, a Kubernetes API server that Go builds.
 
+use crate::steps::root;
 use anyhow::{Context as _, Result, bail};
+use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -28,6 +30,9 @@ const PYTHON_PACKAGES: &[&str] =
 const IMPORTS: &str = "import grpc, grpc_reflection, google.rpc.error_details_pb2, importlib.metadata as m; assert m.version('hvac') == '2.4.0'";
 const NODE_PACKAGES: &[&str] = &["node-vault@0.12.0"];
 
+/// As `tests/kube-apiserver/go.mod` has it.
+const KUBERNETES: &str = "v1.37.2";
+
 /// Installs what is missing where we are root; otherwise says the one command and stops.
 pub(crate) fn install() -> Result<()> {
     let missing: Vec<&str> = DEBIAN_PACKAGES.iter().copied().filter(|package| !is_installed(package)).collect();
@@ -46,7 +51,38 @@ pub(crate) fn install() -> Result<()> {
     go()?;
     python()?;
     node()?;
-    oidc()
+    oidc()?;
+    kube_apiserver()
+}
+
+/// The API server for `tests/kubernetes.rs`, once for each hash of its sources: what takes Go minutes, and 2.4 GB, the first
+/// time. Its modules are checked against `go.sum`.
+pub(crate) fn kube_apiserver() -> Result<()> {
+    go()?;
+    let (sources, folder) = (root().join("tests/kube-apiserver"), root().join("target/kube-apiserver"));
+    let mut hash = Sha256::new();
+    for name in ["main.go", "go.mod", "go.sum"] {
+        let text = std::fs::read(sources.join(name)).with_context(|| format!("cannot read {name}"))?;
+        hash.update((text.len() as u64).to_be_bytes());
+        hash.update(text);
+    }
+    let hash = hex::encode(hash.finalize());
+    let (program, mark) = (folder.join("kube-apiserver"), folder.join("hash"));
+    if program.exists() && std::fs::read_to_string(&mark).is_ok_and(|built| built == hash) {
+        return Ok(());
+    }
+    say("building kube-apiserver: minutes, the first time");
+    std::fs::create_dir_all(&folder)?;
+    let version = "-X k8s.io/component-base/version.git";
+    let flags =
+        format!("-s -w {version}Version={KUBERNETES} {version}Major=1 {version}Minor=37");
+    run(Command::new("go")
+        .args(["build", "-mod=readonly", "-trimpath", "-ldflags", &flags, "-o"])
+        .arg(&program)
+        .arg(".")
+        .env("CGO_ENABLED", "0")
+        .current_dir(&sources))?;
+    Ok(std::fs::write(mark, hash)?)
 }
 
 /// Debian's is too old to fetch a newer one by itself.
@@ -60,7 +96,7 @@ fn go() -> Result<()> {
 
 /// Modules for `tests/stock_clients.rs`, beside nothing else.
 fn node() -> Result<()> {
-    let folder = crate::steps::root().join("target/node");
+    let folder = root().join("target/node");
     let there = std::fs::read_to_string(folder.join("node_modules/node-vault/package.json")).unwrap_or_default();
     if NODE_PACKAGES.iter().any(|package| there.contains(&package.replace("node-vault@", "\"version\": \""))) {
         return Ok(());
@@ -76,7 +112,7 @@ fn node() -> Result<()> {
 
 /// An OpenID provider, a signer of tokens and a hand for a browser, as `tests/oidc/package-lock.json` has them.
 fn oidc() -> Result<()> {
-    let (from, folder) = (crate::steps::root().join("tests/oidc"), crate::steps::root().join("target/oidc"));
+    let (from, folder) = (root().join("tests/oidc"), root().join("target/oidc"));
     std::fs::create_dir_all(&folder)?;
     let lock = std::fs::read(from.join("package-lock.json"))?;
     let installed = folder.join("node_modules/oidc-provider/package.json").exists();
@@ -93,7 +129,7 @@ fn oidc() -> Result<()> {
 
 /// The virtual environment that `tests/stock_clients.rs` uses.
 fn python() -> Result<()> {
-    let venv = crate::steps::root().join("target/python");
+    let venv = root().join("target/python");
     let python = venv.join("bin/python");
     let has_grpc = |python: &Path| {
         Command::new(python).args(["-c", IMPORTS]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())

@@ -137,6 +137,14 @@ pub(crate) fn audit(losses: u32, mutations: u32, records: u64) -> Result<()> {
     run(size.args(["test", "--release", "--package", "tests", "--test", "audit_size", "--"]).args(shown))
 }
 
+/// What an API server does while its KMS plugin is away: it waits for minutes.
+pub(crate) fn kubernetes() -> Result<()> {
+    crate::setup::install()?;
+    run(cargo().args(["build"]).args(PROGRAMS).arg("--bins"))?;
+    let tests = ["test", "--package", "tests", "--test", "kubernetes", "kms::", "--", "--nocapture", "--test-threads=1"];
+    run(cargo().env("STRONGROOM_KUBERNETES_LONG", "1").args(tests))
+}
+
 /// Ten million decisions, each made twice.
 pub(crate) fn policies(cases: u64) -> Result<()> {
     let random = ["test", "--release", "--package", "identity", "--lib", "--", "acl::tests::random", "--nocapture"];

@@ -5,6 +5,7 @@ pub mod cert;
 mod explain;
 pub mod jose;
 pub mod jwt;
+pub mod kubernetes;
 mod proven;
 pub mod spiffe;
 pub mod token;

@@ -99,7 +99,8 @@ fn shown(mount: &Mount) -> Shown<'_> {
         | Kind::Jwt
         | Kind::Oidc
         | Kind::Cert
-        | Kind::Spiffe => None,
+        | Kind::Spiffe
+        | Kind::Kubernetes => None,
     };
     let token_type = match (mount.kind.is_auth(), mount.tune.token_type.as_str()) {
         (true, "") => "default-service",
