@@ -8,6 +8,7 @@
 pub mod boundary;
 pub mod clients;
 pub mod dev;
+pub mod kubernetes;
 pub mod mariadb;
 pub mod nodes;
 pub mod postgres;
@@ -17,6 +18,7 @@ pub mod softhsm;
 
 pub use clients::{Clients, bearer, context, reason};
 pub use dev::{Dev, DevOptions};
+pub use kubernetes::ApiServer;
 pub use mariadb::MariaDb;
 pub use nodes::Node;
 pub use postgres::Postgres;

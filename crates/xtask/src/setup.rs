@@ -74,8 +74,7 @@ pub(crate) fn kube_apiserver() -> Result<()> {
     say("building kube-apiserver: minutes, the first time");
     std::fs::create_dir_all(&folder)?;
     let version = "-X k8s.io/component-base/version.git";
-    let flags =
-        format!("-s -w {version}Version={KUBERNETES} {version}Major=1 {version}Minor=37");
+    let flags = format!("-s -w {version}Version={KUBERNETES} {version}Major=1 {version}Minor=37");
     run(Command::new("go")
         .args(["build", "-mod=readonly", "-trimpath", "-ldflags", &flags, "-o"])
         .arg(&program)

@@ -72,6 +72,15 @@ enum Method {
     },
     /// As a person, by the browser and an OpenID provider
     Oidc(Browser),
+    /// As a Kubernetes service account, by the token that was projected into the Pod
+    Kubernetes {
+        /// Role of the auth method
+        #[arg(long)]
+        role: String,
+        /// File with the token, for the role's audience
+        #[arg(long, value_name = "FILE", default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token")]
+        jwt_file: PathBuf,
+    },
     /// With a token that there is already: looks whether it lives, and keeps it
     Token {
         /// File (0600) with it; `-` is standard input. Without: the terminal asks
@@ -129,6 +138,9 @@ impl Method {
             }
             Self::Jwt { role, jwt_file } => Login::Jwt { mount: mount("jwt"), role, jwt: Input::AnyFile(jwt_file) },
             Self::Oidc(browser) => Login::Token(Input::Given(browser.token(connection, &mount("oidc")).await?)),
+            Self::Kubernetes { role, jwt_file } => {
+                Login::Jwt { mount: mount("kubernetes"), role, jwt: Input::AnyFile(jwt_file) }
+            }
             Self::Token { file } => Login::Token(asked(file.as_deref(), "Token: ").await?),
         })
     }

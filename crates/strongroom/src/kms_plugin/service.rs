@@ -1,8 +1,8 @@
 //! Status, Encrypt, Decrypt.
 
 use super::Config;
-use client::{Client, Error, Repeat, SecretBytes, Vault, give_secret, take_secret};
 use bytes::Bytes;
+use client::{Client, Error, Repeat, SecretBytes, Vault, give_secret, take_secret};
 use envelope::mac;
 use proto::kms;
 use proto::kubernetes_kms::key_management_service_server::KeyManagementService;
@@ -116,7 +116,8 @@ impl Plugin {
     async fn sealed(&self, plaintext: &SecretBytes, uid: &str) -> Result<Sealed, Status> {
         let vault = self.vault()?;
         for pause in PAUSES {
-            let reply = vault.native(Repeat::Safe, |client| self.encrypted(client, plaintext, uid)).await.map_err(told)?;
+            let reply =
+                vault.native(Repeat::Safe, |client| self.encrypted(client, plaintext, uid)).await.map_err(told)?;
             if reply.key_id != self.key {
                 return Err(Status::internal("another key has encrypted"));
             }
@@ -133,7 +134,12 @@ impl Plugin {
         Err(Status::unavailable("a server that has not heard of the key's rotation yet has answered"))
     }
 
-    async fn encrypted(&self, client: Client, plaintext: &SecretBytes, uid: &str) -> Result<kms::EncryptResponse, Error> {
+    async fn encrypted(
+        &self,
+        client: Client,
+        plaintext: &SecretBytes,
+        uid: &str,
+    ) -> Result<kms::EncryptResponse, Error> {
         let message = kms::EncryptRequest {
             key_id: self.key.clone(),
             plaintext: give_secret(SecretBytes::copy_from(plaintext.expose())),

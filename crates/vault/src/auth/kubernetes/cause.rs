@@ -4,12 +4,21 @@
 pub(crate) const CAUSES: &[(&str, &str)] = &[
     (NOT_CONFIGURED, "the mount has no configuration: write auth/kubernetes/config"),
     (ROLE_UNKNOWN, "there is no role of this name"),
-    (MALFORMED, "what was shown is no service account's token: three parts, JSON, with kubernetes.io, sub, aud, iss and exp"),
-    (HEADER, "the token's header names a key of its own (jwk, jku, x5c, x5u), has critical extensions, or two of a field"),
+    (
+        MALFORMED,
+        "what was shown is no service account's token: three parts, JSON, with kubernetes.io, sub, aud, iss and exp",
+    ),
+    (
+        HEADER,
+        "the token's header names a key of its own (jwk, jku, x5c, x5u), has critical extensions, or two of a field",
+    ),
     (ALGORITHM, "the token is signed in a way that clusters do not sign in: RS and ES with SHA-2 are taken"),
     (EXPIRED, "the token has ended: the kubelet writes a new one into the projected volume in time"),
     (NOT_YET, "the token counts from a later time on: compare the clocks"),
-    (AUDIENCE_OTHER, "the token is not for the role's audience: set serviceAccountToken.audience of the Pod's projected volume"),
+    (
+        AUDIENCE_OTHER,
+        "the token is not for the role's audience: set serviceAccountToken.audience of the Pod's projected volume",
+    ),
     (NAME_OTHER, "the service account's name is none of the role's bound_service_account_names"),
     (
         NAMESPACE_OTHER,
@@ -23,7 +32,10 @@ pub(crate) const CAUSES: &[(&str, &str)] = &[
         NOT_AUTHENTICATED,
         "the API server does not vouch for the token: its signature, its end, its audience, or its account or Pod is gone or was made anew",
     ),
-    (REVIEW_AUDIENCE, "the API server vouched for the token, and not for the role's audience: it knows no audiences, or lies"),
+    (
+        REVIEW_AUDIENCE,
+        "the API server vouched for the token, and not for the role's audience: it knows no audiences, or lies",
+    ),
     (REVIEW_OTHER, "the API server vouched for somebody else than the token speaks of"),
     (REVIEW_MALFORMED, "the API server's answer is no TokenReview: is kubernetes_host an API server?"),
     (

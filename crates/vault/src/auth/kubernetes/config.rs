@@ -68,7 +68,8 @@ pub(super) async fn read(view: &View) -> Result<Reply, VaultError> {
 /// Anew, as a whole: what is not named is not set.
 pub(super) async fn write(scope: &Scope<'_>, view: &View) -> Result<Reply, VaultError> {
     let config = Config::of(scope).await?;
-    let text = serde_json::to_vec(&config).map_err(|_| VaultError::Internal("a configuration cannot be written".into()))?;
+    let text =
+        serde_json::to_vec(&config).map_err(|_| VaultError::Internal("a configuration cannot be written".into()))?;
     let (text, path) = (Zeroizing::new(text), path(view)?);
     for _ in 0..ATTEMPTS_MAX {
         let batch = match load(view).await? {
@@ -131,7 +132,8 @@ impl Config {
 fn host(raw: &str) -> Result<String, VaultError> {
     let host = raw.trim_end_matches('/');
     let bare = host.strip_prefix("https://").or_else(|| host.strip_prefix("http://")).unwrap_or_default();
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b':' | b'[' | b']' | b'/' | b'_');
+    let legal =
+        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b':' | b'[' | b']' | b'/' | b'_');
     if bare.is_empty() || host.len() > HOST_BYTES_MAX || !bare.bytes().all(legal) || bare.contains("..") {
         return Err(VaultError::field("kubernetes_host", "no URL like https://HOST:PORT"));
     }

@@ -98,7 +98,11 @@ impl User {
 
     /// Nothing within nothing: it stands there twice.
     fn bound(&self, what: &str) -> Option<Option<Bound>> {
-        let one = |part: &str| match self.extra.get(&format!("authentication.kubernetes.io/{what}-{part}")).map(Vec::as_slice) {
+        let one = |part: &str| match self
+            .extra
+            .get(&format!("authentication.kubernetes.io/{what}-{part}"))
+            .map(Vec::as_slice)
+        {
             None | Some([]) => Some(None),
             Some([one]) => Some(Some(one.clone())),
             Some(_) => None,

@@ -1,9 +1,9 @@
 //! Roles: which service accounts get which tokens.
 
+use super::ATTEMPTS_MAX;
 use super::cause;
 use super::selector::Selector;
 use super::token::Account;
-use super::ATTEMPTS_MAX;
 use crate::auth::token_fields::{self, OldNames, TokenFields};
 use crate::body::Body;
 use crate::error::VaultError;
@@ -87,7 +87,9 @@ impl<'v> Roles<'v> {
     /// Perhaps from memory.
     pub(super) async fn recall(&self, name: &str) -> Result<Option<(Role, Revision)>, VaultError> {
         let kept = self.view.read(&self.path(name)?).await?;
-        Option::as_ref(&Arc::clone(&kept)).map(|kept| Ok((Role::decode(kept.value.expose())?, kept.revision))).transpose()
+        Option::as_ref(&Arc::clone(&kept))
+            .map(|kept| Ok((Role::decode(kept.value.expose())?, kept.revision)))
+            .transpose()
     }
 }
 
@@ -131,7 +133,12 @@ impl Role {
             self.alias_name_source = match source.as_str() {
                 "" | "serviceaccount_uid" => AliasSource::ServiceaccountUid,
                 "serviceaccount_name" => AliasSource::ServiceaccountName,
-                _ => return Err(VaultError::field("alias_name_source", "none of serviceaccount_uid, serviceaccount_name")),
+                _ => {
+                    return Err(VaultError::field(
+                        "alias_name_source",
+                        "none of serviceaccount_uid, serviceaccount_name",
+                    ));
+                }
             };
         }
         self.token.update(body, OLD_NAMES)
@@ -142,7 +149,8 @@ impl Role {
         let (names, namespaces) = (&self.bound_service_account_names, &self.bound_service_account_namespaces);
         let plain = self.audience.bytes().all(|byte| byte.is_ascii_graphic());
         if self.audience.is_empty() || self.audience.len() > AUDIENCE_BYTES_MAX || !plain {
-            let why = "missing, or not 1 to 512 visible ASCII characters: tokens that are meant for others are not taken";
+            let why =
+                "missing, or not 1 to 512 visible ASCII characters: tokens that are meant for others are not taken";
             return Err(VaultError::field("audience", why));
         }
         if names.is_empty() {
@@ -389,7 +397,9 @@ mod tests {
             let admitted = role.admits(&account).map(|admitted| assert_eq!(admitted, Admitted::Yes));
             assert_eq!(admitted, outcome, "{more} {account:?}");
         }
-        let selecting = format!("{{{base}, \"bound_service_account_namespace_selector\": {{\"matchLabels\": {{\"env\": \"prod\"}}}}}}");
+        let selecting = format!(
+            "{{{base}, \"bound_service_account_namespace_selector\": {{\"matchLabels\": {{\"env\": \"prod\"}}}}}}"
+        );
         let role = role(&selecting).unwrap();
         assert!(matches!(role.admits(&account("test", "web", None, None)), Ok(Admitted::IfSelected(_))));
         assert_eq!(role.admits(&prod("web")), Ok(Admitted::Yes));

@@ -38,8 +38,9 @@ impl Selector {
             return Err(wrong("more than 4096 bytes"));
         }
         serde_json::from_str::<crate::body::Strict>(text).map_err(|_| wrong("no JSON of unique keys"))?;
-        let selector: Self = serde_json::from_str(text)
-            .map_err(|_| wrong("no label selector in JSON: matchLabels, matchExpressions with key, operator, values"))?;
+        let selector: Self = serde_json::from_str(text).map_err(|_| {
+            wrong("no label selector in JSON: matchLabels, matchExpressions with key, operator, values")
+        })?;
         if selector.match_labels.is_empty() && selector.match_expressions.is_empty() {
             return Err(wrong("it asks for nothing, and would select every namespace"));
         }
@@ -89,17 +90,17 @@ mod tests {
             (r#"{"matchLabels": {"env": "prod"}}"#, "env=production", false),
             (r#"{"matchLabels": {"env": "prod"}}"#, "", false),
             (r#"{"matchLabels": {"env": "prod", "team": "a"}}"#, "env=prod", false),
-            (r#"{"matchExpressions": [{"key": "env", "operator": "In", "values": ["prod", "test"]}]}"#, "env=test", true),
+            (
+                r#"{"matchExpressions": [{"key": "env", "operator": "In", "values": ["prod", "test"]}]}"#,
+                "env=test",
+                true,
+            ),
             (r#"{"matchExpressions": [{"key": "env", "operator": "In", "values": ["prod"]}]}"#, "team=prod", false),
             (r#"{"matchExpressions": [{"key": "env", "operator": "NotIn", "values": ["prod"]}]}"#, "env=prod", false),
             (r#"{"matchExpressions": [{"key": "env", "operator": "NotIn", "values": ["prod"]}]}"#, "", true),
             (r#"{"matchExpressions": [{"key": "env", "operator": "Exists"}]}"#, "env=", true),
             (r#"{"matchExpressions": [{"key": "env", "operator": "DoesNotExist"}]}"#, "env=", false),
-            (
-                r#"{"matchLabels": {"a": "1"}, "matchExpressions": [{"key": "b", "operator": "Exists"}]}"#,
-                "a=1",
-                false,
-            ),
+            (r#"{"matchLabels": {"a": "1"}, "matchExpressions": [{"key": "b", "operator": "Exists"}]}"#, "a=1", false),
         ] {
             assert_eq!(Selector::parse(selector).unwrap().selects(&labels(of)), selected, "{selector} {of}");
         }

@@ -138,9 +138,15 @@ impl Account {
     /// Names as Kubernetes has them (RFC 1123), so that none holds what separates them.
     pub(crate) fn is_sound(&self) -> bool {
         let label = |name: &str| is_name(name, 63) && !name.contains('.');
-        let bound = |bound: &Option<Bound>| bound.as_ref().is_none_or(|bound| is_name(&bound.name, 253) && is_uid(&bound.uid));
+        let bound =
+            |bound: &Option<Bound>| bound.as_ref().is_none_or(|bound| is_name(&bound.name, 253) && is_uid(&bound.uid));
         let whole = !self.uid.is_empty() && self.pod.as_ref().is_none_or(|pod| !pod.uid.is_empty());
-        whole && label(&self.namespace) && is_name(&self.name, 253) && is_uid(&self.uid) && bound(&self.pod) && bound(&self.node)
+        whole
+            && label(&self.namespace)
+            && is_name(&self.name, 253)
+            && is_uid(&self.uid)
+            && bound(&self.pod)
+            && bound(&self.node)
     }
 }
 
@@ -205,7 +211,10 @@ pub(super) mod tests {
         let header = json!({"alg": "RS256", "kid": "k-1"});
         let claims = Claims::read(&token(&header, &payload())).unwrap();
         assert_eq!(claims.account.username(), "system:serviceaccount:prod:web");
-        assert_eq!((claims.key_id.as_str(), claims.id.as_str(), claims.account.pod.unwrap().uid.as_str()), ("k-1", "j-1", "p-1"));
+        assert_eq!(
+            (claims.key_id.as_str(), claims.id.as_str(), claims.account.pod.unwrap().uid.as_str()),
+            ("k-1", "j-1", "p-1")
+        );
         for (header, refusal) in [
             (json!({"alg": "none"}), cause::ALGORITHM),
             (json!({"alg": "None"}), cause::ALGORITHM),
