@@ -31,6 +31,7 @@ fn every_kept_input_passes_through_its_target() {
             "x509" => strongroom_fuzz::x509,
             "spiffe" => strongroom_fuzz::spiffe,
             "audit_entry" => strongroom_fuzz::audit_entry,
+            "kubernetes_review" => strongroom_fuzz::kubernetes_review,
             other => unreachable!("{other} has no body here: add it"),
         };
         for entry in std::fs::read_dir(corpora.join(&target)).unwrap() {

@@ -7,10 +7,12 @@
 mod audit_log;
 mod audit_note;
 mod jwt;
+mod kubernetes;
 
 pub use audit_log::audit_log;
 pub use audit_note::audit_note;
 pub use jwt::jwt;
+pub use kubernetes::kubernetes_review;
 mod svid;
 pub use svid::{spiffe, x509};
 

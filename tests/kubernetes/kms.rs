@@ -328,7 +328,8 @@ fn while_the_plugin_is_away_reads_go_on_and_writes_end_and_a_rotation_is_seen_by
     assert!(api.health().is_err_and(|said| said.contains("kms-providers")));
     shows(&api, "first");
     plugin = stand.plugin("kms", "prod");
-    let well = until("the API server is well again", Duration::from_secs(60), || {
+    // it dials again after pauses that have grown meanwhile
+    let well = until("the API server is well again", Duration::from_secs(180), || {
         n += 1;
         api.health().is_ok() && write(n) == 201
     });
