@@ -2,7 +2,12 @@
 //!
 //! The API server is the real one, with its etcd; there are no nodes and no kubelet: Pods are objects, their tokens are asked
 //! for as a kubelet asks. What lies in the API server's place is ours.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where it fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test ends where it fails, and tells its figures"
+)]
 
 #[path = "kubernetes/accepted.rs"]
 mod accepted;

@@ -43,7 +43,7 @@ pub async fn run(config: Config) -> Result<()> {
     let service = KeyManagementServiceServer::new(plugin).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let served = Server::builder()
         .concurrency_limit_per_connection(CALLS_MAX)
-        .max_concurrent_streams(CALLS_MAX as u32)
+        .max_concurrent_streams(STREAMS_MAX)
         .add_service(service)
         .serve_with_incoming_shutdown(socket.incoming(), ended);
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
@@ -80,6 +80,7 @@ async fn log_in(options: Options, login: Login, vault: Arc<OnceLock<Vault>>) {
 /// A request has a seed, or what was made of one.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 const CALLS_MAX: usize = 64;
+const STREAMS_MAX: u32 = 64;
 const LOG_OUT_MAX: Duration = Duration::from_secs(2);
 /// An API server that waits for it asks every ten seconds.
 const RETRIED_WITHIN: Duration = Duration::from_secs(10);

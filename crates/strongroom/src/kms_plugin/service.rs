@@ -169,10 +169,8 @@ impl Plugin {
 /// Under the API server's own name for the request, where it has one: both logs tell of the same.
 fn named<T>(message: T, uid: &str) -> Request<T> {
     let mut request = Request::new(message);
-    if !uid.is_empty() && uid.len() <= 64 {
-        if let Ok(name) = uid.parse() {
-            request.metadata_mut().insert("x-request-id", name);
-        }
+    if let Some(Ok(name)) = (1..=64).contains(&uid.len()).then(|| uid.parse()) {
+        request.metadata_mut().insert("x-request-id", name);
     }
     request
 }
