@@ -17,6 +17,8 @@ mod applications;
 mod gone;
 #[path = "kubernetes/kms.rs"]
 mod kms;
+#[path = "kubernetes/local.rs"]
+mod local;
 #[path = "kubernetes/refused.rs"]
 mod refused;
 #[path = "kubernetes/stand.rs"]

@@ -138,6 +138,9 @@ fn a_reviewer_of_the_mounts_own_asks_and_one_in_a_file_is_read_anew() {
         (json!({"kubernetes_host": api.url(), "kubernetes_ca_cert": "x"}), "kubernetes_ca_cert"),
         (json!({"kubernetes_host": "http://kubernetes.default.svc"}), "kubernetes_host"),
         (json!({"kubernetes_host": api.url(), "pem_keys": ["x"]}), "pem_keys"),
+        (json!({"kubernetes_host": api.url(), "verification": "local"}), "issuer"),
+        (json!({"kubernetes_host": api.url(), "verification": "none"}), "verification"),
+        (json!({"kubernetes_host": api.url(), "disable_iss_validation": false}), "issuer"),
     ] {
         let (status, answer) = stand.ask(Some(&root), "POST", &format!("auth/{mount}/config"), &config);
         assert_eq!(status, 400, "{config}");

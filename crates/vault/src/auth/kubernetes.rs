@@ -12,6 +12,10 @@
 //! its configuration file (`[kubernetes]`: `host`, `token_file`, `ca_file`), whose files are read anew at each login. A
 //! mount never names a file: who may write its configuration would have it sent to any host.
 //!
+//! A mount with `verification=local` asks nobody: the token's signature is verified by `pem_keys`, or by the keys at
+//! `/openid/v1/jwks` of the API server (which nobody in particular may read where `system:service-account-issuer-discovery` is
+//! bound to `system:unauthenticated`), its `iss` is `issuer`. It is blind to deletions, so its tokens end with the one shown.
+//!
 //! Beyond Vault: `bound_pod_names`, `bound_node_names`, `require_pod` (the token must be bound to a Pod), and metadata
 //! `pod_name`, `pod_uid`, `node_name`; `token_ends_with_proof` ends the token with the one that was shown.
 //!
@@ -19,11 +23,12 @@
 //! - A role's `audience` must be set. Tokens without audience or end (those of Secrets) are refused.
 //! - The token that logs in is never its own reviewer: with an audience of ours it could not be.
 //! - `kubernetes_ca_cert` must be set, or be the server's own account's: the system's authorities are not asked.
-//! - The namespace selector is JSON alone. `pem_keys`, `issuer` and `use_annotations_as_alias_metadata` are not taken.
+//! - The namespace selector is JSON alone; `use_annotations_as_alias_metadata` is not taken.
 //! - Names of roles have at most 128 of `[a-z0-9._-]`. Refusals are 400 with one text; the record tells the cause.
 
 mod cause;
 mod config;
+mod local;
 mod login;
 mod review;
 mod role;

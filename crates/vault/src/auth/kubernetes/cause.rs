@@ -16,6 +16,10 @@ pub(crate) const CAUSES: &[(&str, &str)] = &[
     (EXPIRED, "the token has ended: the kubelet writes a new one into the projected volume in time"),
     (NOT_YET, "the token counts from a later time on: compare the clocks"),
     (
+        ISSUER_OTHER,
+        "the token's iss is not the configuration's issuer: it is another cluster's, or one of the two was changed",
+    ),
+    (
         AUDIENCE_OTHER,
         "the token is not for the role's audience: set serviceAccountToken.audience of the Pod's projected volume",
     ),
@@ -55,6 +59,7 @@ pub(super) const HEADER: &str = "KUBERNETES_TOKEN_HEADER";
 pub(super) const ALGORITHM: &str = "KUBERNETES_ALGORITHM_OTHER";
 pub(super) const EXPIRED: &str = "KUBERNETES_TOKEN_EXPIRED";
 pub(super) const NOT_YET: &str = "KUBERNETES_TOKEN_NOT_YET";
+pub(super) const ISSUER_OTHER: &str = "KUBERNETES_ISSUER_OTHER";
 pub(super) const AUDIENCE_OTHER: &str = "KUBERNETES_AUDIENCE_OTHER";
 pub(super) const NAME_OTHER: &str = "KUBERNETES_NAME_OTHER";
 pub(super) const NAMESPACE_OTHER: &str = "KUBERNETES_NAMESPACE_OTHER";

@@ -3,6 +3,8 @@
 //! Never: the reviewer's token in an answer.
 
 use super::ATTEMPTS_MAX;
+use crate::auth::jose::KeySet;
+use crate::body::Body;
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -23,6 +25,23 @@ pub(super) struct Config {
     pub(super) token_reviewer_jwt: Zeroizing<String>,
     /// The server's own account is not to be used.
     pub(super) disable_local_ca_jwt: bool,
+    pub(super) verification: Verification,
+    /// What tokens say of themselves.
+    pub(super) issuer: String,
+    disable_iss_validation: bool,
+    /// By which tokens are signed: beside the review, or, where nobody is asked, in place of what the API server shows.
+    pub(super) pem_keys: Vec<String>,
+}
+
+/// Who says whose a token is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Verification {
+    /// The API server, each time.
+    #[default]
+    Review,
+    /// The cluster's keys.
+    Local,
 }
 
 #[derive(Serialize)]
@@ -31,8 +50,8 @@ struct Shown<'a> {
     kubernetes_ca_cert: &'a str,
     token_reviewer_jwt_set: bool,
     disable_local_ca_jwt: bool,
-    // as older clients expect them
-    pem_keys: [&'a str; 0],
+    verification: Verification,
+    pem_keys: &'a [String],
     issuer: &'a str,
     disable_iss_validation: bool,
 }
@@ -59,9 +78,10 @@ pub(super) async fn read(view: &View) -> Result<Reply, VaultError> {
         kubernetes_ca_cert: &config.kubernetes_ca_cert,
         token_reviewer_jwt_set: !config.token_reviewer_jwt.is_empty(),
         disable_local_ca_jwt: config.disable_local_ca_jwt,
-        pem_keys: [],
-        issuer: "",
-        disable_iss_validation: true,
+        verification: config.verification,
+        pem_keys: &config.pem_keys,
+        issuer: &config.issuer,
+        disable_iss_validation: !config.binds_issuer(),
     })
 }
 
@@ -94,18 +114,22 @@ impl Config {
 
     async fn of(scope: &Scope<'_>) -> Result<Self, VaultError> {
         let body = &scope.call.body;
-        for field in ["pem_keys", "issuer"] {
-            if body.list(field)?.is_some_and(|list| !list.is_empty()) {
-                return Err(VaultError::field(field, "not taken: the API server is asked"));
-            }
-        }
         let config = Self {
+            verification: Verification::of(body)?,
+            issuer: body.string("issuer")?.unwrap_or_default().to_string(),
+            disable_iss_validation: body.bool("disable_iss_validation")?.unwrap_or(true),
+            pem_keys: body.list("pem_keys")?.unwrap_or_default(),
             kubernetes_host: host(&body.required("kubernetes_host")?)?,
             kubernetes_ca_cert: authorities(&body.string("kubernetes_ca_cert")?.unwrap_or_default())?,
             token_reviewer_jwt: reviewer(body.string("token_reviewer_jwt")?.unwrap_or_default())?,
             disable_local_ca_jwt: body.bool("disable_local_ca_jwt")?.unwrap_or_default(),
         };
-        let missing = (config.token_reviewer_jwt.is_empty(), config.lacks_authorities());
+        config.check_issuer()?;
+        let local = config.verification == Verification::Local;
+        let missing = (
+            !local && config.token_reviewer_jwt.is_empty(),
+            config.lacks_authorities() && !(local && !config.pem_keys.is_empty()),
+        );
         if missing != (false, false) {
             let account = match config.disable_local_ca_jwt {
                 true => None,
@@ -122,9 +146,46 @@ impl Config {
         Ok(config)
     }
 
+    fn check_issuer(&self) -> Result<(), VaultError> {
+        let plain = self.issuer.len() <= HOST_BYTES_MAX && self.issuer.bytes().all(|byte| byte.is_ascii_graphic());
+        if !plain {
+            return Err(VaultError::field("issuer", "more than 512 characters, or others than visible ASCII"));
+        }
+        if self.binds_issuer() && self.issuer.is_empty() {
+            return Err(VaultError::field("issuer", "missing: what tokens name in iss"));
+        }
+        self.check_keys()
+    }
+
+    fn check_keys(&self) -> Result<(), VaultError> {
+        if self.pem_keys.len() > PEM_KEYS_MAX {
+            return Err(VaultError::field("pem_keys", format!("more than {PEM_KEYS_MAX} keys")));
+        }
+        let read = KeySet::from_pem(self.pem_keys.iter().map(String::as_str));
+        if !self.pem_keys.is_empty() && read.is_err() {
+            return Err(VaultError::field("pem_keys", "no public keys or certificates in PEM, each by itself"));
+        }
+        Ok(())
+    }
+
+    /// What is verified locally is of this issuer, always; else where that was asked for.
+    pub(super) fn binds_issuer(&self) -> bool {
+        self.verification == Verification::Local || !self.disable_iss_validation
+    }
+
     /// It is asked over TLS, and nobody is named whom to believe.
     pub(super) fn lacks_authorities(&self) -> bool {
         self.kubernetes_ca_cert.is_empty() && self.kubernetes_host.starts_with("https://")
+    }
+}
+
+impl Verification {
+    fn of(body: &Body) -> Result<Self, VaultError> {
+        match body.string("verification")?.unwrap_or_default().as_str() {
+            "" | "review" => Ok(Self::Review),
+            "local" => Ok(Self::Local),
+            _ => Err(VaultError::field("verification", "none of review, local")),
+        }
     }
 }
 
@@ -160,6 +221,7 @@ fn reviewer(jwt: Zeroizing<String>) -> Result<Zeroizing<String>, VaultError> {
     Ok(jwt)
 }
 
+const PEM_KEYS_MAX: usize = 16;
 const HOST_BYTES_MAX: usize = 512;
 const CA_BYTES_MAX: usize = 64 << 10;
 

@@ -1,10 +1,10 @@
 //! Logins.
 
-use super::config::{self, Config};
+use super::config::{self, Config, Verification};
 use super::role::{Admitted, Role, Roles};
 use super::selector::Selector;
 use super::token::{Account, Claims, TOKEN_BYTES_MAX};
-use super::{ATTEMPTS_MAX, cause, review};
+use super::{ATTEMPTS_MAX, cause, local, review};
 use crate::auth::proven::{self, Proven};
 use crate::body::Strict;
 use crate::error::VaultError;
@@ -44,19 +44,40 @@ pub(super) async fn login(scope: &Scope<'_>, view: &View) -> Result<Reply, Vault
         let kept = vouched.take().filter(|(revision, _)| *revision == config_revision);
         let account = match kept {
             Some((_, account)) => account,
-            None => reviewed(scope, &config, &jwt, (&claims, &role)).await?,
+            None => vouched_for(scope, &config, jwt.trim(), (&claims, &role)).await?,
         };
         if let Admitted::IfSelected(selector) = role.admits(&account).map_err(refused)? {
             selected(scope, &config, selector, &account.namespace).await?;
         }
         let batch = scope.batch()?.revision_is(roles.path(&name)?, role_revision);
         let batch = batch.revision_is(config::path(view)?, config_revision);
-        if let Some(reply) = proven::let_in(scope, batch, proven(&role, &claims, &account)).await? {
+        if let Some(reply) =
+            proven::let_in(scope, batch, proven((&role, config.verification), &claims, &account)).await?
+        {
             return Ok(reply);
         }
         vouched = Some((config_revision, account));
     }
     Err(VaultError::Conflict)
+}
+
+/// By the keys of the cluster where those are known here, and by the API server unless they are enough.
+async fn vouched_for(
+    scope: &Scope<'_>,
+    config: &Config,
+    jwt: &str,
+    (claims, role): (&Claims, &Role),
+) -> Result<Account, VaultError> {
+    if config.binds_issuer() && claims.issuer != config.issuer {
+        return Err(refused(cause::ISSUER_OTHER));
+    }
+    if config.verification == Verification::Local || !config.pem_keys.is_empty() {
+        local::verify(scope, config, jwt).await?;
+    }
+    match config.verification {
+        Verification::Review => reviewed(scope, config, jwt, (claims, role)).await,
+        Verification::Local => Ok(claims.account.clone()),
+    }
 }
 
 /// Asks the API server. It vouches, or there is no login.
@@ -66,7 +87,7 @@ async fn reviewed(
     jwt: &str,
     (claims, role): (&Claims, &Role),
 ) -> Result<Account, VaultError> {
-    let body = review::asked(jwt.trim(), &role.audience);
+    let body = review::asked(jwt, &role.audience);
     let told = ask(scope, config, (Method::Post, "/apis/authentication.k8s.io/v1/tokenreviews"), body).await?;
     match told.status {
         200 | 201 if told.media_type == JSON => {}
@@ -156,7 +177,7 @@ async fn reviewer(scope: &Scope<'_>, config: &Config) -> Result<Reviewer, VaultE
     Ok(Reviewer { token, ca })
 }
 
-fn proven<'r>(role: &'r Role, claims: &Claims, account: &Account) -> Proven<'r> {
+fn proven<'r>((role, by): (&'r Role, Verification), claims: &Claims, account: &Account) -> Proven<'r> {
     let mut meta = BTreeMap::from([
         ("role".to_owned(), role.name.clone()),
         ("service_account_name".to_owned(), account.name.clone()),
@@ -164,7 +185,11 @@ fn proven<'r>(role: &'r Role, claims: &Claims, account: &Account) -> Proven<'r> 
         ("service_account_uid".to_owned(), account.uid.clone()),
         ("service_account_secret_name".to_owned(), String::new()),
     ]);
-    let mut proof = format!("TokenReview {} uid={} iss={}", account.username(), account.uid, claims.issuer);
+    let by_what = match by {
+        Verification::Review => "TokenReview",
+        Verification::Local => "signature",
+    };
+    let mut proof = format!("{by_what} {} uid={} iss={}", account.username(), account.uid, claims.issuer);
     for (what, text) in [("kid", &claims.key_id), ("jti", &claims.id)] {
         if !text.is_empty() {
             proof.push_str(&format!(" {what}={text}"));
@@ -184,13 +209,13 @@ fn proven<'r>(role: &'r Role, claims: &Claims, account: &Account) -> Proven<'r> 
         meta,
         proof,
         tokens: &role.token,
-        ends: role.token_ends_with_proof.then_some(claims.ends),
+        ends: (role.token_ends_with_proof || by == Verification::Local).then_some(claims.ends),
         certificate: None,
         told: TOLD,
     }
 }
 
-fn refused(cause: &'static str) -> VaultError {
+pub(super) fn refused(cause: &'static str) -> VaultError {
     VaultError::LoginRefused { told: TOLD, cause }
 }
 

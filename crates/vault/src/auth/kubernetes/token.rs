@@ -173,7 +173,7 @@ fn read_part<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, &'static str
 /// What API servers sign with.
 const ALGORITHMS: [&str; 6] = ["RS256", "RS384", "RS512", "ES256", "ES384", "ES512"];
 /// What a token's beginning may be ahead: clocks differ. Its end is not moved.
-const LEEWAY: Duration = Duration::from_secs(30);
+pub(super) const LEEWAY: Duration = Duration::from_secs(30);
 /// Longest token.
 pub(super) const TOKEN_BYTES_MAX: usize = 8 << 10;
 const TEXT_BYTES_MAX: usize = 512;
