@@ -256,7 +256,7 @@ async fn get(vault: &Vault, url: &str, ca: Option<&String>) -> Result<Zeroizing<
     let ask = Ask {
         method: Method::Get,
         url: url.to_owned(),
-        headers: vec![("accept", Zeroizing::new("application/json".to_owned()))],
+        headers: vec![("accept", Zeroizing::new(ACCEPTED.to_owned()))],
         body: Zeroizing::default(),
         ca: ca.cloned(),
         answer_bytes_max: ANSWER_BYTES_MAX,
@@ -320,6 +320,8 @@ pub(crate) const FRESH: Duration = Duration::from_secs(300);
 /// Between two fetches.
 pub(crate) const FLOOR: Duration = Duration::from_secs(10);
 const WITHIN: Duration = Duration::from_secs(5);
+/// RFC 7517 §8.5.1: API servers of Kubernetes answer 406 to who names the first alone.
+const ACCEPTED: &str = "application/json, application/jwk-set+json";
 const ANSWER_BYTES_MAX: usize = 256 << 10;
 const URL_BYTES_MAX: usize = 1024;
 /// Issuers that are known at once, of all mounts.
