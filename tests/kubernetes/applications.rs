@@ -67,3 +67,29 @@ fn a_pods_token_is_all_that_an_application_needs() {
         logins().is_some_and(|logins| logins >= 3)
     });
 }
+
+#[test]
+fn a_stock_client_configures_and_logs_in() {
+    let stand = shared();
+    let (api, dir) = (&stand.api, tempfile::tempdir().unwrap());
+    api.namespace("stock", json!({}));
+    api.account("stock", "web");
+    let mut python = Command::new(tests::workspace().join("target/python/bin/python"));
+    python.arg(tests::workspace().join("tests/kubernetes/stock.py")).arg(format!("http://{}", stand.node.addr()));
+    let reviewer = api.token("vault", "reviewer", None, None);
+    let jwt = api.token("stock", "web", Some(AUDIENCE), None);
+    for (name, text) in [
+        ("root", stand.node.root_token().unwrap()),
+        ("host", api.url()),
+        ("ca", api.ca()),
+        ("reviewer", reviewer),
+        ("jwt", jwt),
+    ] {
+        let file = dir.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        python.arg(file);
+    }
+    let output = python.output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success() && said.contains("hvac and Kubernetes: 9 checks done"), "{said}");
+}

@@ -141,7 +141,10 @@ impl Stand {
             }
         }
         let (outcome, proof) = found.unwrap_or_else(|| panic!("{id} is not in the log: {status} {body}"));
-        Login { status, body, outcome, proof }
+        let login = Login { status, body, outcome, proof };
+        let explained = vault::auth::explained(login.cause()).is_some();
+        assert!(login.cause().is_empty() || explained, "nobody can tell the operator what {} means", login.cause());
+        login
     }
 
     pub(crate) fn done(&self, method: &str, path: &str, body: Value) -> Value {

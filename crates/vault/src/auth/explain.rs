@@ -38,6 +38,10 @@ const OTHERS: Causes = &[
     ("PERMISSION_DENIED", "the mount was disabled while the login was looked at"),
     ("CONFLICT", "others changed the same role again and again: the caller may try again"),
     ("UNAVAILABLE", "the store or the audit log was away"),
+    (
+        "NO_CREDENTIALS",
+        "no method is enabled where the login was sent, and no token was shown: look at its path and namespace",
+    ),
     ("NO_ROUTE", "nothing logs in at this path: is the method enabled there?"),
     ("UNSUPPORTED_OPERATION", "a login is a write"),
     ("SEALED", "this node was sealed"),

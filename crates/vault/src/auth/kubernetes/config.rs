@@ -88,9 +88,11 @@ pub(super) async fn read(view: &View) -> Result<Reply, VaultError> {
 /// Anew, as a whole: what is not named is not set.
 pub(super) async fn write(scope: &Scope<'_>, view: &View) -> Result<Reply, VaultError> {
     let config = Config::of(scope).await?;
-    let text =
-        serde_json::to_vec(&config).map_err(|_| VaultError::Internal("a configuration cannot be written".into()))?;
-    let (text, path) = (Zeroizing::new(text), path(view)?);
+    // never moved: what it leaves behind is not wiped
+    let mut text = Zeroizing::new(Vec::with_capacity(STORED_BYTES));
+    serde_json::to_writer(&mut *text, &config)
+        .map_err(|_| VaultError::Internal("a configuration cannot be written".into()))?;
+    let path = path(view)?;
     for _ in 0..ATTEMPTS_MAX {
         let batch = match load(view).await? {
             Some((_, revision)) => {
@@ -126,10 +128,8 @@ impl Config {
         };
         config.check_issuer()?;
         let local = config.verification == Verification::Local;
-        let missing = (
-            !local && config.token_reviewer_jwt.is_empty(),
-            config.lacks_authorities() && !(local && !config.pem_keys.is_empty()),
-        );
+        let asks_nobody = local && !config.pem_keys.is_empty();
+        let missing = (!local && config.token_reviewer_jwt.is_empty(), !asks_nobody && config.lacks_authorities());
         if missing != (false, false) {
             let account = match config.disable_local_ca_jwt {
                 true => None,
@@ -221,6 +221,8 @@ fn reviewer(jwt: Zeroizing<String>) -> Result<Zeroizing<String>, VaultError> {
     Ok(jwt)
 }
 
+/// More than any has.
+const STORED_BYTES: usize = 512 << 10;
 const PEM_KEYS_MAX: usize = 16;
 const HOST_BYTES_MAX: usize = 512;
 const CA_BYTES_MAX: usize = 64 << 10;
