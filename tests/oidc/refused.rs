@@ -53,9 +53,10 @@ fn claims(issuer: &Party, changed: Value) -> Value {
         "project": "web", "protected": true, "level": 3,
     });
     for (name, value) in changed.as_object().unwrap() {
-        match value {
-            Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
-            value => claims[name] = value.clone(),
+        if value.is_null() {
+            claims.as_object_mut().unwrap().remove(name);
+        } else {
+            claims[name] = value.clone();
         }
     }
     claims

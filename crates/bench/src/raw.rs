@@ -1,6 +1,7 @@
 //! The raw group commit: 64 writers, one log on the same disk, one fdatasync a group. What durability alone costs.
 
 use crate::load::Seen;
+use crate::rig;
 use anyhow::Result;
 use hdrhistogram::Histogram;
 use std::fs::File;
@@ -14,13 +15,14 @@ use tokio::sync::{Notify, oneshot};
 type Waiting = Vec<(Vec<u8>, oneshot::Sender<()>)>;
 
 /// One window of `writers` tasks, each appending records of `bytes` and waiting until they are durable. Tells the
-/// number of syncs too.
-pub(crate) fn window(folder: &Path, writers: usize, bytes: usize, length: Duration) -> Result<(Seen, u64)> {
+/// number of syncs too, and the CPU seconds of all of it.
+pub(crate) fn window(folder: &Path, writers: usize, bytes: usize, length: Duration) -> Result<(Seen, u64, f64)> {
     let path = folder.join("raw-group-commit");
     let file = File::create(&path)?;
     // preallocated and zeroed, as the audit log is
     file.write_all_at(&vec![0; 64 << 20], 0)?;
     file.sync_all()?;
+    let used = rig::cpu_secs(std::process::id())?;
     let queue: Arc<Mutex<Waiting>> = Arc::default();
     let (more, stop) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -39,7 +41,8 @@ pub(crate) fn window(folder: &Path, writers: usize, bytes: usize, length: Durati
         let elapsed = began.elapsed();
         more.notify_one();
         let syncs = writer.await??;
-        anyhow::Ok((Seen { calls: latency.len(), elapsed, latency }, syncs))
+        let used = rig::cpu_secs(std::process::id())? - used;
+        anyhow::Ok((Seen { calls: latency.len(), elapsed, latency }, syncs, used))
     });
     std::fs::remove_file(&path)?;
     seen

@@ -211,9 +211,7 @@ fn measure(
 ) -> Result<Figures> {
     let (stand, load, call, items) = match &kind.work {
         Work::Raw => {
-            let before = rig::cpu_secs(std::process::id())?;
-            let (seen, syncs) = raw::window(folder, kind.row.connections, RECORD_BYTES, length)?;
-            let cpu = rig::cpu_secs(std::process::id())? - before;
+            let (seen, syncs, cpu) = raw::window(folder, kind.row.connections, RECORD_BYTES, length)?;
             return Ok(Figures::of(&seen, 1, (cpu, 0.0), Some(syncs)));
         }
         Work::Sink => {
