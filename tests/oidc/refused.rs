@@ -253,6 +253,17 @@ fn a_preset_asks_for_ids_and_refuses_requests_to_merge() {
             assert_eq!(answer["auth"]["metadata"]["role"], "web");
         }
     }
+    // a role that was there before the preset may bind names alone
+    stand.done("POST", "auth/jwt/role/old", json!({
+        "role_type": "jwt", "user_claim": "sub", "bound_audiences": "vault", "bound_claims": {"repository": "acme/web"},
+    }));
+    assert_eq!(stand.login("jwt", "old", &job(json!({}))).0, 200);
+    let config = json!({
+        "preset": "github", "oidc_discovery_url": issuer.url, "oidc_discovery_ca_pem": stand.ca(),
+    });
+    stand.done("POST", "auth/jwt/config", config);
+    assert_eq!(stand.login("jwt", "old", &job(json!({}))).0, 400);
+    assert_eq!(stand.recorded("auth/jwt/login").last().unwrap(), "JWT_ROLE_OUTDATED");
     // ES256 is none of GitHub's
     assert_eq!(stand.login("github", "web", &signed(&issuer, "a", json!({"repository_id": "4711"}))).0, 400);
 }

@@ -103,6 +103,7 @@ const TOLD: &str = "invalid role or token";
 const NOT_CONFIGURED: &str = "JWT_NOT_CONFIGURED";
 const ROLE_UNKNOWN: &str = "JWT_ROLE_UNKNOWN";
 const ROLE_TYPE_OTHER: &str = "JWT_ROLE_TYPE_OTHER";
+const ROLE_OUTDATED: &str = "JWT_ROLE_OUTDATED";
 const ISSUER_OTHER: &str = "JWT_ISSUER_OTHER";
 const AUDIENCE_OTHER: &str = "JWT_AUDIENCE_OTHER";
 const SUBJECT_OTHER: &str = "JWT_SUBJECT_OTHER";
@@ -131,6 +132,7 @@ pub(crate) const CAUSES: &[(&str, &str)] = &[
         ROLE_TYPE_OTHER,
         "the role is for the browser's login (role_type=oidc), or for tokens (jwt), and the other was tried",
     ),
+    (ROLE_OUTDATED, "the role was written before the mount had its preset, and may bind too little: write it again"),
     (ISSUER_OTHER, "the token's iss is not bound_issuer, letter by letter"),
     (
         AUDIENCE_OTHER,

@@ -6,8 +6,8 @@ use super::bound::{self, Taken};
 use super::config::{self, Config, Use};
 use super::role::{Role, RoleType, Roles};
 use super::{
-    ATTEMPTS_MAX, ISSUER_OTHER, NAME_BYTES_MAX, NOT_CONFIGURED, PULL_REQUEST, REPLAYED, ROLE_TYPE_OTHER, ROLE_UNKNOWN,
-    refused,
+    ATTEMPTS_MAX, ISSUER_OTHER, NAME_BYTES_MAX, NOT_CONFIGURED, PULL_REQUEST, REPLAYED, ROLE_OUTDATED, ROLE_TYPE_OTHER,
+    ROLE_UNKNOWN, refused,
 };
 use crate::auth::jose::{self, Rules, Verified, verify};
 use crate::auth::proven::{self, Proven};
@@ -57,6 +57,9 @@ pub(super) async fn find(roles: &Roles<'_>, named: &str, wanted: RoleType) -> Re
     let (role, role_at) = roles.kept(&name).await?.ok_or(refused(ROLE_UNKNOWN))?;
     if role.role_type != wanted {
         return Err(refused(ROLE_TYPE_OTHER));
+    }
+    if config.shown.preset.is_some_and(|preset| role.preset != Some(preset)) {
+        return Err(refused(ROLE_OUTDATED));
     }
     Ok(Found { config, config_at, role, role_at })
 }
