@@ -111,6 +111,10 @@ fn an_address_that_was_caught_altered_or_made_up_logs_nobody_in() {
         told(&begin(body.clone()));
         assert_eq!(stand.recorded("auth/oidc/oidc/auth_url").last().unwrap(), cause, "{body}");
     }
+    let data = stand.dev.data().join("server").display().to_string();
+    let explained = stand.command(&["auth", "explain", "--data-dir", &data, "--mount", "auth/oidc"]).output().unwrap();
+    let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
+    assert!(explained.contains("OIDC_REDIRECT_OTHER") && explained.contains("none of the role's"), "{explained}");
     let (status, answer) = begin(json!({"role": "people", "redirect_uri": redirect, "client_nonce": "mine"}));
     assert_eq!(status, 200, "{answer}");
     let address = answer["data"]["auth_url"].as_str().unwrap();

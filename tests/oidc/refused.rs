@@ -32,6 +32,7 @@ fn arranged(stand: &Stand) -> Party {
         ("glob", json!({"bound_claims_type": "glob", "bound_claims": {"sub": "repo:acme/*:ref:refs/heads/*"}})),
         ("named", json!({"bound_subject": "repo:acme/web:ref:refs/heads/main"})),
         ("grouped", json!({"groups_claim": "groups"})),
+        ("access", json!({"bound_type": "at+jwt"})),
         ("near", json!({"token_bound_cidrs": "192.0.2.0/24"})),
     ] {
         stand.done("POST", &format!("auth/jwt/role/{name}"), role(more));
@@ -140,6 +141,7 @@ fn a_token_that_is_not_what_the_role_asks_for_is_refused_and_its_cause_is_on_rec
         ("grouped", with(json!({})), "JWT_GROUPS_MALFORMED"),
         ("grouped", with(json!({"groups": [1]})), "JWT_GROUPS_MALFORMED"),
         ("near", with(json!({})), "LOGIN_ADDRESS_OTHER"),
+        ("access", with(json!({})), "JWT_TYPE_OTHER"),
         ("unknown", with(json!({})), "JWT_ROLE_UNKNOWN"),
         ("../plain", with(json!({})), "JWT_ROLE_UNKNOWN"),
         ("person", with(json!({})), "JWT_ROLE_TYPE_OTHER"),
@@ -163,6 +165,8 @@ fn a_token_that_is_not_what_the_role_asks_for_is_refused_and_its_cause_is_on_rec
         ("young", with(json!({}))),
         ("named", with(json!({}))),
         ("grouped", with(json!({"groups": ["a", "b"]}))),
+        ("access", headed(r#"{"alg": "ES256", "kid": "a", "typ": "AT+JWT"}"#)),
+        ("access", headed(r#"{"alg": "ES256", "kid": "a", "typ": "application/at+jwt"}"#)),
     ];
     for (role, token) in &allowed {
         let (status, answer) = stand.login("jwt", role, token);

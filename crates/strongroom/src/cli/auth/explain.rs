@@ -80,7 +80,7 @@ impl Explain {
 
 fn is_login(record: &audit::record::Record<'_>) -> bool {
     let mut segments = record.path.split('/');
-    segments.next() == Some("auth") && segments.any(|segment| matches!(segment, "login" | "callback"))
+    segments.next() == Some("auth") && segments.any(|segment| matches!(segment, "login" | "callback" | "auth_url"))
 }
 
 fn row(index: u64, record: &audit::record::Record<'_>, cause: &str) -> Record {
