@@ -60,6 +60,7 @@ pub(crate) fn of(kind: Kind) -> &'static dyn Backend {
         Kind::AppRole => &auth::approle::AppRole,
         Kind::Userpass => &auth::userpass::Userpass,
         Kind::Jwt | Kind::Oidc => &auth::jwt::Jwt,
+        Kind::Aws => &auth::aws::Aws,
         Kind::Cert => &auth::cert::Cert,
         Kind::Spiffe => &auth::spiffe::Spiffe,
         Kind::Kubernetes => &auth::kubernetes::Kubernetes,

@@ -70,6 +70,7 @@ pub(crate) async fn tend_one(vault: &Vault, now: Timestamp) -> Result<usize, Vau
     done.add("SecretIDs", auth::approle::sweep(vault, now).await);
     done.add("secrets with a rotation hook", engine::kv2::rotation::work(vault, now).await);
     done.add("JWTs that counted once", auth::jwt::sweep(vault, now).await);
+    done.add("logins of AWS", auth::aws::sweep(vault, now).await);
     done.add("certificates", engine::pki::tidy::tend(vault, now).await);
     done.add("lists of revoked certificates", auth::cert::crl::tend(vault, now).await);
     done.add("trust bundles", auth::spiffe::tend(vault, now).await);

@@ -29,6 +29,7 @@ pub enum Kind {
     Jwt,
     /// The same, for people.
     Oidc,
+    Aws,
     Cert,
     Spiffe,
     Kubernetes,
@@ -50,6 +51,7 @@ impl Kind {
             Self::Userpass => "userpass",
             Self::Jwt => "jwt",
             Self::Oidc => "oidc",
+            Self::Aws => "aws",
             Self::Cert => "cert",
             Self::Spiffe => "spiffe",
             Self::Kubernetes => "kubernetes",
@@ -58,8 +60,15 @@ impl Kind {
 
     pub fn is_auth(self) -> bool {
         match self {
-            Self::Token | Self::AppRole | Self::Userpass | Self::Jwt | Self::Oidc => true,
-            Self::Cert | Self::Spiffe | Self::Kubernetes => true,
+            Self::Token
+            | Self::AppRole
+            | Self::Userpass
+            | Self::Jwt
+            | Self::Oidc
+            | Self::Cert
+            | Self::Spiffe
+            | Self::Kubernetes
+            | Self::Aws => true,
             Self::System
             | Self::Identity
             | Self::Cubbyhole
@@ -84,6 +93,7 @@ impl Kind {
             | Self::Userpass
             | Self::Jwt
             | Self::Oidc
+            | Self::Aws
             | Self::Cert
             | Self::Spiffe
             | Self::Kubernetes => false,
@@ -109,6 +119,7 @@ impl Kind {
             "userpass" => Some(Self::Userpass),
             "jwt" => Some(Self::Jwt),
             "oidc" => Some(Self::Oidc),
+            "aws" => Some(Self::Aws),
             "cert" => Some(Self::Cert),
             "spiffe" => Some(Self::Spiffe),
             "kubernetes" => Some(Self::Kubernetes),

@@ -26,6 +26,7 @@ pub fn of(kind: Kind) -> &'static [Route] {
         Kind::AppRole => APPROLE,
         Kind::Userpass => USERPASS,
         Kind::Jwt | Kind::Oidc => JWT,
+        Kind::Aws => AWS,
         Kind::Cert => CERT,
         Kind::Spiffe => SPIFFE,
         Kind::Kubernetes => KUBERNETES,
@@ -197,6 +198,16 @@ const USERPASS: &[Route] = &[
     route("users/{username}", &[Read, Write, Delete], "One user."),
     route("users/{username}/password", &[Write], "A user's new password."),
     route("users/{username}/policies", &[Write], "A user's policies."),
+];
+
+const AWS: &[Route] = &[
+    route("login", &[Write], "A token for a signed request to AWS."),
+    route("nonce", &[Write], "What a login in the server's own form signs, once."),
+    route("config/client", &[Read, Write, Delete], "Which server this is to AWS's callers, and who is asked for them."),
+    route("config/identity", &[Read, Write], "By what an entity is known."),
+    route("role", &[List], "Names of roles."),
+    route("roles", &[List], "Names of roles."),
+    route("role/{role}", &[Read, Write, Delete], "Whom of AWS a role lets in."),
 ];
 
 const JWT: &[Route] = &[

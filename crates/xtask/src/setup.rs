@@ -1,5 +1,6 @@
 //! What the tests need beside a Rust toolchain and a C compiler: SoftHSM2, OpenSSL, strace, PostgreSQL, MariaDB, Redis, Chromium,
-//! Python with grpcio and hvac, Node with node-vault and an OpenID provider, a Kubernetes API server that Go builds.
+//! Python with grpcio, hvac and the clients of the clouds, Node with node-vault and an OpenID provider, a Kubernetes API server
+//! that Go builds.
 
 use crate::steps::root;
 use anyhow::{Context as _, Result, bail};
@@ -24,10 +25,23 @@ const DEBIAN_PACKAGES: &[&str] = &[
     "redis-server",
     "chromium",
 ];
-const PYTHON_PACKAGES: &[&str] =
-    &["grpcio", "grpcio-reflection", "protobuf", "googleapis-common-protos", "hvac==2.4.0"];
+const PYTHON_PACKAGES: &[&str] = &[
+    "grpcio",
+    "grpcio-reflection",
+    "protobuf",
+    "googleapis-common-protos",
+    "hvac==2.4.0",
+    // clients of the clouds, by their makers, and what stands in for the clouds
+    "boto3==1.44.5",
+    "botocore==1.44.5",
+    "moto[server,sts,iam]==5.2.5",
+    "google-auth==2.62.2",
+    "azure-identity==1.27.0",
+    "PyJWT[crypto]==2.15.1",
+    "cryptography==50.0.2",
+];
 /// What is there by these names is what was asked for.
-const IMPORTS: &str = "import grpc, grpc_reflection, google.rpc.error_details_pb2, importlib.metadata as m; assert m.version('hvac') == '2.4.0'";
+const IMPORTS: &str = "import grpc, grpc_reflection, google.rpc.error_details_pb2, importlib.metadata as m, boto3, moto, jwt, azure.identity, google.auth; assert m.version('hvac') == '2.4.0' and m.version('botocore') == '1.44.5'";
 const NODE_PACKAGES: &[&str] = &["node-vault@0.12.0"];
 
 /// As `tests/kube-apiserver/go.mod` has it.

@@ -3,7 +3,7 @@
 //! Always: every cause that a method records stands in its table; a test reads the methods' texts.
 //! Never: told to the caller, who hears one text per method.
 
-use super::{approle, cert, jose, jwt, kubernetes, proven, spiffe, userpass, x509};
+use super::{approle, aws, cert, jose, jwt, kubernetes, proven, spiffe, userpass, x509};
 
 /// What a recorded cause means.
 pub fn explained(cause: &str) -> Option<&'static str> {
@@ -20,6 +20,7 @@ const TABLES: &[Causes] = &[
     userpass::CAUSES,
     jose::CAUSES,
     jwt::CAUSES,
+    aws::CAUSES,
     cert::CAUSES,
     x509::CAUSES,
     spiffe::CAUSES,

@@ -1,6 +1,7 @@
 //! Auth methods.
 
 pub mod approle;
+pub mod aws;
 pub mod cert;
 mod explain;
 pub mod jose;

@@ -98,6 +98,7 @@ fn shown(mount: &Mount) -> Shown<'_> {
         | Kind::Userpass
         | Kind::Jwt
         | Kind::Oidc
+        | Kind::Aws
         | Kind::Cert
         | Kind::Spiffe
         | Kind::Kubernetes => None,
