@@ -39,7 +39,7 @@ def by_boto3(ask):
 
         class Raw:
             def stream(self, **_):
-                return iter([b""])
+                return iter([b"<ErrorResponse><Error><Code>NotSent</Code></Error></ErrorResponse>"])
 
         return AWSResponse(request.url, 403, {}, Raw())
 

@@ -7,6 +7,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use sha2::{Digest as _, Sha256};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,6 +124,12 @@ pub fn authorities(ca: Option<&Path>) -> Result<RootCertStore, Error> {
         }
     }
     if roots.is_empty() { Err(Error::NoAuthorities) } else { Ok(roots) }
+}
+
+/// Of the client's own certificate.
+pub(crate) fn thumbprint(options: &Options) -> Result<Option<[u8; 32]>, Error> {
+    let Some(ClientCertificate { chain, .. }) = &options.certificate else { return Ok(None) };
+    Ok(certificates(chain)?.first().map(|own| Sha256::digest(own).into()))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {

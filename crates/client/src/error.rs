@@ -38,6 +38,9 @@ pub enum Error {
     /// What a login needs cannot be read.
     #[error("{}: {reason}", path.display())]
     Input { path: PathBuf, reason: String },
+    /// The cloud did not tell who this is.
+    #[error("{cloud} gives no identity: {reason}")]
+    Cloud { cloud: &'static str, reason: String },
     #[error("the wrapping token has done its work: another one is needed to log in")]
     Spent,
     /// An alarm.
@@ -98,6 +101,9 @@ impl Error {
             Self::Stream(error) => error.advice(),
             Self::BackupNotWhole => "make it again",
             Self::Input { .. } => "is the path right, and may only its owner read it?",
+            Self::Cloud { .. } => {
+                "is this a machine of that cloud, with an identity? From a container, EC2's metadata needs a hop limit of 2"
+            }
             Self::Spent => "have another SecretID wrapped, and put its wrapping token into the same file",
             Self::WrappedElsewhere { .. } => "raise the alarm",
             Self::NotText => "write the secret as UTF-8",
@@ -114,7 +120,7 @@ impl Error {
     /// The same call may succeed later without a change.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::BackupNotWhole => true,
+            Self::Unreachable { .. } | Self::BackupNotWhole | Self::Cloud { .. } => true,
             Self::Refused(refusal) => {
                 let waiting = matches!(
                     refusal.code,

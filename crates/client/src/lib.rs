@@ -24,6 +24,7 @@
 mod address;
 mod api;
 mod backup;
+mod cloud;
 mod connect;
 mod error;
 mod lease;
@@ -36,6 +37,7 @@ mod vault;
 
 pub use api::ApiRequest;
 pub use backup::BackupSummary;
+pub use cloud::{AWS_CONTAINERS, AWS_METADATA, AZURE_METADATA, Aws, AwsCredentials, GOOGLE_METADATA, Metadata};
 pub use connect::authorities;
 pub use envelope::stream::FileHeader;
 pub use envelope::{EncryptionContext, SecretBytes};
@@ -67,6 +69,8 @@ pub struct Client {
     channel: Channel,
     attach: Attach,
     namespace: Arc<str>,
+    /// SHA-256 of the client certificate that the connection shows.
+    thumbprint: Option<[u8; 32]>,
 }
 
 /// A data key: in the clear for use now, sealed to be kept beside the data.
@@ -96,7 +100,8 @@ impl Client {
     pub(crate) async fn connect_as(options: &Options, token: Option<&SecretBytes>) -> Result<Self, Error> {
         let attach = Attach { authorization: options::authorization(token)?, timeout: Some(options.timeout) };
         let channel = connect::channel(options).await?;
-        Ok(Self { channel, attach, namespace: options.namespace.as_str().into() })
+        let thumbprint = connect::thumbprint(options)?;
+        Ok(Self { channel, attach, namespace: options.namespace.as_str().into(), thumbprint })
     }
 
     /// The same connection, as the holder of another token, or of none.

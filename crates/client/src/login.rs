@@ -5,6 +5,7 @@
 //! was refused or spent here is not shown to the server again, where it would raise the alarm once more.
 //! Never: a password, SecretID or signed text in an error or in Debug.
 
+use crate::cloud::{Aws, Metadata};
 use crate::secret::{Auth, Envelope, Secret};
 use crate::timing::Term;
 use crate::vault::check_creation_path;
@@ -47,6 +48,18 @@ pub enum Login {
         mount: String,
         role: String,
         jwt: Option<Input>,
+    },
+    /// A signature that tells AWS who this is; AWS is asked by the server.
+    Aws {
+        mount: String,
+        role: String,
+        aws: Aws,
+    },
+    /// A token of Google's or Microsoft's metadata service.
+    Metadata {
+        mount: String,
+        role: String,
+        service: Metadata,
     },
     /// By the connection's client certificate, for which a role stands: there is no token, and nothing ends.
     Certificate,
@@ -148,6 +161,16 @@ impl Login {
                 }
                 bought(stranger, format!("auth/{mount}/login"), &fields).await
             }
+            Self::Aws { mount, role, aws } => {
+                let nonce = nonce(stranger, mount).await?;
+                let mut fields = aws.fields(&nonce, stranger).await?;
+                fields.push(("role", SecretBytes::copy_from(role.as_bytes())));
+                bought(stranger, format!("auth/{mount}/login"), &fields).await
+            }
+            Self::Metadata { mount, role, service } => {
+                let fields = [("role", SecretBytes::copy_from(role.as_bytes())), ("jwt", service.jwt().await?)];
+                bought(stranger, format!("auth/{mount}/login"), &fields).await
+            }
             Self::AppRole { mount, role_id, secret_id } => {
                 let secret_id = match secret_id {
                     SecretId::Plain(input) => input.read()?,
@@ -170,10 +193,23 @@ impl Login {
             | Self::AppRole { .. }
             | Self::Jwt { .. }
             | Self::Cert { .. }
-            | Self::Spiffe { .. } => true,
+            | Self::Spiffe { .. }
+            | Self::Aws { .. }
+            | Self::Metadata { .. } => true,
             Self::Certificate | Self::Token(_) => false,
         }
     }
+}
+
+/// What a login in the server's own form signs, once.
+async fn nonce(stranger: &Client, mount: &str) -> Result<String, Error> {
+    #[derive(serde::Deserialize)]
+    struct Made {
+        nonce: String,
+    }
+    let answer = stranger.api(ApiRequest::new(Method::PUT, format!("auth/{mount}/nonce"))).await?;
+    let Made { nonce } = Secret::parse(&answer)?.parse_as()?;
+    Ok(nonce)
 }
 
 async fn bought(stranger: &Client, path: String, fields: &[(&str, SecretBytes)]) -> Result<LoggedIn, Error> {

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod audit;
 pub mod auth;
 mod browser;
+pub mod cloud;
 pub mod connection;
 pub mod demo;
 pub mod dev;

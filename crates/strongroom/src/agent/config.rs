@@ -96,10 +96,57 @@ pub enum Method {
         role: String,
         jwt_file: Option<PathBuf>,
     },
+    Aws {
+        #[serde(default = "aws")]
+        mount: String,
+        role: String,
+        /// The mount's `iam_server_id_header_value`.
+        server_id: String,
+        /// Default: the instance's own.
+        region: Option<String>,
+        /// The host of the mount's `sts_endpoint`, where it has one.
+        sts_host: Option<String>,
+        #[serde(default)]
+        credentials: AwsCredentials,
+        /// Where the instance's metadata is, or the URL that a container was told.
+        url: Option<String>,
+        /// What is shown there, in a container.
+        authorization_file: Option<PathBuf>,
+    },
+    Gcp {
+        #[serde(default = "gcp")]
+        mount: String,
+        role: String,
+        /// The mount's `audience`, a slash, and the role.
+        audience: String,
+        #[serde(default = "google_metadata")]
+        url: String,
+    },
+    Azure {
+        #[serde(default = "azure")]
+        mount: String,
+        role: String,
+        /// The mount's `resource`.
+        resource: String,
+        client_id: Option<String>,
+        #[serde(default = "azure_metadata")]
+        url: String,
+    },
     /// By `server.client_certificate`, for which a role stands.
     Certificate,
     /// A token that somebody else made, 0600.
     TokenFile { file: PathBuf },
+}
+
+/// Where AWS credentials come from. None of them stands in the configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AwsCredentials {
+    /// An EC2 instance's role.
+    #[default]
+    Instance,
+    /// An ECS task's, or an EKS pod's.
+    Container,
 }
 
 #[derive(Debug, Deserialize)]
@@ -279,6 +326,34 @@ impl Method {
                 let jwt = jwt_file.clone().map(Input::AnyFile);
                 Login::Spiffe { mount: named(mount), role: role.clone(), jwt }
             }
+            Self::Aws { mount, role, server_id, region, sts_host, credentials, url, authorization_file } => {
+                let credentials = match (credentials, url) {
+                    (AwsCredentials::Instance, url) => {
+                        ensure!(authorization_file.is_none(), "login.authorization_file: an instance shows nothing");
+                        let endpoint = url.as_deref().unwrap_or(client::AWS_METADATA).to_owned();
+                        client::AwsCredentials::Instance { endpoint }
+                    }
+                    (AwsCredentials::Container, None) => {
+                        bail!("login.url: a container is told where its credentials are")
+                    }
+                    (AwsCredentials::Container, Some(url)) => client::AwsCredentials::Container {
+                        url: url.clone(),
+                        authorization: authorization_file.clone().map(Input::AnyFile),
+                    },
+                };
+                let (region, server_id, sts_host) = (region.clone(), server_id.clone(), sts_host.clone());
+                let aws = client::Aws { credentials, region, server_id, sts_host };
+                Login::Aws { mount: named(mount), role: role.clone(), aws }
+            }
+            Self::Gcp { mount, role, audience, url } => {
+                let service = client::Metadata::Google { audience: audience.clone(), endpoint: url.clone() };
+                Login::Metadata { mount: named(mount), role: role.clone(), service }
+            }
+            Self::Azure { mount, role, resource, client_id, url } => {
+                let (resource, client_id, endpoint) = (resource.clone(), client_id.clone(), url.clone());
+                let service = client::Metadata::Azure { resource, client_id, endpoint };
+                Login::Metadata { mount: named(mount), role: role.clone(), service }
+            }
             Self::Certificate => Login::Certificate,
             Self::TokenFile { file } => Login::Token(Input::File(file.clone())),
         })
@@ -341,6 +416,26 @@ fn spiffe() -> String {
 
 fn kubernetes() -> String {
     "kubernetes".to_owned()
+}
+
+fn aws() -> String {
+    "aws".to_owned()
+}
+
+fn gcp() -> String {
+    "gcp".to_owned()
+}
+
+fn azure() -> String {
+    "azure".to_owned()
+}
+
+fn google_metadata() -> String {
+    client::GOOGLE_METADATA.to_owned()
+}
+
+fn azure_metadata() -> String {
+    client::AZURE_METADATA.to_owned()
 }
 
 fn service_account() -> PathBuf {

@@ -5,7 +5,7 @@
 use super::browser::Browser;
 use super::connection::Connection;
 use super::output::{Answer, Record};
-use super::{Usage, source};
+use super::{Usage, cloud, source};
 use crate::files;
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
@@ -81,6 +81,21 @@ enum Method {
         #[arg(long, value_name = "FILE", default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token")]
         jwt_file: PathBuf,
     },
+    /// As a user or role of AWS: by the environment's credentials, the container's, or the instance's
+    Aws {
+        #[command(flatten)]
+        aws: cloud::AwsArguments,
+    },
+    /// As a service account of Google's Compute Engine
+    Gcp {
+        #[command(flatten)]
+        gcp: cloud::GcpArguments,
+    },
+    /// As a managed identity of Azure
+    Azure {
+        #[command(flatten)]
+        azure: cloud::AzureArguments,
+    },
     /// With a token that there is already: looks whether it lives, and keeps it
     Token {
         /// File (0600) with it; `-` is standard input. Without: the terminal asks
@@ -141,6 +156,9 @@ impl Method {
             Self::Kubernetes { role, jwt_file } => {
                 Login::Jwt { mount: mount("kubernetes"), role, jwt: Input::AnyFile(jwt_file) }
             }
+            Self::Aws { aws } => aws.login(mount("aws"))?,
+            Self::Gcp { gcp } => gcp.login(mount("gcp")),
+            Self::Azure { azure } => azure.login(mount("azure")),
             Self::Token { file } => Login::Token(asked(file.as_deref(), "Token: ").await?),
         })
     }

@@ -119,29 +119,23 @@ fn vaults(body: &Body, rules: Rules<'_>) -> Result<Signed, VaultError> {
     let headers = headers(body)?;
     let header = |name: &str| headers.get(name).map(|value| value.as_str());
     let (claims, names) = authorization(&headers)?;
-    let host = header("host").ok_or_else(|| refused(HOST_OTHER))?.to_owned();
-    if !hosts(rules, &claims.region)?.contains(&host) {
+    let url = decoded(body, "iam_request_url", 1024)?;
+    let in_url = authority(&url).ok_or_else(|| refused(URL_OTHER))?;
+    // clients whose transport writes it do not tell it here
+    let host = header("host").unwrap_or(in_url);
+    if !hosts(rules, &claims.region)?.iter().any(|ours| ours == host) {
         return Err(refused(HOST_OTHER));
     }
-    let url = decoded(body, "iam_request_url", 1024)?;
-    let (_, rest) = url
-        .split_once("://")
-        .filter(|(scheme, _)| matches!(*scheme, "https" | "http"))
-        .ok_or_else(|| refused(URL_OTHER))?;
-    // nothing behind the host: no path, no query, no user, no other port
-    if rest.strip_suffix('/').unwrap_or(rest) != host {
+    if in_url != host {
         return Err(refused(URL_OTHER));
     }
-    for (name, cause) in
-        [("host", HEADERS_UNSIGNED), ("x-amz-date", HEADERS_UNSIGNED), (VAULT_SERVER_ID, SERVER_ID_UNSIGNED)]
-    {
-        if !names.iter().any(|signed| signed == name) {
-            return Err(refused(if name == VAULT_SERVER_ID && header(name).is_none() {
-                SERVER_ID_MISSING
-            } else {
-                cause
-            }));
-        }
+    let is_signed = |name: &str| names.iter().any(|signed| signed == name);
+    if !is_signed(VAULT_SERVER_ID) {
+        let missing = header(VAULT_SERVER_ID).is_none();
+        return Err(refused(if missing { SERVER_ID_MISSING } else { SERVER_ID_UNSIGNED }));
+    }
+    if !is_signed("host") || !is_signed("x-amz-date") {
+        return Err(refused(HEADERS_UNSIGNED));
     }
     if header(VAULT_SERVER_ID) != Some(rules.server_id) {
         return Err(refused(SERVER_ID_OTHER));
@@ -159,7 +153,7 @@ fn vaults(body: &Body, rules: Rules<'_>) -> Result<Signed, VaultError> {
     let length = BODY.len().to_string();
     for name in &names {
         match (name.as_str(), header(name)) {
-            ("host" | "x-amz-date" | "content-type" | VAULT_SERVER_ID, Some(_)) => {}
+            ("host", _) | ("x-amz-date" | "content-type" | VAULT_SERVER_ID, Some(_)) => {}
             ("x-amz-security-token", Some(_)) => {}
             // the transport writes it
             ("content-length", Some(stated)) if stated == length => {}
@@ -172,7 +166,14 @@ fn vaults(body: &Body, rules: Rules<'_>) -> Result<Signed, VaultError> {
     if claims.security_token.is_some() != names.iter().any(|name| name == "x-amz-security-token") {
         return Err(refused(HEADERS_UNSIGNED));
     }
-    written_with(rules, Form::Vaults, host, claims, signed, &names)
+    written_with(rules, Form::Vaults, host.to_owned(), claims, signed, &names)
+}
+
+/// The host of `https://HOST/`, behind which nothing stands: no path, no query, no user.
+fn authority(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://").filter(|(scheme, _)| matches!(*scheme, "https" | "http"))?;
+    let host = rest.strip_suffix('/').unwrap_or(rest);
+    (!host.is_empty() && !host.contains(['/', '?', '#', '@', '\\'])).then_some(host)
 }
 
 /// Signed over all that is written.

@@ -105,6 +105,17 @@ fn a_headers_value_may_be_a_text_or_a_list_of_one_and_its_object_needs_no_base64
 }
 
 #[test]
+fn a_host_that_the_clients_transport_writes_is_the_urls() {
+    let mut all = headers();
+    all.as_object_mut().unwrap().remove("Host");
+    let signed = parsed(&vaults_form("https://sts.amazonaws.com/", BODY, &all.to_string()), RULES).unwrap();
+    assert_eq!(signed.host, "sts.amazonaws.com");
+    for url in ["https://sts.evil.example/", "https://sts.eu-west-1.amazonaws.com/"] {
+        assert_eq!(cause(&vaults_form(url, BODY, &all.to_string())), HOST_OTHER, "{url}");
+    }
+}
+
+#[test]
 fn a_request_that_we_would_not_write_is_refused() {
     let url = "https://sts.amazonaws.com/";
     for (method, url, body, expected) in [
@@ -171,7 +182,7 @@ fn headers_that_do_more_than_a_login_needs_are_refused() {
         ("Authorization", signs("host;host;x-amz-date;x-vault-aws-iam-server-id"), AUTHORIZATION_MALFORMED),
         ("Authorization", signs("Host;x-amz-date;x-vault-aws-iam-server-id"), HEADERS_UNSIGNED),
         ("Authorization", signs("host, SignedHeaders=host;x-amz-date"), AUTHORIZATION_MALFORMED),
-        ("Authorization", signs(""), HEADERS_UNSIGNED),
+        ("Authorization", signs(""), SERVER_ID_UNSIGNED),
         ("Authorization", is("20261128/us-east-1/iam/aws4_request"), AUTHORIZATION_MALFORMED),
         ("Authorization", is("20261128/us-east-1/sts/aws4_request/x"), AUTHORIZATION_MALFORMED),
         ("Authorization", is("20261129/us-east-1/sts/aws4_request"), DATE_OTHER),
@@ -192,7 +203,7 @@ fn headers_that_do_more_than_a_login_needs_are_refused() {
     }
     let twice = headers().to_string().replacen("{", r#"{"Host":["sts.amazonaws.com"],"#, 1);
     assert_eq!(cause(&vaults_form("https://sts.amazonaws.com/", BODY, &twice)), HEADERS_OTHER);
-    for absent in ["Authorization", "Host", "X-Amz-Date", "X-Vault-AWS-IAM-Server-ID", "Content-Type"] {
+    for absent in ["Authorization", "X-Amz-Date", "X-Vault-AWS-IAM-Server-ID"] {
         let mut all = headers();
         all.as_object_mut().unwrap().remove(absent);
         let refusal = cause(&vaults_form("https://sts.amazonaws.com/", BODY, &all.to_string()));
