@@ -7,3 +7,5 @@
 mod aws;
 #[path = "cloud/stand.rs"]
 mod stand;
+#[path = "cloud/tokens.rs"]
+mod tokens;

@@ -1,13 +1,13 @@
 //! AWS: boto3 and hvac sign; a stand-in that verifies by botocore's own signer, and moto, answer.
 
-use crate::stand::{Script, Shows, Stand, tell};
+use crate::stand::{Script, Shows, Stand, strongroom_login, tell};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use tests::{binary, workspace};
+use tests::workspace;
 
 const SERVER_ID: &str = "vault.example";
 const BODY: &str = "Action=GetCallerIdentity&Version=2011-06-15";
@@ -569,18 +569,6 @@ fn who_may_not_say_who_vouches_does_not() {
         let (status, answer) = stand.ask("POST", "auth/aws/role/x", &json!({field: value}), shows);
         assert_eq!(status, 400, "{field}: {answer}");
     }
-}
-
-/// `strongroom login aws …`: what it prints, or says.
-fn strongroom_login(stand: &Stand, arguments: &[&str], environment: &[(&str, &str)]) -> Result<String, String> {
-    let mut command = Command::new(binary("strongroom"));
-    command.args(["login", "--print", "--address", &stand.url(), "--ca-cert"]).arg(stand.dev.ca()).args(arguments);
-    for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "STRONGROOM_TOKEN"] {
-        command.env_remove(name);
-    }
-    let output = command.envs(environment.iter().copied()).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
 #[test]

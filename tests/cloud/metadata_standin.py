@@ -1,10 +1,12 @@
 """A stand-in for the metadata services of EC2 (IMDSv2 alone), ECS and EKS, Google's Compute Engine and Azure, and for the key
 sets of Google and Microsoft. No cloud was ever asked.
 
-`POST /__set` says who is there; `POST /__rotate` makes another key, `POST /__log` tells what came in.
+`POST /__set` says who is there; `POST /__rotate` makes another key, `POST /__sign` signs what a test wants, right or wrong,
+`POST /__log` tells what came in.
 """
 
 import base64
+import hmac
 import http.server
 import json
 import secrets
@@ -14,6 +16,7 @@ import time
 import urllib.parse
 
 import jwt
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 STATE = {"aws": {}, "google": {}, "azure": {}}
@@ -23,21 +26,52 @@ KEYS = []
 LOCK = threading.Lock()
 
 
+def made():
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
 def rotate():
-    KEYS.append((f"key-{len(KEYS) + 1}", rsa.generate_private_key(public_exponent=65537, key_size=2048)))
+    KEYS.append((f"key-{len(KEYS) + 1}", made()))
 
 
-def jwks():
-    keys = []
-    for kid, key in KEYS:
+# of a service account; of somebody whom nobody knows
+ACCOUNT = ("account-key", made())
+STRANGER = made()
+DOWN = {"keys": False}
+
+
+def jwks(keys):
+    out = []
+    for kid, key in keys:
         public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key()))
-        keys.append({**public, "kid": kid, "use": "sig", "alg": "RS256"})
-    return {"keys": keys}
+        out.append({**public, "kid": kid, "use": "sig", "alg": "RS256"})
+    return {"keys": out}
 
 
-def signed(claims):
-    kid, key = KEYS[-1]
-    return jwt.encode(claims, key, algorithm="RS256", headers={"kid": kid})
+def pem(key):
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_key().public_bytes(serialization.Encoding.PEM, form)
+
+
+def signed(claims, by="cloud", header=None):
+    """By the cloud's current key; or as somebody would who has none."""
+    kid, key = ACCOUNT if by == "account" else KEYS[-1]
+    header = {"typ": "JWT", "kid": kid, **(header or {})}
+    header = {name: value for name, value in header.items() if value is not None}
+    if by in ("none", "hmac"):
+        header["alg"] = "none" if by == "none" else "HS256"
+        text = [json.dumps(header).encode(), json.dumps(claims).encode()]
+        text = ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in text)
+        # the public key as a shared secret
+        mac = hmac.digest(pem(key), text.encode(), "sha256") if by == "hmac" else b""
+        return text + "." + base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
+    if by == "stranger":
+        key = STRANGER
+    if by == "embedded":
+        key = STRANGER
+        header["jwk"] = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key()))
+    algorithm = header.pop("alg", "RS256")
+    return jwt.encode(claims, key, algorithm=algorithm, headers=header)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -71,12 +105,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(200, told)
         if url.path == "/__rotate":
             rotate()
+            if json.loads(body or b"{}").get("drop"):
+                del KEYS[:-1]
             return self.answer(200, {"kid": KEYS[-1][0]})
         if url.path == "/__sign":
-            # what a test wants signed by the current key, right or wrong
-            return self.answer(200, {"jwt": signed(json.loads(body))})
-        if url.path in ("/jwks", "/oauth2/v3/certs", "/discovery/keys"):
-            return self.answer(200, jwks())
+            # what a test wants signed, right or wrong
+            ask = json.loads(body)
+            return self.answer(200, {"jwt": signed(ask["claims"], ask.get("by", "cloud"), ask.get("header"))})
+        if url.path == "/__account":
+            form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+            return self.answer(200, {"kid": ACCOUNT[0], "key": ACCOUNT[1].private_bytes(*form).decode()})
+        if url.path == "/__down":
+            DOWN.update(json.loads(body))
+            return self.answer(200, {})
+        if url.path == "/jwks" or url.path.startswith("/accounts/"):
+            if DOWN["keys"]:
+                return self.answer(500, "")
+            if url.path == "/jwks":
+                return self.answer(200, jwks(KEYS))
+            known = url.path == "/accounts/" + STATE["google"].get("email", "")
+            return self.answer(200, jwks([ACCOUNT])) if known else self.answer(404, "")
         if url.path.startswith("/latest/"):
             return self.ec2(url.path)
         if url.path == "/v1/credentials":

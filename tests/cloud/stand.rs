@@ -6,7 +6,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
-use tests::{Dev, DevOptions, workspace};
+use std::time::Duration;
+use tests::{Dev, DevOptions, binary, until, workspace};
 
 /// A script of `tests/cloud`, spoken to in lines of JSON. Ends with this value.
 pub(crate) struct Script {
@@ -151,4 +152,30 @@ pub(crate) fn tell(port: u64, path: &str, body: &Value) -> Value {
     curl.args(["-s", "-m", "10", "-X", "POST", "--data-binary", &body.to_string()]);
     let output = curl.arg(format!("http://127.0.0.1:{port}{path}")).output().unwrap();
     serde_json::from_slice(&output.stdout).unwrap_or(json!(null))
+}
+
+/// `strongroom login …`: what it prints, or says.
+pub(crate) fn strongroom_login(
+    stand: &Stand,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> Result<String, String> {
+    let mut command = Command::new(binary("strongroom"));
+    command.args(["login", "--print", "--address", &stand.url(), "--ca-cert"]).arg(stand.dev.ca()).args(arguments);
+    for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "STRONGROOM_TOKEN"] {
+        command.env_remove(name);
+    }
+    let output = command.envs(environment.iter().copied()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+/// What `ask` gives in the end.
+pub(crate) fn in_the_end<T>(within: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+    let mut found = None;
+    until("it comes about", within, || {
+        found = ask();
+        found.is_some()
+    });
+    found.unwrap()
 }

@@ -61,6 +61,8 @@ pub(crate) fn of(kind: Kind) -> &'static dyn Backend {
         Kind::Userpass => &auth::userpass::Userpass,
         Kind::Jwt | Kind::Oidc => &auth::jwt::Jwt,
         Kind::Aws => &auth::aws::Aws,
+        Kind::Gcp => &auth::gcp::Gcp,
+        Kind::Azure => &auth::azure::Azure,
         Kind::Cert => &auth::cert::Cert,
         Kind::Spiffe => &auth::spiffe::Spiffe,
         Kind::Kubernetes => &auth::kubernetes::Kubernetes,

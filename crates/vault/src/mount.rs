@@ -30,6 +30,8 @@ pub enum Kind {
     /// The same, for people.
     Oidc,
     Aws,
+    Gcp,
+    Azure,
     Cert,
     Spiffe,
     Kubernetes,
@@ -52,6 +54,8 @@ impl Kind {
             Self::Jwt => "jwt",
             Self::Oidc => "oidc",
             Self::Aws => "aws",
+            Self::Gcp => "gcp",
+            Self::Azure => "azure",
             Self::Cert => "cert",
             Self::Spiffe => "spiffe",
             Self::Kubernetes => "kubernetes",
@@ -68,7 +72,9 @@ impl Kind {
             | Self::Cert
             | Self::Spiffe
             | Self::Kubernetes
-            | Self::Aws => true,
+            | Self::Aws
+            | Self::Gcp
+            | Self::Azure => true,
             Self::System
             | Self::Identity
             | Self::Cubbyhole
@@ -94,6 +100,8 @@ impl Kind {
             | Self::Jwt
             | Self::Oidc
             | Self::Aws
+            | Self::Gcp
+            | Self::Azure
             | Self::Cert
             | Self::Spiffe
             | Self::Kubernetes => false,
@@ -120,6 +128,8 @@ impl Kind {
             "jwt" => Some(Self::Jwt),
             "oidc" => Some(Self::Oidc),
             "aws" => Some(Self::Aws),
+            "gcp" => Some(Self::Gcp),
+            "azure" => Some(Self::Azure),
             "cert" => Some(Self::Cert),
             "spiffe" => Some(Self::Spiffe),
             "kubernetes" => Some(Self::Kubernetes),

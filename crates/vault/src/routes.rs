@@ -27,6 +27,7 @@ pub fn of(kind: Kind) -> &'static [Route] {
         Kind::Userpass => USERPASS,
         Kind::Jwt | Kind::Oidc => JWT,
         Kind::Aws => AWS,
+        Kind::Gcp | Kind::Azure => CLOUD,
         Kind::Cert => CERT,
         Kind::Spiffe => SPIFFE,
         Kind::Kubernetes => KUBERNETES,
@@ -208,6 +209,14 @@ const AWS: &[Route] = &[
     route("role", &[List], "Names of roles."),
     route("roles", &[List], "Names of roles."),
     route("role/{role}", &[Read, Write, Delete], "Whom of AWS a role lets in."),
+];
+
+const CLOUD: &[Route] = &[
+    route("login", &[Write], "A token for a token of the cloud's."),
+    route("config", &[Read, Write, Delete], "Whose tokens count, and for which server."),
+    route("role", &[List], "Names of roles."),
+    route("roles", &[List], "Names of roles."),
+    route("role/{role}", &[Read, Write, Delete], "Whom of the cloud a role lets in."),
 ];
 
 const JWT: &[Route] = &[

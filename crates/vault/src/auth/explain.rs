@@ -3,7 +3,7 @@
 //! Always: every cause that a method records stands in its table; a test reads the methods' texts.
 //! Never: told to the caller, who hears one text per method.
 
-use super::{approle, aws, cert, jose, jwt, kubernetes, proven, spiffe, userpass, x509};
+use super::{approle, aws, azure, cert, gcp, jose, jwt, kubernetes, proven, spiffe, userpass, x509};
 
 /// What a recorded cause means.
 pub fn explained(cause: &str) -> Option<&'static str> {
@@ -21,6 +21,8 @@ const TABLES: &[Causes] = &[
     jose::CAUSES,
     jwt::CAUSES,
     aws::CAUSES,
+    gcp::CAUSES,
+    azure::CAUSES,
     cert::CAUSES,
     x509::CAUSES,
     spiffe::CAUSES,

@@ -2,8 +2,11 @@
 
 pub mod approle;
 pub mod aws;
+pub mod azure;
 pub mod cert;
+mod cloud;
 mod explain;
+pub mod gcp;
 pub mod jose;
 pub mod jwt;
 pub mod kubernetes;

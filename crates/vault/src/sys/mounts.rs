@@ -99,6 +99,8 @@ fn shown(mount: &Mount) -> Shown<'_> {
         | Kind::Jwt
         | Kind::Oidc
         | Kind::Aws
+        | Kind::Gcp
+        | Kind::Azure
         | Kind::Cert
         | Kind::Spiffe
         | Kind::Kubernetes => None,
