@@ -32,6 +32,7 @@ fn every_kept_input_passes_through_its_target() {
             "spiffe" => strongroom_fuzz::spiffe,
             "audit_entry" => strongroom_fuzz::audit_entry,
             "kubernetes_review" => strongroom_fuzz::kubernetes_review,
+            "aws" => strongroom_fuzz::aws,
             other => unreachable!("{other} has no body here: add it"),
         };
         for entry in std::fs::read_dir(corpora.join(&target)).unwrap() {

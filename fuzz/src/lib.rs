@@ -6,11 +6,13 @@
 
 mod audit_log;
 mod audit_note;
+mod aws;
 mod jwt;
 mod kubernetes;
 
 pub use audit_log::audit_log;
 pub use audit_note::audit_note;
+pub use aws::aws;
 pub use jwt::jwt;
 pub use kubernetes::kubernetes_review;
 mod svid;

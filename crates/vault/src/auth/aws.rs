@@ -35,11 +35,13 @@ pub use refusal::CAUSES;
 
 use super::token_fields::folded;
 use crate::backend::{Access, Backend, lowered};
+use crate::body::Body;
 use crate::call::{Call, Verb};
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
 use std::borrow::Cow;
+use zeroize::Zeroizing;
 
 #[derive(Debug)]
 pub struct Aws;
@@ -90,6 +92,17 @@ impl Backend for Aws {
             _ => Err(scope.no_route()),
         }
     }
+}
+
+/// What would go out for a login of this body, and to which host: for who looks whether anything of a caller's is in it.
+pub fn written(body: &Body, server_id: &str) -> Option<(String, Vec<(&'static str, Zeroizing<String>)>)> {
+    let rules = signed::Rules { server_id, endpoint_host: None, region: None };
+    signed::parse(body, rules).ok().map(|signed| (signed.host, signed.headers))
+}
+
+/// The user or role that an answer of AWS names, where it is exactly one.
+pub fn named(media_type: &str, answer: &[u8]) -> Option<String> {
+    Some(arn::Caller::recognise(&answer::parse(media_type, answer)?).ok()?.canonical_arn())
 }
 
 const NAME_BYTES_MAX: usize = 128;

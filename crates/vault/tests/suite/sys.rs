@@ -332,7 +332,7 @@ async fn what_the_openapi_document_tells_is_served_and_nothing_beside_it() {
     for (at, kind) in [("kv1", "kv"), ("transit", "transit"), ("pki", "pki")] {
         rig.done(Write, &format!("sys/mounts/{at}"), json!({"type": kind})).await;
     }
-    for kind in ["approle", "userpass", "jwt", "cert", "spiffe"] {
+    for kind in ["approle", "userpass", "jwt", "cert", "spiffe", "aws", "gcp", "azure"] {
         rig.done(Write, &format!("sys/auth/{kind}"), json!({"type": kind})).await;
     }
     let (status, document) = rig.root(Read, "sys/internal/specs/openapi", Value::Null).await;
