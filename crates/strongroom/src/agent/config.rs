@@ -510,6 +510,31 @@ mod tests {
     }
 
     #[test]
+    fn a_clouds_identity_is_a_login() {
+        let parsed = |login: &str| {
+            let text = format!("[server]\naddress = \"a:1\"\n[login]\n{login}\n[[sink]]\nfile = \"/t\"\n");
+            Config::parse(&text).and_then(|config| config.login.login())
+        };
+        for (login, sound) in [
+            ("method = \"aws\"\nrole = \"web\"\nserver_id = \"vault\"", true),
+            ("method = \"aws\"\nrole = \"web\"", false),
+            ("method = \"aws\"\nrole = \"web\"\nserver_id = \"v\"\ncredentials = \"container\"", false),
+            (
+                "method = \"aws\"\nrole = \"web\"\nserver_id = \"v\"\ncredentials = \"container\"\nurl = \"http://169.254.170.23/v1/credentials\"\nauthorization_file = \"/t\"",
+                true,
+            ),
+            ("method = \"aws\"\nrole = \"web\"\nserver_id = \"v\"\nauthorization_file = \"/t\"", false),
+            ("method = \"aws\"\nrole = \"web\"\nserver_id = \"v\"\nsecret_access_key = \"x\"", false),
+            ("method = \"gcp\"\nrole = \"web\"\naudience = \"https://v/web\"", true),
+            ("method = \"gcp\"\nrole = \"web\"", false),
+            ("method = \"azure\"\nrole = \"web\"\nresource = \"https://v\"", true),
+            ("method = \"azure\"\nrole = \"web\"", false),
+        ] {
+            assert_eq!(parsed(login).is_ok(), sound, "{login}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named_by_its_field() {
         for (from, to, said) in [
             ("refresh_secs = 60", "refresh_secs = 0", "refresh_secs"),

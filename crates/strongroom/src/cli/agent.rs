@@ -15,7 +15,7 @@ A configuration:
   address = \"https://vault.example:8200\"
   ca = \"/etc/strongroom/ca.pem\"
   [login]
-  method = \"approle\"                        # or kubernetes, userpass, certificate, token-file; jwt against another vault
+  method = \"approle\"                        # or userpass, cert, spiffe, token-file, jwt, kubernetes, aws, gcp, azure
   role_id_file = \"/etc/app/role-id\"
   secret_id_file = \"/run/app/wrapping-token\"
   wrapped_at = \"auth/approle/role/web/secret-id\"
