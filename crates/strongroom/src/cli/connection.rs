@@ -171,7 +171,8 @@ pub(super) fn refuse_token_argument(matches: &ArgMatches, command: &mut clap::Co
         return Err(command.error(clap::error::ErrorKind::ArgumentConflict, message));
     }
     if said("secret_access_key") || said("session_token") {
-        let message = "it would be visible to everybody on this machine: set AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN";
+        let message =
+            "it would be visible to everybody on this machine: set AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN";
         return Err(command.error(clap::error::ErrorKind::ArgumentConflict, message));
     }
     matches.subcommand().map_or(Ok(()), |(_, inner)| refuse_token_argument(inner, command))

@@ -94,8 +94,11 @@ impl Backend for Aws {
     }
 }
 
+/// As they go out.
+pub type Headers = Vec<(&'static str, Zeroizing<String>)>;
+
 /// What would go out for a login of this body, and to which host: for who looks whether anything of a caller's is in it.
-pub fn written(body: &Body, server_id: &str) -> Option<(String, Vec<(&'static str, Zeroizing<String>)>)> {
+pub fn written(body: &Body, server_id: &str) -> Option<(String, Headers)> {
     let rules = signed::Rules { server_id, endpoint_host: None, region: None };
     signed::parse(body, rules).ok().map(|signed| (signed.host, signed.headers))
 }

@@ -40,9 +40,12 @@ pub(crate) struct Config {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum Environment {
     #[default]
-    AzurePublicCloud,
-    AzureUSGovernmentCloud,
-    AzureChinaCloud,
+    #[serde(rename = "AzurePublicCloud")]
+    Public,
+    #[serde(rename = "AzureUSGovernmentCloud")]
+    UsGovernment,
+    #[serde(rename = "AzureChinaCloud")]
+    China,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -78,9 +81,9 @@ impl Cloud for Azure {
         text(body, "jwks_ca_pem", &mut config.jwks_ca_pem)?;
         if let Some(name) = body.string("environment")?.filter(|name| !name.is_empty()) {
             config.environment = match name.as_str() {
-                "AzurePublicCloud" => Environment::AzurePublicCloud,
-                "AzureUSGovernmentCloud" => Environment::AzureUSGovernmentCloud,
-                "AzureChinaCloud" => Environment::AzureChinaCloud,
+                "AzurePublicCloud" => Environment::Public,
+                "AzureUSGovernmentCloud" => Environment::UsGovernment,
+                "AzureChinaCloud" => Environment::China,
                 _ => return Err(VaultError::field("environment", "none of Azure's clouds that are known here")),
             };
         }
@@ -172,9 +175,9 @@ impl Cloud for Azure {
 impl Config {
     fn login_host(&self) -> &'static str {
         match self.environment {
-            Environment::AzurePublicCloud => "login.microsoftonline.com",
-            Environment::AzureUSGovernmentCloud => "login.microsoftonline.us",
-            Environment::AzureChinaCloud => "login.chinacloudapi.cn",
+            Environment::Public => "login.microsoftonline.com",
+            Environment::UsGovernment => "login.microsoftonline.us",
+            Environment::China => "login.chinacloudapi.cn",
         }
     }
 
@@ -188,8 +191,8 @@ impl Config {
     /// Of tokens of version 1 and 2.
     fn issuers(&self) -> [String; 2] {
         let sts = match self.environment {
-            Environment::AzurePublicCloud | Environment::AzureUSGovernmentCloud => "sts.windows.net",
-            Environment::AzureChinaCloud => "sts.chinacloudapi.cn",
+            Environment::Public | Environment::UsGovernment => "sts.windows.net",
+            Environment::China => "sts.chinacloudapi.cn",
         };
         let tenant = &self.tenant_id;
         [format!("https://{sts}/{tenant}/"), format!("https://{}/{tenant}/v2.0", self.login_host())]

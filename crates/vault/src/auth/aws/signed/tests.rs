@@ -50,10 +50,8 @@ fn own_form() -> Value {
 
 fn parsed(value: &Value, rules: Rules<'_>) -> Result<Signed, String> {
     let body = Body::parse(SecretBytes::copy_from(value.to_string().as_bytes())).unwrap();
-    parse(&body, rules).map_err(|error| match error {
-        VaultError::LoginRefused { cause, .. } => cause.to_owned(),
-        VaultError::InvalidField { field, .. } => field.into_owned(),
-        error => panic!("{error:?}"),
+    parse(&body, rules).map_err(|error| {
+        if let VaultError::InvalidField { field, .. } = error { field.into_owned() } else { error.reason().to_owned() }
     })
 }
 
