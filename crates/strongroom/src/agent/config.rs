@@ -117,7 +117,7 @@ pub enum Method {
         #[serde(default = "gcp")]
         mount: String,
         role: String,
-        /// The mount's `audience`, a slash, and the role.
+        /// The mount's `audience`; a slash and the role are added.
         audience: String,
         #[serde(default = "google_metadata")]
         url: String,
@@ -346,7 +346,8 @@ impl Method {
                 Login::Aws { mount: named(mount), role: role.clone(), aws }
             }
             Self::Gcp { mount, role, audience, url } => {
-                let service = client::Metadata::Google { audience: audience.clone(), endpoint: url.clone() };
+                let service =
+                    client::Metadata::Google { audience: format!("{audience}/{role}"), endpoint: url.clone() };
                 Login::Metadata { mount: named(mount), role: role.clone(), service }
             }
             Self::Azure { mount, role, resource, client_id, url } => {
@@ -525,7 +526,7 @@ mod tests {
             ),
             ("method = \"aws\"\nrole = \"web\"\nserver_id = \"v\"\nauthorization_file = \"/t\"", false),
             ("method = \"aws\"\nrole = \"web\"\nserver_id = \"v\"\nsecret_access_key = \"x\"", false),
-            ("method = \"gcp\"\nrole = \"web\"\naudience = \"https://v/web\"", true),
+            ("method = \"gcp\"\nrole = \"web\"\naudience = \"https://v\"", true),
             ("method = \"gcp\"\nrole = \"web\"", false),
             ("method = \"azure\"\nrole = \"web\"\nresource = \"https://v\"", true),
             ("method = \"azure\"\nrole = \"web\"", false),

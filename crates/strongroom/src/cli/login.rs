@@ -21,6 +21,7 @@ Examples:
   strongroom login approle --role-id-file role-id --secret-id-file wrapping-token --expect-path auth/approle/role/web/secret-id
   strongroom login oidc --role developer               # opens the browser
   TOKEN=$(strongroom login --print approle --role-id 5f0c… --secret-id-file secret-id)
+  strongroom login aws --role web --server-id vault.example    # by the environment, the container or the instance
 
 A client certificate that a role stands for needs no login: name it with --client-cert and --client-key.")]
 pub struct Arguments {
