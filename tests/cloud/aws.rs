@@ -493,6 +493,11 @@ fn whatever_answers_in_awss_place_nobody_gets_in_by_it() {
         assert!(matches!(status, 400 | 503), "{mode}: {status} {answer}");
         assert!(began.elapsed() < Duration::from_secs(8), "{mode}: {:?}", began.elapsed());
         assert!(answer["auth"].is_null());
+        // it was the lie, and nothing else
+        sts.set(json!({"mode": "honest"}));
+        let honest = signed(&signer, &sts, PRINCIPALS[0].0, &json!({"shift": -100 - i64::try_from(at).unwrap()}));
+        let (status, answer) = stand.login(&mount, &form("web", &honest));
+        assert_eq!(status, 200, "{mode}: {answer}");
     }
     assert!(sts.log().iter().all(|sent| sent["path"] == "/"), "no redirect was followed");
     // gone: refused at once after some attempts, and let in soon after it is there again
