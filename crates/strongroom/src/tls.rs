@@ -170,3 +170,43 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> 
     let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
     read().with_context(|| format!("{} holds no PEM certificates", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+
+    fn authority() -> (Issuer<'static, KeyPair>, String) {
+        let (mut params, key) = (CertificateParams::default(), KeyPair::generate().unwrap());
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        (Issuer::new(params, key), pem)
+    }
+
+    #[test]
+    fn a_certificate_stands_for_somebody_only_by_the_listeners_own_authorities() {
+        let ((own, pem), (other, _)) = (authority(), authority());
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        std::fs::write(&file, pem).unwrap();
+        let known = verifier(&file, &Arc::new(aws_lc_rs::default_provider())).unwrap();
+        let leaf = |by: &Issuer<'_, KeyPair>, end: i32| {
+            let mut params = CertificateParams::default();
+            params.not_after = date_time_ymd(end, 1, 1);
+            params.signed_by(&KeyPair::generate().unwrap(), by).unwrap().der().clone()
+        };
+        let (after, nobody) = (Vouches::After(Some(known)), Vouches::After(None));
+        let now = Timestamp::from_unix_millis(1_700_000_000_000);
+        for (vouches, chain, standing) in [
+            (&after, vec![leaf(&own, 2030)], Standing::Verified),
+            (&after, vec![leaf(&own, 2020)], Standing::Shown),
+            (&after, vec![leaf(&other, 2030)], Standing::Shown),
+            (&after, vec![leaf(&other, 2030), leaf(&own, 2030)], Standing::Shown),
+            (&after, vec![], Standing::Shown),
+            (&nobody, vec![leaf(&own, 2030)], Standing::Shown),
+            (&Vouches::InHandshake, vec![leaf(&own, 2030)], Standing::Verified),
+        ] {
+            assert_eq!(vouches.standing(&chain, now), standing);
+        }
+    }
+}

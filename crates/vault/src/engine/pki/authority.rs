@@ -105,8 +105,15 @@ impl Authority {
 
     /// Perhaps from memory.
     pub(super) async fn read(view: &View) -> Result<Self, VaultError> {
-        let found = view.read(&Self::path(view)?).await?;
-        found.as_ref().as_ref().map_or(Ok(Self::default()), |found| decode(found.value.expose()))
+        Ok(Self::read_at(view).await?.0)
+    }
+
+    /// As [`Self::read`]: who commits what follows from it names the revision.
+    pub(super) async fn read_at(view: &View) -> Result<(Self, Option<Revision>), VaultError> {
+        match view.read(&Self::path(view)?).await?.as_ref() {
+            Some(found) => Ok((decode(found.value.expose())?, Some(found.revision))),
+            None => Ok((Self::default(), None)),
+        }
     }
 
     pub(super) async fn load(view: &View) -> Result<(Self, Option<Revision>), VaultError> {
@@ -123,6 +130,15 @@ impl Authority {
             None => batch.absent(path.clone()),
         };
         view.put(batch, path, &encode(self)?)
+    }
+
+    /// Only where nobody has changed it since: an issuer that is gone issues nothing.
+    pub(super) fn still(view: &View, batch: Batch, was: Option<Revision>) -> Result<Batch, VaultError> {
+        let path = Self::path(view)?;
+        Ok(match was {
+            Some(revision) => batch.revision_is(path, revision),
+            None => batch.absent(path),
+        })
     }
 
     /// By id or name; or the one that is meant where none is named.

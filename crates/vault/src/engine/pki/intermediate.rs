@@ -130,7 +130,7 @@ pub(super) async fn sign(scope: &Scope<'_>, reference: &str) -> Result<Reply, Va
         wanted.name()?
     };
     let view = scope.view()?;
-    let authority = Authority::read(&view).await?;
+    let (authority, was) = Authority::read_at(&view).await?;
     let issuer = authority.issuer(reference)?;
     let certificate = issuer.parsed()?;
     let limits = certificate.tbs_certificate.get::<BasicConstraints>().ok().flatten();
@@ -154,7 +154,8 @@ pub(super) async fn sign(scope: &Scope<'_>, reference: &str) -> Result<Reply, Va
     let draft = Draft { serial, subject, public_key, validity: span.validity, extensions };
     let certificate = above.certify(&Asks::of(scope)?, draft).await?;
     let issued = record::of(issuer, &certificate, span.not_after.unix_millis());
-    commit(scope, record::add(&view, scope.batch()?, &text, &issued)?, &issuer.key_id).await?;
+    let batch = Authority::still(&view, scope.batch()?, was)?;
+    commit(scope, record::add(&view, batch, &text, &issued)?, &issuer.key_id).await?;
     let expiration = span.not_after.unix_secs();
     let mut told = Told { expiration, serial_number: colons(&text), ..Told::default() };
     told.show(wanted.asked.form, &certificate, issuer.whole_chain(), None);

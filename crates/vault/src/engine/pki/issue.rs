@@ -1,7 +1,7 @@
 //! `issue/:role` and `sign/:role`: leaves.
 
 use super::asked::{Asked, Told, span};
-use super::authority::{Authority, Issuer, commit};
+use super::authority::{Authority, commit};
 use super::key::{LeafKind, NewKey, verified};
 use super::names::Names;
 use super::record;
@@ -80,7 +80,7 @@ async fn leaf(
     key: Option<&NewKey>,
 ) -> Result<Reply, VaultError> {
     let view = scope.view()?;
-    let authority = Authority::read(&view).await?;
+    let (authority, was) = Authority::read_at(&view).await?;
     let issuer = authority.issuer(named.unwrap_or(&role.issuer_ref))?;
     let most = or(role.max_ttl, scope.mount.max_ttl()).min(scope.mount.max_ttl());
     let ends = Timestamp::from_unix_millis(issuer.not_after);
@@ -98,26 +98,15 @@ async fn leaf(
     let draft = Draft { serial, subject, public_key, validity: span.validity, extensions };
     let certificate = above.certify(&Asks::of(scope)?, draft).await?;
     if !role.no_store {
-        store(scope, issuer, (&text, &certificate), span.not_after).await?;
+        let issued = record::of(issuer, &certificate, span.not_after.unix_millis());
+        let batch = record::add(&view, Authority::still(&view, scope.batch()?, was)?, &text, &issued)?;
+        commit(scope, crate::gone::still_there(scope.vault, batch, scope.mount)?, &issuer.key_id).await?;
     }
     let expiration = span.not_after.unix_secs();
     let private_key_type = key.map_or("", |key| key.kind.type_name());
     let mut told = Told { expiration, serial_number: colons(&text), private_key_type, ..Told::default() };
     told.show(asked.form, &certificate, issuer.whole_chain(), key.map(|key| key.private.as_slice()));
     Ok(span.warning.into_iter().fold(Reply::data(&told)?, Reply::warning))
-}
-
-/// Together with its record. Whoever deletes the issuer meanwhile comes second, or this is told to come again.
-async fn store(
-    scope: &Scope<'_>,
-    issuer: &Issuer,
-    (serial, certificate): (&str, &[u8]),
-    not_after: Timestamp,
-) -> Result<(), VaultError> {
-    let view = scope.view()?;
-    let issued = record::of(issuer, certificate, not_after.unix_millis());
-    let batch = record::add(&view, scope.batch()?, serial, &issued)?;
-    Ok(commit(scope, crate::gone::still_there(scope.vault, batch, scope.mount)?, &issuer.key_id).await?)
 }
 
 fn or(secs: u64, default: Duration) -> Duration {

@@ -62,7 +62,7 @@ pub(super) async fn revoke(scope: &Scope<'_>) -> Result<Reply, VaultError> {
             None => record::add(&view, batch, &serial, &issued)?,
         };
         // an issuer that is deleted meanwhile signs no list
-        let batch = authority.put(&view, batch, was)?;
+        let batch = Authority::still(&view, batch, was)?;
         let on_list = record::revoked_path(&view, &issuer.id, &serial)?;
         let batch = view.put(batch, on_list, &encode(&Revoked { at: issued.revoked_at })?)?;
         let asks = Asks::of(scope)?;
