@@ -6,7 +6,8 @@
 //! Always: the whole path to an authority of the role ([`super::x509`]), a leaf that is for clients and for signatures, and
 //! what the role says of its names. An authority's list of what it has revoked counts once it is given here, and refuses all
 //! that it should know of when it is too old.
-//! Always: the token counts only beside the certificate that logged in, renewals too, and ends with it.
+//! Always: the token counts only beside the certificate that logged in, and ends with it. Where it asks to go on
+//! (`renew-self`), the role must still take the certificate, and nobody may have revoked it.
 //! Never: an authority of the system's, or of the listener's.
 //!
 //! # Divergences
@@ -22,6 +23,7 @@ pub(crate) mod crl;
 mod login;
 mod role;
 
+pub(crate) use login::may_go_on;
 pub(crate) use role::{authorities, check_authority};
 
 use crate::backend::{Access, Backend, lowered};

@@ -314,6 +314,16 @@ async fn what_is_revoked_or_not_known_to_be_sound_stays_out() {
             assert_eq!(failed, cause, "{what}");
         }
     }
+    // a token goes on as long as its certificate would log in
+    let (_, answer) = rig.enter(&direct, json!({})).await;
+    let token = answer["auth"]["client_token"].as_str().unwrap();
+    let renew = || With { token: Some(token), chain: Some(&direct), ..With::default() };
+    for (list, status) in [(root.list(&[8], (2023, 12, 1)), 200), (root.list(&[7], (2023, 12, 1)), 400)] {
+        rig.done(Write, "auth/cert/crls/root", json!({"crl": list})).await;
+        assert_eq!(rig.ask(Write, "auth/token/renew-self", json!({}), renew()).await.0, status);
+        assert_eq!(rig.ask(Read, "auth/token/lookup-self", Value::Null, renew()).await.0, 200);
+    }
+    rig.done(Write, "auth/cert/crls/root", json!({"crl": root.list(&[], (2023, 12, 1))})).await;
     // where a role requires lists, each authority on the path needs one
     rig.done(Write, "auth/cert/certs/web", json!({"crl_required": true})).await;
     assert_eq!(rig.enter(&direct, json!({})).await.0, 200);

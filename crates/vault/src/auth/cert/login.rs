@@ -6,8 +6,10 @@ use crate::auth::proven::{Proven, let_in};
 use crate::auth::x509::leaf::Leaf;
 use crate::auth::x509::{self, By, check};
 use crate::error::VaultError;
+use crate::mount::Kind;
 use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::view::View;
 use identity::PeerCertificate;
 use std::collections::BTreeMap;
 
@@ -26,7 +28,7 @@ pub(super) async fn login(scope: &Scope<'_>) -> Result<Reply, VaultError> {
             Some(name) => role::find(&view, name).await?.into_iter().collect(),
             None => role::all(&view).await?,
         };
-        let found = chosen(scope, &roles, shown, &leaf).await?;
+        let found = chosen(scope, &view, &roles, shown, &leaf).await?;
         if let Some(reply) = enter(scope, found, shown, &leaf).await? {
             return Ok(reply);
         }
@@ -37,11 +39,12 @@ pub(super) async fn login(scope: &Scope<'_>) -> Result<Reply, VaultError> {
 /// The first role, by name, whose authorities have certified this, and whose names these are.
 async fn chosen<'r>(
     scope: &Scope<'_>,
+    view: &View,
     roles: &'r [Found],
     shown: &PeerCertificate,
     leaf: &Leaf,
 ) -> Result<&'r Found, VaultError> {
-    let lists = crl::all(&scope.view()?).await?;
+    let lists = crl::all(view).await?;
     let mut cause = ROLE_UNKNOWN;
     for found in roles {
         // what costs nothing first
@@ -88,6 +91,23 @@ async fn enter(
         told: REFUSED,
     };
     let_in(scope, scope.batch()?.revision_is(path.clone(), *revision), proven).await
+}
+
+/// What a login was let in by must hold when its token asks to go on: the role is there, and takes the certificate that is
+/// shown beside the token; nobody has revoked it since. Tokens of other logins are none of this.
+pub(crate) async fn may_go_on(scope: &Scope<'_>) -> Result<(), VaultError> {
+    let Some(token) = scope.by()?.token() else { return Ok(()) };
+    let table = scope.vault.table().await?;
+    let Some((_, mount, "login")) = table.route(&token.path) else { return Ok(()) };
+    if mount.kind != Kind::Cert {
+        return Ok(());
+    }
+    let view = scope.vault.view(&mount.id)?;
+    let shown = scope.call.certificate.as_deref().ok_or_else(|| refused(x509::NOT_SHOWN))?;
+    let leaf = Leaf::read(shown.chain.first().ok_or_else(|| refused(x509::NOT_SHOWN))?).map_err(refused)?;
+    let named = token.meta.get("cert_name").map(String::as_str).unwrap_or_default();
+    let found = role::find(&view, named).await?.ok_or_else(|| refused(ROLE_UNKNOWN))?;
+    chosen(scope, &view, std::slice::from_ref(&found), shown, &leaf).await.map(|_| ())
 }
 
 /// A name that no alias can have stands there as its hash.

@@ -112,6 +112,7 @@ pub(crate) fn auth(metadata: &TokenMetadata, token: SecretBytes, scope: &Scope<'
 }
 
 pub(super) async fn renew_self(scope: &Scope<'_>) -> Result<Reply, VaultError> {
+    crate::auth::cert::may_go_on(scope).await?;
     go_on(scope, Target::Own, scope.call.token.as_ref()).await
 }
 
