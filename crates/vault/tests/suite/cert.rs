@@ -120,7 +120,7 @@ async fn a_login_is_its_certificates_and_so_is_its_token() {
             // whatever is asked with it, the certificate stands beside it
             let token = auth["client_token"].as_str().unwrap();
             let with = |chain| With { token: Some(token), chain, ..With::default() };
-            let stranger = vec![root.leaf(|_| {})];
+            let stranger = [root.leaf(|_| {})];
             for path in ["auth/token/lookup-self", "auth/token/renew-self"] {
                 for (chain, status) in [(None, 403), (Some(&stranger[..]), 403), (Some(&chain[..]), 200)] {
                     assert_eq!(rig.ask(Write, path, json!({}), with(chain)).await.0, status, "{path}");
@@ -266,7 +266,7 @@ async fn what_no_rule_lets_in_is_refused_and_the_record_says_why() {
         let known = vault::auth::cert::CAUSES.iter().chain(vault::auth::x509::CAUSES);
         assert!(known.into_iter().any(|(known, _)| *known == cause), "{cause} is not explained");
     }
-    assert_eq!(rig.enter(&[good.clone()], json!({"name": "plain"})).await.0, 200);
+    assert_eq!(rig.enter(std::slice::from_ref(&good), json!({"name": "plain"})).await.0, 200);
     // from elsewhere, and for another certificate than its own
     let chain = [good];
     let elsewhere = With { chain: Some(&chain), from: Some("203.0.113.7:1"), ..With::default() };
@@ -287,8 +287,8 @@ async fn what_is_revoked_or_not_known_to_be_sound_stays_out() {
     let direct = vec![root.leaf(|_| {})];
     let through = vec![middle.leaf(|_| {}), middle.der.clone()];
     let soon = (2023, 11, 16);
-    let steps: Vec<(&str, Option<String>, u64, Option<&str>, Option<&str>)> = vec![
-        ("nothing is known", None, 0, None, None),
+    let steps = [
+        ("nothing is known", None, 0, None, None::<&str>),
         ("nobody is revoked", Some(root.list(&[8], soon)), 0, None, None),
         ("the leaf is", Some(root.list(&[7], soon)), 0, Some("X509_REVOKED"), None),
         ("the authority between is", Some(root.list(&[99], soon)), 0, None, Some("X509_REVOKED")),

@@ -84,7 +84,7 @@ async fn a_workload_logs_in_by_either_svid_and_is_one_entity() {
     let middle = stand.root.below(ca("Middle", |_| {}));
     let leaf = || svid(&[WEB], |_| {});
     let direct = vec![stand.root.leaf(leaf())];
-    let through = vec![middle.leaf(leaf()), middle.der.clone()];
+    let through = [middle.leaf(leaf()), middle.der.clone()];
     let mut entities = Vec::new();
     for (chain, jwt) in [(&direct[..], None), (&through[..], None), (&[], Some(stand.signer.svid(json!({}))))] {
         let body = json!({"role": "web", "jwt": jwt});
