@@ -1,5 +1,11 @@
 //! Users of a real PostgreSQL that live as long as their leases, whatever happens to either side.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test ends where it fails, and tells figures"
+)]
 
 #[path = "dynamic/figures.rs"]
 mod figures;

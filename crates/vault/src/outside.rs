@@ -102,7 +102,8 @@ struct Server {
 
 impl Vault {
     pub(crate) fn outside(&self) -> Asking<'_> {
-        Asking { port: &*self.seams.outside, outsiders: self.seams.caches.outsiders() }
+        let (port, outsiders) = (&*self.seams.outside, self.seams.caches.outsiders());
+        Asking { port, outsiders, is_roots: self.space.is_none() }
     }
 }
 
@@ -110,6 +111,8 @@ impl Vault {
 pub(crate) struct Asking<'a> {
     port: &'a dyn Outside,
     outsiders: &'a Outsiders,
+    /// Asked for the root. What else listens on this host is no namespace's to ask.
+    is_roots: bool,
 }
 
 impl Asking<'_> {
@@ -122,6 +125,9 @@ impl Asking<'_> {
     pub(crate) async fn ask(&self, server: &str, ask: Ask) -> Result<Told, OutsideError> {
         let believed = ask.ca.as_ref().map(|ca| hex::encode(mac::sha256(ca.as_bytes())));
         let server = &*believed.map_or(Cow::Borrowed(server), |ca| Cow::Owned(format!("{server} {ca}")));
+        if !self.is_roots && !ask.url.starts_with("https://") {
+            return Err(OutsideError::Refused("in a namespace, https:// alone".to_owned()));
+        }
         let until = Instant::now() + ask.within;
         let (places, probes) = self.outsiders.enter(server)?;
         let Ok(Ok(_place)) = timeout_at(until, places.acquire()).await else { return Err(OutsideError::NotAsked) };
@@ -262,7 +268,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_away_is_asked_by_one_now_and_then() {
         let (port, outsiders) = (Told500::default(), Outsiders::default());
-        let asking = Asking { port: &port, outsiders: &outsiders };
+        let asking = Asking { port: &port, outsiders: &outsiders, is_roots: true };
         for (after, status, asked) in [
             (0, 0, true),
             (0, 500, true),
@@ -289,13 +295,18 @@ mod tests {
         }
         port.0.lock().unwrap().0 = 200;
         assert_eq!(asking.ask("b", ask()).await.unwrap().status, 200);
+        let of_namespace = Asking { is_roots: false, ..asking };
+        for (url, asked) in [("http://127.0.0.1/", false), ("HTTPS://a/", false), ("", false), ("https://a/", true)] {
+            let told = of_namespace.ask("b", Ask { url: url.to_owned(), ..ask() }).await;
+            assert_eq!(told.is_ok(), asked, "{url}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn no_more_than_so_many_ask_at_once_and_nobody_waits_longer_than_it_said() {
         let (port, outsiders) = (Told500::default(), Outsiders::default());
         port.0.lock().unwrap().0 = 1;
-        let asking = Asking { port: &port, outsiders: &outsiders };
+        let asking = Asking { port: &port, outsiders: &outsiders, is_roots: true };
         let began = Instant::now();
         let all = futures_util::future::join_all((0..ASKS_MAX + 40).map(|_| asking.ask("a", ask()))).await;
         assert_eq!(began.elapsed(), Duration::from_secs(2));
