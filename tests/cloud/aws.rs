@@ -12,8 +12,9 @@ use tests::{binary, workspace};
 const SERVER_ID: &str = "vault.example";
 const BODY: &str = "Action=GetCallerIdentity&Version=2011-06-15";
 const TOLD: &str = "invalid AWS login";
-/// By access key: secret, session token, account, ARN, user id.
-const PRINCIPALS: [(&str, &str, Option<&str>, &str, &str, &str); 6] = [
+/// Access key, secret, session token, account, the ARN's resource, unique id.
+type Known = (&'static str, &'static str, Option<&'static str>, &'static str, &'static str, &'static str);
+const PRINCIPALS: [Known; 6] = [
     (
         "ASIAWEB0000000000001",
         "web-secret",
