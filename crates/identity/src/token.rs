@@ -23,6 +23,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// In a token's metadata: it goes on only when its login's proof was looked at again, so by itself alone.
+pub const JUDGED: &str = "renewed_when_judged";
+
 /// Most policies of a token or a role.
 pub const POLICIES_MAX: usize = 64;
 /// Most ancestors of a token.

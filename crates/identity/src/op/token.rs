@@ -118,8 +118,30 @@ impl Identities {
         target: Target<'_>,
         increment: Option<Duration>,
     ) -> Result<TokenMetadata, IdentityError> {
+        self.renew_as(by, call, target, (increment, Judged::ByNobody)).await
+    }
+
+    /// The caller's own, whose login's proof was looked at again: the only way for tokens that are marked so
+    /// ([`crate::token::JUDGED`]).
+    pub async fn renew_judged(
+        &self,
+        by: &Principal,
+        call: &RequestInfo,
+        increment: Option<Duration>,
+    ) -> Result<TokenMetadata, IdentityError> {
+        self.renew_as(by, call, Target::Own, (increment, Judged::ByItsMethod)).await
+    }
+
+    async fn renew_as(
+        &self,
+        by: &Principal,
+        call: &RequestInfo,
+        target: Target<'_>,
+        (increment, judged): (Option<Duration>, Judged),
+    ) -> Result<TokenMetadata, IdentityError> {
         let act = self.authorise_on(by, call, "RenewToken", RENEW, target).await?;
-        match self.renew(&act, by, target, increment.filter(|increment| !increment.is_zero()), call.now).await {
+        let increment = increment.filter(|increment| !increment.is_zero());
+        match self.renew(&act, by, target, (increment, judged), call.now).await {
             Ok((metadata, Renewed::Committed)) => Ok(metadata),
             Ok((metadata, Renewed::AsItWas)) => act.read(Ok(metadata)).await,
             Err(error) => act.changed(Err(error)).await,
@@ -131,7 +153,7 @@ impl Identities {
         act: &Act<'_>,
         by: &Principal,
         target: Target<'_>,
-        increment: Option<Duration>,
+        (increment, judged): (Option<Duration>, Judged),
         now: Timestamp,
     ) -> Result<(TokenMetadata, Renewed), IdentityError> {
         let digest = self.stored(by, target).await?;
@@ -142,7 +164,8 @@ impl Identities {
             let Some(expires) = loaded.record.expires else {
                 return Ok((loaded.record.metadata(uses), Renewed::AsItWas));
             };
-            if !loaded.record.terms.renewable {
+            let only_judged = loaded.record.terms.meta.contains_key(crate::token::JUDGED);
+            if !loaded.record.terms.renewable || (only_judged && judged == Judged::ByNobody) {
                 return Err(IdentityError::TokenNotRenewable);
             }
             let Loaded { mut record, revision, parents_end, .. } = loaded;
@@ -226,6 +249,13 @@ impl Identities {
         let sealed = self.barrier.seal(&due, &[])?;
         Ok(batch.put(due, sealed))
     }
+}
+
+/// Whether what let a token's holder in was looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Judged {
+    ByItsMethod,
+    ByNobody,
 }
 
 enum Renewed {

@@ -4,18 +4,20 @@
 //! name constraints, path lengths, usages; and what the authorities have revoked, where their lists are given.
 //! Never: an authority of the system's, or of the listener's; a certificate of which something is known twice.
 
+mod anchor;
 pub mod leaf;
 pub mod list;
 
 use envelope::Timestamp;
+use list::Known;
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use std::time::Duration;
 use webpki::aws_lc_rs as algorithms;
 use webpki::{
-    CertRevocationList, EndEntityCert, Error, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
-    RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath, anchor_from_trusted_cert,
+    EndEntityCert, Error, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
+    UnknownStatusPolicy, VerifiedPath, anchor_from_trusted_cert,
 };
-use x509_cert::der::Decode;
+use x509_cert::der::{Decode, Encode};
 
 /// By what a certificate is judged.
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +25,7 @@ pub struct By<'a> {
     /// DER of authorities that are believed.
     pub authorities: &'a [Vec<u8>],
     /// Their lists of what they have revoked. An authority's list counts once it is given, and must not be too old.
-    pub lists: &'a [Vec<u8>],
+    pub lists: &'a [Known],
     /// An authority without a list is none.
     pub lists_required: bool,
 }
@@ -42,10 +44,14 @@ pub fn check(chain: &[Box<[u8]>], by: &By<'_>, now: Timestamp) -> Result<(), &'s
     let authorities: Vec<_> = by.authorities.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
     let anchors: Vec<TrustAnchor<'_>> =
         authorities.iter().filter_map(|der| anchor_from_trusted_cert(der).ok()).collect();
-    let lists = by.lists.iter().map(|der| OwnedCertRevocationList::from_der(der).map(CertRevocationList::Owned));
-    // one that cannot be read might be the one that tells
-    let lists = lists.collect::<Result<Vec<_>, _>>().map_err(|_| LIST_UNREADABLE)?;
-    let lists: Vec<_> = lists.iter().collect();
+    // whatever list tells it, and whichever of two is looked at
+    if by.lists.iter().any(|list| chain.iter().any(|der| is_on(list, der))) {
+        return Err(REVOKED);
+    }
+    // of two of one authority the newer one counts
+    let mut newest: Vec<&Known> = by.lists.iter().collect();
+    newest.sort_by_key(|list| std::cmp::Reverse(list.this_update));
+    let lists: Vec<_> = newest.iter().map(|list| &list.list).collect();
     let unknown = if by.lists_required { UnknownStatusPolicy::Deny } else { UnknownStatusPolicy::Allow };
     let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|builder| {
         let builder = builder.with_depth(RevocationCheckDepth::Chain).with_status_policy(unknown);
@@ -61,7 +67,23 @@ pub fn check(chain: &[Box<[u8]>], by: &By<'_>, now: Timestamp) -> Result<(), &'s
     };
     let verified =
         own.verify_for_usage(ALGORITHMS, &anchors, &above, at, KeyUsage::client_auth(), revocation, Some(&signs));
-    verified.map(|_| ()).map_err(|error| told(&error))
+    let path = verified.map_err(|error| told(&error))?;
+    let between: Vec<Vec<u8>> = path.intermediate_certificates().map(|one| one.der().to_vec()).collect();
+    let top = authorities.iter().filter(|der| anchor_from_trusted_cert(der).is_ok_and(|one| &one == path.anchor()));
+    // what is pinned by its key is bound by what its certificate says of it, too
+    let judged: Vec<_> = top.map(|der| anchor::check(der, between.len(), now)).collect();
+    if !judged.iter().any(Result::is_ok) {
+        return Err(judged.into_iter().find_map(Result::err).unwrap_or(UNKNOWN));
+    }
+    let constrained = path.anchor().name_constraints.is_some() || between.iter().any(|der| anchor::constrains(der));
+    if constrained { anchor::common_name_is_constrained(&chain[0]) } else { Ok(()) }
+}
+
+/// Whether a list of its issuer's tells that it is revoked.
+fn is_on(list: &Known, der: &[u8]) -> bool {
+    let Ok(certificate) = x509_cert::Certificate::from_der(der) else { return false };
+    let tbs = certificate.tbs_certificate;
+    tbs.issuer.to_der().is_ok_and(|issuer| issuer == list.issuer) && list.serials.contains(tbs.serial_number.as_bytes())
 }
 
 /// RFC 5280 §6.1.4 (n), which the library leaves out.

@@ -367,3 +367,92 @@ async fn what_a_role_or_a_list_may_not_be_is_refused_by_name() {
     assert_eq!(status, 400);
     assert_eq!(rig.done(Read, "auth/cert/config", Value::Null).await["disable_binding"], false);
 }
+
+#[tokio::test]
+async fn what_an_authoritys_own_certificate_says_binds_what_stands_below_it() {
+    let rig = mounted().await;
+    let root = Authority::root("Root");
+    let below = |name: &str, set: &dyn Fn(&mut CertificateParams)| root.below(ca(name, |params| set(params)));
+    let shallow = below("Shallow", &|params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)));
+    let over = below("Over", &|params| params.not_after = date_time_ymd(2023, 11, 14));
+    let early = below("Early", &|params| params.not_before = date_time_ymd(2023, 11, 15));
+    let servers = below("Servers", &|params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]);
+    let mute = below("Mute", &|params| params.key_usages = vec![KeyUsagePurpose::CrlSign]);
+    let narrow = below("Narrow", &|params| {
+        let permitted_subtrees = vec![GeneralSubtree::DnsName("example.com".into())];
+        params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
+    });
+    let deep = shallow.below(ca("Deep", |_| {}));
+    let called = |authority: &Authority, common_name: &str| {
+        authority.leaf(|params| {
+            params.distinguished_name = name(common_name);
+            params.subject_alt_names = vec![SanType::DnsName("web.example.com".try_into().unwrap())];
+        })
+    };
+    for (role, authority, chain, cause) in [
+        ("shallow", &shallow, vec![shallow.leaf(|_| {})], None),
+        ("shallow", &shallow, vec![deep.leaf(|_| {}), deep.der.clone()], Some("X509_PATH_TOO_LONG")),
+        ("over", &over, vec![over.leaf(|_| {})], Some("X509_EXPIRED")),
+        ("early", &early, vec![early.leaf(|_| {})], Some("X509_NOT_YET_VALID")),
+        ("servers", &servers, vec![servers.leaf(|_| {})], Some("X509_USAGE_OTHER")),
+        ("mute", &mute, vec![mute.leaf(|_| {})], Some("X509_ISSUER_NO_AUTHORITY")),
+        // constraints are compared with alternative names; a common name is not let past them
+        ("narrow", &narrow, vec![called(&narrow, "web.example.com")], None),
+        ("narrow", &narrow, vec![called(&narrow, "admin.elsewhere.test")], Some("X509_NAME_CONSTRAINT")),
+        ("root", &root, vec![called(&narrow, "web.example.com"), narrow.der.clone()], None),
+        ("root", &root, vec![called(&narrow, "admin"), narrow.der.clone()], Some("X509_NAME_CONSTRAINT")),
+        ("root", &root, vec![called(&root, "admin")], None),
+    ] {
+        rig.done(Write, &format!("auth/cert/certs/{role}"), json!({"certificate": authority.pem})).await;
+        let ((status, answer), records) = rig.recorded(rig.enter(&chain, json!({"name": role}))).await;
+        assert_eq!(status, if cause.is_some() { 400 } else { 200 }, "{role} {cause:?} {answer}");
+        assert_eq!(records.last().unwrap()["outcome"]["failed"].as_str(), cause, "{role}");
+    }
+    // an entity is known by the name that its role has looked at
+    rig.done(Write, "auth/cert/certs/dns", json!({"certificate": root.pem, "allowed_dns_sans": "*.example.com"})).await;
+    let mut entities = Vec::new();
+    for (common_name, dns) in [("one", "web.example.com"), ("two", "web.example.com"), ("one", "db.example.com")] {
+        let leaf = root.leaf(|params| {
+            params.distinguished_name = name(common_name);
+            params.subject_alt_names = vec![SanType::DnsName(dns.try_into().unwrap())];
+        });
+        let (_, answer) = rig.enter(&[leaf], json!({"name": "dns"})).await;
+        entities.push(answer["auth"]["entity_id"].clone());
+    }
+    assert!(entities[0] == entities[1] && entities[0] != entities[2], "{entities:?}");
+}
+
+#[tokio::test]
+async fn no_other_door_renews_and_no_other_list_hides_what_is_revoked() {
+    let rig = mounted().await;
+    let root = Authority::root("Root");
+    rig.done(Write, "auth/cert/certs/web", json!({"certificate": root.pem})).await;
+    let chain = vec![root.leaf(|_| {})];
+    let (_, answer) = rig.enter(&chain, json!({})).await;
+    let auth = &answer["auth"];
+    for (path, body) in [
+        ("auth/token/renew", json!({"token": auth["client_token"]})),
+        ("auth/token/renew-accessor", json!({"accessor": auth["accessor"]})),
+    ] {
+        let (status, answer) = rig.root(Write, path, body).await;
+        assert!(status == 400 && answer.to_string().contains("not renewable"), "{path} {answer}");
+    }
+    let token = auth["client_token"].as_str().unwrap();
+    let renew = || With { token: Some(token), chain: Some(&chain), ..With::default() };
+    assert_eq!(rig.ask(Write, "auth/token/renew-self", json!({}), renew()).await.0, 200);
+    // whatever they are called, in whichever order they stand
+    for names in [["a", "b"], ["b", "a"], ["c", "d"], ["d", "c"]] {
+        for (name, serials) in names.iter().zip([&[7][..], &[]]) {
+            let list = root.list(serials, (2023, 12, 1));
+            rig.done(Write, &format!("auth/cert/crls/{name}"), json!({"crl": list})).await;
+        }
+        assert_eq!(rig.enter(&chain, json!({})).await.0, 400, "{names:?}");
+        assert_eq!(rig.ask(Write, "auth/token/renew-self", json!({}), renew()).await.0, 400);
+        for name in names {
+            rig.done(Delete, &format!("auth/cert/crls/{name}"), Value::Null).await;
+        }
+    }
+    assert_eq!(rig.enter(&chain, json!({})).await.0, 200);
+    rig.done(Delete, "sys/auth/cert", Value::Null).await;
+    assert_ne!(rig.ask(Write, "auth/token/renew-self", json!({}), renew()).await.0, 200, "its mount is gone");
+}

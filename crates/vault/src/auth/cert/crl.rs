@@ -22,7 +22,8 @@ use identity::ChangeError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use storage::{EntryPath, PAGE_ENTRIES_MAX, Revision};
+use storage::{EntryPath, Opened, PAGE_ENTRIES_MAX, Revision};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 /// As stored.
@@ -86,8 +87,20 @@ async fn find(view: &View, raw: &str) -> Result<Option<(Stored, EntryPath, Revis
 
 /// DER of all lists of the mount.
 pub(super) async fn all(view: &View) -> Result<Vec<Vec<u8>>, VaultError> {
-    let page = view.scan(&view.path(LISTS)?, None, PAGE_ENTRIES_MAX).await?;
-    page.entries.iter().map(|(_, found)| decode::<Stored>(found.value.expose())?.der()).collect()
+    entries(view).await?.iter().map(|(_, found)| decode::<Stored>(found.value.expose())?.der()).collect()
+}
+
+/// A page ends at some bytes, and none may be missing.
+async fn entries(view: &View) -> Result<Vec<(EntryPath, Opened)>, VaultError> {
+    let (folder, mut after, mut all) = (view.path(LISTS)?, None, Vec::new());
+    loop {
+        let page = view.scan(&folder, after.as_ref(), PAGE_ENTRIES_MAX).await?;
+        after = page.entries.last().map(|(path, _)| path.clone());
+        all.extend(page.entries);
+        if !page.more {
+            return Ok(all);
+        }
+    }
 }
 
 pub(super) async fn exists(scope: &Scope<'_>, raw: &str) -> Result<bool, VaultError> {
@@ -127,7 +140,7 @@ pub(super) async fn write(scope: &Scope<'_>, raw: &str) -> Result<Reply, VaultEr
                 scope.may_change()?;
                 (batch.revision_is(path.clone(), revision), path)
             }
-            None if view.scan(&view.path(LISTS)?, None, LISTS_MAX).await?.entries.len() >= LISTS_MAX as usize => {
+            None if entries(&view).await?.len() >= LISTS_MAX => {
                 return Err(VaultError::Limited(format!("more than {LISTS_MAX} lists").into()));
             }
             None => {
@@ -172,22 +185,25 @@ async fn fetch(vault: &Vault, mount: &str, stored: &Stored) -> Result<list::List
     list::read("url", &told.body)
 }
 
-/// Fetches what is due, of all mounts. How much there was to do.
+/// Fetches what is due, of all mounts, as far as a turn goes. How much there was to do.
 pub(crate) async fn tend(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
-    let table = vault.table().await?;
+    let (table, began) = (vault.table().await?, Instant::now());
     let mut done = 0;
     for (_, mount) in table.auth().filter(|(_, mount)| mount.kind == Kind::Cert) {
         let view = vault.view(&mount.id)?;
-        let page = view.scan(&view.path(LISTS)?, None, PAGE_ENTRIES_MAX).await?;
-        for (path, found) in page.entries {
+        for (path, found) in entries(&view).await? {
             let stored: Stored = decode(found.value.expose())?;
             if stored.url.is_empty() || stored.due > now.unix_millis() {
                 continue;
             }
-            let next = match fetch(vault, &mount.id, &stored).await {
-                // an older one than is known says less
-                Ok(list) if list.next_update.unix_millis() >= stored.next_update => stored.with(&list, now),
-                Ok(_) => Stored { due: now.plus(FETCHED_MIN).unix_millis(), ..stored },
+            // others wait for their turn: what is left is due in the next one
+            if began.elapsed() > TURN {
+                return Ok(done);
+            }
+            let fetched = fetch(vault, &mount.id, &stored).await;
+            let now = now.plus(began.elapsed());
+            let next = match fetched.and_then(|list| follows(&stored, &list).map(|()| list)) {
+                Ok(list) => stored.with(&list, now),
                 Err(error) => {
                     tracing::warn!(%error, url = stored.url, "a list of what is revoked was not fetched");
                     Stored { due: now.plus(FETCHED_MIN).unix_millis(), ..stored }
@@ -208,8 +224,22 @@ pub(crate) async fn tend(vault: &Vault, now: Timestamp) -> Result<usize, VaultEr
     Ok(done)
 }
 
+/// Whether it is the next one of the same authority's. Who serves it is not who signs it: what another has issued, or an
+/// older one, takes the place of none.
+fn follows(stored: &Stored, list: &list::List) -> Result<(), VaultError> {
+    let known = list::read("crl", &stored.der()?)?;
+    let why = match () {
+        () if known.issuer != list.issuer => "another authority's list",
+        () if list.this_update < known.this_update => "an older list than the one that is known",
+        () => return Ok(()),
+    };
+    Err(VaultError::field("url", why))
+}
+
+/// After so much of a turn no other list is asked for.
+const TURN: Duration = Duration::from_secs(10);
 const LISTS: &str = "c";
-const LISTS_MAX: u32 = 32;
+const LISTS_MAX: usize = 32;
 const LIST_BYTES_MAX: usize = 700_000;
 const WITHIN: Duration = Duration::from_secs(10);
 const FETCHED_MIN: Duration = Duration::from_secs(60);

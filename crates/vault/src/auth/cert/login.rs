@@ -4,6 +4,7 @@ use super::role::{self, Found};
 use super::{ATTEMPTS_MAX, crl};
 use crate::auth::proven::{Proven, let_in};
 use crate::auth::x509::leaf::Leaf;
+use crate::auth::x509::list::Known;
 use crate::auth::x509::{self, By, check};
 use crate::error::VaultError;
 use crate::mount::Kind;
@@ -11,6 +12,7 @@ use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::view::View;
 use identity::PeerCertificate;
+use identity::token::JUDGED;
 use std::collections::BTreeMap;
 
 pub(super) async fn login(scope: &Scope<'_>) -> Result<Reply, VaultError> {
@@ -44,7 +46,7 @@ async fn chosen<'r>(
     shown: &PeerCertificate,
     leaf: &Leaf,
 ) -> Result<&'r Found, VaultError> {
-    let lists = crl::all(view).await?;
+    let mut lists = None;
     let mut cause = ROLE_UNKNOWN;
     for found in roles {
         // what costs nothing first
@@ -53,7 +55,19 @@ async fn chosen<'r>(
             continue;
         }
         let authorities = found.0.authorities()?;
-        let by = By { authorities: &authorities, lists: &lists, lists_required: found.0.crl_required };
+        // lists are read for who has a path, and once
+        let path = By { authorities: &authorities, lists: &[], lists_required: false };
+        if let Err(why) = check(&shown.chain, &path, scope.now()) {
+            cause = why;
+            continue;
+        }
+        if lists.is_none() {
+            let read: Result<Vec<_>, _> = crl::all(view).await?.into_iter().map(Known::read).collect();
+            // one that cannot be read might be the one that tells
+            lists = Some(read.map_err(refused)?);
+        }
+        let lists = lists.as_deref().unwrap_or_default();
+        let by = By { lists, lists_required: found.0.crl_required, ..path };
         match check(&shown.chain, &by, scope.now()) {
             Ok(()) => return Ok(found),
             Err(why) => cause = why,
@@ -69,8 +83,7 @@ async fn enter(
     leaf: &Leaf,
 ) -> Result<Option<Reply>, VaultError> {
     let thumbprint = hex::encode(shown.thumbprint);
-    let named = [&leaf.common_name].into_iter().chain(&leaf.uris).chain(&leaf.dns).chain(&leaf.emails);
-    let name = named.into_iter().find(|name| !name.is_empty()).unwrap_or(&thumbprint);
+    let name = role.known_by(leaf).unwrap_or(&thumbprint);
     let display = if role.display_name.is_empty() { name } else { &role.display_name };
     let told = [
         ("cert_name", &role.name),
@@ -79,7 +92,8 @@ async fn enter(
         ("subject_key_id", &leaf.key_id),
         ("authority_key_id", &leaf.authority_key_id),
     ];
-    let meta: BTreeMap<String, String> = told.map(|(name, value)| (name.to_owned(), value.clone())).into();
+    let mut meta: BTreeMap<String, String> = told.map(|(name, value)| (name.to_owned(), value.clone())).into();
+    meta.insert(JUDGED.to_owned(), "true".to_owned());
     let proven = Proven {
         alias: alias(&role.name, name),
         display_name: display.clone(),
@@ -98,10 +112,11 @@ async fn enter(
 pub(crate) async fn may_go_on(scope: &Scope<'_>) -> Result<(), VaultError> {
     let Some(token) = scope.by()?.token() else { return Ok(()) };
     let table = scope.vault.table().await?;
-    let Some((_, mount, "login")) = table.route(&token.path) else { return Ok(()) };
-    if mount.kind != Kind::Cert {
-        return Ok(());
-    }
+    let mount = table.route(&token.path).map(|(_, mount, _)| mount).filter(|mount| mount.kind == Kind::Cert);
+    let Some(mount) = mount else {
+        // a mount that is gone judges nobody
+        return if token.meta.contains_key(JUDGED) { Err(refused(ROLE_UNKNOWN)) } else { Ok(()) };
+    };
     let view = scope.vault.view(&mount.id)?;
     let shown = scope.call.certificate.as_deref().ok_or_else(|| refused(x509::NOT_SHOWN))?;
     let leaf = Leaf::read(shown.chain.first().ok_or_else(|| refused(x509::NOT_SHOWN))?).map_err(refused)?;

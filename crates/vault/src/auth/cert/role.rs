@@ -121,6 +121,26 @@ impl Role {
         .find_map(|(allowed, cause)| (!allowed).then_some(cause))
     }
 
+    /// By which of its names a leaf is known: one that the role has looked at, where it looks at any.
+    pub(super) fn known_by<'l>(&self, leaf: &'l Leaf) -> Option<&'l String> {
+        let all = || std::iter::once(&leaf.common_name).chain(&leaf.uris).chain(&leaf.dns).chain(&leaf.emails);
+        let among = |patterns: &[String], names: &mut dyn Iterator<Item = &'l String>| {
+            let is_looked_at = |name: &&String| patterns.iter().any(|pattern| is_like(pattern, name));
+            names.filter(|name| !name.is_empty()).find(is_looked_at)
+        };
+        [
+            among(&self.allowed_common_names, &mut std::iter::once(&leaf.common_name)),
+            among(&self.allowed_names, &mut all()),
+            among(&self.allowed_uri_sans, &mut leaf.uris.iter()),
+            among(&self.allowed_dns_sans, &mut leaf.dns.iter()),
+            among(&self.allowed_email_sans, &mut leaf.emails.iter()),
+        ]
+        .into_iter()
+        .flatten()
+        .next()
+        .or_else(|| all().find(|name| !name.is_empty()))
+    }
+
     pub(super) fn authorities(&self) -> Result<Vec<Vec<u8>>, VaultError> {
         authorities("certificate", &self.certificate)
     }

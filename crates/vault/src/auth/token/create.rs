@@ -113,7 +113,9 @@ pub(crate) fn auth(metadata: &TokenMetadata, token: SecretBytes, scope: &Scope<'
 
 pub(super) async fn renew_self(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     crate::auth::cert::may_go_on(scope).await?;
-    go_on(scope, Target::Own, scope.call.token.as_ref()).await
+    let increment = scope.call.body.duration("increment")?;
+    let outcome = scope.vault.identities().renew_judged(scope.by()?, &scope.call.info, increment).await;
+    went_on(scope, Target::Own, (scope.call.token.as_ref(), increment), outcome)
 }
 
 pub(super) async fn renew(scope: &Scope<'_>) -> Result<Reply, VaultError> {
@@ -130,6 +132,15 @@ pub(super) async fn renew_by_accessor(scope: &Scope<'_>) -> Result<Reply, VaultE
 async fn go_on(scope: &Scope<'_>, target: Target<'_>, token: Option<&SecretBytes>) -> Result<Reply, VaultError> {
     let increment = scope.call.body.duration("increment")?;
     let outcome = scope.vault.identities().renew_token(scope.by()?, &scope.call.info, target, increment).await;
+    went_on(scope, target, (token, increment), outcome)
+}
+
+fn went_on(
+    scope: &Scope<'_>,
+    target: Target<'_>,
+    (token, increment): (Option<&SecretBytes>, Option<Duration>),
+    outcome: Result<TokenMetadata, IdentityError>,
+) -> Result<Reply, VaultError> {
     scope.was_recorded();
     let metadata = match outcome {
         Err(IdentityError::TokenNotFound) if matches!(target, Target::Accessor(_)) => return Err(invalid_accessor()),
