@@ -12,7 +12,7 @@ use identity::{ChangeError, NewToken, PolicyName, TokenKind};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
-use storage::Batch;
+use storage::{AtLeast, Batch};
 
 /// Who somebody has turned out to be.
 pub(crate) struct Proven<'a> {
@@ -76,6 +76,9 @@ pub(crate) async fn let_in_of(
     let subject = token_fields::subject(&created);
     let record = Record { proof: &proven.proof, ..scope.record(&subject, Decision::Allowed, Outcome::Done) };
     if batch.writes.is_empty() {
+        if !still_so(scope, &batch).await? {
+            return token_fields::again(scope).await;
+        }
         scope.vault.changes().log(&record).await?;
         scope.was_recorded();
         return Ok(Some(token_fields::answer(scope, created)));
@@ -88,6 +91,14 @@ pub(crate) async fn let_in_of(
             Ok(Some(token_fields::answer(scope, created)))
         }
     }
+}
+
+/// Whether what the login was looked at by still stands, where nothing is written that would tell.
+async fn still_so(scope: &Scope<'_>, batch: &Batch) -> Result<bool, VaultError> {
+    let paths: Vec<_> = batch.preconditions.iter().map(|demanded| demanded.path().clone()).collect();
+    let (_, found) = scope.vault.barrier().storage().get(&paths, AtLeast::Latest).await?;
+    let revisions = found.into_iter().map(|entry| entry.map(|entry| entry.revision));
+    Ok(batch.preconditions.iter().zip(revisions).all(|(demanded, revision)| demanded.holds(revision)))
 }
 
 fn display_name(scope: &Scope<'_>, name: &str) -> String {
@@ -114,8 +125,7 @@ fn narrowed(scope: &Scope<'_>, role: &TokenFields) -> Result<TokenFields, VaultE
     let wider = |field: &'static str| Err(VaultError::field(field, "wider than what the role gives"));
     let mut fields = role.clone();
     if let Some(ttl) = body.duration("token_ttl")? {
-        let most = [role.token_ttl, role.token_max_ttl, role.token_period].into_iter().find(|most| *most > 0);
-        if most.is_some_and(|most| ttl.as_secs() > most) || ttl > scope.mount.max_ttl() {
+        if ttl > role.first_life(scope.mount) {
             return wider("token_ttl");
         }
         (fields.token_ttl, fields.token_explicit_max_ttl, fields.token_period) = (ttl.as_secs(), ttl.as_secs(), 0);

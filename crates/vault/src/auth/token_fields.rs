@@ -166,6 +166,14 @@ impl TokenFields {
         })
     }
 
+    /// How long a token lives that is not renewed.
+    pub(crate) fn first_life(&self, mount: &Mount) -> Duration {
+        let period = secs(self.token_period).map(|period| period.min(mount.max_ttl()));
+        let usual = period.or(secs(self.token_ttl)).unwrap_or_else(|| mount.default_ttl());
+        let most = [secs(self.token_explicit_max_ttl), self.longest(mount)].into_iter().flatten().min();
+        most.map_or(usual, |most| usual.min(most)).min(SYSTEM_TTL_MAX)
+    }
+
     /// How far renewals go. Nothing: as far as the system lets them.
     fn longest(&self, mount: &Mount) -> Option<Duration> {
         let own = secs(self.token_max_ttl).unwrap_or(TTL_DEFAULT).min(mount.max_ttl());
@@ -400,6 +408,25 @@ mod tests {
             assert_eq!(token.ttl.map(|ttl| ttl.as_secs()), Some(ttl), "{json}");
             assert_eq!(token.explicit_max_ttl.map(|ttl| ttl.as_secs()), most, "{json}");
             assert_eq!((token.display_name.as_str(), token.policies.len()), ("ab", 1));
+        }
+    }
+
+    #[test]
+    fn a_tokens_first_life_is_the_shortest_of_what_bounds_it() {
+        let hour = 3600;
+        for (json, tuned, first) in [
+            (r#"{"token_ttl": 60}"#, 0, 60),
+            (r#"{"token_ttl": 60, "token_explicit_max_ttl": 10}"#, 0, 10),
+            (r#"{"token_explicit_max_ttl": 10}"#, 0, 10),
+            (r#"{"token_ttl": 60, "token_period": 20}"#, 0, 20),
+            (r#"{"token_max_ttl": 50}"#, 0, 50),
+            ("{}", hour, hour),
+            (r#"{"token_ttl": "2h"}"#, hour, hour),
+            (r#"{"token_period": "2h"}"#, hour, hour),
+        ] {
+            let mut fields = TokenFields::default();
+            fields.update(&body(json), OldNames::default()).unwrap();
+            assert_eq!(fields.first_life(&mount("", tuned)).as_secs(), first, "{json} {tuned}");
         }
     }
 
