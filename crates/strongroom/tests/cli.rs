@@ -226,7 +226,7 @@ fn every_command_answers_in_both_formats() {
         boundary(&mut session);
         let mut expected = all_paths();
         // these do not talk to a server, and print no answer: `dev` runs this test, the others have their own
-        for command in ["dev", "server", "demo postgres", "agent"] {
+        for command in ["dev", "server", "demo postgres", "agent", "kms-plugin"] {
             assert!(expected.remove(command), "{command}");
         }
         // these have a test of their own, with real logins: tests/agent.rs
@@ -537,7 +537,8 @@ fn officers_and_leases(session: &mut Session<'_>) {
 }
 
 /// What seals the server, takes officers' shares, another store or a database: tests/seal.rs, migrate.rs, dynamic.rs.
-const ELSEWHERE: [&str; 13] = [
+const ELSEWHERE: [&str; 14] = [
+    "auth explain",
     "operator seal",
     "operator unseal",
     "operator init",
