@@ -118,7 +118,8 @@ pub struct Record<'a> {
     /// The namespace that was asked in, as `a/b/`: the path is one of it. Empty: the root.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub namespace: &'a str,
-    /// Of a login: what proved who it is (an issuer and its key, a thumbprint, a role's unique id); no credential. Personal.
+    /// Of a login: what proved who it is (an issuer and its key, a thumbprint, a role's unique id); no credential. Of a
+    /// certificate that is made or revoked: which one. Personal.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub proof: &'a str,
     /// Of a change: what the store was at with it. So it is known which of two changes came first, though several nodes'

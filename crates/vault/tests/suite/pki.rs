@@ -54,6 +54,14 @@ fn request(set: impl FnOnce(&mut CertificateParams)) -> String {
     params.serialize_request(&rcgen::KeyPair::generate().unwrap()).unwrap().pem().unwrap()
 }
 
+/// As the audit log names a certificate.
+fn which(told: &Value) -> String {
+    let until = time::OffsetDateTime::from_unix_timestamp(told["expiration"].as_i64().unwrap()).unwrap();
+    let until = until.format(&time::format_description::well_known::Rfc3339).unwrap();
+    let sha256 = hex::encode(envelope::mac::sha256(&der(&told["certificate"])));
+    format!("serial={} sha256={sha256} until={until}", told["serial_number"].as_str().unwrap())
+}
+
 fn named(name: &str) -> String {
     request(|params| params.distinguished_name.push(DnType::CommonName, name))
 }
@@ -117,6 +125,7 @@ async fn a_leaf_is_what_its_role_says_and_ends_before_its_authority() {
     let operations: Vec<_> = records.iter().map(|record| record["operation"].as_str().unwrap()).collect();
     assert_eq!(operations, ["Sign", "VaultWrite"], "{records:?}");
     assert!(records[1]["items"][0]["key_id"].is_string() && records[1]["changes"].as_array().unwrap().len() == 2);
+    assert_eq!(records[1]["proof"], which(&issued));
     for (bits, kind, size) in [(0, "rsa", 2048), (384, "ec", 384), (0, "ed25519", 0)] {
         let role = json!({"allow_any_name": true, "key_type": kind, "key_bits": bits});
         rig.done(Write, "pki/roles/any", role).await;
@@ -207,6 +216,28 @@ async fn what_a_role_does_not_allow_is_refused_by_name() {
             "permitted_dns_domains",
         ),
         ("root/generate/internal", json!({"common_name": "x", "max_path_length": 300}), "max_path_length"),
+        ("root/generate/internal", json!({"common_name": "x", "excluded_email_addresses": "x"}), "excluded_email_"),
+        (
+            "root/generate/internal",
+            json!({"common_name": "x", "permitted_uri_domains": ["x"]}),
+            "permitted_uri_domains",
+        ),
+        ("root/sign-intermediate", json!({"csr": named("Sub"), "excluded_uri_domains": "x"}), "excluded_uri_domains"),
+        (
+            "intermediate/generate/internal",
+            json!({"common_name": "x", "permitted_dns_domains": "x"}),
+            "permitted_dns_domains: not of a request",
+        ),
+        (
+            "intermediate/generate/internal",
+            json!({"common_name": "x", "excluded_ip_ranges": ["10.0.0.0/8"]}),
+            "excluded_ip_ranges: not of a request",
+        ),
+        (
+            "intermediate/generate/internal",
+            json!({"common_name": "x", "permitted_email_addresses": "x"}),
+            "permitted_email_addresses: not supported",
+        ),
         ("intermediate/set-signed", json!({"certificate": "x"}), "certificate"),
         ("root/sign-intermediate", json!({"csr": named("Sub"), "ttl": "87601h", "common_name": "Sub"}), ""),
         ("roles/new", json!({"key_usage": "CertSign"}), "key_usage: unknown, or an authority's"),
@@ -293,7 +324,8 @@ async fn an_authority_below_another_is_certified_and_issues() {
     let made = rig.done(Write, "sub/intermediate/generate/internal", asked).await;
     let csr = made["csr"].as_str().unwrap();
     let body = json!({"csr": csr, "use_csr_values": true, "ttl": "43800h", "max_path_length": 0, "permitted_dns_domains": "example.com"});
-    let signed = rig.done(Write, "pki/root/sign-intermediate", body).await;
+    let (signed, records) = rig.recorded(rig.done(Write, "pki/root/sign-intermediate", body)).await;
+    assert_eq!(records.last().unwrap()["proof"], which(&signed));
     let bundle = [signed["certificate"].as_str().unwrap(), signed["issuing_ca"].as_str().unwrap()].join("\n");
     // the certificate of no key that waits, or one that is no authority's
     let leaf = rig.issued(json!({"common_name": "a.example.com"})).await;
@@ -342,6 +374,7 @@ async fn what_is_revoked_is_on_the_list_in_the_commit_that_records_it() {
     // its record, its place on the list, and the list
     let changes = records.last().unwrap()["changes"].as_array().unwrap().len();
     assert_eq!((records.len(), changes), (2, 3), "{records:?}");
+    assert_eq!(records[1]["proof"], which(&first));
     assert_eq!(rig.listed().await, (vec![serial.to_owned()], 2));
     // once more: as it was
     rig.clock.advance(HOUR);
@@ -351,7 +384,9 @@ async fn what_is_revoked_is_on_the_list_in_the_commit_that_records_it() {
     assert_eq!(rig.done(List, "pki/certs/revoked", Value::Null).await["keys"], json!([serial]));
     // one that is not stored is revoked by itself; nobody else's is
     rig.done(Write, "pki/roles/unstored", json!({"allow_any_name": true, "key_type": "ec", "no_store": true})).await;
-    let unstored = rig.done(Write, "pki/issue/unstored", json!({"common_name": "a.test"})).await;
+    let unstored = rig.done(Write, "pki/issue/unstored", json!({"common_name": "a.test"}));
+    let (unstored, records) = rig.recorded(unstored).await;
+    assert_eq!((records.len(), &records[1]["proof"]), (2, &json!(which(&unstored))));
     let number = unstored["serial_number"].as_str().unwrap();
     assert_eq!(rig.root(Read, &format!("pki/cert/{number}"), Value::Null).await.0, 404);
     mount(&rig, "other").await;

@@ -156,21 +156,24 @@ impl Told {
             self.private_key = if form == Form::Der { base64(private) } else { pem(PRIVATE_KEY, private) };
         }
         if form == Form::Bundle {
-            let mut all = Zeroizing::new(String::with_capacity(BUNDLE_BYTES));
             let key = private.map(|private| pem(PRIVATE_KEY, private));
             let rest = std::iter::once(certificate).chain(above).map(|der| pem(CERTIFICATE, der));
-            for part in key.into_iter().chain(rest) {
+            let parts: Vec<_> = key.into_iter().chain(rest).collect();
+            // a text that grew would leave its key behind
+            let bytes = parts.iter().map(|part| part.len() + 1).sum();
+            let mut all = Zeroizing::new(String::with_capacity(bytes));
+            for part in &parts {
                 if !all.is_empty() {
                     all.push('\n');
                 }
-                all.push_str(&part);
+                all.push_str(part);
             }
             self.certificate = all;
         }
     }
 }
 
-const REFUSED: [&str; 8] = [
+const REFUSED: [&str; 11] = [
     "other_sans",
     "user_ids",
     "not_after",
@@ -179,6 +182,7 @@ const REFUSED: [&str; 8] = [
     "signature_bits",
     "use_pss",
     "permitted_email_addresses",
+    "excluded_email_addresses",
+    "permitted_uri_domains",
+    "excluded_uri_domains",
 ];
-/// So that a bundle's text rarely grows.
-const BUNDLE_BYTES: usize = 16 << 10;

@@ -8,7 +8,7 @@ use crate::error::VaultError;
 use crate::lease::store::{decode, encode};
 use crate::scope::Scope;
 use crate::view::View;
-use audit::{Item, Outcome};
+use audit::{Decision, Item, Outcome, Record};
 use identity::ChangeError;
 use kms::{KeyId, KeySpec};
 use serde::{Deserialize, Serialize};
@@ -201,8 +201,37 @@ pub(super) async fn changed<T>(
 
 /// With a record that names the key.
 pub(super) async fn commit(scope: &Scope<'_>, batch: Batch, key_id: &str) -> Result<(), ChangeError> {
-    let item = Item { index: 0, key_id: Some(key_id.to_owned()), outcome: Outcome::Done, context_hmac: None };
-    scope.commit_with(batch, &[item]).await.map(|_| ())
+    commit_of(scope, batch, key_id, "").await
+}
+
+/// The same, and the certificate: [`super::record::told`].
+pub(super) async fn commit_of(
+    scope: &Scope<'_>,
+    batch: Batch,
+    key_id: &str,
+    certificate: &str,
+) -> Result<(), ChangeError> {
+    let items = [item(key_id)];
+    scope.vault.commit(batch, &record(scope, &items, certificate)).await?;
+    scope.was_recorded();
+    Ok(())
+}
+
+/// Of a certificate that is not stored.
+pub(super) async fn log(scope: &Scope<'_>, key_id: &str, certificate: &str) -> Result<(), VaultError> {
+    let items = [item(key_id)];
+    scope.vault.log(&record(scope, &items, certificate)).await?;
+    scope.was_recorded();
+    Ok(())
+}
+
+fn item(key_id: &str) -> Item {
+    Item { index: 0, key_id: Some(key_id.to_owned()), outcome: Outcome::Done, context_hmac: None }
+}
+
+fn record<'r>(scope: &'r Scope<'_>, items: &'r [Item], certificate: &'r str) -> Record<'r> {
+    let record = scope.record(scope.subject(), Decision::Allowed, Outcome::Done);
+    Record { items, proof: certificate, ..record }
 }
 
 pub(super) fn check_name(field: &'static str, name: &str) -> Result<(), VaultError> {

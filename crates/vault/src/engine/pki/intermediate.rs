@@ -1,10 +1,10 @@
 //! Authorities below others: requests for keys that are made here, their certificates, and certificates for others' requests.
 
 use super::asked::{Told, span};
-use super::authority::{Authority, Issuer, Waiting, changed, commit};
+use super::authority::{Authority, Issuer, Waiting, changed, commit_of};
 use super::issue::{CsrNames, read_request};
 use super::role::SKEW_SECS;
-use super::root::{Wanted, add, check_made, key_kind, new_key};
+use super::root::{CONSTRAINTS, Wanted, add, check_made, key_kind, new_key};
 use super::text::{Der, REQUEST, base64, certificates, colons, pem};
 use super::x509::{self, Above, Asks, Draft};
 use super::{asked::Form, key, record, subject};
@@ -21,6 +21,11 @@ use x509_cert::request::{CertReqInfo, ExtensionReq, Version};
 pub(super) async fn generate(scope: &Scope<'_>, kind: &str) -> Result<Reply, VaultError> {
     check_made(kind)?;
     let body = &scope.call.body;
+    for field in CONSTRAINTS {
+        if body.list(field)?.is_some_and(|names| !names.is_empty()) {
+            return Err(VaultError::field(field, "not of a request: whoever signs it says so"));
+        }
+    }
     let (wanted, kind) = (Wanted::of(body)?, key_kind(body)?);
     let name = wanted.name()?;
     let (key, public_key) = new_key(scope, kind).await?;
@@ -155,7 +160,8 @@ pub(super) async fn sign(scope: &Scope<'_>, reference: &str) -> Result<Reply, Va
     let certificate = above.certify(&Asks::of(scope)?, draft).await?;
     let issued = record::of(issuer, &certificate, span.not_after.unix_millis());
     let batch = Authority::still(&view, scope.batch()?, was)?;
-    commit(scope, record::add(&view, batch, &text, &issued)?, &issuer.key_id).await?;
+    let batch = record::add(&view, batch, &text, &issued)?;
+    commit_of(scope, batch, &issuer.key_id, &record::told(&text, &issued)).await?;
     let expiration = span.not_after.unix_secs();
     let mut told = Told { expiration, serial_number: colons(&text), ..Told::default() };
     told.show(wanted.asked.form, &certificate, issuer.whole_chain(), None);

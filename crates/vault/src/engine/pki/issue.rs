@@ -1,7 +1,7 @@
 //! `issue/:role` and `sign/:role`: leaves.
 
 use super::asked::{Asked, Told, span};
-use super::authority::{Authority, commit};
+use super::authority::{Authority, commit_of, log};
 use super::key::{LeafKind, NewKey, verified};
 use super::names::Names;
 use super::record;
@@ -97,10 +97,14 @@ async fn leaf(
     let (serial, text) = x509::new_serial(scope.vault)?;
     let draft = Draft { serial, subject, public_key, validity: span.validity, extensions };
     let certificate = above.certify(&Asks::of(scope)?, draft).await?;
-    if !role.no_store {
-        let issued = record::of(issuer, &certificate, span.not_after.unix_millis());
+    let issued = record::of(issuer, &certificate, span.not_after.unix_millis());
+    let which = record::told(&text, &issued);
+    if role.no_store {
+        log(scope, &issuer.key_id, &which).await?;
+    } else {
         let batch = record::add(&view, Authority::still(&view, scope.batch()?, was)?, &text, &issued)?;
-        commit(scope, crate::gone::still_there(scope.vault, batch, scope.mount)?, &issuer.key_id).await?;
+        let batch = crate::gone::still_there(scope.vault, batch, scope.mount)?;
+        commit_of(scope, batch, &issuer.key_id, &which).await?;
     }
     let expiration = span.not_after.unix_secs();
     let private_key_type = key.map_or("", |key| key.kind.type_name());

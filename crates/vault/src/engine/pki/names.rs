@@ -113,15 +113,15 @@ impl Role {
 
     fn allows_name(&self, raw: &str) -> bool {
         let name = raw.to_ascii_lowercase();
-        let (host, is_email) = match name.split_once('@') {
+        let (whole, is_email) = match name.split_once('@') {
             Some((user, host)) if is_mailbox(user) && !host.contains('@') => (host, true),
             Some(_) => return false,
             None => (name.as_str(), false),
         };
-        let (host, is_wildcard) = match host.strip_prefix("*.") {
+        let (host, is_wildcard) = match whole.strip_prefix("*.") {
             Some(_) if is_email || !self.allow_wildcard_certificates => return false,
             Some(rest) => (rest, true),
-            None => (host, false),
+            None => (whole, false),
         };
         // a star elsewhere, or a name of it alone, is none
         let sound = if self.enforce_hostnames || is_wildcard || is_email { is_host(host) } else { !host.contains('*') };
@@ -137,10 +137,12 @@ impl Role {
         }
         self.allowed_domains.iter().any(|domain| {
             let domain = domain.to_ascii_lowercase();
+            // a pattern is of hosts, unless it says otherwise
+            let matched = if domain.contains('@') { &name } else { whole };
             let is_below = host.strip_suffix(domain.as_str()).is_some_and(|rest| rest.ends_with('.'));
             (self.allow_bare_domains && !is_wildcard && (host == domain || name == domain))
                 || (self.allow_subdomains && (is_below || (is_wildcard && host == domain)))
-                || (self.allow_glob_domains && domain.contains('*') && is_like(&domain, &name))
+                || (self.allow_glob_domains && domain.contains('*') && is_like(&domain, matched))
         })
     }
 }
@@ -201,6 +203,10 @@ mod tests {
             role.allow_glob_domains = true;
             role.allowed_domains = vec!["api-*.example.com".into()];
         });
+        let mail = role(|role| {
+            role.allow_glob_domains = true;
+            role.allowed_domains = vec!["*@example.com".into()];
+        });
         let any = role(|role| role.allow_any_name = true);
         let tame = role(|role| (role.allow_subdomains, role.allow_wildcard_certificates) = (true, false));
         let local = role(|role| role.allow_localhost = true);
@@ -238,6 +244,12 @@ mod tests {
             (&glob, "api-1.example.com", true),
             (&glob, "web-1.example.com", false),
             (&glob, "api-1.example.com.evil.test", false),
+            (&glob, "u@api-1.example.com", true),
+            (&glob, "api-1@ceo.example.com", false),
+            (&glob, "*.api-1.example.com", false),
+            (&mail, "u@example.com", true),
+            (&mail, "u@a.example.com", false),
+            (&mail, "example.com", false),
             (&any, "anything.test", true),
             (&any, "*", false),
             (&any, "10.0.0.1", false),

@@ -1,10 +1,12 @@
 //! Certificates that were issued: each under its serial number, in a queue by its end, and, once revoked, below its issuer.
 
 use super::authority::Issuer;
-use super::text::Der;
+use super::text::{Der, colons};
+use crate::clock::rfc3339;
 use crate::error::VaultError;
 use crate::lease::store::{decode, encode};
 use crate::view::View;
+use envelope::{Timestamp, mac};
 use serde::{Deserialize, Serialize};
 use storage::{Batch, EntryPath, PAGE_ENTRIES_MAX, Revision};
 
@@ -49,6 +51,13 @@ pub(super) fn add(view: &View, batch: Batch, serial: &str, issued: &Issued) -> R
 /// Of an issuer, in DER.
 pub(super) fn of(issuer: &Issuer, certificate: &[u8], not_after: u64) -> Issued {
     Issued { issuer: issuer.id.clone(), certificate: Der(certificate.to_vec()), not_after, revoked_at: 0 }
+}
+
+/// Which one it is, for the audit log.
+pub(super) fn told(serial: &str, issued: &Issued) -> String {
+    let sha256 = hex::encode(mac::sha256(&issued.certificate.0));
+    let until = rfc3339(Timestamp::from_unix_millis(issued.not_after));
+    format!("serial={} sha256={sha256} until={until}", colons(serial))
 }
 
 pub(super) async fn load(view: &View, serial: &str) -> Result<Option<(Issued, Revision)>, VaultError> {

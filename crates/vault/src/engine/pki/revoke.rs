@@ -1,7 +1,7 @@
 //! `revoke`: by serial number, or by the certificate itself.
 
 use super::ATTEMPTS_MAX;
-use super::authority::{Authority, Issuer, commit};
+use super::authority::{Authority, Issuer, commit_of};
 use super::record::{self, Issued, Revoked};
 use super::text::{certificates, serial};
 use super::x509::{self, Above, Asks};
@@ -68,7 +68,7 @@ pub(super) async fn revoke(scope: &Scope<'_>) -> Result<Reply, VaultError> {
         let asks = Asks::of(scope)?;
         let of = (&authority, issuer);
         let batch = crl::renew((&view, batch), &asks, of, Some(&serial), scope.now()).await?;
-        match commit(scope, batch, &issuer.key_id).await {
+        match commit_of(scope, batch, &issuer.key_id, &record::told(&serial, &issued)).await {
             Ok(()) => return told(issued.revoked_at),
             Err(ChangeError::Conflict(_)) => {}
             Err(error) => return Err(error.into()),

@@ -1,7 +1,7 @@
 //! `root/generate/internal`: an authority that certifies itself.
 
 use super::asked::{Asked, Told, span};
-use super::authority::{Authority, Issuer, KeyKind, commit};
+use super::authority::{Authority, Issuer, KeyKind, commit_of};
 use super::config::Urls;
 use super::role::SKEW_SECS;
 use super::subject::Parts;
@@ -92,8 +92,9 @@ fn constraints(body: &Body) -> Result<Option<NameConstraints>, VaultError> {
         let subtrees: Vec<_> = subtrees.collect();
         Ok::<_, VaultError>((!subtrees.is_empty()).then_some(subtrees))
     };
-    let permitted_subtrees = below("permitted_dns_domains", "permitted_ip_ranges")?;
-    let excluded_subtrees = below("excluded_dns_domains", "excluded_ip_ranges")?;
+    let [permitted_names, permitted_ranges, excluded_names, excluded_ranges] = CONSTRAINTS;
+    let permitted_subtrees = below(permitted_names, permitted_ranges)?;
+    let excluded_subtrees = below(excluded_names, excluded_ranges)?;
     let some = permitted_subtrees.is_some() || excluded_subtrees.is_some();
     Ok(some.then_some(NameConstraints { permitted_subtrees, excluded_subtrees }))
 }
@@ -202,16 +203,16 @@ pub(super) async fn add(scope: &Scope<'_>, issuer: Issuer, serial: Option<&str>)
         authority.waiting.retain(|waiting| waiting.key_id != issuer.key_id);
         authority.add(issuer.clone())?;
         let batch = authority.put(&view, scope.batch()?, was)?;
-        let batch = match serial {
+        let (batch, told) = match serial {
             Some(serial) => {
                 let issued = record::of(&issuer, &issuer.certificate.0, issuer.not_after);
-                record::add(&view, batch, serial, &issued)?
+                (record::add(&view, batch, serial, &issued)?, record::told(serial, &issued))
             }
-            None => batch,
+            None => (batch, String::new()),
         };
         let asks = Asks::of(scope)?;
         let batch = crl::renew((&view, batch), &asks, (&authority, &issuer), None, scope.now()).await?;
-        match commit(scope, batch, &issuer.key_id).await {
+        match commit_of(scope, batch, &issuer.key_id, &told).await {
             Ok(()) => return Ok(authority.urls),
             Err(ChangeError::Conflict(_)) => {}
             Err(error) => return Err(error.into()),
@@ -220,6 +221,9 @@ pub(super) async fn add(scope: &Scope<'_>, issuer: Issuer, serial: Option<&str>)
     Err(VaultError::Conflict)
 }
 
+/// Of names, and of ranges of addresses.
+pub(super) const CONSTRAINTS: [&str; 4] =
+    ["permitted_dns_domains", "permitted_ip_ranges", "excluded_dns_domains", "excluded_ip_ranges"];
 const PATH_LENGTH_MAX: u8 = 16;
 const NO_URLS: &str = "This mount hasn't configured any authority information access (AIA) fields; this may make it harder for systems to find missing certificates in the chain or to validate revocation status of certificates.";
 
