@@ -12,7 +12,7 @@ pub fn x509(data: &[u8]) {
     }
     let chain: Vec<Box<[u8]>> = data.chunks(data.len().div_ceil(3).max(1)).map(Into::into).collect();
     let (whole, lists) = ([Box::from(data)], list::read("crl", data).map(|list| list.der));
-    let lists: Vec<Vec<u8>> = lists.into_iter().collect();
+    let lists: Vec<_> = lists.into_iter().map(|der| list::Known::read(der).expect("it was read before")).collect();
     for (chain, authorities) in
         [(&whole[..], vec![data.to_vec()]), (&chain[..], vec![data.to_vec()]), (&chain[..], vec![])]
     {

@@ -61,7 +61,8 @@ async fn issuer() -> (String, Served) {
                 answers.0.get(path.as_str()).cloned()
             };
             if let Some(body) = body {
-                let _ = stream.write_all(format!("HTTP/1.0 200 OK\r\n\r\n{body}").as_bytes()).await;
+                let whole = if body.starts_with("HTTP/") { body } else { format!("HTTP/1.0 200 OK\r\n\r\n{body}") };
+                let _ = stream.write_all(whole.as_bytes()).await;
             }
         }
     });
@@ -153,6 +154,47 @@ async fn keys_outlast_an_issuer_that_is_away_for_as_long_as_is_configured() {
     assert_eq!(outcome.0, 503);
     let cause = told.last().unwrap()["outcome"]["failed"].clone();
     assert!(cause == "JWT_ISSUER_LIES" || cause == "UPSTREAM_NOT_ASKED", "{cause}");
+}
+
+#[tokio::test]
+async fn keys_that_an_issuer_takes_back_are_over_at_once_and_what_cannot_be_read_takes_back_none() {
+    let rig = Rig::new().await;
+    let (url, served) = issuer().await;
+    let a = Signer::new("a");
+    let serve = |text: Option<String>| {
+        let mut served = served.lock().unwrap();
+        served.0 = text.map(|text| HashMap::from([("/keys", text)])).unwrap_or_default();
+    };
+    serve(Some(keys(&[&a])));
+    arranged(&rig, &url, json!({})).await;
+    let by = |signer: &Signer| signer.sign(&claims(&rig, 60));
+    let answered = |status: u16| Some(format!("HTTP/1.0 {status} x\r\n\r\n"));
+    let other = json!({"keys": [{"kty": "oct", "kid": "a", "k": "AA"}]}).to_string();
+    for (what, then, later) in [
+        (None, 200, 200),
+        (answered(500), 200, 200),
+        (answered(503), 200, 200),
+        (answered(429), 200, 200),
+        (Some("<html>".to_owned()), 200, 200),
+        (Some("{}".to_owned()), 200, 200),
+        (answered(404), 503, 503),
+        (answered(410), 503, 503),
+        (answered(401), 503, 503),
+        (answered(302), 503, 503),
+        (Some(keys(&[])), 503, 503),
+        (Some(other), 503, 503),
+    ] {
+        serve(Some(keys(&[&a])));
+        rig.clock.advance(Duration::from_secs(301));
+        assert_eq!(login(&rig, "r", &by(&a)).await.0, 200, "{what:?}");
+        serve(what.clone());
+        rig.clock.advance(Duration::from_secs(301));
+        assert_eq!(login(&rig, "r", &by(&a)).await.0, then, "{what:?}");
+        // away by now: what was taken back does not come again
+        serve(None);
+        rig.clock.advance(Duration::from_secs(11));
+        assert_eq!(login(&rig, "r", &by(&a)).await.0, later, "{what:?}");
+    }
 }
 
 #[tokio::test]

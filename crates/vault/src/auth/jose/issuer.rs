@@ -2,10 +2,11 @@
 //!
 //! Always: one fetch of an issuer at a time, and the next no sooner than [`FLOOR`] after it: a token with a made-up `kid`
 //! costs the issuer nothing. A key that the issuer has dropped is gone with the next fetch, at most [`FRESH`] later.
-//! Always: while the issuer is away, or answers what is no key set, the last set that was counts on for `max_stale`.
+//! Always: while the issuer is away or fails, or answers what cannot be read, the last set that was counts on for `max_stale`.
+//! Where it answers that there is none, or none that can be used, the last one is over.
 //! Never: a key set over HTTP but of this host; a redirect that is followed; an issuer that calls itself by another name.
 
-use super::key::KeySet;
+use super::key::{KeySet, NO_KEYS};
 use crate::body::Strict;
 use crate::error::VaultError;
 use crate::outside::{Ask, Method, OutsideError};
@@ -55,6 +56,8 @@ pub enum Trouble {
     Away(OutsideError),
     /// What it answers is not what it should be.
     Lies(&'static str),
+    /// It says itself that there are no keys, not here.
+    Keyless(&'static str),
     /// More wait for it than may.
     Busy,
 }
@@ -64,7 +67,7 @@ impl Trouble {
     pub fn told(&self) -> String {
         match self {
             Self::Away(error) => error.to_string(),
-            Self::Lies(what) => (*what).to_owned(),
+            Self::Lies(what) | Self::Keyless(what) => (*what).to_owned(),
             Self::Busy => "too many wait for it".to_owned(),
         }
     }
@@ -75,7 +78,7 @@ impl From<Trouble> for VaultError {
     fn from(trouble: Trouble) -> Self {
         match trouble {
             Trouble::Away(error) => error.into(),
-            Trouble::Lies(what) => {
+            Trouble::Lies(what) | Trouble::Keyless(what) => {
                 tracing::warn!(what, "an issuer of tokens answers what it should not");
                 Self::Unavailable(ISSUER_LIES)
             }
@@ -87,7 +90,8 @@ impl From<Trouble> for VaultError {
 /// What is known of all of them. One for the whole process.
 #[derive(Debug, Default)]
 pub struct KeySets {
-    slots: Mutex<HashMap<Source, Arc<Slot>>>,
+    /// By the namespace, and whom it asks: what one may not ask, and what one was told, is no other's.
+    slots: Mutex<HashMap<(String, Source), Arc<Slot>>>,
 }
 
 #[derive(Debug, Default)]
@@ -140,7 +144,7 @@ impl KeySets {
         max_stale: Duration,
         now: Timestamp,
     ) -> Result<Arc<Issuer>, Trouble> {
-        let slot = self.slot(source);
+        let slot = self.slot(vault.namespace(), source);
         let state = slot.state();
         if let Some(issuer) = state.at_hand(wanted, now) {
             return Ok(issuer);
@@ -165,6 +169,10 @@ impl KeySets {
             if let Err(trouble) = &fetched {
                 tracing::warn!(issuer = source.name(), trouble = trouble.told(), "an issuer's keys were not had");
             }
+            // nobody was asked: it was no try
+            if let Err(trouble @ Trouble::Away(OutsideError::Refused(_))) = fetched {
+                return state.last_good(max_stale, now).ok_or(trouble);
+            }
             slot.tried(fetched, now);
         }
         let state = slot.state();
@@ -176,15 +184,18 @@ impl KeySets {
         fetch(vault, source).await.map(|_| ())
     }
 
-    fn slot(&self, source: &Source) -> Arc<Slot> {
+    fn slot(&self, namespace: &str, source: &Source) -> Arc<Slot> {
+        let key = (namespace.to_owned(), source.clone());
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = slots.get(source) {
+        if let Some(slot) = slots.get(&key) {
             return Arc::clone(slot);
         }
-        if slots.len() >= ISSUERS_MAX {
-            slots.clear();
+        if slots.len() >= ISSUERS_MAX
+            && let Some(any) = slots.keys().next().cloned()
+        {
+            slots.remove(&any);
         }
-        Arc::clone(slots.entry(source.clone()).or_default())
+        Arc::clone(slots.entry(key).or_default())
     }
 }
 
@@ -200,7 +211,12 @@ impl Slot {
                 state.known = Some((Arc::new(issuer), now));
                 state.tried = Some((now, None));
             }
-            Err(trouble) => state.tried = Some((now, Some(trouble))),
+            Err(trouble) => {
+                if matches!(trouble, Trouble::Keyless(_)) {
+                    state.known = None;
+                }
+                state.tried = Some((now, Some(trouble)));
+            }
         }
     }
 
@@ -237,19 +253,26 @@ async fn fetch(vault: &Vault, source: &Source) -> Result<Issuer, Trouble> {
             Ok(Issuer { keys, provider: None })
         }
         Source::Url { url, ca } => {
-            let text = get(vault, url, ca.as_ref()).await?;
-            let keys = KeySet::from_jwks(&text).map_err(|error| Trouble::Lies(error.0))?;
+            let keys = key_set(&get(vault, url, ca.as_ref()).await?)?;
             Ok(Issuer { keys, provider: None })
         }
         Source::Discovery { issuer, ca } => {
             // §4: what ends the path goes before the rest is added
             let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
             let provider = Provider::parse(&get(vault, &url, ca.as_ref()).await?, issuer).map_err(Trouble::Lies)?;
-            let text = get(vault, &provider.jwks_uri, ca.as_ref()).await?;
-            let keys = KeySet::from_jwks(&text).map_err(|error| Trouble::Lies(error.0))?;
-            Ok(Issuer { keys, provider: Some(provider) })
+            let told = get(vault, &provider.jwks_uri, ca.as_ref()).await.map_err(|trouble| match trouble {
+                // of who was asked already: this was a try
+                Trouble::Away(OutsideError::Refused(_)) => Trouble::Lies("jwks_uri is where nobody may be asked"),
+                Trouble::Away(_) | Trouble::Lies(_) | Trouble::Keyless(_) | Trouble::Busy => trouble,
+            });
+            Ok(Issuer { keys: key_set(&told?)?, provider: Some(provider) })
         }
     }
+}
+
+fn key_set(text: &[u8]) -> Result<KeySet, Trouble> {
+    KeySet::from_jwks(text)
+        .map_err(|error| if error == NO_KEYS { Trouble::Keyless(error.0) } else { Trouble::Lies(error.0) })
 }
 
 async fn get(vault: &Vault, url: &str, ca: Option<&String>) -> Result<Zeroizing<Vec<u8>>, Trouble> {
@@ -265,8 +288,10 @@ async fn get(vault: &Vault, url: &str, ca: Option<&String>) -> Result<Zeroizing<
     let told = vault.outside().ask(url, ask).await.map_err(Trouble::Away)?;
     match told.status {
         200 => Ok(told.body),
-        300..=399 => Err(Trouble::Lies("a redirect, which is not followed")),
-        _ => Err(Trouble::Lies("another status than 200")),
+        // it is no word of the issuer's
+        429 | 500.. => Err(Trouble::Lies("another status than 200")),
+        300..=399 => Err(Trouble::Keyless("a redirect, which is not followed")),
+        _ => Err(Trouble::Keyless("another status than 200")),
     }
 }
 
@@ -328,3 +353,21 @@ const URL_BYTES_MAX: usize = 1024;
 const ISSUERS_MAX: usize = 1024;
 /// Logins that wait for one issuer's keys.
 const WAITING_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_has_its_own_and_a_new_one_costs_one_other_its_place() {
+        let (sets, source) = (KeySets::default(), Source::Static(Vec::new()));
+        let slot = sets.slot("", &source);
+        for (namespace, same) in [("", true), ("a/", false), ("a/b/", false)] {
+            assert_eq!(Arc::ptr_eq(&slot, &sets.slot(namespace, &source)), same, "{namespace}");
+        }
+        for at in 0..=ISSUERS_MAX {
+            sets.slot(&format!("{at}/"), &source);
+        }
+        assert_eq!(sets.slots.lock().unwrap().len(), ISSUERS_MAX);
+    }
+}

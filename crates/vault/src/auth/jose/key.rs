@@ -31,6 +31,9 @@ pub struct KeySet {
 #[error("{0}")]
 pub struct MalformedKey(pub &'static str);
 
+/// It is what it should be, and holds nothing that verifies.
+pub(super) const NO_KEYS: MalformedKey = MalformedKey("no key that can be used");
+
 /// RFC 7517. What else stands there counts for nothing.
 #[derive(Deserialize)]
 struct Jwks {
@@ -55,7 +58,7 @@ struct Jwk {
 impl KeySet {
     pub fn new(keys: Vec<Key>) -> Result<Self, MalformedKey> {
         match keys.len() {
-            0 => Err(MalformedKey("no key that can be used")),
+            0 => Err(NO_KEYS),
             1..=KEYS_MAX => Ok(Self { keys }),
             _ => Err(MalformedKey("more keys than are looked at")),
         }

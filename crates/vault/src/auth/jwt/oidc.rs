@@ -120,10 +120,10 @@ pub(super) async fn callback(scope: &Scope<'_>, roles: &Roles<'_>) -> Result<Rep
     let tokens = exchange(scope, &found.config, &provider, &begun).await?;
     let verified = look_at(scope, (&found.config, &found.role), &tokens.id_token, &begun).await?;
     let verified = with_userinfo(scope, (&found.config, &found.role), &provider, &tokens, verified).await?;
+    let audiences = audiences(&found.config, &found.role)?;
+    bound::check(&found.role, &verified.claims, &audiences, scope.now()).map_err(refused)?;
+    let judged_by = found.still_so(scope, roles)?.preconditions;
     for _ in 0..ATTEMPTS_MAX {
-        let found = find(roles, &begun.role, RoleType::Oidc).await?;
-        let audiences = audiences(&found.config, &found.role)?;
-        bound::check(&found.role, &verified.claims, &audiences, scope.now()).map_err(refused)?;
         let taken: Taken = bound::take(&found.role, &verified.claims).map_err(refused)?;
         let batch = found.still_so(scope, roles)?;
         let batch = mark(scope, roles, batch, &begun.nonce, ends, STATE_USED).await?;
@@ -131,6 +131,10 @@ pub(super) async fn callback(scope: &Scope<'_>, roles: &Roles<'_>) -> Result<Rep
         let proven = proven(&found, &verified, taken, ends);
         if let Some(reply) = proven::let_in_of(scope, batch, proven, groups.as_deref()).await? {
             return Ok(reply);
+        }
+        // by another configuration or role nothing was judged, and the code is spent: log in again
+        if find(roles, &begun.role, RoleType::Oidc).await?.still_so(scope, roles)?.preconditions != judged_by {
+            return Err(VaultError::Conflict);
         }
     }
     Err(VaultError::Conflict)

@@ -89,9 +89,14 @@ impl Bundle {
         hint.clamp(REFRESH_MIN, REFRESH_MAX)
     }
 
-    /// §4.1.1: of two with sequence numbers the one with the lower is older.
+    /// §4.1.1: of two with sequence numbers the one with the lower is older. One that has lost its number may be, and counts
+    /// as such.
     pub(super) fn is_older_than(&self, known: &Self) -> bool {
-        matches!((self.sequence, known.sequence), (Some(this), Some(known)) if this < known)
+        match (self.sequence, known.sequence) {
+            (Some(this), Some(known)) => this < known,
+            (None, Some(_)) => true,
+            (_, None) => false,
+        }
     }
 }
 
@@ -128,6 +133,6 @@ mod tests {
         assert!(none.is_empty() && none.refresh_after() == REFRESH_MIN && none.keys().is_none());
         let [old, new] = [3, 4].map(|sequence| Bundle { sequence: Some(sequence), ..Bundle::default() });
         assert!(old.is_older_than(&new) && !new.is_older_than(&old) && !old.is_older_than(&old));
-        assert!(!none.is_older_than(&new) && !new.is_older_than(&none));
+        assert!(none.is_older_than(&new) && !new.is_older_than(&none) && !none.is_older_than(&none));
     }
 }

@@ -19,6 +19,7 @@ use identity::ChangeError;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use storage::{EntryPath, Revision};
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 /// As stored.
@@ -172,9 +173,11 @@ async fn fetch(vault: &Vault, mount: &str, config: &Config) -> Result<Bundle, Va
     Bundle::parse(&told.body).map_err(|why| VaultError::field("endpoint_url", format!("answered with {why}")))
 }
 
-/// Asks for the bundles that are due, of all mounts. How much there was to do.
+/// Asks for the bundles that are due, of all mounts, for as long as a turn is. How much there was to do.
+///
+/// Always: when one is due again counts from the end of its fetch: those that a turn leaves out come in the next.
 pub(crate) async fn tend(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
-    let table = vault.table().await?;
+    let (table, begun) = (vault.table().await?, Instant::now());
     let mut done = 0;
     for (_, mount) in table.auth().filter(|(_, mount)| mount.kind == Kind::Spiffe) {
         let view = vault.view(&mount.id)?;
@@ -182,8 +185,15 @@ pub(crate) async fn tend(vault: &Vault, now: Timestamp) -> Result<usize, VaultEr
         if config.endpoint_url.is_empty() || config.due > now.unix_millis() {
             continue;
         }
+        if begun.elapsed() >= TURN {
+            tracing::warn!("trust bundles that are due wait for the next turn: some endpoints are slow");
+            break;
+        }
+        let fetched = fetch(vault, &mount.id, &config).await;
+        // the fetch took its time
+        let now = now.plus(begun.elapsed());
         let later = now.plus(AGAIN).unix_millis();
-        let next = match fetch(vault, &mount.id, &config).await {
+        let next = match fetched {
             Ok(bundle) if bundle.is_older_than(&config.bundle) => {
                 tracing::warn!(url = config.endpoint_url, "a bundle that is older than the one that is known");
                 Config { due: later, ..config }
@@ -212,6 +222,8 @@ const AUDIENCES_MAX: usize = 16;
 const TEXT_BYTES_MAX: usize = 256;
 const BUNDLE_BYTES_MAX: usize = 512 << 10;
 const WITHIN: Duration = Duration::from_secs(10);
+/// Fetches of one turn begin within it.
+const TURN: Duration = Duration::from_secs(10);
 /// After one that was not told.
 const AGAIN: Duration = Duration::from_secs(60);
 /// How long one that was told is believed while no newer one is.
