@@ -61,17 +61,22 @@ impl Deref for PeerCertificate {
 }
 
 /// Names that a role can match. Addresses and directory names are none.
+///
+/// Always: the text tells of which kind it is: a role that means a DNS name is not matched by a URI that reads like one.
 fn name_of(name: &GeneralName<'_>) -> Option<String> {
-    match name {
-        GeneralName::DNSName(name) | GeneralName::URI(name) | GeneralName::RFC822Name(name) => Some((*name).to_owned()),
+    let (name, is_sound) = match name {
+        GeneralName::DNSName(name) => (name, !name.contains([':', '/', '@'])),
+        GeneralName::URI(name) => (name, name.contains(':')),
+        GeneralName::RFC822Name(name) => (name, name.contains('@') && !name.contains(':')),
         GeneralName::OtherName(..)
         | GeneralName::X400Address(_)
         | GeneralName::DirectoryName(_)
         | GeneralName::EDIPartyName(_)
         | GeneralName::IPAddress(_)
         | GeneralName::RegisteredID(_)
-        | GeneralName::Invalid(..) => None,
-    }
+        | GeneralName::Invalid(..) => return None,
+    };
+    is_sound.then(|| (*name).to_owned())
 }
 
 /// Certificates of a chain that are kept.
@@ -107,6 +112,32 @@ mod tests {
         assert_eq!(read.sans, ["db.example", "spiffe://example/db", "db@example"]);
         let bare = PeerCertificate::from_der(&certificate(&[], vec![])).unwrap();
         assert_eq!((bare.common_name.clone(), bare.sans.len()), (None, 0));
+    }
+
+    #[test]
+    fn a_name_of_one_kind_is_never_taken_for_one_of_another() {
+        let dns = |text: &str| SanType::DnsName(text.try_into().unwrap());
+        let uri = |text: &str| SanType::URI(text.try_into().unwrap());
+        let email = |text: &str| SanType::Rfc822Name(text.try_into().unwrap());
+        for (san, taken) in [
+            (dns("db.example"), true),
+            (dns("*.example"), true),
+            (dns("spiffe://example/db"), false),
+            (dns("urn:db"), false),
+            (dns("example/db"), false),
+            (dns("db@example"), false),
+            (uri("spiffe://example/db"), true),
+            (uri("https://db@example/"), true),
+            (uri("urn:db"), true),
+            (uri("db.example"), false),
+            (uri("db@example"), false),
+            (email("db@example"), true),
+            (email("db.example"), false),
+            (email("spiffe://example/db@example"), false),
+        ] {
+            let read = PeerCertificate::from_der(&certificate(&["db"], vec![san.clone()])).unwrap();
+            assert_eq!(read.sans.len(), usize::from(taken), "{san:?}");
+        }
     }
 
     #[test]
