@@ -129,6 +129,20 @@ fn a_reviewer_of_the_mounts_own_asks_and_one_in_a_file_is_read_anew() {
         let login = stand.login(&mount, "web", &jwt());
         assert_eq!((login.status, login.cause()), (status, cause), "{login:?}");
     }
+    // it goes where the server's authorities are believed, whomever the mount believes
+    let others = "-----BEGIN CERTIFICATE-----\nsomebody else's";
+    stand.configure(&mount, json!({"kubernetes_host": api.other_url(), "kubernetes_ca_cert": others}));
+    stand.login(&mount, "web", &jwt()).token();
+    let config = json!({"kubernetes_host": api.url(), "kubernetes_ca_cert": others, "token_reviewer_jwt": "x"});
+    stand.configure(&mount, config);
+    assert_eq!(stand.login(&mount, "web", &jwt()).cause(), "UPSTREAM_MISCONFIGURED");
+    // who vouches is said with sudo alone
+    let policy = "path \"auth/*\" { capabilities = [\"create\", \"update\", \"read\"] }";
+    stand.done("POST", "sys/policies/acl/operator", json!({ "policy": policy }));
+    let made = stand.done("POST", "auth/token/create", json!({"policies": ["operator"]}));
+    let (operator, path) = (made["auth"]["client_token"].as_str(), format!("auth/{mount}/config"));
+    assert_eq!(stand.ask(operator, "POST", &path, &json!({"kubernetes_host": api.url()})).0, 403);
+    assert_eq!(stand.ask(operator, "GET", &path, &Value::Null).0, 200);
     // where there is none, nobody is asked
     let root = stand.node.root_token().unwrap();
     for (config, field) in [

@@ -116,8 +116,9 @@ pub(crate) struct Asking<'a> {
 }
 
 impl Asking<'_> {
+    /// The root's mounts alone ask as this server.
     pub(crate) async fn account(&self, url: &str) -> Result<Option<Account>, OutsideError> {
-        self.port.account(url).await
+        if self.is_roots { self.port.account(url).await } else { Ok(None) }
     }
 
     /// `server` is what failures are counted by: a host, or a mount's id and one; and with it by whom it is believed: who
@@ -251,6 +252,10 @@ mod tests {
                 status => Ok(Told { status, media_type: String::new(), body: Zeroizing::default() }),
             }
         }
+
+        async fn account(&self, _: &str) -> Result<Option<Account>, OutsideError> {
+            Ok(Some(Account { token: Zeroizing::default(), ca: None }))
+        }
     }
 
     fn ask() -> Ask {
@@ -295,7 +300,9 @@ mod tests {
         }
         port.0.lock().unwrap().0 = 200;
         assert_eq!(asking.ask("b", ask()).await.unwrap().status, 200);
+        assert!(asking.account("https://a").await.unwrap().is_some());
         let of_namespace = Asking { is_roots: false, ..asking };
+        assert!(of_namespace.account("https://a").await.unwrap().is_none(), "nobody's but the root's");
         for (url, asked) in [("http://127.0.0.1/", false), ("HTTPS://a/", false), ("", false), ("https://a/", true)] {
             let told = of_namespace.ask("b", Ask { url: url.to_owned(), ..ask() }).await;
             assert_eq!(told.is_ok(), asked, "{url}");

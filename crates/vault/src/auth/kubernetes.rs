@@ -10,7 +10,8 @@
 //!
 //! Who reviews: `token_reviewer_jwt` of the mount; or, where that is empty, the server's own account at that very host, of
 //! its configuration file (`[kubernetes]`: `host`, `token_file`, `ca_file`), whose files are read anew at each login. A
-//! mount never names a file: who may write its configuration would have it sent to any host.
+//! mount never names a file: who may write its configuration would have it sent to any host. That account's token goes where
+//! its own `ca_file` is believed, whatever the mount's `kubernetes_ca_cert` says; a namespace's mounts have no part in it.
 //!
 //! A mount with `verification=local` asks nobody: the token's signature is verified by `pem_keys`, or by the keys at
 //! `/openid/v1/jwks` of the API server (which nobody in particular may read where `system:service-account-issuer-discovery` is
@@ -20,9 +21,11 @@
 //! `pod_name`, `pod_uid`, `node_name`; `token_ends_with_proof` ends the token with the one that was shown.
 //!
 //! # Divergences
+//! - Writing `config` takes `sudo`: who may write there says who vouches.
 //! - A role's `audience` must be set. Tokens without audience or end (those of Secrets) are refused.
 //! - The token that logs in is never its own reviewer: with an audience of ours it could not be.
-//! - `kubernetes_ca_cert` must be set, or be the server's own account's: the system's authorities are not asked.
+//! - `kubernetes_ca_cert` must be set, or be the server's own account's: the system's authorities are not asked. Where the
+//!   server's own account asks, it counts for the keys of `verification=local` alone.
 //! - The namespace selector is JSON alone; `use_annotations_as_alias_metadata` is not taken.
 //! - Names of roles have at most 128 of `[a-z0-9._-]`. Refusals are 400 with one text; the record tells the cause.
 
@@ -57,7 +60,11 @@ impl Backend for Kubernetes {
     }
 
     fn access(&self, call: &Call, path: &str) -> Access {
-        if call.verb == Verb::Write && path == "login" { Access::Public } else { Access::Policy }
+        match path {
+            "login" if call.verb == Verb::Write => Access::Public,
+            "config" if call.verb != Verb::Read => Access::PolicyAndSudo,
+            _ => Access::Policy,
+        }
     }
 
     async fn exists(&self, scope: &Scope<'_>) -> Result<bool, VaultError> {
