@@ -233,6 +233,12 @@ fn a_token_of_googles_that_is_not_for_us_and_of_this_instance_is_refused() {
             with(good(), "email", json!("web@project-2.iam.gserviceaccount.com")),
             "GCP_SERVICE_ACCOUNT_OTHER",
         ),
+        (
+            "an account that was made again since it logged in",
+            "web",
+            with(good(), "sub", json!("100000000000000000001")),
+            "GCP_SERVICE_ACCOUNT_MADE_AGAIN",
+        ),
         ("a subject that is no id", "web", with(good(), "sub", json!("web")), "GCP_SUBJECT_OTHER"),
         ("a role of another project", "other", gce_claims("other"), "GCP_PROJECT_OTHER"),
         ("a role of another zone", "zone", gce_claims("zone"), "GCP_ZONE_OTHER"),
@@ -249,6 +255,10 @@ fn a_token_of_googles_that_is_not_for_us_and_of_this_instance_is_refused() {
         clouds.refused("gcp", (what, role, cause), &clouds.sign(&json!({"claims": claims})));
     }
     forged(&clouds, "gcp", "web", &good());
+    // who names the account again takes it as it is now
+    clouds.stand.done("POST", "auth/gcp/role/web", json!({"bound_service_accounts": [EMAIL]}));
+    let again = with(good(), "sub", json!("100000000000000000001"));
+    assert_eq!(clouds.login("gcp", "web", &clouds.sign(&json!({"claims": again}))).0, 200);
 }
 
 #[test]
@@ -333,6 +343,20 @@ fn a_token_of_microsofts_that_is_no_managed_identitys_of_this_tenant_is_refused(
         ("an application with a secret", "web", with(good(), "xms_mirid", Value::Null), "AZURE_IDENTITY_MISSING"),
         ("a person", "web", with(good(), "idtyp", json!("user")), "AZURE_IDENTITY_MISSING"),
         ("an identity's id that is none", "web", with(good(), "xms_mirid", json!("web")), "AZURE_IDENTITY_MISSING"),
+        (
+            "an identity that is lent, and tells no place",
+            "web",
+            with(
+                with(
+                    good(),
+                    "xms_mirid",
+                    json!(MACHINE.replace("Compute/virtualMachines", "ManagedIdentity/userAssignedIdentities")),
+                ),
+                "xms_az_rid",
+                Value::Null,
+            ),
+            "AZURE_PLACE_MISSING",
+        ),
         ("a place that is none", "web", with(good(), "xms_az_rid", json!("/subscriptions/x")), "AZURE_RESOURCE_OTHER"),
         (
             "a place that climbs",

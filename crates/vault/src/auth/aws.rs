@@ -18,6 +18,8 @@
 //!   id is not asked of IAM: it is pinned at the first login, or named in `bound_iam_principal_id`.
 //! - `role` is compulsory at a login. No `auth_type=ec2`, nothing inferred, no role tags, no cross-account STS roles.
 //! - An entity is known by the unique id (`iam_alias`: `unique_id`, or `canonical_arn`), not by the role of this mount.
+//! - With an `sts_endpoint` that is not the service's own (its hosts, and `*.sts.REGION.vpce.SUFFIX`) what is signed for the
+//!   service's hosts is refused: clients sign for the endpoint's host, as Vault's own cannot.
 //! - Headers that are signed beyond those that a login needs are refused, not looked up in an allow-list.
 
 mod answer;

@@ -11,6 +11,7 @@
 //! # Divergences
 //! - `config` takes `sudo`; `tenant_id` and `resource` are compulsory. No credentials: Azure's APIs are not asked.
 //! - No `bound_locations`, `bound_group_ids`, `bound_scale_sets`: name resource ids (`bound_resource_ids`, with `*` at the end).
+//! - A user-assigned identity whose token has no `xms_az_rid` is let in by its object id alone.
 //! - A token of ours ends with the one that was shown, but where the role says `token_outlives_jwt`.
 
 use super::cloud::{By, Cloud, Login, Who, list, plain, text, unserved};
@@ -147,18 +148,20 @@ impl Cloud for Azure {
         if claims.text("idtyp").is_some_and(|kind| kind != "app") {
             return Err(at.refused(IDENTITY_MISSING));
         }
-        // where it runs; where that is not told apart, the identity is the machine's own
+        // where it runs; where that is not told apart, a machine's own identity is the machine
         let runs = match claims.find("xms_az_rid") {
-            None => identity.clone(),
-            Some(rid) => rid.as_str().and_then(Resource::parse).ok_or_else(|| at.refused(RESOURCE_OTHER))?,
+            None => Some(identity.clone()).filter(Resource::is_place),
+            Some(rid) => Some(rid.as_str().and_then(Resource::parse).ok_or_else(|| at.refused(RESOURCE_OTHER))?),
         };
-        role.admit(&object, &identity, &runs).map_err(|cause| at.refused(cause))?;
+        role.admit(&object, &identity, runs.as_ref()).map_err(|cause| at.refused(cause))?;
+        let place = |part: fn(&Resource) -> &str| runs.as_ref().map_or("", part);
+        let rid = place(|runs| &runs.id);
         let meta = [
             ("object_id", object.as_str()),
             ("tenant_id", tenant.as_str()),
-            ("subscription_id", runs.subscription.as_str()),
-            ("resource_group_name", runs.group.as_str()),
-            ("resource_id", runs.id.as_str()),
+            ("subscription_id", place(|runs| &runs.subscription)),
+            ("resource_group_name", place(|runs| &runs.group)),
+            ("resource_id", rid),
             ("identity_id", identity.id.as_str()),
         ];
         let kid = verified.key_id.as_deref().unwrap_or_default();
@@ -166,7 +169,7 @@ impl Cloud for Azure {
             alias: object.clone(),
             display_name: object.clone(),
             meta: meta.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-            proof: format!("azure tid={tenant} oid={object} rid={} kid={kid}", runs.id),
+            proof: format!("azure tid={tenant} oid={object} rid={rid} kid={kid}"),
             ends: (!role.token_outlives_jwt).then_some(verified.expires),
         })
     }
@@ -200,8 +203,17 @@ impl Config {
 }
 
 impl Role {
-    /// All that is bound must hold.
-    fn admit(&self, object: &str, identity: &Resource, runs: &Resource) -> Result<(), &'static str> {
+    /// All that is bound must hold; of a place that is not told, nothing that is bound to places does.
+    fn admit(&self, object: &str, identity: &Resource, runs: Option<&Resource>) -> Result<(), &'static str> {
+        let places = [&self.bound_subscription_ids, &self.bound_resource_groups, &self.bound_resource_ids];
+        let Some(runs) = runs else {
+            let known = self.bound_service_principal_ids.iter().any(|bound| bound == object);
+            return match (known, places.into_iter().all(Vec::is_empty)) {
+                (true, true) => Ok(()),
+                (false, true) => Err(OBJECT_OTHER),
+                (_, false) => Err(PLACE_MISSING),
+            };
+        };
         let has = |bound: &[String], value: &str| bound.is_empty() || bound.iter().any(|bound| bound == value);
         let fits = |pattern: &String, id: &str| match pattern.strip_suffix('*') {
             Some(prefix) => id.starts_with(prefix),
@@ -244,6 +256,11 @@ impl Resource {
         };
         let (subscription, group) = (guid(subscription)?, (*group).to_owned());
         Some(Self { id, subscription, group })
+    }
+
+    /// Something runs there. An identity that is made by itself runs nowhere: it is lent to machines, of any group.
+    fn is_place(&self) -> bool {
+        !self.id.contains("/providers/microsoft.managedidentity/userassignedidentities/")
     }
 }
 
@@ -302,6 +319,10 @@ pub const CAUSES: &[(&str, &str)] = &[
     (IDENTITY_MISSING, "The token is no managed identity's: it has no `xms_mirid`, or is a person's."),
     (SUBSCRIPTION_OTHER, "What runs is in none of the role's `bound_subscription_ids`."),
     (GROUP_OTHER, "What runs is in none of the role's `bound_resource_groups`."),
+    (
+        PLACE_MISSING,
+        "The token is a user-assigned identity's and does not tell where it runs (no `xms_az_rid`): bind `bound_service_principal_ids` alone.",
+    ),
     (RESOURCE_OTHER, "Neither machine nor identity is one of the role's `bound_resource_ids`."),
 ];
 const UNCONFIGURED: &str = "AZURE_UNCONFIGURED";
@@ -313,6 +334,7 @@ const TOO_OLD: &str = "AZURE_TOO_OLD";
 const OBJECT_OTHER: &str = "AZURE_OBJECT_OTHER";
 const IDENTITY_MISSING: &str = "AZURE_IDENTITY_MISSING";
 const SUBSCRIPTION_OTHER: &str = "AZURE_SUBSCRIPTION_OTHER";
+const PLACE_MISSING: &str = "AZURE_PLACE_MISSING";
 const GROUP_OTHER: &str = "AZURE_GROUP_OTHER";
 const RESOURCE_OTHER: &str = "AZURE_RESOURCE_OTHER";
 
@@ -321,6 +343,40 @@ mod tests {
     use super::*;
 
     const SUB: &str = "11111111-2222-3333-4444-555555555555";
+
+    #[test]
+    fn an_identity_that_does_not_tell_where_it_runs_is_known_by_its_object_id_alone() {
+        const OBJECT: &str = "cccccccc-0000-1111-2222-dddddddddddd";
+        let of = |what: &str| {
+            Resource::parse(&format!("/subscriptions/{SUB}/resourceGroups/Prod/providers/Microsoft.{what}")).unwrap()
+        };
+        let machine = of("Compute/virtualMachines/web");
+        let lent = of("ManagedIdentity/userAssignedIdentities/web");
+        assert!(machine.is_place() && !lent.is_place());
+        let role = |objects: &[&str], subscriptions: &[&str], groups: &[&str], resources: &[&str]| {
+            let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+            Role {
+                bound_service_principal_ids: owned(objects),
+                bound_subscription_ids: owned(subscriptions),
+                bound_resource_groups: owned(groups),
+                bound_resource_ids: owned(resources),
+                ..Role::default()
+            }
+        };
+        let prod = format!("/subscriptions/{SUB}/resourcegroups/prod/*");
+        for (role, nowhere) in [
+            (role(&[OBJECT], &[], &[], &[]), Ok(())),
+            (role(&[OBJECT], &[SUB], &[], &[]), Err(PLACE_MISSING)),
+            (role(&[OBJECT], &[], &["prod"], &[]), Err(PLACE_MISSING)),
+            (role(&[], &[SUB], &[], &[]), Err(PLACE_MISSING)),
+            (role(&[], &[], &[], &[&prod]), Err(PLACE_MISSING)),
+            (role(&[], &[], &[], &[&lent.id]), Err(PLACE_MISSING)),
+        ] {
+            assert_eq!(role.admit(OBJECT, &lent, Some(&machine)), Ok(()), "{role:?}");
+            assert_eq!(role.admit(OBJECT, &lent, None), nowhere, "{role:?}");
+        }
+        assert_eq!(role(&[SUB], &[], &[], &[]).admit(OBJECT, &lent, None), Err(OBJECT_OTHER));
+    }
 
     #[test]
     fn a_resource_is_read_whole_or_not_at_all() {

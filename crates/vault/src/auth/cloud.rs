@@ -1,8 +1,8 @@
 //! What methods by a cloud's tokens share: an instance asks its metadata service who it is, and shows the answer.
 //!
 //! Always: issuer and keys are what the mount's configuration says, which takes `sudo`; a token says nothing about them
-//! (CVE-2020-16251: keys were chosen by what an unverified token said of itself). A token is for this server and one role:
-//! its audience is compared letter by letter.
+//! (CVE-2020-16251: keys were chosen by what an unverified token said of itself). A token is for this server: its audience is
+//! compared letter by letter. Google's names the role too; Azure's names the resource, and is good for any role of the mount.
 //! Never: what a caller says beside its token counts for anything.
 
 use super::jose::{self, Algorithm, Algorithms, PLAIN_KINDS, Rules, Source, Verified, verify};
@@ -43,6 +43,12 @@ pub(crate) trait Cloud: Debug + Send + Sync + 'static {
     fn tokens(role: &Self::Role) -> &TokenFields;
     /// Who has shown this token, where the role lets them in.
     async fn recognise(at: &Login<'_>, config: &Self::Config, role: &Self::Role) -> Result<Who, VaultError>;
+
+    /// The role as it is from now on, where it keeps who came first under a name that can be given again; or why they are
+    /// another one.
+    fn pinned(_role: &Self::Role, _who: &Who) -> Result<Option<Self::Role>, &'static str> {
+        Ok(None)
+    }
 }
 
 /// A login, as a method looks at it.
@@ -188,7 +194,9 @@ async fn login<C: Cloud>(scope: &Scope<'_>, view: &View) -> Result<Reply, VaultE
         let found = load::<Named<C::Role>>(view, at.1.clone()).await?;
         let (Named { role, .. }, role_at) = found.ok_or(refused(C::ROLE_UNKNOWN))?;
         let login = Login { scope, role: &name, token: token.trim_ascii(), told: C::TOLD };
-        let Who { alias, display_name, mut meta, proof, ends } = C::recognise(&login, &config, &role).await?;
+        let who = C::recognise(&login, &config, &role).await?;
+        let pinned = C::pinned(&role, &who).map_err(refused)?;
+        let Who { alias, display_name, mut meta, proof, ends } = who;
         meta.insert("role".to_owned(), name.clone());
         let proven = Proven {
             alias,
@@ -200,7 +208,11 @@ async fn login<C: Cloud>(scope: &Scope<'_>, view: &View) -> Result<Reply, VaultE
             certificate: None,
             told: C::TOLD,
         };
-        let batch = scope.batch()?.revision_is(at.0, config_at).revision_is(at.1, role_at);
+        let batch = scope.batch()?.revision_is(at.0, config_at).revision_is(at.1.clone(), role_at);
+        let batch = match pinned {
+            None => batch,
+            Some(role) => view.put(batch, at.1, &encoded(&Named { name: name.clone(), role })?)?,
+        };
         if let Some(reply) = proven::let_in(scope, batch, proven).await? {
             return Ok(reply);
         }
@@ -218,6 +230,10 @@ fn role_path(view: &View, name: &str) -> Result<EntryPath, VaultError> {
 
 fn decoded<T: DeserializeOwned>(text: &[u8]) -> Result<T, VaultError> {
     serde_json::from_slice(text).map_err(|_| VaultError::Internal("what is stored of a cloud cannot be read".into()))
+}
+
+fn encoded(value: &impl Serialize) -> Result<Vec<u8>, VaultError> {
+    serde_json::to_vec(value).map_err(|_| VaultError::Internal("it cannot be written".into()))
 }
 
 async fn load<T: DeserializeOwned>(view: &View, path: EntryPath) -> Result<Option<(T, Revision)>, VaultError> {
@@ -240,8 +256,7 @@ async fn change<T: Serialize + DeserializeOwned + Default + Send>(
             None => (scope.batch()?.absent(path.clone()), T::default()),
         };
         update(&mut value)?;
-        let text = serde_json::to_vec(&value).map_err(|_| VaultError::Internal("it cannot be written".into()))?;
-        match scope.commit(view.put(batch, path.clone(), &text)?).await {
+        match scope.commit(view.put(batch, path.clone(), &encoded(&value)?)?).await {
             Err(ChangeError::Conflict(_)) => {}
             outcome => return Ok(outcome.map(|_| ())?),
         }

@@ -10,6 +10,9 @@
 //!   `http://vault` (gce) or `vault` (iam). Credentials of Google's are not kept: Google's APIs are not asked.
 //! - No `bound_labels`, no `bound_instance_groups`: no token tells them. Beyond Vault: `bound_instance_ids`.
 //! - A token of ours ends with the one that was shown, but where the role says `token_outlives_jwt`.
+//! - A `gce` role that names an account by its address keeps the numeric id under which that logs in first: what was deleted and
+//!   made again is another. An `iam` role cannot: what an account signs tells no id, and the keys are those of whoever has the
+//!   address now. Its entity and its bounds are the address's.
 //! - An entity is known by the service account's numeric id (gce) or address (iam), not by the role of this mount.
 
 use super::cloud::{By, Cloud, Login, Who, list, plain, text, unserved};
@@ -69,6 +72,8 @@ pub(crate) struct Role {
     bound_zones: Vec<String>,
     bound_regions: Vec<String>,
     bound_instance_ids: Vec<String>,
+    /// Of `gce`, by its address: the numeric id under which an account logged in first.
+    pinned_account_ids: BTreeMap<String, String>,
     /// Seconds; zero: what is usual.
     max_jwt_exp: u64,
     token_outlives_jwt: bool,
@@ -129,6 +134,9 @@ impl Cloud for Gcp {
             role.r#type = kind;
         }
         list(body, "bound_service_accounts", &mut role.bound_service_accounts, plain)?;
+        if body.has("bound_service_accounts") {
+            role.pinned_account_ids.clear();
+        }
         list(body, "bound_projects", &mut role.bound_projects, plain)?;
         list(body, "bound_zones", &mut role.bound_zones, plain)?;
         list(body, "bound_regions", &mut role.bound_regions, plain)?;
@@ -152,6 +160,21 @@ impl Cloud for Gcp {
             RoleType::Gce => instance(at, config, role).await,
             RoleType::Iam => service_account(at, config, role).await,
             RoleType::Unset => Err(at.refused(ROLE_UNKNOWN)),
+        }
+    }
+
+    fn pinned(role: &Role, who: &Who) -> Result<Option<Role>, &'static str> {
+        let address = who.meta.get("service_account_email").filter(|name| role.bound_service_accounts.contains(name));
+        let by_address = role.r#type == RoleType::Gce && !role.bound_service_accounts.contains(&who.alias);
+        let Some(address) = address.filter(|_| by_address) else { return Ok(None) };
+        match role.pinned_account_ids.get(address) {
+            Some(known) if *known == who.alias => Ok(None),
+            Some(_) => Err(ACCOUNT_MADE_AGAIN),
+            None => {
+                let mut role = role.clone();
+                role.pinned_account_ids.insert(address.clone(), who.alias.clone());
+                Ok(Some(role))
+            }
         }
     }
 }
@@ -308,6 +331,10 @@ pub const CAUSES: &[(&str, &str)] = &[
         "The token lives longer than the role's `max_jwt_exp`, fifteen minutes at most: sign one for a shorter time.",
     ),
     (INSTANCE_MISSING, "The token tells of no instance: ask the metadata service with format=full."),
+    (
+        ACCOUNT_MADE_AGAIN,
+        "A service account of this address logged in before under another numeric id: it was deleted and made again. If that is as it should be, write the role's `bound_service_accounts` again.",
+    ),
     (SERVICE_ACCOUNT_OTHER, "The role is not bound to this service account."),
     (PROJECT_OTHER, "The instance is in none of the role's `bound_projects`."),
     (ZONE_OTHER, "The instance is in none of the role's `bound_zones` or `bound_regions`."),
@@ -324,7 +351,44 @@ const SUBJECT_OTHER: &str = "GCP_SUBJECT_OTHER";
 const TOO_OLD: &str = "GCP_TOO_OLD";
 const TOO_LONG: &str = "GCP_TOO_LONG";
 const INSTANCE_MISSING: &str = "GCP_INSTANCE_MISSING";
+const ACCOUNT_MADE_AGAIN: &str = "GCP_SERVICE_ACCOUNT_MADE_AGAIN";
 const SERVICE_ACCOUNT_OTHER: &str = "GCP_SERVICE_ACCOUNT_OTHER";
 const PROJECT_OTHER: &str = "GCP_PROJECT_OTHER";
 const ZONE_OTHER: &str = "GCP_ZONE_OTHER";
 const INSTANCE_OTHER: &str = "GCP_INSTANCE_OTHER";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_that_is_made_again_under_its_address_is_another_one() {
+        const ADDRESS: &str = "web@project-1.iam.gserviceaccount.com";
+        let who = |id: &str, address: &str| Who {
+            alias: id.to_owned(),
+            display_name: String::new(),
+            meta: owned(&[("service_account_email", address)]),
+            proof: String::new(),
+            ends: None,
+        };
+        let role = |r#type, bound: &[&str]| Role {
+            r#type,
+            bound_service_accounts: bound.iter().map(|name| (*name).to_owned()).collect(),
+            ..Role::default()
+        };
+        let by_address = role(RoleType::Gce, &[ADDRESS, "other@project-1"]);
+        let pinned = Gcp::pinned(&by_address, &who("1", ADDRESS)).unwrap().expect("the first is kept");
+        for (id, address, known) in [
+            ("1", ADDRESS, Ok(false)),
+            ("2", ADDRESS, Err(ACCOUNT_MADE_AGAIN)),
+            ("2", "other@project-1", Ok(true)),
+            ("2", "", Ok(false)),
+        ] {
+            assert_eq!(Gcp::pinned(&pinned, &who(id, address)).map(|role| role.is_some()), known, "{id} {address}");
+        }
+        // by its id, by no account at all, by its own signature
+        for role in [role(RoleType::Gce, &[ADDRESS, "2"]), role(RoleType::Gce, &[]), role(RoleType::Iam, &[ADDRESS])] {
+            assert!(Gcp::pinned(&role, &who("2", ADDRESS)).unwrap().is_none(), "{role:?}");
+        }
+    }
+}

@@ -53,6 +53,10 @@ impl Config {
         }
     }
 
+    pub(super) fn path(view: &View) -> Result<EntryPath, VaultError> {
+        view.path(CLIENT)
+    }
+
     /// Where requests go that are signed for this host.
     pub(super) fn url(&self, host: &str) -> String {
         match self.sts_endpoint.as_str() {

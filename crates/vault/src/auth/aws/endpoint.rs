@@ -79,11 +79,37 @@ impl Region {
         let own = format!("sts.{}.{}", self.name, self.suffix);
         if self.name == GLOBAL_REGION { vec![own, GLOBAL.to_owned()] } else { vec![own] }
     }
+
+    /// The service itself, or its endpoint within a network of its customer's: names that nobody else gets. Of others under
+    /// the suffix many are customers' own.
+    pub(super) fn is_service(self, host: &str) -> bool {
+        let within = format!(".sts.{}.vpce.{}", self.name, self.suffix);
+        host.ends_with(&within) || self.hosts().iter().any(|own| own == host)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_the_service_itself_by_names_that_nobody_else_gets() {
+        for (name, host, is_service) in [
+            ("us-east-1", GLOBAL, true),
+            ("eu-west-1", GLOBAL, false),
+            ("eu-west-1", "sts.eu-west-1.amazonaws.com", true),
+            ("eu-west-1", "vpce-1.sts.eu-west-1.vpce.amazonaws.com", true),
+            ("eu-west-1", "vpce-1.sts.us-east-1.vpce.amazonaws.com", false),
+            ("cn-north-1", "vpce-1.sts.cn-north-1.vpce.amazonaws.com.cn", true),
+            ("eu-west-1", "x.execute-api.eu-west-1.amazonaws.com", false),
+            ("eu-west-1", "vpce-svc-1.eu-west-1.vpce.amazonaws.com", false),
+            ("eu-west-1", "evilsts.eu-west-1.vpce.amazonaws.com", false),
+            ("eu-west-1", "vpce-1.sts.eu-west-1.vpce.amazonaws.com.evil.example", false),
+            ("eu-west-1", "sts.example", false),
+        ] {
+            assert_eq!(region(name).unwrap().is_service(host), is_service, "{name} {host}");
+        }
+    }
 
     #[test]
     fn a_regions_host_comes_from_the_table() {

@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 pub(super) async fn login(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let view = scope.view()?;
     let name = role::name(&scope.call.body.required("role")?)?;
-    let (config, _) = Config::load(&view).await?.ok_or(refused(UNCONFIGURED))?;
+    let (config, config_revision) = Config::load(&view).await?.ok_or(refused(UNCONFIGURED))?;
     let (role, _) = role::load(&view, &name).await?.ok_or(refused(ROLE_UNKNOWN))?;
     let signed = signed::parse(&scope.call.body, config.rules())?;
     let (mark, certificate) = check(scope, &view, &role, &signed)?;
@@ -35,8 +35,11 @@ pub(super) async fn login(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let identity = config::identity(&view).await?;
     for _ in 0..ATTEMPTS_MAX {
         let (role, revision) = role::load(&view, &name).await?.ok_or(refused(ROLE_UNKNOWN))?;
+        // it may ask for more than when the login came
+        check(scope, &view, &role, &signed)?;
         let admission = role.admit(&caller).map_err(refused)?;
         let batch = scope.batch()?.revision_is(role::path(&view, &name)?, revision).absent(mark.clone());
+        let batch = batch.revision_is(Config::path(&view)?, config_revision);
         let batch = view.put(batch, mark.clone(), b"")?;
         let batch = match admission {
             Admission::AsKnown => batch,
@@ -61,6 +64,10 @@ pub(super) async fn login(scope: &Scope<'_>) -> Result<Reply, VaultError> {
         }
         if view.load(&mark).await?.is_some() {
             return Err(refused(REPLAYED));
+        }
+        // whom it asked may vouch for nobody by now
+        if Config::load(&view).await?.is_none_or(|(_, revision)| revision != config_revision) {
+            return Err(VaultError::Conflict);
         }
     }
     Err(VaultError::Conflict)

@@ -22,7 +22,7 @@ causes! {
     MALFORMED = "AWS_MALFORMED": "A field of the login is not of its alphabet or length: is the client what it says it is?";
     METHOD_OTHER = "AWS_METHOD_OTHER": "The signed request is no POST.";
     URL_OTHER = "AWS_URL_OTHER": "The signed request's URL is not `https://HOST/` of its own Host header, without path and query.";
-    HOST_OTHER = "AWS_HOST_OTHER": "The signed request is for a host that is not the service's in the signature's region, nor the mount's `sts_endpoint`.";
+    HOST_OTHER = "AWS_HOST_OTHER": "The signed request is for a host that is not the service's in the signature's region, nor the mount's `sts_endpoint`. Where that is set to a host that is not the service's own, clients sign for it alone.";
     BODY_OTHER = "AWS_BODY_OTHER": "The signed request asks something else than GetCallerIdentity: an attack, or another client.";
     HEADERS_OTHER = "AWS_HEADERS_OTHER": "Headers stand twice, hold what headers cannot, or others are signed than a login needs: an attack, or another client.";
     HEADERS_UNSIGNED = "AWS_HEADERS_UNSIGNED": "Host, date or security token are not among the signed headers.";

@@ -235,13 +235,14 @@ fn hosts(rules: Rules<'_>, region: &str) -> Result<Vec<String>, VaultError> {
     if rules.region.is_some_and(|only| only != region) || !is_region(region) {
         return Err(refused(REGION_OTHER));
     }
-    let mut hosts: Vec<String> = rules.endpoint_host.map(str::to_owned).into_iter().collect();
-    match endpoint::region(region) {
-        Some(region) => hosts.extend(region.hosts()),
-        None if rules.endpoint_host.is_some() && rules.region.is_some() => {}
-        None => return Err(refused(REGION_OTHER)),
+    match (rules.endpoint_host, endpoint::region(region)) {
+        (None, Some(region)) => Ok(region.hosts()),
+        (Some(host), Some(region)) if region.is_service(host) => Ok([vec![host.to_owned()], region.hosts()].concat()),
+        // who stands elsewhere is shown nothing that would count at the service, and so at another mount
+        (Some(host), Some(_)) => Ok(vec![host.to_owned()]),
+        (Some(host), None) if rules.region.is_some() => Ok(vec![host.to_owned()]),
+        (_, None) => Err(refused(REGION_OTHER)),
     }
-    Ok(hosts)
 }
 
 pub(super) fn is_region(raw: &str) -> bool {

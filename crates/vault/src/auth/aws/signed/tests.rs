@@ -255,4 +255,24 @@ fn a_mounts_endpoint_and_region_are_its_own_to_say() {
         let found = parsed(&form, rules).map(|signed| signed.host);
         assert_eq!(found.as_deref().map_err(String::as_str), host, "{region}");
     }
+    // what is signed for the service's own hosts is shown to nobody else
+    let vpc = "vpce-1.sts.us-east-1.vpce.amazonaws.com";
+    for (endpoint, host, taken) in [
+        (None, "sts.amazonaws.com", true),
+        (Some("sts.evil.example"), "sts.amazonaws.com", false),
+        (Some("sts.evil.example"), "sts.us-east-1.amazonaws.com", false),
+        (Some("sts.evil.example"), "sts.evil.example", true),
+        (Some("x.execute-api.us-east-1.amazonaws.com"), "sts.amazonaws.com", false),
+        (Some(vpc), "sts.amazonaws.com", true),
+        (Some(vpc), "sts.us-east-1.amazonaws.com", true),
+        (Some(vpc), vpc, true),
+        (Some("sts.us-east-1.amazonaws.com"), "sts.amazonaws.com", true),
+        (Some("sts.eu-west-1.amazonaws.com"), "sts.amazonaws.com", false),
+    ] {
+        let mut all = headers();
+        all["Host"] = json!([host]);
+        let form = vaults_form(&format!("https://{host}/"), BODY, &all.to_string());
+        let found = parsed(&form, Rules { endpoint_host: endpoint, ..RULES }).map(|signed| signed.host);
+        assert_eq!(found, if taken { Ok(host.to_owned()) } else { Err(HOST_OTHER.to_owned()) }, "{endpoint:?} {host}");
+    }
 }
