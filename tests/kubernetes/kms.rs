@@ -258,6 +258,7 @@ fn a_plugin_tells_one_key_id_and_opens_what_any_version_encrypted_for_its_cluste
     ] {
         let refused = stand.decrypt(plugin, ciphertext, &key_id).unwrap_err();
         assert_eq!(refused.code(), code, "{what}: {refused:?}");
+        assert_eq!(refused.message().contains("older_keys"), what == "another key", "{what}: {refused:?}");
     }
     for plaintext in [0, 513, 100_000] {
         assert!(stand.encrypt(&plugin, &vec![7; plaintext]).is_err(), "{plaintext}");

@@ -2,7 +2,8 @@
 //!
 //! Always: `key_id` is the key's id and the number of its version, so that all plugins of a cluster tell the same, and it
 //! changes exactly when the key is rotated; it never goes back.
-//! Always: what is encrypted is bound to the cluster's name; what an older version, or an older key, encrypted is decrypted.
+//! Always: what is encrypted is bound to the cluster's name; what an older version encrypted is decrypted, or a key
+//! that the configuration names as an older one. Nothing else is: which key it is of, etcd says.
 //! Always: `ok` means that something was encrypted and decrypted, at most ten seconds ago.
 //! Always: it serves from its start on, and says that it is not well until it is logged in: an API server that starts at
 //! the same time waits for it.

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 A configuration:
   socket = \"/run/strongroom/kms.sock\"
   key_id = \"0b6f…\"                          # of the key, not an alias: `strongroom kms create-key`
+  # older_keys = [\"7a11…\"]                # that were the key before: they decrypt still; no other key does
   cluster = \"prod-eu-1\"                     # bound to everything that is encrypted; never change it
   # peers = [0]                             # uids that may connect beside root and this one's own
   [server]
@@ -31,7 +32,8 @@ A policy for it:
   path \"kms/keys/0b6f…/decrypt\" { capabilities = [\"update\"] }
 
 After `strongroom kms rotate-key` the API server sees another key_id within a minute, and encrypts anew what is written from
-then on; what was encrypted before is read as before.")]
+then on; what was encrypted before is read as before. For another key altogether, the id of the one before goes into
+`older_keys`, and may still decrypt by the policy, until everything was written anew.")]
 pub struct Arguments {
     /// TOML; unknown fields are errors
     #[arg(long, value_name = "FILE")]

@@ -14,6 +14,9 @@ pub struct Config {
     pub socket: PathBuf,
     /// The key's id. No alias: that may be pointed elsewhere and back, and what it names is told to the API server.
     pub key_id: String,
+    /// Ids of keys that were the key before: what they encrypted is decrypted, and nothing is encrypted under them.
+    #[serde(default)]
+    pub older_keys: Vec<String>,
     /// Bound to everything that is encrypted.
     pub cluster: String,
     /// Uids that may connect, beside root's and this process's own.
@@ -34,16 +37,18 @@ impl Config {
         config.login.login()?;
         config.server.options()?;
         ensure!(config.socket.is_absolute(), "socket: not an absolute path");
-        let hexadecimal = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f' | b'-');
-        ensure!(
-            config.key_id.len() == 36 && config.key_id.bytes().all(hexadecimal),
-            "key_id: not the id of a key, as `strongroom kms list-keys` tells it"
-        );
+        ensure!(is_key(&config.key_id), "key_id: not the id of a key, as `strongroom kms list-keys` tells it");
+        ensure!(config.older_keys.iter().all(|key| is_key(key)), "older_keys: one is not the id of a key");
+        ensure!(config.older_keys.len() <= 16, "older_keys: more than 16");
         let plain = config.cluster.bytes().all(|byte| byte.is_ascii_graphic());
         ensure!((1..=128).contains(&config.cluster.len()) && plain, "cluster: not 1 to 128 visible ASCII characters");
         ensure!(config.peers.len() <= 16, "peers: more than 16");
         Ok(config)
     }
+}
+
+fn is_key(id: &str) -> bool {
+    id.len() == 36 && id.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f' | b'-'))
 }
 
 #[cfg(test)]
@@ -69,6 +74,7 @@ mod tests {
             ("\"/run/strongroom/kms.sock\"", "\"kms.sock\"", "socket"),
             ("\"00112233-4455-6677-8899-aabbccddeeff\"", "\"alias/kubernetes\"", "key_id"),
             ("\"00112233-4455-6677-8899-aabbccddeeff\"", "\"\"", "key_id"),
+            ("cluster = ", "older_keys = [\"alias/old\"]\ncluster = ", "older_keys"),
             ("\"prod-eu-1\"", "\"\"", "cluster"),
             ("\"prod-eu-1\"", "\"a b\"", "cluster"),
             ("peers = [0]", "peers = [-1]", "peers"),

@@ -19,6 +19,7 @@ use tonic::{Code, Request, Response, Status};
 /// One key, for one cluster.
 pub(super) struct Plugin {
     key: String,
+    older_keys: Vec<String>,
     context: BTreeMap<String, String>,
     vault: Arc<OnceLock<Vault>>,
     /// When something was encrypted and decrypted last.
@@ -69,6 +70,10 @@ impl KeyManagementService for Plugin {
         let other = || Status::invalid_argument("key_id: none that this plugin has told");
         let (key, version) = key_id.split_once('/').ok_or_else(other)?;
         let version: u32 = version.parse().map_err(|_| other())?;
+        // it stands in etcd: who writes there does not choose by which key the vault is asked
+        if key != self.key && self.older_keys.iter().all(|older| older != key) {
+            return Err(Status::invalid_argument("key_id: neither this plugin's key nor one of its older_keys"));
+        }
         let plaintext = in_time(self.opened((key, version), &ciphertext, &uid)).await?;
         Ok(Response::new(DecryptResponse { plaintext: give_secret(plaintext) }))
     }
@@ -79,6 +84,7 @@ impl Plugin {
         let context = [("purpose", "kubernetes-kms-v2"), ("cluster", &config.cluster)];
         Self {
             key: config.key_id.clone(),
+            older_keys: config.older_keys.clone(),
             context: context.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
             vault,
             proven: Mutex::new(None),
@@ -198,3 +204,40 @@ const CIPHERTEXT_BYTES_END: usize = 1024;
 const PROVEN_FOR: Duration = Duration::from_secs(10);
 const WITHIN: Duration = Duration::from_millis(2500);
 const PAUSES: [Duration; 3] = [Duration::from_millis(200), Duration::from_millis(600), Duration::from_millis(1200)];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_vault_is_asked_for_the_plugins_own_keys_alone() {
+        let [own, older, strange] = ["1", "2", "3"].map(|digit| format!("{}-{digit}", "0".repeat(34)));
+        let config = format!(
+            r#"
+            socket = "/run/strongroom/kms.sock"
+            key_id = "{own}"
+            older_keys = ["{older}"]
+            cluster = "prod"
+            [server]
+            address = "https://vault.example:8200"
+            [login]
+            method = "token-file"
+            file = "/etc/strongroom/token"
+            "#
+        );
+        // who is asked is not logged in
+        let plugin = Plugin::new(&Config::parse(&config).unwrap(), Arc::default());
+        for (key_id, code) in [
+            (format!("{own}/1"), Code::Unavailable),
+            (format!("{older}/7"), Code::Unavailable),
+            (format!("{strange}/1"), Code::InvalidArgument),
+            (format!("{own}/{older}/1"), Code::InvalidArgument),
+            (format!("{own}0/1"), Code::InvalidArgument),
+            ("/1".to_owned(), Code::InvalidArgument),
+        ] {
+            let request = DecryptRequest { ciphertext: vec![1].into(), key_id: key_id.clone(), ..Default::default() };
+            let refused = plugin.decrypt(Request::new(request)).await.unwrap_err();
+            assert_eq!(refused.code(), code, "{key_id}: {refused:?}");
+        }
+    }
+}
