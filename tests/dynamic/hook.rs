@@ -75,7 +75,7 @@ impl<'s> Hook<'s> {
                     self.stand.pg.try_as(&text(&next, "username"), &text(&next, "password"), "postgres", "SELECT 1");
                 return if came.is_ok() { 200 } else { 409 };
             }
-            _ => assert_eq!(step, "finish"),
+            _ => assert_eq!((step, &told["current_version"]), ("finish", &told["version"])),
         }
         204
     }
@@ -175,24 +175,48 @@ fn a_secret_is_rotated_by_its_hook_step_by_step_whatever_fails() {
         assert!(refused.as_ref().is_err_and(|said| said.starts_with("400")), "{refused:?}");
         until("it is finished", Duration::from_secs(60), || is_idle_after(&stand, "app/db", 2));
         assert_eq!(hook.steps(), ["set2", "test2", "test2", "test2", "finish2"]);
+        assert_eq!(hook.told.lock().unwrap().last().unwrap()["previous_version"], 1);
         // the server dies in the middle of the next one
         hook.kills.store(true, Ordering::SeqCst);
         stand.done("write", "secret/rotate/app/db", Value::Null);
         until("it is killed", Duration::from_secs(30), || !hook.kills.load(Ordering::SeqCst));
         stand.recovered();
+        let refused = stand.ask(&stand.dev.root_token(), "write", "secret/rotate/app/db", Value::Null);
+        assert!(refused.as_ref().is_err_and(|said| said.starts_with("400")), "{refused:?}");
         until("it goes on", Duration::from_secs(120), || is_idle_after(&stand, "app/db", 3));
         assert_eq!(hook.steps().get(5..).unwrap(), ["set3", "set3", "test3", "finish3"]);
-        // what somebody else writes meanwhile is not rotated away
-        hook.fails.store(1000, Ordering::SeqCst);
-        stand.done("write", "secret/rotate/app/db", Value::Null);
-        until("a step has failed", Duration::from_secs(30), || state(&stand, "app/db")["attempts"] != 0);
-        stand.done("write", "secret/data/app/db", json!({"data": {"username": "svc", "password": "by hand"}}));
-        until("it is given up", Duration::from_secs(60), || is_idle_after(&stand, "app/db", 4));
-        assert_eq!(secret("current")["password"], "by hand");
+        is_overtaken(&stand, &hook);
         stand.done("delete", "secret/rotation/app/db", Value::Null);
         assert!(stand.ask(&stand.dev.root_token(), "read", "secret/rotation/app/db", Value::Null).is_err());
     });
     assert!(stand.recorded("secret/data/app/db").contains(&"VaultRotateSecret".to_owned()));
+}
+
+/// What somebody else writes or rolls back meanwhile is not rotated away, and what was set is repaired.
+fn is_overtaken(stand: &Stand, hook: &Hook<'_>) {
+    let secret = |label: &str| hook.secret("secret/data/app/db", label);
+    let asked = |step: &str| hook.steps().contains(&step.to_owned());
+    // time for a look before it is finished
+    stand.done("write", "secret/rotation/app/db", json!({"overlap": "15s"}));
+    hook.fails.store(1000, Ordering::SeqCst);
+    stand.done("write", "secret/rotate/app/db", Value::Null);
+    until("a step has failed", Duration::from_secs(30), || state(stand, "app/db")["attempts"] != 0);
+    // what waits for another attempt has it now
+    stand.done("write", "secret/rotate/app/db", Value::Null);
+    stand.done("write", "secret/data/app/db", json!({"data": {"username": "svc", "password": "by hand"}}));
+    until("it is given up", Duration::from_secs(60), || is_idle_after(stand, "app/db", 4));
+    assert_eq!(secret("current")["password"], "by hand");
+    // the target has what was pending: nobody who is served comes in, until another rotation has repaired it
+    assert!(stand.pg.try_as("svc", "by hand", "postgres", "SELECT 1").is_err());
+    hook.fails.store(0, Ordering::SeqCst);
+    let is_replaced = || state(stand, "app/db")["step"] == "finish" && state(stand, "app/db")["version"] == 6;
+    until("it is repaired", Duration::from_secs(60), is_replaced);
+    let password = secret("current")["password"].as_str().unwrap().to_owned();
+    assert!(stand.pg.try_as("svc", &password, "postgres", "SELECT 1").is_ok());
+    // rolled back: the version before is in use, and not withdrawn
+    stand.done("write", "secret/promote/app/db", json!({"version": 5}));
+    until("it is given up", Duration::from_secs(60), || is_idle_after(stand, "app/db", 6));
+    assert!(asked("set6") && !asked("finish4") && !asked("finish6"), "{:?}", hook.steps());
 }
 
 #[test]

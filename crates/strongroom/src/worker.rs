@@ -93,8 +93,13 @@ async fn renew_in(kms: &Kms) -> Result<usize, KmsError> {
     }
 }
 
-/// Every ten seconds: officers' attempts and wrapped answers whose time is over, and when secrets were read last.
+/// What goes on in the vault, and beside it what waits for others.
 pub async fn tend(vault: vault::Vault) {
+    tokio::join!(tend_all(vault.clone()), rotate_secrets(vault));
+}
+
+/// Every ten seconds: officers' attempts and wrapped answers whose time is over, and when secrets were read last.
+async fn tend_all(vault: vault::Vault) {
     loop {
         tokio::time::sleep(TEND_EVERY).await;
         vault.drop_stale_attempts(SystemClock.now());
@@ -105,6 +110,40 @@ pub async fn tend(vault: vault::Vault) {
             if told("the vault", vault::tend(&vault, SystemClock.now()).await) == 0 {
                 break;
             }
+        }
+    }
+}
+
+/// Every two seconds, without a pause while there is more: secrets whose hook is to be asked, of the root and some
+/// namespaces, side by side. They wait for the slowest of these hooks, and nothing else does.
+async fn rotate_secrets(vault: vault::Vault) {
+    let mut last = String::new();
+    loop {
+        let mut done = 0;
+        if !vault.is_sealed() {
+            let mut all = vec![vault.clone()];
+            for _ in 0..ROTATED_AT_ONCE {
+                match vault::next_namespace(&vault, &last).await {
+                    Ok(Some(namespace)) => {
+                        namespace.namespace().clone_into(&mut last);
+                        all.push(namespace);
+                    }
+                    Ok(None) => {
+                        last.clear();
+                        break;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "namespaces cannot be read; their secrets stay due");
+                        break;
+                    }
+                }
+            }
+            let rotated = all.iter().map(|vault| vault::rotate_secrets(vault, &SystemClock));
+            let rotated = futures_util::future::join_all(rotated).await;
+            done = rotated.into_iter().map(|outcome| told("secrets with a rotation hook", outcome)).sum();
+        }
+        if done == 0 {
+            tokio::time::sleep(ROTATE_EVERY).await;
         }
     }
 }
@@ -211,6 +250,9 @@ const TICK: Duration = Duration::from_secs(1);
 const RENEW_PAUSE_MAX: Duration = Duration::from_secs(60);
 const LEASES_EVERY: Duration = Duration::from_millis(500);
 const TEND_EVERY: Duration = Duration::from_secs(10);
+const ROTATE_EVERY: Duration = Duration::from_secs(2);
+/// Namespaces.
+const ROTATED_AT_ONCE: usize = 16;
 const PAGES_MAX: usize = 10;
 /// Of 200 entries that are looked at.
 const PAGE_PAUSE: Duration = Duration::from_millis(20);

@@ -42,6 +42,7 @@ pub use body::Body;
 pub use call::{ApiPath, Call, Verb};
 pub use engine::database::plugin::Databases;
 pub use engine::kv2::LastReads;
+pub use engine::kv2::rotation::rotate_secrets;
 pub use error::VaultError;
 pub use namespace::round::{next_namespace, sweep_namespaces};
 pub use reply::{Answer, Reply};
@@ -68,7 +69,6 @@ pub(crate) async fn tend_one(vault: &Vault, now: Timestamp) -> Result<usize, Vau
     let mut done = Done::default();
     done.add("wrapped answers", wrapping::sweep(vault, now).await);
     done.add("SecretIDs", auth::approle::sweep(vault, now).await);
-    done.add("secrets with a rotation hook", engine::kv2::rotation::work(vault, now).await);
     done.add("JWTs that counted once", auth::jwt::sweep(vault, now).await);
     done.add("logins of AWS", auth::aws::sweep(vault, now).await);
     done.add("certificates", engine::pki::tidy::tend(vault, now).await);

@@ -181,12 +181,15 @@ impl Meta {
         self.serving = (number != self.latest).then_some(number);
     }
 
-    /// Takes out the oldest versions beyond `kept`, but none that is served; tells which. At most as many as fit a commit.
+    /// Takes out the oldest versions beyond `kept`, but none that is served or waits for it; tells which. At most as many as
+    /// fit a commit.
     pub(super) fn shed(&mut self, kept: u32) -> Vec<u32> {
         let mut gone = Vec::new();
         while self.versions.len() > kept.max(1) as usize && gone.len() < SHED_MAX {
-            let current = self.current();
-            let Some(oldest) = self.versions.keys().copied().find(|number| *number != current) else { break };
+            let stays = [Some(self.current()), self.pending()];
+            let Some(oldest) = self.versions.keys().copied().find(|number| !stays.contains(&Some(*number))) else {
+                break;
+            };
             self.versions.remove(&oldest);
             if self.previous == Some(oldest) {
                 self.previous = None;
@@ -228,16 +231,20 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_versions_go_and_never_the_one_that_is_served() {
-        let (config, now) = (Config { max_versions: 3, ..Config::default() }, Timestamp::from_unix_millis(1));
-        let mut meta = Meta::new(now);
-        meta.add(&config, now, false).unwrap();
-        for _ in 0..4 {
-            meta.add(&config, now, true).unwrap();
+    fn the_oldest_versions_go_and_never_the_one_that_is_served_or_pending() {
+        let now = Timestamp::from_unix_millis(1);
+        for (max_versions, staged, gone, left) in
+            [(3, 4, &[2, 3][..], &[1, 4, 5][..]), (2, 1, &[], &[1, 2]), (1, 1, &[], &[1, 2]), (1, 2, &[2], &[1, 3])]
+        {
+            let (config, mut meta) = (Config { max_versions, ..Config::default() }, Meta::new(now));
+            meta.add(&config, now, false).unwrap();
+            for _ in 0..staged {
+                meta.add(&config, now, true).unwrap();
+            }
+            assert_eq!(meta.kept_versions(&config), max_versions);
+            assert_eq!(meta.shed(max_versions), gone);
+            assert_eq!(meta.versions.keys().copied().collect::<Vec<_>>(), left);
+            assert_eq!((meta.current(), meta.pending()), (1, left.last().copied()));
         }
-        assert_eq!(meta.kept_versions(&config), 3);
-        assert_eq!(meta.shed(3), [2, 3]);
-        assert_eq!(meta.versions.keys().copied().collect::<Vec<_>>(), [1, 4, 5]);
-        assert_eq!(meta.current(), 1);
     }
 }

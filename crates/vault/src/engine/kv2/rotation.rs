@@ -3,16 +3,21 @@
 //! `rotation/NAME` says how: by period or schedule, which fields get new values, and at which address the hook is asked. The
 //! hook is told a step, and which version it is about, and no value: it reads what it needs as a client of its own, by
 //! `?label=pending` and `?label=current`. Steps: `create` (only of a hook that makes values itself: it has written a pending
-//! version when it answers), `set`, `test`, then the version is promoted, and `finish`, not before `overlap` has passed since
-//! then and since the version before was read last: now that one may be withdrawn.
+//! version when it answers), `set`, `test`, then the version is promoted, and `finish`: now the version that it replaced may be
+//! withdrawn.
 //!
+//! Always: `finish` comes when nobody has read the version before for `overlap`, and at least five seconds, since the
+//! promotion: other nodes serve it from memory for two, and tell of reads every few seconds. It comes after ten times that,
+//! and at least an hour, whoever still reads: a reader who means harm keeps no leaked password alive for ever.
+//! Always: who writes, promotes or rolls back meanwhile overtakes a rotation: nothing is promoted or withdrawn then. Where a
+//! value may have been set, which nobody is served, another rotation begins at once and repairs it; else, at its time.
 //! Always: a step is done when the hook answers 2xx; else it is asked the same step again, with back-off, for ever. It may be
 //! asked a step twice: each names the version. What is served changes with `promote` alone.
 //! Always: `sudo` beside `update`: the server dials out where the address says.
 
 mod work;
 
-pub(crate) use work::work;
+pub use work::rotate_secrets;
 
 use super::{ATTEMPTS_MAX, Secret};
 use crate::clock::rfc3339;
@@ -50,6 +55,8 @@ struct Rotation {
     version: u32,
     /// When `version` was promoted.
     promoted: u64,
+    /// The version that was served until then.
+    replaced: u32,
     due: u64,
     attempts: u32,
     last_error: String,
@@ -79,6 +86,21 @@ impl Rotation {
             Some(schedule) => schedule.after(now).unwrap_or(now.plus(BACK_OFF_MAX)).unix_millis(),
             None => now.plus(Duration::from_secs(self.period_secs)).unix_millis(),
         }
+    }
+
+    fn overlap(&self) -> Duration {
+        Duration::from_secs(self.overlap_secs).max(OVERLAP_MIN)
+    }
+
+    /// From when on nobody uses the version before, which was read last at `read`.
+    fn unused(&self, read: u64) -> Timestamp {
+        Timestamp::from_unix_millis(self.promoted.max(read)).plus(self.overlap())
+    }
+
+    /// From when on the version before is withdrawn, used or not.
+    fn withdrawn(&self, read: u64) -> Timestamp {
+        let longest = self.overlap().saturating_mul(OVERLAPS_MAX).max(WITHDRAWN_WITHIN_MIN);
+        self.unused(read).min(Timestamp::from_unix_millis(self.promoted).plus(longest))
     }
 }
 
@@ -231,16 +253,24 @@ pub(super) async fn delete(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Rep
     Err(VaultError::Conflict)
 }
 
-/// Its turn is now, where none is under way.
+/// Its turn is now, where none is under way; what waits for another attempt has it now.
 pub(super) async fn rotate_now(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Reply, VaultError> {
     for _ in 0..ATTEMPTS_MAX {
         let found = secret.load_rotation().await?;
         let (mut rotation, _) = found.clone().ok_or(VaultError::NotFound)?;
-        if rotation.step == Step::Finish {
+        if rotation.step == Step::Finish && rotation.attempts == 0 {
             let why = "the version before is not withdrawn yet: `finish` comes first";
             return Err(VaultError::Invalid(why.into()));
         }
-        rotation.due = scope.now().unix_millis();
+        if rotation.step != Step::Create && rotation.attempts == 0 {
+            return Err(VaultError::Invalid("a rotation is under way".into()));
+        }
+        let now = scope.now().unix_millis();
+        if rotation.due <= now {
+            // it is its turn: another one would be taken beside it
+            return Ok(Reply::empty());
+        }
+        rotation.due = now;
         let batch = put(scope.vault, scope.batch()?, (&scope.mount.id, secret), found.as_ref(), &rotation)?;
         match scope.commit(batch).await {
             Err(ChangeError::Conflict(_)) => {}
@@ -288,3 +318,41 @@ const FIELDS_MAX: usize = 16;
 const URL_BYTES_MAX: usize = 2048;
 const TOKEN_BYTES_MAX: usize = 4096;
 const PERIOD_MIN: u64 = 5;
+/// Other nodes serve what was replaced for two seconds.
+const OVERLAP_MIN: Duration = Duration::from_secs(5);
+const OVERLAPS_MAX: u32 = 10;
+const WITHDRAWN_WITHIN_MIN: Duration = Duration::from_secs(3600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_before_is_withdrawn_when_nobody_reads_it_and_in_the_end_whoever_does() {
+        const PROMOTED: u64 = 1_000_000;
+        for (overlap_secs, read_secs, unused_secs, withdrawn_secs) in [
+            // never, before the promotion, at it, a while after
+            (60, None, 60, 60),
+            (60, Some(-10), 60, 60),
+            (60, Some(0), 60, 60),
+            (60, Some(50), 110, 110),
+            // the least that is waited
+            (0, None, 5, 5),
+            (3, Some(2), 7, 7),
+            // again and again
+            (0, Some(3594), 3599, 3599),
+            (0, Some(9000), 9005, 3600),
+            (600, Some(5390), 5990, 5990),
+            (600, Some(9000), 9600, 6000),
+        ] {
+            let rotation = Rotation { promoted: PROMOTED, overlap_secs, ..Rotation::default() };
+            let read = read_secs.map_or(0, |secs: i64| PROMOTED.saturating_add_signed(secs * 1000));
+            let after = |secs: u64| Timestamp::from_unix_millis(PROMOTED + secs * 1000);
+            assert_eq!(rotation.unused(read), after(unused_secs), "{overlap_secs} {read_secs:?}");
+            assert_eq!(rotation.withdrawn(read), after(withdrawn_secs), "{overlap_secs} {read_secs:?}");
+        }
+        // no overflow
+        let rotation = Rotation { promoted: PROMOTED, overlap_secs: u64::MAX, ..Rotation::default() };
+        assert_eq!(rotation.withdrawn(0), Timestamp::from_unix_millis(u64::MAX));
+    }
+}

@@ -11,7 +11,7 @@ use crate::service::Vault;
 use crate::sys::passwords;
 use crate::text::Text;
 use audit::{Decision, Outcome, Record, Subject};
-use envelope::Timestamp;
+use envelope::{Clock, Timestamp};
 use identity::ChangeError;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -47,12 +47,13 @@ impl<E: Into<VaultError>> From<E> for Trouble {
     }
 }
 
-/// Takes the turns that are due.
-pub(crate) async fn work(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
+/// Takes the turns that are due, in one namespace or the root. For a worker of its own: it waits for hooks, two
+/// seconds and one answer more.
+pub async fn rotate_secrets(vault: &Vault, clock: &dyn Clock) -> Result<usize, VaultError> {
     let queue = turns(vault)?.path(QUEUE)?;
     let claims = vault.barrier().storage().claim(&queue, CLAIMED_AT_ONCE, CLAIMED_FOR).await?;
     let all = claims.iter().map(|claim| async move {
-        if let Err(error) = attend(vault, claim, now).await {
+        if let Err(error) = attend(vault, claim, clock.now()).await {
             tracing::warn!(%error, "a secret that is due was not rotated; it stays due");
         }
     });
@@ -95,6 +96,9 @@ impl Turn<'_> {
     /// One step after the other, as far as it goes now.
     async fn go_on(&mut self) -> Result<(), Trouble> {
         for _ in 0..STEPS_MAX {
+            if self.is_over() {
+                return Ok(());
+            }
             let Some((meta, at)) = self.secret.load().await? else { return Ok(()) };
             match self.rotation.step {
                 Step::Create if self.rotation.fields.is_empty() => self.created_by_hook(&meta).await?,
@@ -102,17 +106,7 @@ impl Turn<'_> {
                 Step::Set => self.ask_then("set", &meta, Step::Test).await?,
                 Step::Test => self.ask_then("test", &meta, Step::Promote).await?,
                 Step::Promote => self.promote(meta, at).await?,
-                Step::Finish => {
-                    let from = self.may_finish(&meta).await?;
-                    if from > self.now().unix_millis() {
-                        let rotation = Rotation { due: from, ..self.rotation.clone() };
-                        return Ok(self.store(self.batch()?, rotation, Outcome::Asked).await?);
-                    }
-                    self.ask("finish", &meta).await?;
-                    let mut rotation = Rotation { step: Step::Create, ..self.rotation.clone() };
-                    rotation.due = rotation.next(self.now());
-                    return Ok(self.store(self.batch()?, rotation, Outcome::Done).await?);
-                }
+                Step::Finish => return self.finish(&meta).await,
             }
         }
         Ok(())
@@ -175,10 +169,7 @@ impl Turn<'_> {
     async fn ask_then(&mut self, step: &'static str, meta: &Meta, next: Step) -> Result<(), Trouble> {
         // somebody wrote or promoted another one meanwhile: what is theirs is not set in its place
         if meta.pending() != Some(self.rotation.version) {
-            let mut rotation = Rotation { step: Step::Create, ..self.rotation.clone() };
-            rotation.due = rotation.next(self.now());
-            self.store(self.batch()?, rotation, Outcome::Failed("ROTATION_OVERTAKEN".into())).await?;
-            return Err(Trouble::Store(VaultError::Conflict));
+            return self.overtaken().await;
         }
         self.ask(step, meta).await?;
         let rotation = Rotation { step: next, due: self.held(), ..self.rotation.clone() };
@@ -186,28 +177,59 @@ impl Turn<'_> {
     }
 
     async fn promote(&mut self, mut meta: Meta, at: Revision) -> Result<(), Trouble> {
-        if meta.pending() == Some(self.rotation.version) {
-            meta.serve(self.rotation.version, meta.current());
-            meta.updated = self.now().unix_millis();
+        if meta.pending() != Some(self.rotation.version) {
+            return self.overtaken().await;
         }
+        let replaced = meta.current();
+        meta.serve(self.rotation.version, replaced);
+        meta.updated = self.now().unix_millis();
         let batch = self.batch()?.revision_is(self.secret.meta_path()?, at);
         let batch = self.secret.view.put(batch, self.secret.meta_path()?, &meta.encode()?)?;
         let promoted = self.now().unix_millis();
-        let rotation = Rotation { step: Step::Finish, promoted, due: self.held(), ..self.rotation.clone() };
+        let rotation = Rotation { step: Step::Finish, promoted, replaced, due: self.held(), ..self.rotation.clone() };
         Ok(self.store(batch, rotation, Outcome::Done).await?)
     }
 
-    /// From when on the version before may be withdrawn: nobody has read it for so long.
-    async fn may_finish(&self, meta: &Meta) -> Result<u64, Trouble> {
-        let overlap = Duration::from_secs(self.rotation.overlap_secs);
-        let mut since = self.rotation.promoted;
-        if let Some(previous) = meta.previous {
-            let path = self.secret.data_path(previous)?;
-            let noted = self.secret.view.load(&noted_at(&path)?).await?;
-            let noted = noted.map_or(0, |note| millis(note.value.expose()));
-            since = since.max(noted).max(self.vault.last_reads().of(&path));
+    /// The version before may be withdrawn, once it is time.
+    async fn finish(&mut self, meta: &Meta) -> Result<(), Trouble> {
+        // somebody wrote or rolled back meanwhile: what was replaced may be served again
+        if meta.current() != self.rotation.version {
+            return self.overtaken().await;
         }
-        Ok(Timestamp::from_unix_millis(since).plus(overlap).unix_millis())
+        let read = self.last_read().await?;
+        let from = self.rotation.withdrawn(read);
+        if from > self.now() {
+            let rotation = Rotation { due: from.unix_millis(), ..self.rotation.clone() };
+            return Ok(self.store(self.batch()?, rotation, Outcome::Asked).await?);
+        }
+        if self.rotation.unused(read) > self.now() {
+            let (path, version) = (&self.rotation.path, self.rotation.replaced);
+            tracing::warn!(path, version, "a version that was replaced is withdrawn, although it is still read");
+        }
+        self.ask("finish", meta).await?;
+        let mut rotation = Rotation { step: Step::Create, ..self.rotation.clone() };
+        rotation.due = rotation.next(self.now());
+        Ok(self.store(self.batch()?, rotation, Outcome::Done).await?)
+    }
+
+    /// Gives this rotation up; the turn ends.
+    async fn overtaken(&mut self) -> Result<(), Trouble> {
+        let mut rotation = Rotation { step: Step::Create, ..self.rotation.clone() };
+        rotation.due = match self.rotation.step {
+            // the target may have a value that nobody is served
+            Step::Set | Step::Test | Step::Promote => self.now().plus(REPAIRED_AFTER).unix_millis(),
+            Step::Create | Step::Finish => rotation.next(self.now()),
+        };
+        self.store(self.batch()?, rotation, Outcome::Failed("ROTATION_OVERTAKEN".into())).await?;
+        Err(Trouble::Store(VaultError::Conflict))
+    }
+
+    /// When the version that was replaced was read last, as far as it is known; zero: never.
+    async fn last_read(&self) -> Result<u64, Trouble> {
+        let path = self.secret.data_path(self.rotation.replaced)?;
+        let noted = self.secret.view.load(&noted_at(&path)?).await?;
+        let noted = noted.map_or(0, |note| millis(note.value.expose()));
+        Ok(noted.max(self.vault.last_reads().of(&path)))
     }
 
     async fn ask(&self, step: &'static str, meta: &Meta) -> Result<(), Trouble> {
@@ -227,7 +249,7 @@ impl Turn<'_> {
             path: &self.rotation.path,
             version: (step != "create").then_some(self.rotation.version),
             current_version: meta.current(),
-            previous_version: meta.previous,
+            previous_version: if step == "finish" { Some(self.rotation.replaced) } else { meta.previous },
         });
         let mut headers = vec![("content-type", Zeroizing::new("application/json".to_owned()))];
         if !self.rotation.token.is_empty() {
@@ -267,9 +289,15 @@ impl Turn<'_> {
         self.claimed.plus(self.began.elapsed())
     }
 
+    /// Another step waits for another turn, so that others have theirs.
+    fn is_over(&self) -> bool {
+        self.began.elapsed() >= GOES_ON_FOR
+    }
+
     /// Nobody else takes the turn while this one goes on.
     fn held(&self) -> u64 {
-        self.now().plus(CLAIMED_FOR).unix_millis()
+        let until = if self.is_over() { self.now() } else { self.now().plus(CLAIMED_FOR) };
+        until.unix_millis()
     }
 
     fn batch(&self) -> Result<Batch, VaultError> {
@@ -313,5 +341,9 @@ const VALUE_CHARACTERS: usize = 32;
 const CLAIMED_AT_ONCE: u32 = 4;
 /// Longer than one step takes; each holds it anew.
 const CLAIMED_FOR: Duration = Duration::from_secs(20);
+/// No step begins later in a turn.
+const GOES_ON_FOR: Duration = Duration::from_secs(2);
+/// Until a rotation that was overtaken is followed by another.
+const REPAIRED_AFTER: Duration = Duration::from_secs(5);
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: usize = 64 << 10;
