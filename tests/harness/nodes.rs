@@ -1,12 +1,12 @@
 //! `strongroom server` as it runs in production, without TLS: several of them beside one boundary.
 
 use crate::boundary::Stand;
-use crate::{Clients, Pid, binary, until};
+use crate::{Clients, Pid, binary};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// One server. Ends with this value.
 #[derive(Debug)]
@@ -141,7 +141,11 @@ impl Node {
     /// As a service manager does.
     pub fn stop(&mut self) {
         self.pid().terminate();
-        until("it ends in peace", Duration::from_secs(20), || !self.is_running());
+        let (began, within) = (Instant::now(), Duration::from_secs(20));
+        while self.is_running() {
+            assert!(began.elapsed() < within, "it does not end in peace: {}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
         self.child = None;
     }
 }
