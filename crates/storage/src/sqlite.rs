@@ -16,6 +16,7 @@ mod schema;
 mod writer;
 
 pub(crate) use backup::export;
+#[cfg(feature = "postgres")]
 pub(crate) use backup::export_rows;
 pub use backup::{load, remove_partial, restore};
 pub use examine::{Examined, StoredRow};

@@ -32,6 +32,7 @@ pub mod routes;
 pub mod scope;
 mod seal;
 pub mod service;
+mod stored;
 mod sys;
 pub mod text;
 mod uuid;

@@ -14,16 +14,16 @@ use crate::call::{Call, Verb};
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::stored;
 use crate::view::View;
 use envelope::Timestamp;
-use identity::ChangeError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::Duration;
-use storage::{EntryPath, Revision};
+use storage::EntryPath;
 
 /// One cloud's method.
 #[async_trait::async_trait]
@@ -129,10 +129,10 @@ impl<C: Cloud> Backend for C {
         let view = scope.view()?;
         match scope.segments().as_slice() {
             ["role", name] => match folded(name, NAME_BYTES_MAX) {
-                Some(name) => Ok(load::<Named<C::Role>>(&view, role_path(&view, &name)?).await?.is_some()),
+                Some(name) => Ok(stored::load::<Named<C::Role>>(&view, &role_path(&view, &name)?).await?.is_some()),
                 None => Ok(false),
             },
-            ["config"] => Ok(load::<C::Config>(&view, view.path(CONFIG)?).await?.is_some()),
+            ["config"] => Ok(stored::load::<C::Config>(&view, &view.path(CONFIG)?).await?.is_some()),
             _ => Ok(true),
         }
     }
@@ -142,35 +142,42 @@ impl<C: Cloud> Backend for C {
         match (scope.segments().as_slice(), scope.call.verb) {
             (["login"], Verb::Write) => login::<C>(scope, &view).await,
             (["config"], Verb::Read) => {
-                let (config, _) = load::<C::Config>(&view, view.path(CONFIG)?).await?.ok_or(VaultError::NotFound)?;
+                let (config, _) =
+                    stored::load::<C::Config>(&view, &view.path(CONFIG)?).await?.ok_or(VaultError::NotFound)?;
                 Reply::data(&config)
             }
             (["config"], Verb::Write) => {
                 let path = view.path(CONFIG)?;
-                change::<C::Config>(scope, &view, &path, &|config| C::configure(config, &scope.call.body)).await?;
+                let make = |old: Option<C::Config>| {
+                    let mut config = old.unwrap_or_default();
+                    C::configure(&mut config, &scope.call.body)?;
+                    Ok(config)
+                };
+                stored::change(scope, &view, &path, make).await?;
                 let named = C::UNUSED.iter().filter(|name| scope.call.body.has(name));
                 Ok(named.fold(Reply::empty(), |reply, name| reply.warning(format!("{name}: not needed, and not kept"))))
             }
-            (["config"], Verb::Delete) => delete(scope, view.path(CONFIG)?).await,
+            (["config"], Verb::Delete) => stored::delete(scope, &view, view.path(CONFIG)?).await,
             (["role" | "roles"], Verb::List) => {
-                let name = |text: &[u8]| Ok(Some(decoded::<Named<C::Role>>(text)?.name));
+                let name = |text: &[u8]| Ok(Some(stored::decode::<Named<C::Role>>(text)?.name));
                 token_fields::list(scope, &view, ROLES, name).await
             }
             (["role", name], Verb::Read) => {
-                let found = load::<Named<C::Role>>(&view, role_path(&view, &role_name(name)?)?).await?;
+                let found = stored::load::<Named<C::Role>>(&view, &role_path(&view, &role_name(name)?)?).await?;
                 Reply::data(&found.ok_or(VaultError::NotFound)?.0.role)
             }
             (["role", name], Verb::Write) => {
                 let name = role_name(name)?;
                 let path = role_path(&view, &name)?;
-                change::<Named<C::Role>>(scope, &view, &path, &|named| {
-                    named.name.clone_from(&name);
-                    C::update(&mut named.role, &scope.call.body)
-                })
-                .await?;
+                let make = |old: Option<Named<C::Role>>| {
+                    let mut named = old.unwrap_or_else(|| Named { name: name.clone(), role: C::Role::default() });
+                    C::update(&mut named.role, &scope.call.body)?;
+                    Ok(named)
+                };
+                stored::change(scope, &view, &path, make).await?;
                 Ok(Reply::empty())
             }
-            (["role", name], Verb::Delete) => delete(scope, role_path(&view, &role_name(name)?)?).await,
+            (["role", name], Verb::Delete) => stored::delete(scope, &view, role_path(&view, &role_name(name)?)?).await,
             (["login" | "config" | "role" | "roles"] | ["role", _], _) => Err(VaultError::Unsupported),
             _ => Err(scope.no_route()),
         }
@@ -190,8 +197,8 @@ async fn login<C: Cloud>(scope: &Scope<'_>, view: &View) -> Result<Reply, VaultE
     let token = scope.call.body.required("jwt")?;
     for _ in 0..ATTEMPTS_MAX {
         let at = (view.path(CONFIG)?, role_path(view, &name)?);
-        let (config, config_at) = load::<C::Config>(view, at.0.clone()).await?.ok_or(refused(C::UNCONFIGURED))?;
-        let found = load::<Named<C::Role>>(view, at.1.clone()).await?;
+        let (config, config_at) = stored::load::<C::Config>(view, &at.0).await?.ok_or(refused(C::UNCONFIGURED))?;
+        let found = stored::load::<Named<C::Role>>(view, &at.1).await?;
         let (Named { role, .. }, role_at) = found.ok_or(refused(C::ROLE_UNKNOWN))?;
         let login = Login { scope, role: &name, token: token.trim_ascii(), told: C::TOLD };
         let who = C::recognise(&login, &config, &role).await?;
@@ -211,7 +218,7 @@ async fn login<C: Cloud>(scope: &Scope<'_>, view: &View) -> Result<Reply, VaultE
         let batch = scope.batch()?.revision_is(at.0, config_at).revision_is(at.1.clone(), role_at);
         let batch = match pinned {
             None => batch,
-            Some(role) => view.put(batch, at.1, &encoded(&Named { name: name.clone(), role })?)?,
+            Some(role) => view.put(batch, at.1, &stored::encode(&Named { name: name.clone(), role })?)?,
         };
         if let Some(reply) = proven::let_in(scope, batch, proven).await? {
             return Ok(reply);
@@ -226,47 +233,6 @@ fn role_name(raw: &str) -> Result<String, VaultError> {
 
 fn role_path(view: &View, name: &str) -> Result<EntryPath, VaultError> {
     view.path(&format!("{ROLES}/{}", view.hash(b"cloud/role", name)?))
-}
-
-fn decoded<T: DeserializeOwned>(text: &[u8]) -> Result<T, VaultError> {
-    serde_json::from_slice(text).map_err(|_| VaultError::Internal("what is stored of a cloud cannot be read".into()))
-}
-
-fn encoded(value: &impl Serialize) -> Result<Vec<u8>, VaultError> {
-    serde_json::to_vec(value).map_err(|_| VaultError::Internal("it cannot be written".into()))
-}
-
-async fn load<T: DeserializeOwned>(view: &View, path: EntryPath) -> Result<Option<(T, Revision)>, VaultError> {
-    let found = view.load(&path).await?;
-    found.map(|found| Ok((decoded(found.value.expose())?, found.revision))).transpose()
-}
-
-async fn change<T: Serialize + DeserializeOwned + Default + Send>(
-    scope: &Scope<'_>,
-    view: &View,
-    path: &EntryPath,
-    update: &(dyn Fn(&mut T) -> Result<(), VaultError> + Sync),
-) -> Result<(), VaultError> {
-    for _ in 0..ATTEMPTS_MAX {
-        let (batch, mut value) = match load::<T>(view, path.clone()).await? {
-            Some((value, revision)) => {
-                scope.may_change()?;
-                (scope.batch()?.revision_is(path.clone(), revision), value)
-            }
-            None => (scope.batch()?.absent(path.clone()), T::default()),
-        };
-        update(&mut value)?;
-        match scope.commit(view.put(batch, path.clone(), &encoded(&value)?)?).await {
-            Err(ChangeError::Conflict(_)) => {}
-            outcome => return Ok(outcome.map(|_| ())?),
-        }
-    }
-    Err(VaultError::Conflict)
-}
-
-async fn delete(scope: &Scope<'_>, path: EntryPath) -> Result<Reply, VaultError> {
-    scope.commit(scope.batch()?.delete(path)).await?;
-    Ok(Reply::empty())
 }
 
 /// A list of the body's into a field of bounded length, each item as `sound` makes it.

@@ -3,11 +3,11 @@
 use super::{Lease, Target};
 use crate::error::VaultError;
 use crate::service::Vault;
+use crate::stored::{decode, encode};
 use crate::view::View;
 use envelope::Timestamp;
 use identity::{Entity, EntityId};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use storage::{AtLeast, Batch, EntryPath, Revision};
 
 #[derive(Debug)]
@@ -192,15 +192,6 @@ impl Leases {
     pub(crate) fn put(&self, batch: Batch, path: EntryPath, value: &impl Serialize) -> Result<Batch, VaultError> {
         self.view.put(batch, path, &encode(value)?)
     }
-}
-
-pub(crate) fn encode(value: &impl Serialize) -> Result<zeroize::Zeroizing<Vec<u8>>, VaultError> {
-    let text = crate::text::Text::of(value).ok_or_else(|| VaultError::Internal("what is to be stored".into()))?;
-    Ok(zeroize::Zeroizing::new(text.as_bytes().to_vec()))
-}
-
-pub(crate) fn decode<T: DeserializeOwned>(stored: &[u8]) -> Result<T, VaultError> {
-    serde_json::from_slice(stored).map_err(|_| VaultError::Internal("a stored lease or setting cannot be read".into()))
 }
 
 pub(crate) fn last(path: &EntryPath) -> String {

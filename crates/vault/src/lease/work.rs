@@ -6,11 +6,12 @@
 use super::breaker::Gate;
 use super::end::{Became, Claimed, look_at};
 use super::mark::{By, told};
-use super::store::{Leases, decode, last};
+use super::store::{Leases, last};
 use super::{Target, Why};
 use crate::Done;
 use crate::error::VaultError;
 use crate::service::Vault;
+use crate::stored::decode;
 use audit::Outcome;
 use envelope::Timestamp;
 use futures_util::StreamExt as _;

@@ -1,13 +1,12 @@
 //! The mount's configuration: which server this is to those who log in, and who is asked for them.
 
-use super::ATTEMPTS_MAX;
 use super::endpoint;
 use super::signed::{Rules, is_region};
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::stored;
 use crate::view::View;
-use identity::ChangeError;
 use serde::{Deserialize, Serialize};
 use storage::{EntryPath, Revision};
 
@@ -41,7 +40,7 @@ pub(super) struct Identity {
 
 impl Config {
     pub(super) async fn load(view: &View) -> Result<Option<(Self, Revision)>, VaultError> {
-        load(view, CLIENT).await
+        stored::load(view, &Self::path(view)?).await
     }
 
     pub(super) fn rules(&self) -> Rules<'_> {
@@ -121,25 +120,18 @@ pub(super) async fn read(scope: &Scope<'_>) -> Result<Reply, VaultError> {
 
 pub(super) async fn write(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let view = scope.view()?;
-    for _ in 0..ATTEMPTS_MAX {
-        let old = Config::load(&view).await?;
-        if old.is_some() {
-            scope.may_change()?;
-        }
-        let revision = old.as_ref().map(|(_, revision)| *revision);
-        let mut config = old.map(|(config, _)| config).unwrap_or_default();
+    let make = |old: Option<Config>| {
+        let mut config = old.unwrap_or_default();
         config.update(scope)?;
-        if put(scope, &view, (CLIENT, revision), &config).await? {
-            return Ok(ignored(scope));
-        }
-    }
-    Err(VaultError::Conflict)
+        Ok(config)
+    };
+    stored::change(scope, &view, &Config::path(&view)?, make).await?;
+    Ok(ignored(scope))
 }
 
 pub(super) async fn delete(scope: &Scope<'_>) -> Result<Reply, VaultError> {
-    let path = scope.view()?.path(CLIENT)?;
-    scope.commit(scope.batch()?.delete(path)).await?;
-    Ok(Reply::empty())
+    let view = scope.view()?;
+    stored::delete(scope, &view, Config::path(&view)?).await
 }
 
 /// What Vault has these for is not done here: AWS is asked nothing but who signed.
@@ -150,7 +142,8 @@ fn ignored(scope: &Scope<'_>) -> Reply {
 }
 
 pub(super) async fn identity(view: &View) -> Result<Identity, VaultError> {
-    Ok(load(view, IDENTITY).await?.map(|(identity, _)| identity).unwrap_or_default())
+    let found = stored::load(view, &view.path(IDENTITY)?).await?;
+    Ok(found.map(|(identity, _)| identity).unwrap_or_default())
 }
 
 pub(super) async fn read_identity(scope: &Scope<'_>) -> Result<Reply, VaultError> {
@@ -159,9 +152,8 @@ pub(super) async fn read_identity(scope: &Scope<'_>) -> Result<Reply, VaultError
 
 pub(super) async fn write_identity(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let view = scope.view()?;
-    for _ in 0..ATTEMPTS_MAX {
-        let old: Option<(Identity, Revision)> = load(&view, IDENTITY).await?;
-        let mut identity = old.map(|(identity, _)| identity).unwrap_or_default();
+    let make = |old: Option<Identity>| {
+        let mut identity = old.unwrap_or_default();
         if let Some(alias) = scope.call.body.string("iam_alias")? {
             identity.iam_alias = match alias.as_str() {
                 "unique_id" => Alias::UniqueId,
@@ -169,39 +161,10 @@ pub(super) async fn write_identity(scope: &Scope<'_>) -> Result<Reply, VaultErro
                 _ => return Err(VaultError::field("iam_alias", "neither unique_id nor canonical_arn")),
             };
         }
-        if put(scope, &view, (IDENTITY, old.map(|(_, revision)| revision)), &identity).await? {
-            return Ok(Reply::empty());
-        }
-    }
-    Err(VaultError::Conflict)
-}
-
-async fn load<T: for<'de> Deserialize<'de>>(view: &View, at: &str) -> Result<Option<(T, Revision)>, VaultError> {
-    let unreadable = |_| VaultError::Internal("a stored configuration cannot be read".into());
-    let found = view.load(&view.path(at)?).await?;
-    found
-        .map(|found| Ok((serde_json::from_slice(found.value.expose()).map_err(unreadable)?, found.revision)))
-        .transpose()
-}
-
-/// Whether it was as it was found.
-async fn put(
-    scope: &Scope<'_>,
-    view: &View,
-    (at, revision): (&str, Option<Revision>),
-    value: &impl Serialize,
-) -> Result<bool, VaultError> {
-    let path: EntryPath = view.path(at)?;
-    let batch = match revision {
-        Some(revision) => scope.batch()?.revision_is(path.clone(), revision),
-        None => scope.batch()?.absent(path.clone()),
+        Ok(identity)
     };
-    let text =
-        serde_json::to_vec(value).map_err(|_| VaultError::Internal("a configuration cannot be written".into()))?;
-    match scope.commit(view.put(batch, path, &text)?).await {
-        Err(ChangeError::Conflict(_)) => Ok(false),
-        outcome => Ok(outcome.map(|_| true)?),
-    }
+    stored::change(scope, &view, &view.path(IDENTITY)?, make).await?;
+    Ok(Reply::empty())
 }
 
 const CLIENT: &str = "c";

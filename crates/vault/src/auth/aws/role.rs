@@ -1,14 +1,14 @@
 //! Roles: whom they let in, and what token they give.
 
+use super::NAME_BYTES_MAX;
 use super::arn::{Bound, Caller, Class, is_account};
 use super::refusal::*;
-use super::{ATTEMPTS_MAX, NAME_BYTES_MAX};
 use crate::auth::token_fields::{self, OldNames, TokenFields};
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::stored;
 use crate::view::View;
-use identity::ChangeError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use storage::{Batch, EntryPath, Revision};
@@ -72,10 +72,6 @@ pub(super) enum Admission {
 }
 
 impl Role {
-    fn decode(text: &[u8]) -> Result<Self, VaultError> {
-        serde_json::from_slice(text).map_err(|_| VaultError::Internal("a stored role cannot be read".into()))
-    }
-
     /// All that is configured must hold.
     pub(super) fn admit(&self, caller: &Caller) -> Result<Admission, &'static str> {
         let mut bounds = self.bound_iam_principal_arn.iter().filter_map(|raw| Some((raw, Bound::parse(raw).ok()?)));
@@ -169,13 +165,11 @@ pub(super) fn path(view: &View, name: &str) -> Result<EntryPath, VaultError> {
 
 /// As it stands in the store.
 pub(super) async fn load(view: &View, name: &str) -> Result<Option<(Role, Revision)>, VaultError> {
-    let found = view.load(&path(view, name)?).await?;
-    found.map(|found| Ok((Role::decode(found.value.expose())?, found.revision))).transpose()
+    stored::load(view, &path(view, name)?).await
 }
 
 pub(super) fn put(view: &View, batch: Batch, role: &Role) -> Result<Batch, VaultError> {
-    let text = serde_json::to_vec(role).map_err(|_| VaultError::Internal("a role cannot be written".into()))?;
-    view.put(batch, path(view, &role.name)?, &text)
+    view.put(batch, path(view, &role.name)?, &stored::encode(role)?)
 }
 
 pub(super) fn name(raw: &str) -> Result<String, VaultError> {
@@ -184,7 +178,7 @@ pub(super) fn name(raw: &str) -> Result<String, VaultError> {
 }
 
 pub(super) async fn list(scope: &Scope<'_>, view: &View) -> Result<Reply, VaultError> {
-    token_fields::list(scope, view, ROLES, |text| Ok(Some(Role::decode(text)?.name))).await
+    token_fields::list(scope, view, ROLES, |text| Ok(Some(stored::decode::<Role>(text)?.name))).await
 }
 
 pub(super) async fn read(view: &View, name: &str) -> Result<Reply, VaultError> {
@@ -204,28 +198,17 @@ pub(super) async fn read(view: &View, name: &str) -> Result<Reply, VaultError> {
 }
 
 pub(super) async fn write(scope: &Scope<'_>, view: &View, name: &str) -> Result<Reply, VaultError> {
-    for _ in 0..ATTEMPTS_MAX {
-        let old = load(view, name).await?;
-        if old.is_some() {
-            scope.may_change()?;
-        }
-        let at = path(view, name)?;
-        let (batch, mut role) = match old {
-            Some((role, revision)) => (scope.batch()?.revision_is(at, revision), role),
-            None => (scope.batch()?.absent(at), Role { name: name.to_owned(), ..Role::default() }),
-        };
+    let make = |old: Option<Role>| {
+        let mut role = old.unwrap_or_else(|| Role { name: name.to_owned(), ..Role::default() });
         role.update(scope)?;
-        match scope.commit(put(view, batch, &role)?).await {
-            Err(ChangeError::Conflict(_)) => {}
-            outcome => return Ok(outcome.map(|_| Reply::empty())?),
-        }
-    }
-    Err(VaultError::Conflict)
+        Ok(role)
+    };
+    stored::change(scope, view, &path(view, name)?, make).await?;
+    Ok(Reply::empty())
 }
 
 pub(super) async fn delete(scope: &Scope<'_>, view: &View, name: &str) -> Result<Reply, VaultError> {
-    scope.commit(scope.batch()?.delete(path(view, name)?)).await?;
-    Ok(Reply::empty())
+    stored::delete(scope, view, path(view, name)?).await
 }
 
 const OLD_NAMES: OldNames = OldNames {

@@ -1,6 +1,6 @@
 //! `certs/:name`: whose certificates log in, and as what.
 
-use super::{ATTEMPTS_MAX, NAME_BYTES_MAX};
+use super::NAME_BYTES_MAX;
 use crate::auth::token_fields::{self, OldNames, TokenFields, folded};
 use crate::auth::x509::leaf::Leaf;
 use crate::body::Body;
@@ -8,8 +8,8 @@ use crate::error::VaultError;
 use crate::glob::is_like;
 use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::stored;
 use crate::view::View;
-use identity::ChangeError;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
@@ -199,24 +199,23 @@ fn path(view: &View, name: &str) -> Result<EntryPath, VaultError> {
     view.path(&format!("{ROLES}/{}", view.hash(b"cert/role", name)?))
 }
 
-fn decode(text: &[u8]) -> Result<Role, VaultError> {
-    serde_json::from_slice(text).map_err(|_| VaultError::Internal("a stored role cannot be read".into()))
-}
-
 /// A role as it stands in the store, where it stands, and its revision.
 pub(super) type Found = (Role, EntryPath, Revision);
 
 pub(super) async fn find(view: &View, raw: &str) -> Result<Option<Found>, VaultError> {
     let Some(name) = folded(raw, NAME_BYTES_MAX) else { return Ok(None) };
     let path = path(view, &name)?;
-    let found = view.load(&path).await?;
-    found.map(|found| Ok((decode(found.value.expose())?, path, found.revision))).transpose()
+    let found = stored::load(view, &path).await?;
+    Ok(found.map(|(role, revision)| (role, path, revision)))
 }
 
 /// All of them, by their names; at most so many are looked at.
 pub(super) async fn all(view: &View) -> Result<Vec<Found>, VaultError> {
     let page = view.scan(&view.path(ROLES)?, None, ROLES_TRIED_MAX.min(PAGE_ENTRIES_MAX)).await?;
-    let read = page.entries.into_iter().map(|(path, found)| Ok((decode(found.value.expose())?, path, found.revision)));
+    let read = page
+        .entries
+        .into_iter()
+        .map(|(path, found)| Ok((stored::decode::<Role>(found.value.expose())?, path, found.revision)));
     let mut roles = read.collect::<Result<Vec<_>, VaultError>>()?;
     roles.sort_by(|(one, ..), (other, ..)| one.name.cmp(&other.name));
     Ok(roles)
@@ -227,7 +226,7 @@ pub(super) async fn exists(scope: &Scope<'_>, raw: &str) -> Result<bool, VaultEr
 }
 
 pub(super) async fn list(scope: &Scope<'_>) -> Result<Reply, VaultError> {
-    token_fields::list(scope, &scope.view()?, ROLES, |text| Ok(Some(decode(text)?.name))).await
+    token_fields::list(scope, &scope.view()?, ROLES, |text| Ok(Some(stored::decode::<Role>(text)?.name))).await
 }
 
 pub(super) async fn read(scope: &Scope<'_>, raw: &str) -> Result<Reply, VaultError> {
@@ -250,33 +249,20 @@ pub(super) async fn read(scope: &Scope<'_>, raw: &str) -> Result<Reply, VaultErr
 
 pub(super) async fn write(scope: &Scope<'_>, raw: &str) -> Result<Reply, VaultError> {
     let (view, name) = (scope.view()?, name_of(raw)?);
-    for _ in 0..ATTEMPTS_MAX {
-        let (mut role, batch, path) = match find(&view, &name).await? {
-            Some((role, path, revision)) => {
-                scope.may_change()?;
-                (role, scope.batch()?.revision_is(path.clone(), revision), path)
-            }
-            None => {
-                let path = path(&view, &name)?;
-                (Role { name: name.clone(), ..Role::default() }, scope.batch()?.absent(path.clone()), path)
-            }
-        };
+    let make = |old: Option<Role>| {
+        let mut role = old.unwrap_or_else(|| Role { name: name.clone(), ..Role::default() });
         role.update(&scope.call.body)?;
-        let text = serde_json::to_vec(&role).map_err(|_| VaultError::Internal("a role cannot be written".into()))?;
-        match scope.commit(view.put(batch, path, &text)?).await {
-            Err(ChangeError::Conflict(_)) => {}
-            outcome => return Ok(outcome.map(|_| Reply::empty())?),
-        }
-    }
-    Err(VaultError::Conflict)
+        Ok(role)
+    };
+    stored::change(scope, &view, &path(&view, &name)?, make).await?;
+    Ok(Reply::empty())
 }
 
 /// To delete what is not there succeeds.
 pub(super) async fn delete(scope: &Scope<'_>, raw: &str) -> Result<Reply, VaultError> {
-    if let Some((_, path, _)) = find(&scope.view()?, raw).await? {
-        scope.commit(scope.batch()?.delete(path)).await?;
-    }
-    Ok(Reply::empty())
+    let Some(name) = folded(raw, NAME_BYTES_MAX) else { return Ok(Reply::empty()) };
+    let view = scope.view()?;
+    stored::delete(scope, &view, path(&view, &name)?).await
 }
 
 pub(super) const NAME_OTHER: &str = "CERT_NAME_OTHER";

@@ -9,8 +9,8 @@ use crate::body::Body;
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::stored;
 use crate::view::View;
-use identity::ChangeError;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use storage::{EntryPath, Revision};
@@ -183,10 +183,6 @@ impl Config {
     pub(super) fn client_secret(&self) -> Option<&Zeroizing<String>> {
         self.client_secret.as_ref()
     }
-
-    fn decode(text: &[u8]) -> Result<Self, VaultError> {
-        serde_json::from_slice(text).map_err(|_| VaultError::Internal("a stored configuration cannot be read".into()))
-    }
 }
 
 impl Shown {
@@ -231,15 +227,12 @@ pub(super) fn path(view: &View) -> Result<EntryPath, VaultError> {
 }
 
 pub(super) async fn load(view: &View) -> Result<Option<(Config, Revision)>, VaultError> {
-    let found = view.load(&path(view)?).await?;
-    found.map(|found| Ok((Config::decode(found.value.expose())?, found.revision))).transpose()
+    stored::load(view, &path(view)?).await
 }
 
 /// Perhaps from memory.
 pub(super) async fn kept(view: &View) -> Result<Option<(Config, Revision)>, VaultError> {
-    let kept = view.read(&path(view)?).await?;
-    let kept = kept.as_ref().as_ref();
-    kept.map(|kept| Ok((Config::decode(kept.value.expose())?, kept.revision))).transpose()
+    stored::recall(view, &path(view)?).await
 }
 
 pub(super) async fn read(view: &View) -> Result<Reply, VaultError> {
@@ -257,24 +250,8 @@ pub(super) async fn write(scope: &Scope<'_>, view: &View) -> Result<Reply, Vault
             VaultError::field(field, trouble.told())
         })?;
     }
-    let text =
-        serde_json::to_vec(&config).map_err(|_| VaultError::Internal("a configuration cannot be written".into()))?;
-    let text = Zeroizing::new(text);
-    for _ in 0..super::ATTEMPTS_MAX {
-        let path = path(view)?;
-        let batch = match load(view).await? {
-            Some((_, revision)) => {
-                scope.may_change()?;
-                scope.batch()?.revision_is(path.clone(), revision)
-            }
-            None => scope.batch()?.absent(path.clone()),
-        };
-        match scope.commit(view.put(batch, path, &text)?).await {
-            Err(ChangeError::Conflict(_)) => {}
-            outcome => return Ok(outcome.map(|_| Reply::empty())?),
-        }
-    }
-    Err(VaultError::Conflict)
+    stored::change(scope, view, &path(view)?, |_: Option<Config>| Ok(&config)).await?;
+    Ok(Reply::empty())
 }
 
 const BEGIN: &str = "-----BEGIN ";
@@ -336,7 +313,7 @@ mod tests {
             r#"{"oidc_discovery_url": "https://i.example", "oidc_client_id": "c", "oidc_client_secret": "hush"}"#;
         let config = parsed(json).unwrap();
         assert!(!serde_json::to_string(&config.shown).unwrap().contains("hush"));
-        let stored = Config::decode(&serde_json::to_vec(&config).unwrap()).unwrap();
+        let stored: Config = stored::decode(&stored::encode(&config).unwrap()).unwrap();
         assert_eq!(stored.client_secret().map(|secret| secret.as_str()), Some("hush"));
         let github = parsed(r#"{"preset": "github"}"#).unwrap();
         assert_eq!(github.issuer(), Some("https://token.actions.githubusercontent.com"));

@@ -1,16 +1,16 @@
 //! Roles: which of an issuer's tokens log in, and what they get.
 
 use super::bound::{self, Bound, Comparison};
+use super::config;
 use super::preset::Preset;
-use super::{ATTEMPTS_MAX, config};
 use crate::auth::jose::PLAIN_KINDS;
 use crate::auth::token_fields::{self, OldNames, TokenFields};
 use crate::body::Body;
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::stored;
 use crate::view::View;
-use identity::ChangeError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -76,23 +76,16 @@ impl<'v> Roles<'v> {
 
     /// As it stands in the store.
     pub(super) async fn load(&self, name: &str) -> Result<Option<(Role, Revision)>, VaultError> {
-        let found = self.view.load(&self.path(name)?).await?;
-        found.map(|found| Ok((Role::decode(found.value.expose())?, found.revision))).transpose()
+        stored::load(self.view, &self.path(name)?).await
     }
 
     /// Perhaps from memory.
     pub(super) async fn kept(&self, name: &str) -> Result<Option<(Role, Revision)>, VaultError> {
-        let kept = self.view.read(&self.path(name)?).await?;
-        let kept = kept.as_ref().as_ref();
-        kept.map(|kept| Ok((Role::decode(kept.value.expose())?, kept.revision))).transpose()
+        stored::recall(self.view, &self.path(name)?).await
     }
 }
 
 impl Role {
-    fn decode(text: &[u8]) -> Result<Self, VaultError> {
-        serde_json::from_slice(text).map_err(|_| VaultError::Internal("a stored role cannot be read".into()))
-    }
-
     /// How long after its end a token counts still.
     pub(super) fn leeway_after(&self) -> Duration {
         leeway(self.clock_skew_leeway, self.expiration_leeway)
@@ -243,7 +236,7 @@ fn leeway(skew: i64, own: i64) -> Duration {
 }
 
 pub(super) async fn list(scope: &Scope<'_>, roles: &Roles<'_>) -> Result<Reply, VaultError> {
-    token_fields::list(scope, roles.view, ROLES, |text| Ok(Some(Role::decode(text)?.name))).await
+    token_fields::list(scope, roles.view, ROLES, |text| Ok(Some(stored::decode::<Role>(text)?.name))).await
 }
 
 pub(super) async fn read(roles: &Roles<'_>, name: &str) -> Result<Reply, VaultError> {
@@ -253,26 +246,15 @@ pub(super) async fn read(roles: &Roles<'_>, name: &str) -> Result<Reply, VaultEr
 
 pub(super) async fn write(scope: &Scope<'_>, roles: &Roles<'_>, name: &str) -> Result<Reply, VaultError> {
     let preset = config::load(roles.view).await?.and_then(|(config, _)| config.shown.preset);
-    for _ in 0..ATTEMPTS_MAX {
-        let old = roles.load(name).await?;
-        let path = roles.path(name)?;
-        let (mut role, batch) = match old {
-            Some((role, revision)) => {
-                scope.may_change()?;
-                (role, scope.batch()?.revision_is(path.clone(), revision))
-            }
-            None => (new(name, preset), scope.batch()?.absent(path.clone())),
-        };
+    let make = |old: Option<Role>| {
+        let mut role = old.unwrap_or_else(|| new(name, preset));
         role.preset = preset;
         role.update(&scope.call.body)?;
         role.check()?;
-        let text = serde_json::to_vec(&role).map_err(|_| VaultError::Internal("a role cannot be written".into()))?;
-        match scope.commit(roles.view.put(batch, path, &text)?).await {
-            Err(ChangeError::Conflict(_)) => {}
-            outcome => return Ok(outcome.map(|_| Reply::empty())?),
-        }
-    }
-    Err(VaultError::Conflict)
+        Ok(role)
+    };
+    stored::change(scope, roles.view, &roles.path(name)?, make).await?;
+    Ok(Reply::empty())
 }
 
 fn new(name: &str, preset: Option<Preset>) -> Role {
@@ -287,16 +269,7 @@ fn new(name: &str, preset: Option<Preset>) -> Role {
 }
 
 pub(super) async fn delete(scope: &Scope<'_>, roles: &Roles<'_>, name: &str) -> Result<Reply, VaultError> {
-    for _ in 0..ATTEMPTS_MAX {
-        // to delete what is not there succeeds
-        let Some((_, revision)) = roles.load(name).await? else { return Ok(Reply::empty()) };
-        let path = roles.path(name)?;
-        match scope.commit(scope.batch()?.revision_is(path.clone(), revision).delete(path)).await {
-            Err(ChangeError::Conflict(_)) => {}
-            outcome => return Ok(outcome.map(|_| Reply::empty())?),
-        }
-    }
-    Err(VaultError::Conflict)
+    stored::delete(scope, roles.view, roles.path(name)?).await
 }
 
 const OLD_NAMES: OldNames = OldNames {

@@ -2,14 +2,13 @@
 //!
 //! Never: the reviewer's token in an answer.
 
-use super::ATTEMPTS_MAX;
 use crate::auth::jose::KeySet;
 use crate::body::Body;
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::stored;
 use crate::view::View;
-use identity::ChangeError;
 use serde::{Deserialize, Serialize};
 use storage::{EntryPath, Revision};
 use zeroize::Zeroizing;
@@ -57,14 +56,12 @@ struct Shown<'a> {
 }
 
 pub(super) async fn load(view: &View) -> Result<Option<(Config, Revision)>, VaultError> {
-    let found = view.load(&path(view)?).await?;
-    found.map(|found| Ok((Config::decode(found.value.expose())?, found.revision))).transpose()
+    stored::load(view, &path(view)?).await
 }
 
 /// Perhaps from memory.
 pub(super) async fn recall(view: &View) -> Result<Option<(Config, Revision)>, VaultError> {
-    let kept = view.read(&path(view)?).await?;
-    kept.as_ref().as_ref().map(|kept| Ok((Config::decode(kept.value.expose())?, kept.revision))).transpose()
+    stored::recall(view, &path(view)?).await
 }
 
 pub(super) fn path(view: &View) -> Result<EntryPath, VaultError> {
@@ -88,32 +85,11 @@ pub(super) async fn read(view: &View) -> Result<Reply, VaultError> {
 /// Anew, as a whole: what is not named is not set.
 pub(super) async fn write(scope: &Scope<'_>, view: &View) -> Result<Reply, VaultError> {
     let config = Config::of(scope).await?;
-    // never moved: what it leaves behind is not wiped
-    let mut text = Zeroizing::new(Vec::with_capacity(STORED_BYTES));
-    serde_json::to_writer(&mut *text, &config)
-        .map_err(|_| VaultError::Internal("a configuration cannot be written".into()))?;
-    let path = path(view)?;
-    for _ in 0..ATTEMPTS_MAX {
-        let batch = match load(view).await? {
-            Some((_, revision)) => {
-                scope.may_change()?;
-                scope.batch()?.revision_is(path.clone(), revision)
-            }
-            None => scope.batch()?.absent(path.clone()),
-        };
-        match scope.commit(view.put(batch, path.clone(), &text)?).await {
-            Err(ChangeError::Conflict(_)) => {}
-            outcome => return Ok(outcome.map(|_| Reply::empty())?),
-        }
-    }
-    Err(VaultError::Conflict)
+    stored::change(scope, view, &path(view)?, |_: Option<Config>| Ok(&config)).await?;
+    Ok(Reply::empty())
 }
 
 impl Config {
-    fn decode(text: &[u8]) -> Result<Self, VaultError> {
-        serde_json::from_slice(text).map_err(|_| VaultError::Internal("a stored configuration cannot be read".into()))
-    }
-
     async fn of(scope: &Scope<'_>) -> Result<Self, VaultError> {
         let body = &scope.call.body;
         let config = Self {
@@ -221,8 +197,6 @@ fn reviewer(jwt: Zeroizing<String>) -> Result<Zeroizing<String>, VaultError> {
     Ok(jwt)
 }
 
-/// More than any has.
-const STORED_BYTES: usize = 512 << 10;
 const PEM_KEYS_MAX: usize = 16;
 const HOST_BYTES_MAX: usize = 512;
 const CA_BYTES_MAX: usize = 64 << 10;

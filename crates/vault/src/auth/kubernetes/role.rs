@@ -1,6 +1,5 @@
 //! Roles: which service accounts get which tokens.
 
-use super::ATTEMPTS_MAX;
 use super::cause;
 use super::selector::Selector;
 use super::token::Account;
@@ -9,10 +8,9 @@ use crate::body::Body;
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::stored;
 use crate::view::View;
-use identity::ChangeError;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use storage::{EntryPath, Revision};
 
 /// As stored; the names are the API's.
@@ -80,24 +78,16 @@ impl<'v> Roles<'v> {
 
     /// As it stands in the store.
     pub(super) async fn load(&self, name: &str) -> Result<Option<(Role, Revision)>, VaultError> {
-        let found = self.view.load(&self.path(name)?).await?;
-        found.map(|found| Ok((Role::decode(found.value.expose())?, found.revision))).transpose()
+        stored::load(self.view, &self.path(name)?).await
     }
 
     /// Perhaps from memory.
     pub(super) async fn recall(&self, name: &str) -> Result<Option<(Role, Revision)>, VaultError> {
-        let kept = self.view.read(&self.path(name)?).await?;
-        Option::as_ref(&Arc::clone(&kept))
-            .map(|kept| Ok((Role::decode(kept.value.expose())?, kept.revision)))
-            .transpose()
+        stored::recall(self.view, &self.path(name)?).await
     }
 }
 
 impl Role {
-    fn decode(text: &[u8]) -> Result<Self, VaultError> {
-        serde_json::from_slice(text).map_err(|_| VaultError::Internal("a stored role cannot be read".into()))
-    }
-
     /// Takes what stands in the body; what does not stays.
     fn update(&mut self, body: &Body) -> Result<(), VaultError> {
         if let Some(audience) = body.string("audience")? {
@@ -201,7 +191,7 @@ impl Role {
 }
 
 pub(super) async fn list(scope: &Scope<'_>, roles: &Roles<'_>) -> Result<Reply, VaultError> {
-    token_fields::list(scope, roles.view, ROLES, |text| Ok(Some(Role::decode(text)?.name))).await
+    token_fields::list(scope, roles.view, ROLES, |text| Ok(Some(stored::decode::<Role>(text)?.name))).await
 }
 
 pub(super) async fn read(roles: &Roles<'_>, name: &str) -> Result<Reply, VaultError> {
@@ -223,40 +213,18 @@ pub(super) async fn read(roles: &Roles<'_>, name: &str) -> Result<Reply, VaultEr
 }
 
 pub(super) async fn write(scope: &Scope<'_>, roles: &Roles<'_>, name: &str) -> Result<Reply, VaultError> {
-    let path = roles.path(name)?;
-    for _ in 0..ATTEMPTS_MAX {
-        let old = roles.load(name).await?;
-        let batch = match &old {
-            Some((_, revision)) => {
-                scope.may_change()?;
-                scope.batch()?.revision_is(path.clone(), *revision)
-            }
-            None => scope.batch()?.absent(path.clone()),
-        };
-        let mut role = old.map_or_else(|| Role { name: name.to_owned(), ..Role::default() }, |(role, _)| role);
+    let make = |old: Option<Role>| {
+        let mut role = old.unwrap_or_else(|| Role { name: name.to_owned(), ..Role::default() });
         role.update(&scope.call.body)?;
         role.check()?;
-        let text = serde_json::to_vec(&role).map_err(|_| VaultError::Internal("a role cannot be written".into()))?;
-        match scope.commit(roles.view.put(batch, path.clone(), &text)?).await {
-            Err(ChangeError::Conflict(_)) => {}
-            outcome => return Ok(outcome.map(|_| Reply::empty())?),
-        }
-    }
-    Err(VaultError::Conflict)
+        Ok(role)
+    };
+    stored::change(scope, roles.view, &roles.path(name)?, make).await?;
+    Ok(Reply::empty())
 }
 
 pub(super) async fn delete(scope: &Scope<'_>, roles: &Roles<'_>, name: &str) -> Result<Reply, VaultError> {
-    let path = roles.path(name)?;
-    for _ in 0..ATTEMPTS_MAX {
-        // to delete what is not there succeeds
-        let Some((_, revision)) = roles.load(name).await? else { return Ok(Reply::empty()) };
-        let batch = scope.batch()?.revision_is(path.clone(), revision).delete(path.clone());
-        match scope.commit(batch).await {
-            Err(ChangeError::Conflict(_)) => {}
-            outcome => return Ok(outcome.map(|_| Reply::empty())?),
-        }
-    }
-    Err(VaultError::Conflict)
+    stored::delete(scope, roles.view, roles.path(name)?).await
 }
 
 /// Names in which `*` stands for any characters, as many as there are.

@@ -1,17 +1,16 @@
 //! `config`: the trust domain, its bundle, and where that is told.
 
-use super::ATTEMPTS_MAX;
 use super::bundle::Bundle;
 use super::id::is_trust_domain;
 use crate::auth::cert::authorities;
 use crate::clock::rfc3339;
 use crate::error::VaultError;
-use crate::lease::store::{decode, encode};
 use crate::mount::Kind;
 use crate::outside::{Ask, Method, OutsideError};
 use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::service::Vault;
+use crate::stored;
 use crate::view::View;
 use audit::{Decision, Record, Subject};
 use envelope::Timestamp;
@@ -69,8 +68,7 @@ fn path(view: &View) -> Result<EntryPath, VaultError> {
 }
 
 pub(super) async fn find(view: &View) -> Result<Option<(Config, Revision)>, VaultError> {
-    let found = view.load(&path(view)?).await?;
-    found.map(|found| Ok((decode(found.value.expose())?, found.revision))).transpose()
+    stored::load(view, &path(view)?).await
 }
 
 pub(super) async fn show(scope: &Scope<'_>) -> Result<Reply, VaultError> {
@@ -93,18 +91,8 @@ pub(super) async fn show(scope: &Scope<'_>) -> Result<Reply, VaultError> {
 pub(super) async fn write(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let config = asked(scope).await?;
     let view = scope.view()?;
-    for _ in 0..ATTEMPTS_MAX {
-        let (path, batch) = (path(&view)?, scope.batch()?);
-        let batch = match find(&view).await? {
-            Some((_, revision)) => batch.revision_is(path.clone(), revision),
-            None => batch.absent(path.clone()),
-        };
-        match scope.commit(view.put(batch, path, &encode(&config)?)?).await {
-            Err(ChangeError::Conflict(_)) => {}
-            outcome => return Ok(outcome.map(|_| Reply::empty())?),
-        }
-    }
-    Err(VaultError::Conflict)
+    stored::change(scope, &view, &path(&view)?, |_: Option<Config>| Ok(&config)).await?;
+    Ok(Reply::empty())
 }
 
 async fn asked(scope: &Scope<'_>) -> Result<Config, VaultError> {
@@ -205,7 +193,7 @@ pub(crate) async fn tend(vault: &Vault, now: Timestamp) -> Result<usize, VaultEr
             }
         };
         let (path, batch) = (path(&view)?, crate::gone::still_there(vault, vault.changes().batch()?, mount)?);
-        let batch = view.put(batch.revision_is(path.clone(), revision), path, &encode(&next)?)?;
+        let batch = view.put(batch.revision_is(path.clone(), revision), path, &stored::encode(&next)?)?;
         let record = Record {
             decision: Decision::Allowed,
             ..Record::new(now, "worker", "VaultFetchTrustBundle", &Subject::System)

@@ -1,13 +1,14 @@
 //! `role/:name`: which workloads, and as what.
 
 use super::id::Pattern;
-use super::{ATTEMPTS_MAX, NAME_BYTES_MAX, config};
+use super::{NAME_BYTES_MAX, config};
 use crate::auth::token_fields::{self, OldNames, TokenFields, folded};
+use crate::body::Body;
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::stored;
 use crate::view::View;
-use identity::ChangeError;
 use serde::{Deserialize, Serialize};
 use storage::{EntryPath, Revision};
 
@@ -33,15 +34,11 @@ fn path(view: &View, name: &str) -> Result<EntryPath, VaultError> {
     view.path(&format!("{ROLES}/{}", view.hash(b"spiffe/role", name)?))
 }
 
-fn decode(text: &[u8]) -> Result<Role, VaultError> {
-    serde_json::from_slice(text).map_err(|_| VaultError::Internal("a stored role cannot be read".into()))
-}
-
 pub(super) async fn find(view: &View, raw: &str) -> Result<Option<(Role, EntryPath, Revision)>, VaultError> {
     let Some(name) = folded(raw, NAME_BYTES_MAX) else { return Ok(None) };
     let path = path(view, &name)?;
-    let found = view.load(&path).await?;
-    found.map(|found| Ok((decode(found.value.expose())?, path, found.revision))).transpose()
+    let found = stored::load(view, &path).await?;
+    Ok(found.map(|(role, revision)| (role, path, revision)))
 }
 
 pub(super) async fn exists(scope: &Scope<'_>, raw: &str) -> Result<bool, VaultError> {
@@ -49,7 +46,7 @@ pub(super) async fn exists(scope: &Scope<'_>, raw: &str) -> Result<bool, VaultEr
 }
 
 pub(super) async fn list(scope: &Scope<'_>) -> Result<Reply, VaultError> {
-    token_fields::list(scope, &scope.view()?, ROLES, |text| Ok(Some(decode(text)?.name))).await
+    token_fields::list(scope, &scope.view()?, ROLES, |text| Ok(Some(stored::decode::<Role>(text)?.name))).await
 }
 
 pub(super) async fn read(scope: &Scope<'_>, raw: &str) -> Result<Reply, VaultError> {
@@ -68,45 +65,38 @@ pub(super) async fn write(scope: &Scope<'_>, raw: &str) -> Result<Reply, VaultEr
     let config = config::find(&view).await?;
     let (config, _) =
         config.ok_or_else(|| VaultError::Invalid("the mount has no trust domain yet: see config".into()))?;
-    for _ in 0..ATTEMPTS_MAX {
-        let (mut role, batch, path) = match find(&view, &name).await? {
-            Some((role, path, revision)) => {
-                scope.may_change()?;
-                (role, scope.batch()?.revision_is(path.clone(), revision), path)
-            }
-            None => {
-                let path = path(&view, &name)?;
-                (Role { name: name.clone(), ..Role::default() }, scope.batch()?.absent(path.clone()), path)
-            }
-        };
+    let make = |old: Option<Role>| {
+        let mut role = old.unwrap_or_else(|| Role { name: name.clone(), ..Role::default() });
+        role.update(body, &config.trust_domain)?;
+        Ok(role)
+    };
+    stored::change(scope, &view, &path(&view, &name)?, make).await?;
+    Ok(Reply::empty())
+}
+
+impl Role {
+    fn update(&mut self, body: &Body, trust_domain: &str) -> Result<(), VaultError> {
         if let Some(patterns) = body.list("workload_id_patterns")? {
-            role.workload_id_patterns = patterns;
+            self.workload_id_patterns = patterns;
         }
-        let sound = |pattern: &String| Pattern::parse(pattern, &config.trust_domain).is_some();
-        let patterns = &role.workload_id_patterns;
+        let sound = |pattern: &String| Pattern::parse(pattern, trust_domain).is_some();
+        let patterns = &self.workload_id_patterns;
         if patterns.is_empty() || patterns.len() > PATTERNS_MAX || !patterns.iter().all(sound) {
             let why = format!("1 to {PATTERNS_MAX} paths like /ns/*/sa/web, or whole ids of this trust domain");
             return Err(VaultError::field("workload_id_patterns", why));
         }
         if let Some(name) = body.string("display_name")? {
-            role.display_name = name.chars().filter(char::is_ascii_graphic).take(NAME_BYTES_MAX).collect();
+            self.display_name = name.chars().filter(char::is_ascii_graphic).take(NAME_BYTES_MAX).collect();
         }
-        role.token.update(body, OldNames::default())?;
-        let text = serde_json::to_vec(&role).map_err(|_| VaultError::Internal("a role cannot be written".into()))?;
-        match scope.commit(view.put(batch, path, &text)?).await {
-            Err(ChangeError::Conflict(_)) => {}
-            outcome => return Ok(outcome.map(|_| Reply::empty())?),
-        }
+        self.token.update(body, OldNames::default())
     }
-    Err(VaultError::Conflict)
 }
 
 /// To delete what is not there succeeds.
 pub(super) async fn delete(scope: &Scope<'_>, raw: &str) -> Result<Reply, VaultError> {
-    if let Some((_, path, _)) = find(&scope.view()?, raw).await? {
-        scope.commit(scope.batch()?.delete(path)).await?;
-    }
-    Ok(Reply::empty())
+    let Some(name) = folded(raw, NAME_BYTES_MAX) else { return Ok(Reply::empty()) };
+    let view = scope.view()?;
+    stored::delete(scope, &view, path(&view, &name)?).await
 }
 
 const ROLES: &str = "r";

@@ -3,9 +3,9 @@
 use super::check_name;
 use crate::engine::tree::Tree;
 use crate::error::VaultError;
-use crate::lease::store::{decode, encode};
 use crate::reply::Reply;
 use crate::scope::Scope;
+use crate::stored::{decode, encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use storage::{Batch, EntryPath, Revision};

@@ -4,7 +4,7 @@ use super::authority::Issuer;
 use super::text::{Der, colons};
 use crate::clock::rfc3339;
 use crate::error::VaultError;
-use crate::lease::store::{decode, encode};
+use crate::stored::{decode, encode};
 use crate::view::View;
 use envelope::{Timestamp, mac};
 use serde::{Deserialize, Serialize};
