@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use std::num::NonZero;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
 
@@ -37,6 +38,7 @@ impl Cores {
                     // ends with the sender too
                     let _ = stopped.wait_for(|stop| *stop).await;
                 });
+                runtime.shutdown_timeout(LEFT_BEHIND);
             })?;
             running.push(thread);
         }
@@ -59,5 +61,7 @@ impl Cores {
     }
 }
 
+/// How long what blocks a thread may take to end: a name that is being resolved.
+const LEFT_BEHIND: Duration = Duration::from_secs(1);
 /// Each core has a channel to the boundary, which takes 128 of one client.
 const CORES_MAX: usize = 120;

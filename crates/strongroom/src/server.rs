@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use storage::Storage;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Runs until it is told to end: 0 after a drain, 1 after a failure of its own.
 pub fn run(config: &Config) -> Result<ExitCode> {
@@ -33,17 +33,21 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(config, &cores));
     cores.stop();
+    // a name that is being resolved keeps nobody from ending
+    runtime.shutdown_timeout(LEFT_BEHIND);
     outcome
 }
 
 async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
+    // from here on no signal is lost, whoever waits for it when
+    let mut signals = Signals::new()?;
     files::private_folder(&config.data_dir)?;
     let orphaned = parent_gone(config.end_with_parent)?;
     tokio::pin!(orphaned);
     let store::Opened { store: storage, failed: store_failed } = tokio::select! {
         opened = store::open(config) => opened?,
         () = &mut orphaned => return Ok(ExitCode::SUCCESS),
-        end = asked(None) => return end.map(|_| ExitCode::SUCCESS),
+        () = signals.end(None) => return Ok(ExitCode::SUCCESS),
     };
     let options = boundary_options(config)?;
     let boundary = Arc::new(SocketBoundary::start(options.clone())?);
@@ -51,12 +55,13 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
         cluster = open(Arc::clone(&storage), &boundary) => cluster?,
         // the boundary may have ended with the parent: nobody waits for it for ever
         () = &mut orphaned => return Ok(ExitCode::SUCCESS),
+        () = signals.end(None) => return Ok(ExitCode::SUCCESS),
     };
     let restored = config.data_dir.join(RESTORED).exists();
     let log = tokio::select! {
         log = audit_log(config, cores, &mut cluster, (&boundary, restored)) => log?,
         () = &mut orphaned => return Ok(ExitCode::SUCCESS),
-        end = asked(None) => return end.map(|_| ExitCode::SUCCESS),
+        () = signals.end(None) => return Ok(ExitCode::SUCCESS),
     };
     if restored {
         files::remove(&config.data_dir.join(RESTORED))?;
@@ -80,7 +85,7 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
     wired.health().serve();
     ready(&listener);
     let end = tokio::select! {
-        end = asked(certificate.as_deref()) => end?,
+        () = signals.end(certificate.as_deref()) => End::Asked,
         () = &mut orphaned => End::Asked,
         () = store_failed => End::Failed("the store failed"),
         () = log.failed() => End::Failed("the audit log failed"),
@@ -200,19 +205,31 @@ enum End {
     Failed(&'static str),
 }
 
-/// Until somebody ends us. SIGHUP reads the certificate again.
-async fn asked(certificate: Option<&Certificate>) -> Result<End> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut hup = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = term.recv() => return Ok(End::Asked),
-            _ = int.recv() => return Ok(End::Asked),
-            _ = hup.recv() => match certificate.map(Certificate::reload) {
-                Some(Err(error)) => tracing::error!(%error, "the certificate was not read again; the old one stays"),
-                Some(Ok(())) => tracing::info!("the certificate was read again"),
-                None => {}
-            },
+/// What we are told from outside. One for the whole life: what comes while nobody waits is heard by who waits next.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { term, int, hup: signal(SignalKind::hangup())? })
+    }
+
+    /// Until somebody ends us. SIGHUP reads the certificate again.
+    async fn end(&mut self, certificate: Option<&Certificate>) {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return,
+                _ = self.int.recv() => return,
+                _ = self.hup.recv() => match certificate.map(Certificate::reload) {
+                    Some(Err(error)) => tracing::error!(%error, "the certificate was not read again; the old one stays"),
+                    Some(Ok(())) => tracing::info!("the certificate was read again"),
+                    None => {}
+                },
+            }
         }
     }
 }
@@ -262,5 +279,7 @@ pub(crate) fn not_dumpable() -> Result<()> {
 pub const RESTORED: &str = "restored";
 /// How long a node waits for another that makes the root token.
 const TURN: Duration = Duration::from_secs(10);
+/// How long what blocks a thread may take to end, when all else has.
+const LEFT_BEHIND: Duration = Duration::from_secs(1);
 /// How long open connections may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
