@@ -4,7 +4,7 @@
 //! data error ─────────► the caller's answer; the session stays
 //! session, handle,
 //! login lost ─────────► new session, object found again, login again; once
-//! ambiguous error ────► canary: good ─► the caller's data;  bad ─► breaker opens
+//! ambiguous error ────► canary: good ─► once more, then Unavailable;  bad ─► breaker opens
 //! breaker open ───────► Unavailable; one attempt at a time: new login, then C_Finalize and C_Initialize
 //! ```
 //!
@@ -117,7 +117,9 @@ impl Device {
                 self.library.read().unseat(self.number);
                 true
             }
-            Fault::Answer(_) | Fault::Data | Fault::Pin | Fault::Ambiguous | Fault::Dead => false,
+            // SoftHSM2 before 2.6.2 answers so where two sessions search and create at once (softhsm/SoftHSMv2 #573)
+            Fault::Ambiguous => self.once(&mut |link| link.prove_alive_now()).is_ok(),
+            Fault::Answer(_) | Fault::Data | Fault::Pin | Fault::Dead => false,
         }
     }
 
