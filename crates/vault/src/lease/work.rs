@@ -201,22 +201,29 @@ async fn tokens_gone(vault: &Vault, now: Timestamp) -> Result<usize, VaultError>
 async fn entities_gone(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
     let leases = Leases::of(vault)?;
     let claims = vault.barrier().storage().claim(&leases.ended_entities()?, ENTITIES_AT_ONCE, CLAIMED_FOR).await?;
-    for Claim { path, entry, fence } in &claims {
-        let ids: Vec<String> = decode(vault.barrier().open(path, &entry.value)?.expose())?;
-        let mut whole = true;
-        for id in &ids {
-            let (folder, by) = (leases.of_entity(id)?, By::System("LeaseEnd", now));
-            whole &= super::mark::end_below(vault, &folder, |_| true, (Why::Entity, by), "identity/entity").await?.1;
-        }
-        if whole {
-            let batch = vault.changes().batch()?.revision_is(path.clone(), *fence).delete(path.clone());
-            match vault.commit(batch, &told(now, "LeaseEntityEnded", "", Outcome::Done)).await {
-                Ok(_) | Err(identity::ChangeError::Conflict(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
+    let mut done = Done::default();
+    for claim in &claims {
+        // one that cannot be read keeps no other waiting
+        done.add("leases of an entity", entity_gone(vault, &leases, claim, now).await.map(|()| 1));
+    }
+    done.told()
+}
+
+async fn entity_gone(vault: &Vault, leases: &Leases, claim: &Claim, now: Timestamp) -> Result<(), VaultError> {
+    let Claim { path, entry, fence } = claim;
+    let ids: Vec<String> = decode(vault.barrier().open(path, &entry.value)?.expose())?;
+    for id in &ids {
+        let (folder, by) = (leases.of_entity(id)?, By::System("LeaseEnd", now));
+        let (_, whole) = super::mark::end_below(vault, &folder, |_| true, (Why::Entity, by), "identity/entity").await?;
+        if !whole {
+            return Ok(());
         }
     }
-    Ok(claims.len())
+    let batch = vault.changes().batch()?.revision_is(path.clone(), *fence).delete(path.clone());
+    match vault.commit(batch, &told(now, "LeaseEntityEnded", "", Outcome::Done)).await {
+        Ok(_) | Err(identity::ChangeError::Conflict(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 pub(crate) async fn is_mount_gone(vault: &Vault, mount: &str) -> Result<bool, VaultError> {

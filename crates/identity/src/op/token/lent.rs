@@ -53,7 +53,11 @@ impl Identities {
 
     /// With the condition that the entity is as it is: there, and not disabled. What is lent to it ends with either.
     async fn while_enabled(&self, batch: Batch, entity: EntityId) -> Result<Batch, IdentityError> {
-        let gone = |_| IdentityError::Unauthenticated(Cause::EntityGone);
+        let gone = |error| match error {
+            IdentityError::EntityNotFound => IdentityError::Unauthenticated(Cause::EntityGone),
+            // a store that is away says nothing of anybody
+            error => error,
+        };
         let mut work = Work::new(self);
         let id = work.entity_id(EntityRef::Id(entity)).await.map_err(gone)?;
         if work.entity(id).await?.disabled {

@@ -121,8 +121,11 @@ async fn delete(scope: &Scope<'_>, ids: &[EntityId]) -> Result<Reply, VaultError
     Ok(Reply::empty())
 }
 
-/// What was lent to it is taken back.
+/// What was lent to it is taken back. Databases stand in the root alone.
 fn end_leases(scope: &Scope<'_>, batch: Batch, entity: &Entity) -> Result<Batch, IdentityError> {
+    if !scope.vault.namespace().is_empty() {
+        return Ok(batch);
+    }
     let ended = Leases::of(scope.vault).and_then(|leases| leases.end_entity(batch, entity, scope.now()));
     ended.map_err(|_| IdentityError::Internal("what is lent to an entity"))
 }
@@ -136,7 +139,16 @@ async fn merge(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let keep = ids_in(body, "conflicting_alias_ids_to_keep")?.unwrap_or_default();
     let (identities, from, keep, now) = (scope.vault.identities(), &from, &keep, scope.now());
     let merge = |batch| -> Making<'_, Progress> {
-        Box::pin(async move { identities.merge_entities(batch, (from, to), keep, now).await })
+        Box::pin(async move {
+            let (mut batch, progress) = identities.merge_entities(batch, (from, to), keep, now).await?;
+            // who becomes somebody that is disabled is disabled
+            if identities.entity(EntityRef::Id(to)).await?.disabled {
+                for id in from {
+                    batch = end_leases(scope, batch, &identities.entity(EntityRef::Id(*id)).await?)?;
+                }
+            }
+            Ok((batch, progress))
+        })
     };
     while change(scope, merge).await? == Progress::GoesOn {}
     Ok(Reply::empty())
