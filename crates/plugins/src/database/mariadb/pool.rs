@@ -4,20 +4,53 @@ use super::{Outcome, failed};
 use crate::database::{address, away};
 use mysql_async::{Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, SslOpts};
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use vault::engine::database::plugin::{Connection, DatabaseError};
 
 #[derive(Debug, Default)]
 pub(super) struct Pools {
-    pools: Mutex<HashMap<String, (u64, Pool)>>,
+    pools: Mutex<HashMap<String, Shared>>,
+}
+
+#[derive(Debug, Clone)]
+struct Shared {
+    revision: u64,
+    pool: Pool,
+    /// Who waits for a connection waits here: a pool that is busy is no database that is away.
+    permits: Arc<Semaphore>,
+}
+
+/// A connection, and its place.
+#[derive(Debug)]
+pub(super) struct Held {
+    conn: Conn,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Deref for Held {
+    type Target = Conn;
+
+    fn deref(&self) -> &Conn {
+        &self.conn
+    }
+}
+
+impl DerefMut for Held {
+    fn deref_mut(&mut self) -> &mut Conn {
+        &mut self.conn
+    }
 }
 
 impl Pools {
     /// What was begun on it and not ended is undone before it serves others.
-    pub(super) async fn take(&self, to: &Connection) -> Outcome<Conn> {
-        let pool = self.pool(to)?;
-        connected(pool.get_conn()).await
+    pub(super) async fn take(&self, to: &Connection) -> Outcome<Held> {
+        let Shared { pool, permits, .. } = self.pool(to)?;
+        let permit = tokio::time::timeout(WAITED_FOR, permits.acquire_owned()).await;
+        let permit = permit.map_err(|_| busy())?.map_err(|_| busy())?;
+        Ok(Held { conn: connected(pool.get_conn()).await?, _permit: permit })
     }
 
     /// As somebody else: never kept.
@@ -28,29 +61,28 @@ impl Pools {
 
     pub(super) fn forget(&self, id: &str) {
         let gone = self.locked().remove(id);
-        close(gone.map(|(_, pool)| pool));
+        close(gone.map(|shared| shared.pool));
     }
 
     pub(super) fn forget_all(&self) {
         let gone: Vec<_> = self.locked().drain().collect();
-        gone.into_iter().for_each(|(_, (_, pool))| close(Some(pool)));
+        gone.into_iter().for_each(|(_, shared)| close(Some(shared.pool)));
     }
 
-    fn pool(&self, to: &Connection) -> Outcome<Pool> {
+    fn pool(&self, to: &Connection) -> Outcome<Shared> {
         let mut pools = self.locked();
-        if let Some((revision, pool)) = pools.get(&to.id)
-            && *revision == to.revision
-        {
-            return Ok(pool.clone());
+        if let Some(shared) = pools.get(&to.id).filter(|shared| shared.revision == to.revision) {
+            return Ok(shared.clone());
         }
-        let pool = Pool::new(Opts::from(options(to)?));
-        let old = pools.insert(to.id.clone(), (to.revision, pool.clone()));
+        let permits = Arc::new(Semaphore::new(most(to)));
+        let shared = Shared { revision: to.revision, pool: Pool::new(Opts::from(options(to)?)), permits };
+        let old = pools.insert(to.id.clone(), shared.clone());
         drop(pools);
-        close(old.map(|(_, pool)| pool));
-        Ok(pool)
+        close(old.map(|old| old.pool));
+        Ok(shared)
     }
 
-    fn locked(&self) -> MutexGuard<'_, HashMap<String, (u64, Pool)>> {
+    fn locked(&self) -> MutexGuard<'_, HashMap<String, Shared>> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -60,6 +92,14 @@ fn close(pool: Option<Pool>) {
     if let (Some(pool), Ok(runtime)) = (pool, tokio::runtime::Handle::try_current()) {
         runtime.spawn(pool.disconnect());
     }
+}
+
+fn most(to: &Connection) -> usize {
+    usize::try_from(to.connections_max).unwrap_or(1).max(1)
+}
+
+fn busy() -> DatabaseError {
+    DatabaseError::Refused("all connections are in use".to_owned())
 }
 
 async fn connected(conn: impl Future<Output = Result<Conn, mysql_async::Error>>) -> Outcome<Conn> {
@@ -87,8 +127,7 @@ fn options(to: &Connection) -> Outcome<OptsBuilder> {
     if host.contains(['(', ')', '/', '@']) {
         return Err(unreadable());
     }
-    let most = usize::try_from(to.connections_max).unwrap_or(1).max(1);
-    let kept = PoolOpts::default().with_constraints(PoolConstraints::new(0, most).unwrap_or_default());
+    let kept = PoolOpts::default().with_constraints(PoolConstraints::new(0, most(to)).unwrap_or_default());
     let options = OptsBuilder::default().ip_or_hostname(host).tcp_port(port).prefer_socket(false);
     let options = options.user(Some(to.username.clone())).pass(Some(to.password.to_string()));
     let options = options.db_name(Some(database).filter(|database| !database.is_empty()));
@@ -107,6 +146,7 @@ fn options(to: &Connection) -> Outcome<OptsBuilder> {
 /// What a server is set to elsewhere changes nothing of what our texts mean.
 const SETUP: &str = "SET SESSION sql_mode = 'NO_BACKSLASH_ESCAPES,STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
                      SESSION lock_wait_timeout = 3, SESSION innodb_lock_wait_timeout = 3, SESSION autocommit = 1";
+const WAITED_FOR: Duration = Duration::from_secs(5);
 const CONNECTED_WITHIN: Duration = Duration::from_secs(5);
 const KEPT_FOR: Duration = Duration::from_secs(60);
 const KEEPALIVE: Duration = Duration::from_secs(30);
