@@ -7,6 +7,7 @@ use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
     self as aws, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, UnparsedPublicKey, VerificationAlgorithm,
 };
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use x509_cert::der::asn1::{ObjectIdentifier, Uint};
 use x509_cert::der::{Decode, Encode, Reader, SliceReader};
@@ -59,9 +60,16 @@ impl LeafKind {
         }
     }
 
-    /// On a thread of its own, a few at once: an RSA key takes a while.
+    /// On a thread of its own. An RSA key takes a while: a few at once, and who would wait long is told.
     pub(super) async fn generate(self) -> Result<NewKey, VaultError> {
-        let _place = PLACES.acquire().await.map_err(|_| VaultError::Unavailable("BUSY"))?;
+        let busy = || VaultError::Unavailable("BUSY");
+        let _place = match self {
+            Self::Rsa(_) => {
+                let place = tokio::time::timeout(WAITED_FOR, PLACES.acquire()).await.map_err(|_| busy())?;
+                Some(place.map_err(|_| busy())?)
+            }
+            Self::Ec256 | Self::Ec384 | Self::Ed25519 => None,
+        };
         let made = tokio::task::spawn_blocking(move || self.make()).await;
         made.ok().and_then(Result::ok).ok_or_else(|| VaultError::Internal("no key was made".into()))
     }
@@ -161,6 +169,7 @@ pub(super) fn is_signed(
 }
 
 static PLACES: Semaphore = Semaphore::const_new(2);
+const WAITED_FOR: Duration = Duration::from_secs(5);
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
 const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");

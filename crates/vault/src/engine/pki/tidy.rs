@@ -60,11 +60,17 @@ pub(crate) async fn tend(vault: &Vault, now: Timestamp) -> Result<usize, VaultEr
 async fn drop_old(vault: &Vault, view: &View, now: Timestamp) -> Result<usize, VaultError> {
     let buffer = u64::try_from(BUFFER.as_millis()).unwrap_or(u64::MAX);
     let before = now.unix_millis().saturating_sub(buffer);
-    let (batch, dropped) = drop_ended(view, vault.changes().batch()?, before).await?;
-    if dropped > 0 {
+    let mut all = 0;
+    // more in a turn than are issued meanwhile
+    for _ in 0..PAGES_A_TURN {
+        let (batch, dropped) = drop_ended(view, vault.changes().batch()?, before).await?;
+        if dropped == 0 {
+            break;
+        }
         commit(vault, batch, ("VaultTidyCertificates", now), None).await?;
+        all += dropped;
     }
-    Ok(dropped)
+    Ok(all)
 }
 
 async fn renew_lists(vault: &Vault, (mount, view): (&Mount, &View), now: Timestamp) -> Result<usize, VaultError> {
@@ -107,3 +113,5 @@ async fn commit(
 /// So long what is over is kept: clocks of others may be late.
 const BUFFER: Duration = Duration::from_secs(72 * 3600);
 const PAGES_MAX: usize = 250;
+/// Of what has ended, of a mount.
+const PAGES_A_TURN: usize = 25;
