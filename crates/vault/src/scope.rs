@@ -95,15 +95,7 @@ impl<'a> Scope<'a> {
 
     /// Commits a change together with this request's record.
     pub async fn commit(&self, batch: Batch) -> Result<Revision, ChangeError> {
-        self.commit_by(batch, self.subject()).await
-    }
-
-    /// As [`Self::commit`]: a login's change is made by whom it lets in.
-    pub async fn commit_by(&self, batch: Batch, subject: &Subject) -> Result<Revision, ChangeError> {
-        let record = self.record(subject, Decision::Allowed, Outcome::Done);
-        let revision = self.vault.commit(batch, &record).await?;
-        self.recorded.store(true, Ordering::Relaxed);
-        Ok(revision)
+        self.commit_with(batch, &[]).await
     }
 
     /// As [`Self::commit`], with a record that names what else it is about: keys of the key domain.

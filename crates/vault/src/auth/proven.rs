@@ -1,4 +1,4 @@
-//! The end of every login by what others vouch for: a token, with its entity and a record of what proved it, in one commit.
+//! The end of every login: a token, with its entity and a record of what proved it, in one commit.
 //!
 //! Always: what a login asks for itself is narrower than what the role gives, or it is refused by its name.
 
@@ -8,7 +8,7 @@ use crate::reply::Reply;
 use crate::scope::Scope;
 use audit::{Decision, Outcome, Record};
 use envelope::Timestamp;
-use identity::{ChangeError, NewToken, PolicyName, TokenKind};
+use identity::{ChangeError, CreatedToken, NewToken, PolicyName, TokenKind};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -73,24 +73,38 @@ pub(crate) async fn let_in_of(
     }
     let prepared = token_fields::prepare_in(scope, batch, new, &proven.alias, groups).await;
     let (batch, created) = token_fields::let_in_or(prepared, refused(ENTITY_DISABLED))?;
+    if !batch.writes.is_empty() {
+        return committed(scope, batch, created, &proven.proof).await;
+    }
+    if !still_so(scope, &batch).await? {
+        return token_fields::again(scope).await;
+    }
+    logged(scope, created, &proven.proof).await.map(Some)
+}
+
+/// A login's token, with what proved it, in one commit. Nothing where others were in between: look again.
+pub(crate) async fn committed(
+    scope: &Scope<'_>,
+    batch: Batch,
+    created: CreatedToken,
+    proof: &str,
+) -> Result<Option<Reply>, VaultError> {
     let subject = token_fields::subject(&created);
-    let record = Record { proof: &proven.proof, ..scope.record(&subject, Decision::Allowed, Outcome::Done) };
-    if batch.writes.is_empty() {
-        if !still_so(scope, &batch).await? {
-            return token_fields::again(scope).await;
-        }
-        scope.vault.changes().log(&record).await?;
-        scope.was_recorded();
-        return Ok(Some(token_fields::answer(scope, created)));
+    let record = Record { proof, ..scope.record(&subject, Decision::Allowed, Outcome::Done) };
+    if let Err(error) = scope.vault.commit(batch, &record).await {
+        return if let ChangeError::Conflict(_) = error { token_fields::again(scope).await } else { Err(error.into()) };
     }
-    match scope.vault.commit(batch, &record).await {
-        Err(ChangeError::Conflict(_)) => token_fields::again(scope).await,
-        outcome => {
-            outcome?;
-            scope.was_recorded();
-            Ok(Some(token_fields::answer(scope, created)))
-        }
-    }
+    scope.was_recorded();
+    Ok(Some(token_fields::answer(scope, created)))
+}
+
+/// The same where nothing is stored.
+pub(crate) async fn logged(scope: &Scope<'_>, created: CreatedToken, proof: &str) -> Result<Reply, VaultError> {
+    let subject = token_fields::subject(&created);
+    let record = Record { proof, ..scope.record(&subject, Decision::Allowed, Outcome::Done) };
+    scope.vault.changes().log(&record).await?;
+    scope.was_recorded();
+    Ok(token_fields::answer(scope, created))
 }
 
 /// Whether what the login was looked at by still stands, where nothing is written that would tell.
@@ -120,13 +134,17 @@ fn ending(new: NewToken<'static>, left: Duration) -> NewToken<'static> {
 
 /// What the role gives, and of that what the caller asks for: a shorter life, fewer uses, addresses, policies. What an
 /// entity and its groups give comes beside, as with every token.
-fn narrowed(scope: &Scope<'_>, role: &TokenFields) -> Result<TokenFields, VaultError> {
+pub(crate) fn narrowed(scope: &Scope<'_>, role: &TokenFields) -> Result<TokenFields, VaultError> {
     let body = &scope.call.body;
     let wider = |field: &'static str| Err(VaultError::field(field, "wider than what the role gives"));
     let mut fields = role.clone();
-    if let Some(ttl) = body.duration("token_ttl")? {
+    // none is no wish, here as in all of these fields
+    if let Some(ttl) = body.duration("token_ttl")?.filter(|ttl| !ttl.is_zero()) {
         if ttl > role.first_life(scope.mount) {
             return wider("token_ttl");
+        }
+        if ttl.as_secs() == 0 {
+            return Err(VaultError::field("token_ttl", "less than a second"));
         }
         (fields.token_ttl, fields.token_explicit_max_ttl, fields.token_period) = (ttl.as_secs(), ttl.as_secs(), 0);
     }

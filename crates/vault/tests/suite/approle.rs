@@ -593,6 +593,56 @@ async fn a_stateless_login_stores_nothing_and_a_role_without_secret_ids_is_bound
 }
 
 #[tokio::test]
+async fn a_login_may_ask_for_less_than_its_role_and_its_secret_id_give_and_never_for_more() {
+    let rig = rig().await;
+    let role_id = role(
+        &rig,
+        "web",
+        json!({"token_policies": ["a", "b"], "token_ttl": 60, "token_num_uses": 3, "token_bound_cidrs": "192.0.2.0/24"}),
+    )
+    .await;
+    let (secret, _) = secret_id(&rig, "web", json!({"token_bound_cidrs": "192.0.2.0/25"})).await;
+    let from = With { from: Some("192.0.2.7:1"), ..With::default() };
+    let ask = async |wish: &Value| {
+        let mut body = json!({"role_id": role_id, "secret_id": secret});
+        body.as_object_mut().unwrap().extend(wish.as_object().unwrap().clone());
+        rig.ask(Write, "auth/approle/login", body, from.clone()).await
+    };
+    for wish in [
+        json!({"token_ttl": 61}),
+        // less than a second would be none, and none the mount's: more than the role's
+        json!({"token_ttl": "1ms"}),
+        json!({"token_ttl": "999ms"}),
+        json!({"token_num_uses": 4}),
+        json!({"token_bound_cidrs": "192.0.2.128/25"}),
+        json!({"token_bound_cidrs": "0.0.0.0/0"}),
+        json!({"token_policies": "c"}),
+        json!({"token_policies": "a,root"}),
+    ] {
+        let field = wish.as_object().unwrap().keys().next().unwrap().clone();
+        let (status, body) = ask(&wish).await;
+        assert_eq!(status, 400, "{wish}");
+        assert!(body.to_string().contains(&field), "{wish} {body}");
+    }
+    for (wish, ttl, uses, policies) in [
+        (json!({}), 60, 3, json!(["a", "b", "default"])),
+        (json!({"token_ttl": 0, "token_num_uses": 0, "token_bound_cidrs": ""}), 60, 3, json!(["a", "b", "default"])),
+        (json!({"token_ttl": "1s", "token_num_uses": 1, "token_policies": "a"}), 1, 1, json!(["a"])),
+    ] {
+        let (outcome, told) = rig.recorded(ask(&wish)).await;
+        let auth = &outcome.1["auth"];
+        let found = (&auth["lease_duration"], &auth["num_uses"], &auth["policies"]);
+        assert_eq!(found, (&json!(ttl), &json!(uses), &policies), "{wish} {}", outcome.1);
+        assert_eq!(told.last().unwrap()["proof"], "approle role:web by:secret_id");
+    }
+    // of a token that is bound narrower than its SecretID says
+    let narrow = text(&ask(&json!({"token_bound_cidrs": "192.0.2.7/32"})).await.1["auth"]["client_token"]);
+    for (from, alive) in [("192.0.2.8:1", false), ("192.0.2.7:1", true)] {
+        assert_eq!(is_alive(&rig, &narrow, With { from: Some(from), ..With::default() }).await, alive, "{from}");
+    }
+}
+
+#[tokio::test]
 async fn a_disabled_entity_neither_logs_in_nor_spends_a_use() {
     let rig = rig().await;
     let role_id = role(&rig, "web", json!({"secret_id_num_uses": 2})).await;

@@ -101,6 +101,24 @@ async fn users_are_administered_and_log_in() {
 }
 
 #[tokio::test]
+async fn who_logs_in_may_ask_for_less_and_a_wish_tells_nothing_of_a_password() {
+    let rig = rig().await;
+    let ask = async |password: &str, ttl: &str| {
+        let body = json!({"password": password, "token_ttl": ttl});
+        rig.ask(Write, "auth/userpass/login/alice", body, With::default()).await
+    };
+    let (outcome, told) = rig.recorded(ask(RIGHT, "10s")).await;
+    assert_eq!((outcome.0, &outcome.1["auth"]["lease_duration"]), (200, &json!(10)), "{}", outcome.1);
+    assert_eq!(told.last().unwrap()["proof"], "userpass user:alice");
+    let (status, body) = ask(RIGHT, "61s").await;
+    assert!(status == 400 && body.to_string().contains("token_ttl"), "{body}");
+    assert_eq!(ask("wrong", "61s").await, refusal());
+    let entity = text(&outcome.1["auth"]["entity_id"]);
+    rig.done(Write, &format!("identity/entity/id/{entity}"), json!({"disabled": true})).await;
+    assert_eq!(ask(RIGHT, "61s").await, refusal());
+}
+
+#[tokio::test]
 async fn what_is_malformed_is_refused_by_its_name() {
     let rig = rig().await;
     for (path, body, field) in [

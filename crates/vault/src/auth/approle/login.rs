@@ -9,6 +9,7 @@ use super::ATTEMPTS_MAX;
 use super::role::{Role, Roles};
 use super::secret_id::{Found, SecretId};
 use crate::auth::explain::Causes;
+use crate::auth::proven::{committed, logged, narrowed};
 use crate::auth::token_fields::{self, Login, is_from, lie_within};
 use crate::error::VaultError;
 use crate::reply::Reply;
@@ -154,15 +155,20 @@ async fn let_in(
     if let Some(secret_id) = secret_id {
         meta.insert("secret_id_accessor".to_owned(), secret_id.accessor.clone());
     }
-    let narrower = secret_id.map(|secret_id| &secret_id.token_cidrs).filter(|ranges| !ranges.is_empty());
+    let proof = proof(role, secret_id);
+    let mut given = role.token.clone();
+    if let Some(ranges) = secret_id.map(|secret_id| &secret_id.token_cidrs).filter(|ranges| !ranges.is_empty()) {
+        given.token_bound_cidrs.clone_from(ranges);
+    }
+    let fields = narrowed(scope, &given)?;
     let login = Login {
         path: format!("{}login", scope.mount_path),
         display_name: scope.mount_path.trim_start_matches("auth/").trim_end_matches('/').replace('/', "-"),
         meta,
-        cidrs: narrower.unwrap_or(&role.token.token_bound_cidrs),
+        cidrs: &fields.token_bound_cidrs,
         certificate: bound_to(scope, secret_id)?,
     };
-    let new = role.token.token(scope.mount, login)?;
+    let new = fields.token(scope.mount, login)?;
     let mut batch = scope.batch()?.revision_is(path.clone(), *revision);
     if let Some(Found { mut secret_id, hash, path, revision }) = found {
         batch = batch.revision_is(path.clone(), revision);
@@ -176,17 +182,16 @@ async fn let_in(
     }
     let prepared = token_fields::prepare(scope, batch, new, &role.role_id).await;
     let (batch, created) = token_fields::let_in_or(prepared, refused(ENTITY_DISABLED))?;
-    let subject = token_fields::subject(&created);
     if batch.writes.is_empty() {
-        let record = scope.record(&subject, Decision::Allowed, Outcome::Done);
-        scope.vault.changes().log(&record).await?;
-        scope.was_recorded();
-        return Ok(Some(token_fields::answer(scope, created)));
+        return logged(scope, created, &proof).await.map(Some);
     }
-    match scope.commit_by(batch, &subject).await {
-        Err(ChangeError::Conflict(_)) => token_fields::again(scope).await,
-        outcome => Ok(outcome.map(|_| Some(token_fields::answer(scope, created)))?),
-    }
+    committed(scope, batch, created, &proof).await
+}
+
+/// Which SecretID it was the token's own metadata tells, to whom may ask.
+fn proof(role: &Role, secret_id: Option<&SecretId>) -> String {
+    let by = if secret_id.is_some() { "secret_id" } else { "addresses" };
+    format!("approle role:{} by:{by}", role.name)
 }
 
 /// The certificate beside which the token is to count.

@@ -5,6 +5,7 @@ use super::lockout::Failures;
 use super::user::{self, User, Users};
 use super::{ATTEMPTS_MAX, NAME_BYTES_MAX};
 use crate::auth::explain::Causes;
+use crate::auth::proven::{committed, narrowed};
 use crate::auth::token_fields::{self, Login, folded, is_from};
 use crate::error::VaultError;
 use crate::reply::Reply;
@@ -99,15 +100,17 @@ async fn let_in(
     found: &Found,
 ) -> Result<Option<Reply>, VaultError> {
     let name = &user.name;
+    let wished = narrowed(scope, &user.token);
+    let fields = wished.as_ref().unwrap_or(&user.token);
     let mount = scope.mount_path.trim_start_matches("auth/").trim_end_matches('/').replace('/', "-");
     let login = Login {
         path: format!("{}login/{name}", scope.mount_path),
         display_name: format!("{mount}-{name}"),
         meta: BTreeMap::from([("username".to_owned(), name.clone())]),
-        cidrs: &user.token.token_bound_cidrs,
+        cidrs: &fields.token_bound_cidrs,
         certificate: scope.call.bind,
     };
-    let new = user.token.token(scope.mount, login)?;
+    let new = fields.token(scope.mount, login)?;
     let batch = scope.batch()?.revision_is(users.path(name)?, revision);
     let failures = users.failures_path(name)?;
     let batch = match found.failures_at {
@@ -117,12 +120,9 @@ async fn let_in(
     let prepared = token_fields::prepare(scope, batch, new, name).await;
     // that the password was right is nobody's to hear
     let (batch, created) = token_fields::let_in_or(prepared, refused(ENTITY_DISABLED))?;
-    let subject = token_fields::subject(&created);
+    wished?;
     // of a stateless token, too: that nobody failed in between is what is committed
-    match scope.commit_by(batch, &subject).await {
-        Err(ChangeError::Conflict(_)) => token_fields::again(scope).await,
-        outcome => Ok(outcome.map(|_| Some(token_fields::answer(scope, created)))?),
-    }
+    committed(scope, batch, created, &format!("userpass user:{name}")).await
 }
 
 fn as_found(batch: Batch, failures: &EntryPath, found: &Found) -> Batch {
