@@ -95,7 +95,7 @@ async fn renew_in(kms: &Kms) -> Result<usize, KmsError> {
 
 /// What goes on in the vault, and beside it what waits for others.
 pub async fn tend(vault: vault::Vault) {
-    tokio::join!(tend_all(vault.clone()), rotate_secrets(vault));
+    tokio::join!(tend_all(vault.clone()), wait_on_others(vault));
 }
 
 /// Every ten seconds: officers' attempts and wrapped answers whose time is over, and when secrets were read last.
@@ -114,15 +114,15 @@ async fn tend_all(vault: vault::Vault) {
     }
 }
 
-/// Every two seconds, without a pause while there is more: secrets whose hook is to be asked, of the root and some
-/// namespaces, side by side. They wait for the slowest of these hooks, and nothing else does.
-async fn rotate_secrets(vault: vault::Vault) {
+/// Every two seconds, without a pause while there is more: hooks, lists and bundles that others are to be asked for, of the
+/// root and some namespaces, side by side. They wait for the slowest of these others, and nothing else does.
+async fn wait_on_others(vault: vault::Vault) {
     let mut last = String::new();
     loop {
         let mut done = 0;
         if !vault.is_sealed() {
             let mut all = vec![vault.clone()];
-            for _ in 0..ROTATED_AT_ONCE {
+            for _ in 0..WAITING_AT_ONCE {
                 match vault::next_namespace(&vault, &last).await {
                     Ok(Some(namespace)) => {
                         namespace.namespace().clone_into(&mut last);
@@ -133,17 +133,17 @@ async fn rotate_secrets(vault: vault::Vault) {
                         break;
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "namespaces cannot be read; their secrets stay due");
+                        tracing::warn!(%error, "namespaces cannot be read; what they ask of others stays due");
                         break;
                     }
                 }
             }
-            let rotated = all.iter().map(|vault| vault::rotate_secrets(vault, &SystemClock));
-            let rotated = futures_util::future::join_all(rotated).await;
-            done = rotated.into_iter().map(|outcome| told("secrets with a rotation hook", outcome)).sum();
+            let waiting = all.iter().map(|vault| vault::wait_on_others(vault, &SystemClock));
+            let outcomes = futures_util::future::join_all(waiting).await;
+            done = outcomes.into_iter().map(|outcome| told("what others are asked for", outcome)).sum();
         }
         if done == 0 {
-            tokio::time::sleep(ROTATE_EVERY).await;
+            tokio::time::sleep(ASK_OTHERS_EVERY).await;
         }
     }
 }
@@ -250,9 +250,9 @@ const TICK: Duration = Duration::from_secs(1);
 const RENEW_PAUSE_MAX: Duration = Duration::from_secs(60);
 const LEASES_EVERY: Duration = Duration::from_millis(500);
 const TEND_EVERY: Duration = Duration::from_secs(10);
-const ROTATE_EVERY: Duration = Duration::from_secs(2);
+const ASK_OTHERS_EVERY: Duration = Duration::from_secs(2);
 /// Namespaces.
-const ROTATED_AT_ONCE: usize = 16;
+const WAITING_AT_ONCE: usize = 16;
 const PAGES_MAX: usize = 10;
 /// Of 200 entries that are looked at.
 const PAGE_PAUSE: Duration = Duration::from_millis(20);

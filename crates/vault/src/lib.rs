@@ -50,11 +50,12 @@ pub use reply::{Answer, Reply};
 pub use service::{Caches, Seams, Vault};
 pub use text::Text;
 
-use envelope::Timestamp;
+use envelope::{Clock, Timestamp};
 
 /// What goes on without anybody asking: for a worker, every few seconds. How much there was to do.
 ///
 /// Each part has its turn, whatever became of those before it; the first failure is told when nothing else is left to do.
+/// What is fetched from others is not among them: see [`wait_on_others`].
 pub async fn tend(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
     let mut done = Done::default();
     done.add("the root's vault", tend_one(vault, now).await);
@@ -73,10 +74,26 @@ pub(crate) async fn tend_one(vault: &Vault, now: Timestamp) -> Result<usize, Vau
     done.add("JWTs that counted once", auth::jwt::sweep(vault, now).await);
     done.add("logins of AWS", auth::aws::sweep(vault, now).await);
     done.add("certificates", engine::pki::tidy::tend(vault, now).await);
-    done.add("lists of revoked certificates", auth::cert::crl::tend(vault, now).await);
-    done.add("trust bundles", auth::spiffe::tend(vault, now).await);
     done.add("transit keys", engine::transit::auto::rotate_due(vault, now).await);
     done.add("mounts that are gone", gone::sweep(vault, now).await);
+    done.told()
+}
+
+/// What others are asked for, in one namespace or the root: rotations' hooks, lists of revoked certificates, trust bundles.
+/// For a worker of its own. How much there was to do.
+///
+/// Always: side by side, so that it takes as long as the slowest of them: ten seconds and one answer more.
+pub async fn wait_on_others(vault: &Vault, clock: &dyn Clock) -> Result<usize, VaultError> {
+    let (secrets, lists, bundles) = futures_util::future::join3(
+        engine::kv2::rotation::rotate_secrets(vault, clock),
+        auth::cert::crl::tend(vault, clock.now()),
+        auth::spiffe::tend(vault, clock.now()),
+    )
+    .await;
+    let mut done = Done::default();
+    done.add("secrets with a rotation hook", secrets);
+    done.add("lists of revoked certificates", lists);
+    done.add("trust bundles", bundles);
     done.told()
 }
 

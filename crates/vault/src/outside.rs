@@ -62,10 +62,7 @@ pub trait Outside: Send + Sync + fmt::Debug {
     async fn ask(&self, ask: Ask) -> Result<Told, OutsideError>;
 
     /// As whom this server itself asks at `url`, read anew. Nothing where it is not configured for that very URL.
-    async fn account(&self, url: &str) -> Result<Option<Account>, OutsideError> {
-        let _nobody = url;
-        Ok(None)
-    }
+    async fn account(&self, url: &str) -> Result<Option<Account>, OutsideError>;
 }
 
 /// What somebody else has made this server: a cluster's service account, say.
@@ -84,6 +81,10 @@ impl Outside for Nobody {
     async fn ask(&self, _: Ask) -> Result<Told, OutsideError> {
         Err(OutsideError::Refused("this server dials nobody".to_owned()))
     }
+
+    async fn account(&self, _: &str) -> Result<Option<Account>, OutsideError> {
+        Ok(None)
+    }
 }
 
 /// How it goes with each server that is asked. One for the whole process.
@@ -98,6 +99,28 @@ struct Server {
     /// In a row.
     failures: u32,
     shut_until: Instant,
+}
+
+/// HTTPS, or HTTP to a literal loopback address; without a user, a query, a fragment.
+pub fn is_sound_url(url: &str) -> bool {
+    is_sound_endpoint(url) && !url.contains('?')
+}
+
+/// The same, and perhaps with a query.
+pub(crate) fn is_sound_endpoint(url: &str) -> bool {
+    let plain = url.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'#' | b'\\' | b'"' | b'<' | b'>'));
+    if !plain || url.len() > URL_BYTES_MAX {
+        return false;
+    }
+    let host = |rest: &str| rest.split(['/', '?']).next().unwrap_or_default().to_owned();
+    if let Some(rest) = url.strip_prefix("https://") {
+        return !host(rest).is_empty() && !host(rest).contains('@');
+    }
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let host = host(rest);
+    let port_of = ["127.0.0.1", "[::1]"].into_iter().find_map(|own| host.strip_prefix(own));
+    port_of
+        .is_some_and(|port| port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok()))
 }
 
 impl Vault {
@@ -224,6 +247,7 @@ impl fmt::Debug for Told {
 
 /// Of one server, at once.
 pub const ASKS_MAX: usize = 64;
+const URL_BYTES_MAX: usize = 1024;
 const FAILURES_MAX: u32 = 3;
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(15);

@@ -15,7 +15,9 @@
 //! # Divergences
 //! - `iam_server_id_header_value` is compulsory; `config/…` takes `sudo`: who may write there says who vouches.
 //! - Credentials of AWS in `config/client` are not kept. `bound_iam_principal_arn` has `*` at the end of a name only. The unique
-//!   id is not asked of IAM: it is pinned at the first login, or named in `bound_iam_principal_id`.
+//!   id is not asked of IAM: it is pinned at the first login, or named in `bound_iam_principal_id`. A pin stays for as long as
+//!   the role names its ARN, however often it is written: to let in what was made again, write the role with
+//!   `forget_pins=true`, which forgets all of its pins.
 //! - `role` is compulsory at a login. No `auth_type=ec2`, nothing inferred, no role tags, no cross-account STS roles.
 //! - An entity is known by the unique id (`iam_alias`: `unique_id`, or `canonical_arn`), not by the role of this mount.
 //! - With an `sts_endpoint` that is not the service's own (its hosts, and `*.sts.REGION.vpce.SUFFIX`) what is signed for the

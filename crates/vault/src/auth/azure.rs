@@ -15,10 +15,11 @@
 //! - A token of ours ends with the one that was shown, but where the role says `token_outlives_jwt`.
 
 use super::cloud::{By, Cloud, Login, Who, list, plain, text, unserved};
-use super::jose::{Source, is_sound_url};
+use super::jose::Source;
 use super::token_fields::{OldNames, TokenFields};
 use crate::body::Body;
 use crate::error::VaultError;
+use crate::outside::is_sound_url;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 

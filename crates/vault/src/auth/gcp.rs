@@ -11,15 +11,17 @@
 //! - No `bound_labels`, no `bound_instance_groups`: no token tells them. Beyond Vault: `bound_instance_ids`.
 //! - A token of ours ends with the one that was shown, but where the role says `token_outlives_jwt`.
 //! - A `gce` role that names an account by its address keeps the numeric id under which that logs in first: what was deleted and
-//!   made again is another. An `iam` role cannot: what an account signs tells no id, and the keys are those of whoever has the
+//!   made again is another. The id stays for as long as the role names the address, however often it is written: to let in what
+//!   was made again, write the role with `forget_pins=true`, which forgets all of them. An `iam` role cannot: what an account signs tells no id, and the keys are those of whoever has the
 //!   address now. Its entity and its bounds are the address's.
 //! - An entity is known by the service account's numeric id (gce) or address (iam), not by the role of this mount.
 
 use super::cloud::{By, Cloud, Login, Who, list, plain, text, unserved};
-use super::jose::{Claims, Source, is_sound_url};
+use super::jose::{Claims, Source};
 use super::token_fields::{OldNames, TokenFields};
 use crate::body::Body;
 use crate::error::VaultError;
+use crate::outside::is_sound_url;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
@@ -134,9 +136,8 @@ impl Cloud for Gcp {
             role.r#type = kind;
         }
         list(body, "bound_service_accounts", &mut role.bound_service_accounts, plain)?;
-        if body.has("bound_service_accounts") {
-            role.pinned_account_ids.clear();
-        }
+        let forget = body.bool("forget_pins")?.unwrap_or(false);
+        role.pinned_account_ids.retain(|address, _| !forget && role.bound_service_accounts.contains(address));
         list(body, "bound_projects", &mut role.bound_projects, plain)?;
         list(body, "bound_zones", &mut role.bound_zones, plain)?;
         list(body, "bound_regions", &mut role.bound_regions, plain)?;
@@ -333,7 +334,7 @@ pub const CAUSES: &[(&str, &str)] = &[
     (INSTANCE_MISSING, "The token tells of no instance: ask the metadata service with format=full."),
     (
         ACCOUNT_MADE_AGAIN,
-        "A service account of this address logged in before under another numeric id: it was deleted and made again. If that is as it should be, write the role's `bound_service_accounts` again.",
+        "A service account of this address logged in before under another numeric id: it was deleted and made again. If that is as it should be, write the role with `forget_pins=true`.",
     ),
     (SERVICE_ACCOUNT_OTHER, "The role is not bound to this service account."),
     (PROJECT_OTHER, "The instance is in none of the role's `bound_projects`."),
@@ -389,6 +390,19 @@ mod tests {
         // by its id, by no account at all, by its own signature
         for role in [role(RoleType::Gce, &[ADDRESS, "2"]), role(RoleType::Gce, &[]), role(RoleType::Iam, &[ADDRESS])] {
             assert!(Gcp::pinned(&role, &who("2", ADDRESS)).unwrap().is_none(), "{role:?}");
+        }
+        // written again it keeps whom it names still, unless it is told to forget
+        for (body, stays) in [
+            (serde_json::json!({"bound_service_accounts": [ADDRESS, "other@project-1"]}), true),
+            (serde_json::json!({"token_ttl": 60, "forget_pins": false}), true),
+            (serde_json::json!({"bound_service_accounts": ["new@project-1", ADDRESS]}), true),
+            (serde_json::json!({"bound_service_accounts": "other@project-1"}), false),
+            (serde_json::json!({"bound_service_accounts": [ADDRESS], "forget_pins": true}), false),
+            (serde_json::json!({"forget_pins": true}), false),
+        ] {
+            let (mut role, text) = (pinned.clone(), envelope::SecretBytes::copy_from(body.to_string().as_bytes()));
+            Gcp::update(&mut role, &Body::parse(text).unwrap()).unwrap();
+            assert_eq!(!role.pinned_account_ids.is_empty(), stays, "{body}");
         }
     }
 }

@@ -18,7 +18,7 @@ mod verify;
 pub use algorithm::{Algorithm, Algorithms};
 pub use claims::{Claims, Glob};
 pub(crate) use issuer::Provider;
-pub use issuer::{Issuer, KeySets, Source, Trouble, is_sound_url};
+pub use issuer::{Issuer, KeySets, Source, Trouble};
 pub use key::{Key, KeySet, MalformedKey};
 pub use verify::{CAUSES, PLAIN_KINDS, Refusal, Rules, TOKEN_BYTES_MAX, Verified, key_id, verify};
 

@@ -9,7 +9,7 @@
 //! Never: the token, the reviewer's or the login's, in a record, a log line or an error.
 //!
 //! Who reviews: `token_reviewer_jwt` of the mount; or, where that is empty, the server's own account at that very host, of
-//! its configuration file (`[kubernetes]`: `host`, `token_file`, `ca_file`), whose files are read anew at each login. A
+//! its configuration file (`[[kubernetes]]`: `host`, `token_file`, `ca_file`), whose files are read anew at each login. A
 //! mount never names a file: who may write its configuration would have it sent to any host. That account's token goes where
 //! its own `ca_file` is believed, whatever the mount's `kubernetes_ca_cert` says; a namespace's mounts have no part in it.
 //!

@@ -1,6 +1,6 @@
 //! JWT logins over time: keys that outlast their issuer, marks that are swept, tokens that end with their proof.
 
-use crate::rig::{Rig, START, With, everything_stored};
+use crate::rig::{Rig, START, TENANT, With, everything_stored};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
@@ -9,10 +9,11 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use storage::{Change, Invalidate as _, Revision};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use vault::Verb::{Read, Write};
-use vault::outside::{Ask, Method, Outside, OutsideError, Told};
+use vault::outside::{Account, Ask, Method, Outside, OutsideError, Told};
 use zeroize::Zeroizing;
 
 /// Plain HTTP to servers of this machine; the product's own client, with TLS, is asked by the tests of whole processes.
@@ -37,13 +38,55 @@ impl Outside for Loopback {
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         Ok(Told { status, media_type: String::new(), body: Zeroizing::new(body.as_bytes().to_vec()) })
     }
+
+    async fn account(&self, _: &str) -> Result<Option<Account>, OutsideError> {
+        Ok(None)
+    }
+}
+
+/// Hears of nobody who is not known.
+#[derive(Debug)]
+struct Deaf;
+
+#[async_trait::async_trait]
+impl vault::service::Strangers for Deaf {
+    async fn append(&self, _: &audit::Record<'_>) -> Result<(), vault::VaultError> {
+        Ok(())
+    }
+}
+
+impl vault::service::Telemetry for Deaf {
+    fn render(&self) -> String {
+        String::new()
+    }
+}
+
+/// A node over the rig's store whose vault never hears of what others change: what it has read once, its memory holds.
+fn deaf_node(rig: &Rig) -> vault::Vault {
+    let caches = Arc::new(vault::Caches::new(1000));
+    // all is as it was told from the first change on, and no other follows
+    caches.apply(&Change::Gap { revision: Revision(0) });
+    vault::Vault::new(vault::Seams {
+        barrier: Arc::clone(rig.vault.barrier()),
+        tenant: TENANT,
+        identities: rig.vault.identities().clone(),
+        identity_caches: Arc::new(identity::Caches::new(100)),
+        kms: rig.vault.kms().clone(),
+        changes: rig.vault.changes().clone(),
+        strangers: Arc::new(Deaf),
+        telemetry: Arc::new(Deaf),
+        databases: vault::Databases::default(),
+        outside: Arc::new(Loopback),
+        caches,
+    })
+    .unwrap()
 }
 
 /// What is served at which path, and how often anything was asked for. Nothing is served at all: it hangs up.
 type Served = Arc<Mutex<(HashMap<&'static str, String>, u32)>>;
 
 /// A server of this machine.
-async fn issuer() -> (String, Served) {
+pub(crate) async fn issuer() -> (String, Served) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let served: Served = Arc::default();
@@ -157,6 +200,27 @@ async fn keys_outlast_an_issuer_that_is_away_for_as_long_as_is_configured() {
 }
 
 #[tokio::test]
+async fn what_memory_holds_is_looked_at_once_and_then_the_store() {
+    let rig = Rig::new().await;
+    let (url, served) = issuer().await;
+    let a = Signer::new("a");
+    served.lock().unwrap().0.insert("/keys", keys(&[&a]));
+    arranged(&rig, &url, json!({"token_policies": "old"})).await;
+    let node = deaf_node(&rig);
+    let enter = async || {
+        let body = json!({"role": "r", "jwt": a.sign(&claims(&rig, 60))});
+        rig.ask(Write, "auth/jwt/login", body, With { node: Some(&node), ..With::default() }).await
+    };
+    assert_eq!(enter().await.1["auth"]["policies"], json!(["default", "old"]));
+    rig.done(Write, "auth/jwt/role/r", json!({"token_policies": "new"})).await;
+    let (status, answer) = enter().await;
+    assert_eq!((status, &answer["auth"]["policies"]), (200, &json!(["default", "new"])), "{answer}");
+    let other = json!({"jwks_url": format!("{url}/keys"), "bound_issuer": "another"});
+    rig.done(Write, "auth/jwt/config", other).await;
+    assert_eq!(enter().await.0, 400);
+}
+
+#[tokio::test]
 async fn keys_that_an_issuer_takes_back_are_over_at_once_and_what_cannot_be_read_takes_back_none() {
     let rig = Rig::new().await;
     let (url, served) = issuer().await;
@@ -245,12 +309,15 @@ async fn a_jobs_token_ends_with_the_proof_unless_the_role_says_otherwise() {
     let (_, answer) = login(&rig, "r", &token).await;
     assert_eq!(answer["auth"]["lease_duration"], 3600);
     // what a login asks for is no wider than the role
-    for (asked, status) in
-        [(json!({"token_ttl": "2h"}), 400), (json!({"token_policies": ["q"]}), 400), (json!({"token_ttl": "1m"}), 200)]
-    {
+    for (asked, status, secs) in [
+        (json!({"token_ttl": "2h"}), 400, Value::Null),
+        (json!({"token_policies": ["q"]}), 400, Value::Null),
+        (json!({"token_ttl": "1m"}), 200, json!(60)),
+    ] {
         let mut body = json!({"role": "r", "jwt": token});
         body.as_object_mut().unwrap().extend(asked.as_object().unwrap().clone());
-        assert_eq!(rig.ask(Write, "auth/jwt/login", body, With::default()).await.0, status, "{asked}");
+        let (answered, answer) = rig.ask(Write, "auth/jwt/login", body, With::default()).await;
+        assert_eq!((answered, &answer["auth"]["lease_duration"]), (status, &secs), "{asked}");
     }
 }
 

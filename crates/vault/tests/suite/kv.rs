@@ -333,3 +333,28 @@ async fn the_other_engines_keep_one_value_and_a_cubbyhole_is_its_tokens_own() {
     }
     assert_eq!(ask(&other, Read, "cubbyhole/a/b", Value::Null).await.1["data"]["pw"], "y");
 }
+
+#[tokio::test]
+async fn a_pending_version_that_is_deleted_is_promoted_by_nobody_and_another_takes_its_place() {
+    let rig = Rig::new().await;
+    let (url, served) = crate::jwt::issuer().await;
+    rig.done(Write, "secret/data/a", json!({"data": {"pw": "first"}})).await;
+    let how = json!({"hook_url": format!("{url}/hook"), "fields": "pw", "rotation_period": "1h"});
+    rig.done(Write, "secret/rotation/a", how).await;
+    let turn = async || {
+        rig.clock.advance(Duration::from_secs(3600));
+        vault::wait_on_others(&rig.vault, &rig.clock).await.unwrap();
+        let state = rig.done(Read, "secret/rotation/a", Value::Null).await;
+        (state["step"].as_str().unwrap().to_owned(), state["version"].clone())
+    };
+    // the hook is away: a version is pending, and somebody deletes it
+    assert_eq!(turn().await, ("set".to_owned(), json!(2)));
+    rig.done(Write, "secret/delete/a", json!({"versions": [2]})).await;
+    served.lock().unwrap().0.insert("/hook", "done".to_owned());
+    assert_eq!(turn().await.0, "create");
+    let read = async || rig.done(Read, "secret/data/a", Value::Null).await;
+    assert_eq!((&read().await["data"]["pw"], &read().await["metadata"]["version"]), (&json!("first"), &json!(1)));
+    assert_eq!(turn().await, ("finish".to_owned(), json!(3)));
+    assert_eq!(read().await["metadata"]["version"], 3);
+    assert_ne!(read().await["data"]["pw"], "first");
+}

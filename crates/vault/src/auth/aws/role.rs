@@ -4,6 +4,7 @@ use super::NAME_BYTES_MAX;
 use super::arn::{Bound, Caller, Class, is_account};
 use super::refusal::*;
 use crate::auth::token_fields::{self, OldNames, TokenFields};
+use crate::body::Body;
 use crate::error::VaultError;
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -106,8 +107,8 @@ impl Role {
         }
     }
 
-    fn update(&mut self, scope: &Scope<'_>) -> Result<(), VaultError> {
-        let body = &scope.call.body;
+    /// Takes what stands in the body; what does not stays, and so does the unique id of whoever is still named.
+    fn update(&mut self, body: &Body) -> Result<(), VaultError> {
         if body.string("auth_type")?.is_some_and(|kind| kind.as_str() != "iam") {
             return Err(VaultError::field(
                 "auth_type",
@@ -121,17 +122,15 @@ impl Role {
             ));
         }
         let list = |name, field: &mut Vec<String>, is_sound: fn(&str) -> Result<(), &'static str>| {
-            let Some(found) = body.list(name)? else { return Ok::<_, VaultError>(false) };
+            let Some(found) = body.list(name)? else { return Ok::<_, VaultError>(()) };
             if found.len() > BOUNDS_MAX {
                 return Err(VaultError::field(name, format!("more than {BOUNDS_MAX}")));
             }
             found.iter().try_for_each(|raw| is_sound(raw)).map_err(|why| VaultError::field(name, why))?;
             *field = found;
-            Ok(true)
+            Ok(())
         };
-        if list("bound_iam_principal_arn", &mut self.bound_iam_principal_arn, |raw| Bound::parse(raw).map(|_| ()))? {
-            self.pinned.clear();
-        }
+        list("bound_iam_principal_arn", &mut self.bound_iam_principal_arn, |raw| Bound::parse(raw).map(|_| ()))?;
         list("bound_iam_principal_id", &mut self.bound_iam_principal_id, |raw| {
             Class::of_unique_id(raw).map(|_| ()).ok_or("not like AROA… or AIDA…")
         })?;
@@ -155,7 +154,15 @@ impl Role {
                 "it, or bound_iam_principal_id, must name somebody",
             ));
         }
+        self.keep_pins(body.bool("forget_pins")?.unwrap_or(false));
         self.token.update(body, OLD_NAMES)
+    }
+
+    /// Of those whom the list names still, unless whoever was made again under such a name is to be let in.
+    fn keep_pins(&mut self, forget: bool) {
+        let bounds = self.bound_iam_principal_arn.iter().filter_map(|raw| Bound::parse(raw).ok());
+        let named: Vec<Bound<'_>> = bounds.collect();
+        self.pinned.retain(|arn, _| !forget && Bound::parse(arn).is_ok_and(|pinned| named.contains(&pinned)));
     }
 }
 
@@ -200,7 +207,7 @@ pub(super) async fn read(view: &View, name: &str) -> Result<Reply, VaultError> {
 pub(super) async fn write(scope: &Scope<'_>, view: &View, name: &str) -> Result<Reply, VaultError> {
     let make = |old: Option<Role>| {
         let mut role = old.unwrap_or_else(|| Role { name: name.to_owned(), ..Role::default() });
-        role.update(scope)?;
+        role.update(&scope.call.body)?;
         Ok(role)
     };
     stored::change(scope, view, &path(view, name)?, make).await?;

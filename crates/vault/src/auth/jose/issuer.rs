@@ -4,12 +4,14 @@
 //! costs the issuer nothing. A key that the issuer has dropped is gone with the next fetch, at most [`FRESH`] later.
 //! Always: while the issuer is away or fails, or answers what cannot be read, the last set that was counts on for `max_stale`.
 //! Where it answers that there is none, or none that can be used, the last one is over.
+//! Always: a namespace loses what is known of an issuer to another of its own, or, where all places are taken, to one that has
+//! fewer than it.
 //! Never: a key set over HTTP but of this host; a redirect that is followed; an issuer that calls itself by another name.
 
 use super::key::{KeySet, NO_KEYS};
 use crate::body::Strict;
 use crate::error::VaultError;
-use crate::outside::{Ask, Method, OutsideError};
+use crate::outside::{Ask, Method, OutsideError, is_sound_endpoint, is_sound_url};
 use crate::service::Vault;
 use envelope::Timestamp;
 use serde::Deserialize;
@@ -91,7 +93,7 @@ impl From<Trouble> for VaultError {
 #[derive(Debug, Default)]
 pub struct KeySets {
     /// By the namespace, and whom it asks: what one may not ask, and what one was told, is no other's.
-    slots: Mutex<HashMap<(String, Source), Arc<Slot>>>,
+    slots: Mutex<HashMap<String, HashMap<Source, Arc<Slot>>>>,
 }
 
 #[derive(Debug, Default)]
@@ -144,6 +146,10 @@ impl KeySets {
         max_stale: Duration,
         now: Timestamp,
     ) -> Result<Arc<Issuer>, Trouble> {
+        // what is configured is at hand: there is nothing to keep, to fetch anew or to lose
+        if let Source::Static(texts) = source {
+            return given(texts).map(Arc::new);
+        }
         let slot = self.slot(vault.namespace(), source);
         let state = slot.state();
         if let Some(issuer) = state.at_hand(wanted, now) {
@@ -185,17 +191,34 @@ impl KeySets {
     }
 
     fn slot(&self, namespace: &str, source: &Source) -> Arc<Slot> {
-        let key = (namespace.to_owned(), source.clone());
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = slots.get(&key) {
+        if let Some(slot) = slots.get(namespace).and_then(|own| own.get(source)) {
             return Arc::clone(slot);
         }
-        if slots.len() >= ISSUERS_MAX
-            && let Some(any) = slots.keys().next().cloned()
-        {
-            slots.remove(&any);
+        let is_full = slots.values().map(HashMap::len).sum::<usize>() >= ISSUERS_MAX;
+        let own = slots.get(namespace).map_or(0, HashMap::len);
+        let most = slots.iter().max_by_key(|(name, theirs)| (theirs.len(), *name == namespace));
+        let loser = match most {
+            _ if own >= OF_ONE_MAX => Some(namespace.to_owned()),
+            Some((name, _)) if is_full => Some(name.clone()),
+            Some(_) | None => None,
+        };
+        if let Some(loser) = loser {
+            forget_oldest(&mut slots, &loser);
         }
-        Arc::clone(slots.entry(key).or_default())
+        Arc::clone(slots.entry(namespace.to_owned()).or_default().entry(source.clone()).or_default())
+    }
+}
+
+/// What was had longest ago, or never.
+fn forget_oldest(slots: &mut HashMap<String, HashMap<Source, Arc<Slot>>>, namespace: &str) {
+    let Some(own) = slots.get_mut(namespace) else { return };
+    let oldest = own.iter().min_by_key(|(_, slot)| slot.state().known.map(|(_, fetched)| fetched));
+    if let Some(oldest) = oldest.map(|(source, _)| source.clone()) {
+        own.remove(&oldest);
+    }
+    if own.is_empty() {
+        slots.remove(namespace);
     }
 }
 
@@ -248,10 +271,7 @@ impl Source {
 
 async fn fetch(vault: &Vault, source: &Source) -> Result<Issuer, Trouble> {
     match source {
-        Source::Static(texts) => {
-            let keys = KeySet::from_pem(texts.iter().map(String::as_str)).map_err(|error| Trouble::Lies(error.0))?;
-            Ok(Issuer { keys, provider: None })
-        }
+        Source::Static(texts) => given(texts),
         Source::Url { url, ca } => {
             let keys = key_set(&get(vault, url, ca.as_ref()).await?)?;
             Ok(Issuer { keys, provider: None })
@@ -268,6 +288,11 @@ async fn fetch(vault: &Vault, source: &Source) -> Result<Issuer, Trouble> {
             Ok(Issuer { keys: key_set(&told?)?, provider: Some(provider) })
         }
     }
+}
+
+fn given(texts: &[String]) -> Result<Issuer, Trouble> {
+    let keys = KeySet::from_pem(texts.iter().map(String::as_str)).map_err(|error| Trouble::Lies(error.0))?;
+    Ok(Issuer { keys, provider: None })
 }
 
 fn key_set(text: &[u8]) -> Result<KeySet, Trouble> {
@@ -315,28 +340,6 @@ impl Provider {
     }
 }
 
-/// HTTPS, or HTTP to a literal loopback address; without a user, a query, a fragment.
-pub fn is_sound_url(url: &str) -> bool {
-    is_sound_endpoint(url) && !url.contains('?')
-}
-
-/// The same, and perhaps with a query.
-fn is_sound_endpoint(url: &str) -> bool {
-    let plain = url.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'#' | b'\\' | b'"' | b'<' | b'>'));
-    if !plain || url.len() > URL_BYTES_MAX {
-        return false;
-    }
-    let host = |rest: &str| rest.split(['/', '?']).next().unwrap_or_default().to_owned();
-    if let Some(rest) = url.strip_prefix("https://") {
-        return !host(rest).is_empty() && !host(rest).contains('@');
-    }
-    let Some(rest) = url.strip_prefix("http://") else { return false };
-    let host = host(rest);
-    let port_of = ["127.0.0.1", "[::1]"].into_iter().find_map(|own| host.strip_prefix(own));
-    port_of
-        .is_some_and(|port| port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok()))
-}
-
 pub(super) const ISSUER_LIES: &str = "JWT_ISSUER_LIES";
 pub(super) const ISSUER_BUSY: &str = "JWT_ISSUER_BUSY";
 
@@ -348,9 +351,10 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// RFC 7517 §8.5.1: API servers of Kubernetes answer 406 to who names the first alone.
 const ACCEPTED: &str = "application/json, application/jwk-set+json";
 const ANSWER_BYTES_MAX: usize = 256 << 10;
-const URL_BYTES_MAX: usize = 1024;
 /// Issuers that are known at once, of all mounts.
 const ISSUERS_MAX: usize = 1024;
+/// Of those, of one namespace's.
+const OF_ONE_MAX: usize = 64;
 /// Logins that wait for one issuer's keys.
 const WAITING_MAX: usize = 256;
 
@@ -358,16 +362,45 @@ const WAITING_MAX: usize = 256;
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_namespace_has_its_own_and_a_new_one_costs_one_other_its_place() {
-        let (sets, source) = (KeySets::default(), Source::Static(Vec::new()));
-        let slot = sets.slot("", &source);
-        for (namespace, same) in [("", true), ("a/", false), ("a/b/", false)] {
-            assert_eq!(Arc::ptr_eq(&slot, &sets.slot(namespace, &source)), same, "{namespace}");
-        }
-        for at in 0..=ISSUERS_MAX {
-            sets.slot(&format!("{at}/"), &source);
-        }
-        assert_eq!(sets.slots.lock().unwrap().len(), ISSUERS_MAX);
+    fn url(at: usize) -> Source {
+        Source::Url { url: format!("https://{at}.example/"), ca: None }
     }
+
+    fn count(sets: &KeySets, namespace: &str) -> usize {
+        sets.slots.lock().unwrap().get(namespace).map_or(0, HashMap::len)
+    }
+
+    #[test]
+    fn a_namespace_has_its_own() {
+        let sets = KeySets::default();
+        let slot = sets.slot("", &url(0));
+        for (namespace, at, same) in [("", 0, true), ("", 1, false), ("a/", 0, false), ("a/b/", 0, false)] {
+            assert_eq!(Arc::ptr_eq(&slot, &sets.slot(namespace, &url(at))), same, "{namespace} {at}");
+        }
+    }
+
+    #[test]
+    fn whoever_asks_many_loses_its_own_and_nobody_elses() {
+        let (sets, now) = (KeySets::default(), Timestamp::from_unix_millis(1));
+        let kept = sets.slot("a/", &url(0));
+        // the root knows one of its own since later than the others: that one stays for longest
+        let fresh = sets.slot("", &url(0));
+        fresh.state.lock().unwrap().known = Some((Arc::new(given(&[PEM.to_owned()]).unwrap()), now));
+        for at in 1..=10 * OF_ONE_MAX {
+            sets.slot("", &url(at));
+        }
+        assert_eq!((count(&sets, ""), count(&sets, "a/")), (OF_ONE_MAX, 1));
+        assert!(Arc::ptr_eq(&fresh, &sets.slot("", &url(0))) && Arc::ptr_eq(&kept, &sets.slot("a/", &url(0))));
+        // all places taken: who has most makes room, and who comes last is served
+        for tenant in 0..ISSUERS_MAX / OF_ONE_MAX {
+            (0..OF_ONE_MAX).for_each(|at| drop(sets.slot(&format!("t{tenant}/"), &url(at))));
+        }
+        let newest = sets.slot("z/", &url(0));
+        assert!(Arc::ptr_eq(&newest, &sets.slot("z/", &url(0))) && Arc::ptr_eq(&kept, &sets.slot("a/", &url(0))));
+        let all = sets.slots.lock().unwrap().values().map(HashMap::len).sum::<usize>();
+        assert_eq!(all, ISSUERS_MAX);
+    }
+
+    const PEM: &str = "-----BEGIN PUBLIC KEY-----\n\
+        MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
 }

@@ -4,9 +4,10 @@
 //! Never: the client's secret in an answer.
 
 use super::preset::Preset;
-use crate::auth::jose::{Algorithm, Algorithms, KeySet, Source, is_sound_url};
+use crate::auth::jose::{Algorithm, Algorithms, KeySet, Source};
 use crate::body::Body;
 use crate::error::VaultError;
+use crate::outside::is_sound_url;
 use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::stored;

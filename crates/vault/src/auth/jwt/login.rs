@@ -26,12 +26,21 @@ pub(super) struct Found {
     role_at: Revision,
 }
 
+/// How configuration and role are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    PerhapsFromMemory,
+    /// From the second look on: what memory holds was not what the store does.
+    FromTheStore,
+}
+
 pub(super) async fn login(scope: &Scope<'_>, roles: &Roles<'_>) -> Result<Reply, VaultError> {
     let named = scope.call.body.string("role")?.unwrap_or_default();
     let token = scope.call.body.required("jwt")?;
     let token = token.trim_ascii();
+    let mut way = Way::PerhapsFromMemory;
     for _ in 0..ATTEMPTS_MAX {
-        let found = find(roles, &named, RoleType::Jwt).await?;
+        let found = find(roles, &named, RoleType::Jwt, way).await?;
         let verified = look_at(scope, &found, token).await?;
         let taken = bound::take(&found.role, &verified.claims).map_err(refused)?;
         let batch = found.still_so(scope, roles)?;
@@ -45,16 +54,25 @@ pub(super) async fn login(scope: &Scope<'_>, roles: &Roles<'_>) -> Result<Reply,
         if let Some(reply) = proven::let_in_of(scope, batch, proven, groups.as_deref()).await? {
             return Ok(reply);
         }
+        way = Way::FromTheStore;
     }
     Err(VaultError::Conflict)
 }
 
 /// The configuration and the role of this name, or the one by default.
-pub(super) async fn find(roles: &Roles<'_>, named: &str, wanted: RoleType) -> Result<Found, VaultError> {
-    let (config, config_at) = config::kept(roles.view).await?.ok_or(refused(NOT_CONFIGURED))?;
+pub(super) async fn find(roles: &Roles<'_>, named: &str, wanted: RoleType, way: Way) -> Result<Found, VaultError> {
+    let config = match way {
+        Way::PerhapsFromMemory => config::kept(roles.view).await?,
+        Way::FromTheStore => config::load(roles.view).await?,
+    };
+    let (config, config_at) = config.ok_or(refused(NOT_CONFIGURED))?;
     let named = if named.is_empty() { config.shown.default_role.as_str() } else { named };
     let name = folded(named, NAME_BYTES_MAX).ok_or(refused(ROLE_UNKNOWN))?;
-    let (role, role_at) = roles.kept(&name).await?.ok_or(refused(ROLE_UNKNOWN))?;
+    let role = match way {
+        Way::PerhapsFromMemory => roles.kept(&name).await?,
+        Way::FromTheStore => roles.load(&name).await?,
+    };
+    let (role, role_at) = role.ok_or(refused(ROLE_UNKNOWN))?;
     if role.role_type != wanted {
         return Err(refused(ROLE_TYPE_OTHER));
     }

@@ -7,7 +7,7 @@
 
 use super::bound::{self, Taken};
 use super::config::{Config, Use};
-use super::login::{find, mark, proven};
+use super::login::{Way, find, mark, proven};
 use super::role::{Role, RoleType, Roles};
 use super::{
     ATTEMPTS_MAX, CLIENT_NONCE_OTHER, ISSUER_OTHER, NONCE_OTHER, NOT_CONFIGURED, PARTY_OTHER, PROVIDER_REFUSED,
@@ -56,7 +56,7 @@ pub(super) async fn auth_url(scope: &Scope<'_>, roles: &Roles<'_>) -> Result<Rep
     if client_nonce.len() > CLIENT_NONCE_BYTES_MAX || redirect_uri.len() > URI_BYTES_MAX {
         return Err(VaultError::field("client_nonce", "longer than 128 bytes, or redirect_uri than 512"));
     }
-    let found = find(roles, &named, RoleType::Oidc).await?;
+    let found = find(roles, &named, RoleType::Oidc, Way::PerhapsFromMemory).await?;
     if !found.role.allowed_redirect_uris.iter().any(|allowed| is_allowed(allowed, &redirect_uri)) {
         return Err(refused(REDIRECT_OTHER));
     }
@@ -109,7 +109,8 @@ pub(super) async fn callback(scope: &Scope<'_>, roles: &Roles<'_>) -> Result<Rep
         tracing::warn!(mount = scope.mount_path, error = plain(parameter("error")), "a provider refused a login");
         return Err(refused(PROVIDER_REFUSED));
     }
-    let found = find(roles, &begun.role, RoleType::Oidc).await?;
+    // a code is spent once, and what memory holds may be over by then
+    let found = find(roles, &begun.role, RoleType::Oidc, Way::FromTheStore).await?;
     let provider = provider(scope, &found.config).await?;
     // RFC 9207 §2.4
     if ![provider.issuer.as_str(), ""].contains(&parameter("iss")) {
@@ -133,7 +134,8 @@ pub(super) async fn callback(scope: &Scope<'_>, roles: &Roles<'_>) -> Result<Rep
             return Ok(reply);
         }
         // by another configuration or role nothing was judged, and the code is spent: log in again
-        if find(roles, &begun.role, RoleType::Oidc).await?.still_so(scope, roles)?.preconditions != judged_by {
+        let found = find(roles, &begun.role, RoleType::Oidc, Way::FromTheStore).await?;
+        if found.still_so(scope, roles)?.preconditions != judged_by {
             return Err(VaultError::Conflict);
         }
     }

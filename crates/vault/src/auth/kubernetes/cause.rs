@@ -48,7 +48,7 @@ pub(crate) const CAUSES: &[(&str, &str)] = &[
     ),
     (
         REVIEWER_NONE,
-        "there is nobody to ask as: set token_reviewer_jwt, or [kubernetes] in the server's configuration file for this very host",
+        "there is nobody to ask as: set token_reviewer_jwt, or [[kubernetes]] in the server's configuration file for this very host",
     ),
 ];
 

@@ -24,6 +24,14 @@ struct Reviewer {
     ca: Option<String>,
 }
 
+/// How configuration and role are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    PerhapsFromMemory,
+    /// From the second look on: what memory holds was not what the store does.
+    FromTheStore,
+}
+
 pub(super) async fn login(scope: &Scope<'_>, view: &View) -> Result<Reply, VaultError> {
     let body = &scope.call.body;
     let name = super::role_name(&body.required("role")?)?;
@@ -35,9 +43,14 @@ pub(super) async fn login(scope: &Scope<'_>, view: &View) -> Result<Reply, Vault
     let roles = Roles::new(view);
     // within one login the API server is asked once, unless it is another one by now
     let mut vouched: Option<(Revision, Account)> = None;
+    let mut way = Way::PerhapsFromMemory;
     for _ in 0..ATTEMPTS_MAX {
-        let (role, role_revision) = roles.recall(&name).await?.ok_or(refused(cause::ROLE_UNKNOWN))?;
-        let (config, config_revision) = config::recall(view).await?.ok_or(refused(cause::NOT_CONFIGURED))?;
+        let (role, config) = match way {
+            Way::PerhapsFromMemory => (roles.recall(&name).await?, config::recall(view).await?),
+            Way::FromTheStore => (roles.load(&name).await?, config::load(view).await?),
+        };
+        let (role, role_revision) = role.ok_or(refused(cause::ROLE_UNKNOWN))?;
+        let (config, config_revision) = config.ok_or(refused(cause::NOT_CONFIGURED))?;
         // what can be seen to be wrong asks nobody
         claims.check(&role.audience, scope.now()).map_err(refused)?;
         role.admits(&claims.account).map_err(refused)?;
@@ -57,6 +70,7 @@ pub(super) async fn login(scope: &Scope<'_>, view: &View) -> Result<Reply, Vault
             return Ok(reply);
         }
         vouched = Some((config_revision, account));
+        way = Way::FromTheStore;
     }
     Err(VaultError::Conflict)
 }

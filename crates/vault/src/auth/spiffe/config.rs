@@ -2,10 +2,11 @@
 
 use super::bundle::Bundle;
 use super::id::is_trust_domain;
+use crate::Done;
 use crate::auth::cert::authorities;
 use crate::clock::rfc3339;
 use crate::error::VaultError;
-use crate::mount::Kind;
+use crate::mount::{Kind, Mount};
 use crate::outside::{Ask, Method, OutsideError};
 use crate::reply::Reply;
 use crate::scope::Scope;
@@ -57,13 +58,23 @@ impl Config {
         !self.endpoint_url.is_empty() && now.since(Timestamp::from_unix_millis(self.told_at)) > BELIEVED
     }
 
+    /// What the same endpoint told before was newer. To go back on purpose, delete the mount, or name another endpoint first.
+    fn is_rolled_back(&self, known: &Self) -> bool {
+        let is_same = self.endpoint_url == known.endpoint_url && self.trust_domain == known.trust_domain;
+        !self.endpoint_url.is_empty() && is_same && self.bundle.is_older_than(&known.bundle)
+    }
+
+    fn is_due(&self, now: Timestamp) -> bool {
+        !self.endpoint_url.is_empty() && self.due <= now.unix_millis()
+    }
+
     fn with(self, bundle: Bundle, now: Timestamp) -> Self {
         let due = now.plus(bundle.refresh_after()).unix_millis();
         Self { bundle, told_at: now.unix_millis(), due, ..self }
     }
 }
 
-fn path(view: &View) -> Result<EntryPath, VaultError> {
+pub(super) fn path(view: &View) -> Result<EntryPath, VaultError> {
     view.path("config")
 }
 
@@ -91,7 +102,13 @@ pub(super) async fn show(scope: &Scope<'_>) -> Result<Reply, VaultError> {
 pub(super) async fn write(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let config = asked(scope).await?;
     let view = scope.view()?;
-    stored::change(scope, &view, &path(&view)?, |_: Option<Config>| Ok(&config)).await?;
+    let make = |known: Option<Config>| match known {
+        Some(known) if config.is_rolled_back(&known) => {
+            Err(VaultError::field("endpoint_url", "answered with a bundle that is older than the one that is known"))
+        }
+        Some(_) | None => Ok(&config),
+    };
+    stored::change(scope, &view, &path(&view)?, make).await?;
     Ok(Reply::empty())
 }
 
@@ -161,49 +178,56 @@ async fn fetch(vault: &Vault, mount: &str, config: &Config) -> Result<Bundle, Va
     Bundle::parse(&told.body).map_err(|why| VaultError::field("endpoint_url", format!("answered with {why}")))
 }
 
-/// Asks for the bundles that are due, of all mounts, for as long as a turn is. How much there was to do.
+/// Asks for the bundles that are due, of all mounts, for as long as a turn is; first for those that have been so for longest.
+/// How much there was to do.
 ///
-/// Always: when one is due again counts from the end of its fetch: those that a turn leaves out come in the next.
+/// Always: when one is due again counts from the end of its fetch: one that hangs comes behind those that a turn leaves out.
 pub(crate) async fn tend(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
     let (table, begun) = (vault.table().await?, Instant::now());
-    let mut done = 0;
+    let mut due = Vec::new();
     for (_, mount) in table.auth().filter(|(_, mount)| mount.kind == Kind::Spiffe) {
-        let view = vault.view(&mount.id)?;
-        let Some((config, revision)) = find(&view).await? else { continue };
-        if config.endpoint_url.is_empty() || config.due > now.unix_millis() {
-            continue;
-        }
+        let found = find(&vault.view(&mount.id)?).await?;
+        due.extend(found.filter(|(config, _)| config.is_due(now)).map(|(config, _)| (config.due, mount)));
+    }
+    due.sort_by_key(|(due, _)| *due);
+    let mut done = Done::default();
+    for (_, mount) in due {
         if begun.elapsed() >= TURN {
             tracing::warn!("trust bundles that are due wait for the next turn: some endpoints are slow");
             break;
         }
-        let fetched = fetch(vault, &mount.id, &config).await;
-        // the fetch took its time
-        let now = now.plus(begun.elapsed());
-        let later = now.plus(AGAIN).unix_millis();
-        let next = match fetched {
-            Ok(bundle) if bundle.is_older_than(&config.bundle) => {
-                tracing::warn!(url = config.endpoint_url, "a bundle that is older than the one that is known");
-                Config { due: later, ..config }
-            }
-            Ok(bundle) => config.with(bundle, now),
-            Err(error) => {
-                tracing::warn!(%error, url = config.endpoint_url, "a bundle was not told");
-                Config { due: later, ..config }
-            }
-        };
-        let (path, batch) = (path(&view)?, crate::gone::still_there(vault, vault.changes().batch()?, mount)?);
-        let batch = view.put(batch.revision_is(path.clone(), revision), path, &stored::encode(&next)?)?;
-        let record = Record {
-            decision: Decision::Allowed,
-            ..Record::new(now, "worker", "VaultFetchTrustBundle", &Subject::System)
-        };
-        match vault.commit(batch, &record).await {
-            Ok(_) | Err(ChangeError::Conflict(_)) => done += 1,
-            Err(error) => return Err(error.into()),
-        }
+        done.add("a trust bundle", look_again(vault, mount, now.plus(begun.elapsed())).await);
     }
-    Ok(done)
+    done.told()
+}
+
+/// At what a mount's endpoint tells, where that is still due.
+async fn look_again(vault: &Vault, mount: &Mount, now: Timestamp) -> Result<usize, VaultError> {
+    let (view, begun) = (vault.view(&mount.id)?, Instant::now());
+    let Some((config, revision)) = find(&view).await?.filter(|(config, _)| config.is_due(now)) else { return Ok(0) };
+    let fetched = fetch(vault, &mount.id, &config).await;
+    // the fetch took its time
+    let now = now.plus(begun.elapsed());
+    let later = now.plus(AGAIN).unix_millis();
+    let next = match fetched {
+        Ok(bundle) if bundle.is_older_than(&config.bundle) => {
+            tracing::warn!(url = config.endpoint_url, "a bundle that is older than the one that is known");
+            Config { due: later, ..config }
+        }
+        Ok(bundle) => config.with(bundle, now),
+        Err(error) => {
+            tracing::warn!(%error, url = config.endpoint_url, "a bundle was not told");
+            Config { due: later, ..config }
+        }
+    };
+    let (path, batch) = (path(&view)?, crate::gone::still_there(vault, vault.changes().batch()?, mount)?);
+    let batch = view.put(batch.revision_is(path.clone(), revision), path, &stored::encode(&next)?)?;
+    let record =
+        Record { decision: Decision::Allowed, ..Record::new(now, "worker", "VaultFetchTrustBundle", &Subject::System) };
+    match vault.commit(batch, &record).await {
+        Ok(_) | Err(ChangeError::Conflict(_)) => Ok(1),
+        Err(error) => Err(error.into()),
+    }
 }
 
 const AUDIENCES_MAX: usize = 16;

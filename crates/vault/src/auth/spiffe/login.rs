@@ -26,8 +26,8 @@ pub(super) async fn login(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let (view, body) = (scope.view()?, &scope.call.body);
     let (named, jwt) = (body.string("role")?.unwrap_or_default(), body.string("jwt")?.filter(|jwt| !jwt.is_empty()));
     for _ in 0..ATTEMPTS_MAX {
-        let (config, _) = config::find(&view).await?.ok_or_else(|| refused(NOT_CONFIGURED))?;
-        let (role, path, revision) = role::find(&view, &named).await?.ok_or_else(|| refused(ROLE_UNKNOWN))?;
+        let (config, config_at) = config::find(&view).await?.ok_or_else(|| refused(NOT_CONFIGURED))?;
+        let (role, role_path, role_at) = role::find(&view, &named).await?.ok_or_else(|| refused(ROLE_UNKNOWN))?;
         if config.is_old(scope.now()) {
             return Err(refused(BUNDLE_OLD));
         }
@@ -54,7 +54,8 @@ pub(super) async fn login(scope: &Scope<'_>) -> Result<Reply, VaultError> {
             certificate: shown.certificate,
             told: REFUSED,
         };
-        if let Some(reply) = let_in(scope, scope.batch()?.revision_is(path, revision), proven).await? {
+        let batch = scope.batch()?.revision_is(role_path, role_at).revision_is(config::path(&view)?, config_at);
+        if let Some(reply) = let_in(scope, batch, proven).await? {
             return Ok(reply);
         }
     }

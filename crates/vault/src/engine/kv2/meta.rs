@@ -173,8 +173,14 @@ impl Meta {
         Ok(number)
     }
 
+    /// `number`, which is readable, is served from now on.
+    pub(super) fn promote(&mut self, number: u32, now: Timestamp) {
+        self.serve(number, self.current());
+        self.updated = now.unix_millis();
+    }
+
     /// `number` is served from now on instead of `was`.
-    pub(super) fn serve(&mut self, number: u32, was: u32) {
+    fn serve(&mut self, number: u32, was: u32) {
         if was > 0 && was != number {
             self.previous = Some(was);
         }

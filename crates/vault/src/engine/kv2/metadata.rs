@@ -220,9 +220,7 @@ pub(super) async fn promote(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Re
         if !version.is_readable(scope.now()) {
             return Err(VaultError::field("version", "deleted or destroyed"));
         }
-        let was = meta.current();
-        meta.serve(number, was);
-        meta.updated = scope.now().unix_millis();
+        meta.promote(number, scope.now());
         let batch = scope.batch()?.revision_is(secret.meta_path()?, revision);
         match scope.commit(secret.view.put(batch, secret.meta_path()?, &meta.encode()?)?).await {
             Err(ChangeError::Conflict(_)) => {}

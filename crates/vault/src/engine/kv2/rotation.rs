@@ -24,6 +24,7 @@ use crate::clock::rfc3339;
 use crate::cron::Schedule;
 use crate::error::VaultError;
 use crate::lease::BACK_OFF_MAX;
+use crate::outside::is_sound_endpoint;
 use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::service::Vault;
@@ -220,9 +221,7 @@ fn changed(scope: &Scope<'_>, mut rotation: Rotation) -> Result<Rotation, VaultE
 }
 
 fn check(rotation: &Rotation) -> Result<(), VaultError> {
-    let url = &rotation.url;
-    let is_here = ["http://127.", "http://[::1]"].iter().any(|here| url.starts_with(here));
-    if !(url.starts_with("https://") || is_here) || url.len() > URL_BYTES_MAX {
+    if !is_sound_endpoint(&rotation.url) {
         return Err(VaultError::field("hook_url", "an https:// address; http:// of this host alone"));
     }
     if rotation.token.len() > TOKEN_BYTES_MAX || rotation.token.bytes().any(|byte| !byte.is_ascii_graphic()) {
@@ -315,7 +314,6 @@ fn turn(vault: &Vault, mount: &str, secret: &Secret<'_>, due: u64) -> Result<Ent
 
 const QUEUE: &str = "due";
 const FIELDS_MAX: usize = 16;
-const URL_BYTES_MAX: usize = 2048;
 const TOKEN_BYTES_MAX: usize = 4096;
 const PERIOD_MIN: u64 = 5;
 /// Other nodes serve what was replaced for two seconds.

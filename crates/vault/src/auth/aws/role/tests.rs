@@ -56,3 +56,29 @@ fn a_principal_that_was_made_again_is_another_one() {
     let unresolved = Role { resolve_aws_unique_ids: false, ..by_name };
     assert_eq!(unresolved.admit(&again), Ok(Admission::AsKnown));
 }
+
+#[test]
+fn a_pin_stays_while_its_arn_is_named_and_goes_when_it_is_told_to() {
+    let account = "arn:aws:iam::111122223333:role";
+    let (web, far, db) = (format!("{account}/web"), format!("{account}/svc/web"), format!("{account}/db"));
+    for (body, stays) in [
+        (serde_json::json!({"bound_iam_principal_arn": [web]}), true),
+        (serde_json::json!({"token_ttl": 60}), true),
+        (serde_json::json!({"bound_iam_principal_arn": [db, web]}), true),
+        // names are unique within an account, whatever their path
+        (serde_json::json!({"bound_iam_principal_arn": [far]}), true),
+        (serde_json::json!({"bound_iam_principal_arn": [web], "forget_pins": false}), true),
+        (serde_json::json!({"bound_iam_principal_arn": [db]}), false),
+        (serde_json::json!({"bound_iam_principal_arn": [format!("{account}/w*")]}), false),
+        (serde_json::json!({"bound_iam_principal_arn": [web], "forget_pins": true}), false),
+        (serde_json::json!({"forget_pins": true}), false),
+    ] {
+        let first = caller("111122223333", "web", ROLE_ID, "s1");
+        let Ok(Admission::Pinned(mut role)) = role(&[&web], &[], &[], &[]).admit(&first) else {
+            panic!("it is pinned")
+        };
+        let text = envelope::SecretBytes::copy_from(body.to_string().as_bytes());
+        role.update(&Body::parse(text).unwrap()).unwrap();
+        assert_eq!(!role.pinned.is_empty(), stays, "{body}");
+    }
+}

@@ -6,6 +6,7 @@ use crate::engine::kv2::meta::Meta;
 use crate::engine::kv2::{Secret, config, data, merge};
 use crate::error::VaultError;
 use crate::lease::back_off;
+use crate::lease::work::is_mount_gone;
 use crate::outside::{Ask, Method};
 use crate::service::Vault;
 use crate::sys::passwords;
@@ -47,8 +48,7 @@ impl<E: Into<VaultError>> From<E> for Trouble {
     }
 }
 
-/// Takes the turns that are due, in one namespace or the root. For a worker of its own: it waits for hooks, two
-/// seconds and one answer more.
+/// Takes the turns that are due, in one namespace or the root: it waits for hooks, two seconds and one answer more.
 pub async fn rotate_secrets(vault: &Vault, clock: &dyn Clock) -> Result<usize, VaultError> {
     let queue = turns(vault)?.path(QUEUE)?;
     let claims = vault.barrier().storage().claim(&queue, CLAIMED_AT_ONCE, CLAIMED_FOR).await?;
@@ -68,8 +68,7 @@ async fn attend(vault: &Vault, claim: &Claim, now: Timestamp) -> Result<(), Vaul
     let (mount, name) = told.split_once('/').ok_or_else(unreadable)?;
     let view = vault.view(mount)?;
     let secret = Secret::new(&view, name)?;
-    let is_mounted = vault.table().await?.mounts.values().any(|other| other.id == mount);
-    let found = if is_mounted { secret.load_rotation().await? } else { None };
+    let found = if is_mount_gone(vault, mount).await? { None } else { secret.load_rotation().await? };
     let found = match found {
         Some((rotation, revision)) => {
             (super::turn(vault, mount, &secret, rotation.due)? == claim.path).then_some((rotation, revision))
@@ -167,8 +166,8 @@ impl Turn<'_> {
     }
 
     async fn ask_then(&mut self, step: &'static str, meta: &Meta, next: Step) -> Result<(), Trouble> {
-        // somebody wrote or promoted another one meanwhile: what is theirs is not set in its place
-        if meta.pending() != Some(self.rotation.version) {
+        // what is theirs is not set in its place
+        if !self.is_next(meta) {
             return self.overtaken().await;
         }
         self.ask(step, meta).await?;
@@ -177,17 +176,22 @@ impl Turn<'_> {
     }
 
     async fn promote(&mut self, mut meta: Meta, at: Revision) -> Result<(), Trouble> {
-        if meta.pending() != Some(self.rotation.version) {
+        if !self.is_next(&meta) {
             return self.overtaken().await;
         }
         let replaced = meta.current();
-        meta.serve(self.rotation.version, replaced);
-        meta.updated = self.now().unix_millis();
+        meta.promote(self.rotation.version, self.now());
         let batch = self.batch()?.revision_is(self.secret.meta_path()?, at);
         let batch = self.secret.view.put(batch, self.secret.meta_path()?, &meta.encode()?)?;
         let promoted = self.now().unix_millis();
         let rotation = Rotation { step: Step::Finish, promoted, replaced, due: self.held(), ..self.rotation.clone() };
         Ok(self.store(batch, rotation, Outcome::Done).await?)
+    }
+
+    /// Nobody wrote, promoted or deleted another one meanwhile, or this one.
+    fn is_next(&self, meta: &Meta) -> bool {
+        let version = self.rotation.version;
+        meta.pending() == Some(version) && meta.versions.get(&version).is_some_and(|one| one.is_readable(self.now()))
     }
 
     /// The version before may be withdrawn, once it is time.
