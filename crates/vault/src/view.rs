@@ -78,6 +78,26 @@ impl View {
         Ok(self.barrier.scan(prefix, after, limit, AtLeast::Latest).await?)
     }
 
+    /// All below a prefix, in the store's order, for folders that are kept small; and whether there are more than `most`. A
+    /// page ends at some bytes, too.
+    pub(crate) async fn entries(
+        &self,
+        prefix: &EntryPath,
+        most: usize,
+    ) -> Result<(Vec<(EntryPath, Opened)>, bool), VaultError> {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.scan(prefix, after.as_ref(), PAGE_ENTRIES_MAX).await?;
+            after = page.entries.last().map(|(path, _)| path.clone());
+            all.extend(page.entries);
+            if !page.more || all.len() > most {
+                let more = all.len() > most;
+                all.truncate(most);
+                return Ok((all, more));
+            }
+        }
+    }
+
     /// What `name` makes of the values below a prefix, sorted; and whether there are more than `most`, of which some are told.
     pub(crate) async fn names(
         &self,

@@ -79,6 +79,7 @@ impl Backend for Cert {
 pub const CAUSES: &[(&str, &str)] = &[
     (login::ROLE_UNKNOWN, "no role of this name, or no role at all"),
     (login::NO_ROLE, "of several roles none takes this certificate: name one in the login to hear what it breaks"),
+    (login::NO_NAME, "the login names no role, and there are more than are tried (64): name one"),
     (role::NAME_OTHER, "no name of the certificate is one of the role's allowed_names"),
     (role::COMMON_NAME_OTHER, "the common name is none of the role's allowed_common_names"),
     (role::DNS_OTHER, "no DNS name of the certificate is one of the role's allowed_dns_sans"),

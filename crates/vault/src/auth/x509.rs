@@ -17,7 +17,7 @@ use webpki::{
     EndEntityCert, Error, ExpirationPolicy, KeyUsage, RevocationCheckDepth, RevocationOptionsBuilder,
     UnknownStatusPolicy, VerifiedPath, anchor_from_trusted_cert,
 };
-use x509_cert::der::{Decode, Encode};
+use x509_cert::der::Decode;
 
 /// By what a certificate is judged.
 #[derive(Debug, Clone, Copy)]
@@ -30,10 +30,25 @@ pub struct By<'a> {
     pub lists_required: bool,
 }
 
+/// What a path says of its leaf.
+#[derive(Debug, Clone, Copy)]
+pub struct Path {
+    /// Some authority of it may not certify every name.
+    pub names_constrained: bool,
+}
+
+impl Path {
+    /// Constraints are compared with alternative names: a common name counts below them where it is one that was compared.
+    pub fn certifies_common_name(self, leaf: &leaf::Leaf) -> Result<(), &'static str> {
+        let stands_there = leaf.common_name.is_empty() || leaf.dns.contains(&leaf.common_name);
+        if stands_there || !self.names_constrained { Ok(()) } else { Err(NAME_CONSTRAINT) }
+    }
+}
+
 /// Whether the first of `chain` is somebody's whom one of the authorities has certified, now. Else why not.
 ///
 /// Usages count on the whole path, where any are named (RFC 5280 §4.2.1.12); that a leaf names one, [`leaf::Leaf`] tells.
-pub fn check(chain: &[Box<[u8]>], by: &By<'_>, now: Timestamp) -> Result<(), &'static str> {
+pub fn check(chain: &[Box<[u8]>], by: &By<'_>, now: Timestamp) -> Result<Path, &'static str> {
     let (own, above) = chain.split_first().ok_or(MALFORMED)?;
     if above.len() > ABOVE_MAX {
         return Err(TOO_LONG);
@@ -44,14 +59,8 @@ pub fn check(chain: &[Box<[u8]>], by: &By<'_>, now: Timestamp) -> Result<(), &'s
     let authorities: Vec<_> = by.authorities.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
     let anchors: Vec<TrustAnchor<'_>> =
         authorities.iter().filter_map(|der| anchor_from_trusted_cert(der).ok()).collect();
-    // whatever list tells it, and whichever of two is looked at
-    if by.lists.iter().any(|list| chain.iter().any(|der| is_on(list, der))) {
-        return Err(REVOKED);
-    }
-    // of two of one authority the newer one counts
-    let mut newest: Vec<&Known> = by.lists.iter().collect();
-    newest.sort_by_key(|list| std::cmp::Reverse(list.this_update));
-    let lists: Vec<_> = newest.iter().map(|list| &list.list).collect();
+    let known = list::in_order(by.lists, chain)?;
+    let lists: Vec<_> = known.iter().map(|list| &list.list).collect();
     let unknown = if by.lists_required { UnknownStatusPolicy::Deny } else { UnknownStatusPolicy::Allow };
     let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|builder| {
         let builder = builder.with_depth(RevocationCheckDepth::Chain).with_status_policy(unknown);
@@ -69,21 +78,18 @@ pub fn check(chain: &[Box<[u8]>], by: &By<'_>, now: Timestamp) -> Result<(), &'s
         own.verify_for_usage(ALGORITHMS, &anchors, &above, at, KeyUsage::client_auth(), revocation, Some(&signs));
     let path = verified.map_err(|error| told(&error))?;
     let between: Vec<Vec<u8>> = path.intermediate_certificates().map(|one| one.der().to_vec()).collect();
-    let top = authorities.iter().filter(|der| anchor_from_trusted_cert(der).is_ok_and(|one| &one == path.anchor()));
+    let is_top = |der: &&Vec<u8>| {
+        anchor_from_trusted_cert(&CertificateDer::from(der.as_slice())).is_ok_and(|one| &one == path.anchor())
+    };
+    let tops: Vec<&Vec<u8>> = by.authorities.iter().filter(is_top).collect();
     // what is pinned by its key is bound by what its certificate says of it, too
-    let judged: Vec<_> = top.map(|der| anchor::check(der, between.len(), now)).collect();
+    let judged: Vec<_> = tops.iter().map(|der| anchor::check(der, between.len(), now)).collect();
     if !judged.iter().any(Result::is_ok) {
         return Err(judged.into_iter().find_map(Result::err).unwrap_or(UNKNOWN));
     }
-    let constrained = path.anchor().name_constraints.is_some() || between.iter().any(|der| anchor::constrains(der));
-    if constrained { anchor::common_name_is_constrained(&chain[0]) } else { Ok(()) }
-}
-
-/// Whether a list of its issuer's tells that it is revoked.
-fn is_on(list: &Known, der: &[u8]) -> bool {
-    let Ok(certificate) = x509_cert::Certificate::from_der(der) else { return false };
-    let tbs = certificate.tbs_certificate;
-    tbs.issuer.to_der().is_ok_and(|issuer| issuer == list.issuer) && list.serials.contains(tbs.serial_number.as_bytes())
+    let tops = judged.iter().zip(&tops).filter(|(judged, _)| judged.is_ok()).map(|(_, der)| *der);
+    let names_constrained = tops.chain(&between).any(|der| anchor::constrains_names(der));
+    Ok(Path { names_constrained })
 }
 
 /// RFC 5280 §6.1.4 (n), which the library leaves out.

@@ -1,5 +1,6 @@
 //! Logins by client certificates, which each role judges by its own authorities.
 
+use crate::jwt::issuer;
 use crate::rig::{Rig, START, With};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DistinguishedName, DnType,
@@ -36,6 +37,10 @@ impl Authority {
     }
 
     fn list(&self, serials: &[u64], next_update: (i32, u8, u8)) -> String {
+        self.list_of(serials, (2023, 11, 1), next_update)
+    }
+
+    fn list_of(&self, serials: &[u64], this_update: (i32, u8, u8), next_update: (i32, u8, u8)) -> String {
         let revoked_certs = serials.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2023, 11, 1),
@@ -43,7 +48,7 @@ impl Authority {
             invalidity_date: None,
         });
         let params = CertificateRevocationListParams {
-            this_update: date_time_ymd(2023, 11, 1),
+            this_update: date_time_ymd(this_update.0, this_update.1, this_update.2),
             next_update: date_time_ymd(next_update.0, next_update.1, next_update.2),
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
@@ -382,11 +387,26 @@ async fn what_an_authoritys_own_certificate_says_binds_what_stands_below_it() {
         let permitted_subtrees = vec![GeneralSubtree::DnsName("example.com".into())];
         params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
     });
+    let addresses = below("Addresses", &|params| {
+        let net = rcgen::CidrSubnet::from_v4_prefix([10, 0, 0, 0], 8);
+        let permitted_subtrees = vec![GeneralSubtree::IpAddress(net)];
+        params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
+    });
     let deep = shallow.below(ca("Deep", |_| {}));
     let called = |authority: &Authority, common_name: &str| {
         authority.leaf(|params| {
             params.distinguished_name = name(common_name);
             params.subject_alt_names = vec![SanType::DnsName("web.example.com".try_into().unwrap())];
+        })
+    };
+    // a common name that stands among names that are not compared
+    let aside = |authority: &Authority| {
+        authority.leaf(|params| {
+            params.distinguished_name = name("admin.elsewhere.test");
+            params.subject_alt_names = vec![
+                SanType::DnsName("web.example.com".try_into().unwrap()),
+                SanType::URI("admin.elsewhere.test".try_into().unwrap()),
+            ];
         })
     };
     for (role, authority, chain, cause) in [
@@ -399,6 +419,8 @@ async fn what_an_authoritys_own_certificate_says_binds_what_stands_below_it() {
         // constraints are compared with alternative names; a common name is not let past them
         ("narrow", &narrow, vec![called(&narrow, "web.example.com")], None),
         ("narrow", &narrow, vec![called(&narrow, "admin.elsewhere.test")], Some("X509_NAME_CONSTRAINT")),
+        ("narrow", &narrow, vec![aside(&narrow)], Some("X509_NAME_CONSTRAINT")),
+        ("addresses", &addresses, vec![called(&addresses, "Anybody")], None),
         ("root", &root, vec![called(&narrow, "web.example.com"), narrow.der.clone()], None),
         ("root", &root, vec![called(&narrow, "admin"), narrow.der.clone()], Some("X509_NAME_CONSTRAINT")),
         ("root", &root, vec![called(&root, "admin")], None),
@@ -440,10 +462,10 @@ async fn no_other_door_renews_and_no_other_list_hides_what_is_revoked() {
     let token = auth["client_token"].as_str().unwrap();
     let renew = || With { token: Some(token), chain: Some(&chain), ..With::default() };
     assert_eq!(rig.ask(Write, "auth/token/renew-self", json!({}), renew()).await.0, 200);
-    // whatever they are called, in whichever order they stand
-    for names in [["a", "b"], ["b", "a"], ["c", "d"], ["d", "c"]] {
-        for (name, serials) in names.iter().zip([&[7][..], &[]]) {
-            let list = root.list(serials, (2023, 12, 1));
+    // whatever they are called, in whichever order they stand, whichever is the newer one
+    for (names, days) in [(["a", "b"], [1, 2]), (["b", "a"], [1, 2]), (["c", "d"], [2, 1]), (["d", "c"], [2, 1])] {
+        for ((name, serials), day) in names.iter().zip([&[7][..], &[]]).zip(days) {
+            let list = root.list_of(serials, (2023, 11, day), (2023, 12, 1));
             rig.done(Write, &format!("auth/cert/crls/{name}"), json!({"crl": list})).await;
         }
         assert_eq!(rig.enter(&chain, json!({})).await.0, 400, "{names:?}");
@@ -453,6 +475,80 @@ async fn no_other_door_renews_and_no_other_list_hides_what_is_revoked() {
         }
     }
     assert_eq!(rig.enter(&chain, json!({})).await.0, 200);
-    rig.done(Delete, "sys/auth/cert", Value::Null).await;
-    assert_ne!(rig.ask(Write, "auth/token/renew-self", json!({}), renew()).await.0, 200, "its mount is gone");
+}
+
+#[tokio::test]
+async fn an_authority_that_has_changed_its_key_has_a_list_of_each() {
+    let rig = mounted().await;
+    let (old, new) = (Authority::root("Root"), Authority::root("Root"));
+    rig.done(Write, "auth/cert/certs/web", json!({"certificate": format!("{}{}", old.pem, new.pem)})).await;
+    let serial = |authority: &Authority, serial: u64| {
+        vec![authority.leaf(|params| {
+            params.serial_number = Some(SerialNumber::from(serial));
+            params.use_authority_key_identifier_extension = true;
+        })]
+    };
+    for (name, authority, revoked, day) in [("old", &old, 8, 1), ("new", &new, 9, 2)] {
+        let list = authority.list_of(&[revoked], (2023, 11, day), (2023, 12, 1));
+        rig.done(Write, &format!("auth/cert/crls/{name}"), json!({"crl": list})).await;
+    }
+    rig.done(Write, "auth/cert/certs/web", json!({"crl_required": true})).await;
+    for (authority, number, status) in [(&old, 7, 200), (&new, 7, 200), (&old, 8, 400), (&new, 9, 400)] {
+        assert_eq!(rig.enter(&serial(authority, number), json!({})).await.0, status, "{number}");
+    }
+    // what one key's list says tells nothing of the other's
+    rig.done(Delete, "auth/cert/crls/new", Value::Null).await;
+    assert_eq!(rig.enter(&serial(&new, 7), json!({})).await.0, 400);
+    assert_eq!(rig.enter(&serial(&old, 7), json!({})).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_list_that_is_fetched_is_followed_by_a_newer_one_of_its_authority_and_by_no_other() {
+    let rig = mounted().await;
+    let (root, other) = (Authority::root("Root"), Authority::root("Other"));
+    let (url, served) = issuer().await;
+    let serve = |list: String| served.lock().unwrap().0.insert("/crl", list);
+    rig.done(Write, "auth/cert/certs/web", json!({"certificate": root.pem})).await;
+    let chain = vec![root.leaf(|_| {})];
+    let soon = (2023, 12, 20);
+    let fetched = json!({"url": format!("{url}/crl")});
+    serve(root.list_of(&[7], (2023, 11, 10), soon));
+    rig.done(Write, "auth/cert/crls/root", fetched.clone()).await;
+    assert_eq!(rig.enter(&chain, json!({})).await.0, 400);
+    for (what, list, status) in [
+        ("another authority's", other.list_of(&[], (2023, 11, 12), soon), 400),
+        ("an older one", root.list_of(&[], (2023, 11, 9), soon), 400),
+        ("one of a time to come", root.list_of(&[], (2023, 11, 30), soon), 400),
+        ("none", "<html>".to_owned(), 400),
+        ("a newer one", root.list_of(&[], (2023, 11, 12), soon), 200),
+    ] {
+        serve(list);
+        rig.clock.advance(Duration::from_secs(2 * 3600));
+        let (done, records) = rig.recorded(vault::wait_on_others(&rig.vault, &rig.clock)).await;
+        assert_eq!((done.unwrap(), &records[0]["operation"]), (1, &json!("VaultFetchRevocationList")), "{what}");
+        assert_eq!(rig.enter(&chain, json!({})).await.0, status, "{what}");
+        // it is due again later, whatever was told
+        assert_eq!(vault::wait_on_others(&rig.vault, &rig.clock).await.unwrap(), 0, "{what}");
+    }
+    // nor by who asks for it again; another is one that is deleted first
+    serve(root.list_of(&[7], (2023, 11, 9), soon));
+    let (status, answer) = rig.root(Write, "auth/cert/crls/root", fetched.clone()).await;
+    assert!(status == 400 && answer.to_string().contains("url: an older list"), "{answer}");
+    rig.done(Delete, "auth/cert/crls/root", Value::Null).await;
+    rig.done(Write, "auth/cert/crls/root", fetched).await;
+    assert_eq!(rig.enter(&chain, json!({})).await.0, 400);
+}
+
+#[tokio::test]
+async fn of_more_roles_than_are_tried_a_login_names_one() {
+    let rig = mounted().await;
+    let root = Authority::root("Root");
+    let chain = vec![root.leaf(|_| {})];
+    for number in 0..65 {
+        assert_eq!(rig.enter(&chain, json!({})).await.0, if number == 0 { 400 } else { 200 }, "{number}");
+        rig.done(Write, &format!("auth/cert/certs/{number}"), json!({"certificate": root.pem})).await;
+    }
+    let ((status, _), records) = rig.recorded(rig.enter(&chain, json!({}))).await;
+    assert_eq!((status, &records.last().unwrap()["outcome"]["failed"]), (400, &json!("CERT_NO_NAME_OF_A_ROLE")));
+    assert_eq!(rig.enter(&chain, json!({"name": "64"})).await.0, 200);
 }

@@ -4,15 +4,16 @@
 //! what would have been told.
 
 use super::{ATTEMPTS_MAX, NAME_BYTES_MAX};
+use crate::Done;
 use crate::auth::token_fields::{self, folded};
 use crate::auth::x509::list;
 use crate::error::VaultError;
-use crate::mount::Kind;
+use crate::mount::{Kind, Mount};
 use crate::outside::{Ask, Method, OutsideError};
 use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::service::Vault;
-use crate::stored::{decode, encode};
+use crate::stored::{decode, encode, load};
 use crate::view::View;
 use audit::{Decision, Record, Subject};
 use base64::Engine;
@@ -22,7 +23,7 @@ use identity::ChangeError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
-use storage::{EntryPath, Opened, PAGE_ENTRIES_MAX, Revision};
+use storage::{EntryPath, Opened, Revision};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -37,9 +38,7 @@ struct Stored {
     url_ca: String,
     /// Base64 of DER.
     list: String,
-    /// Unix milliseconds.
-    next_update: u64,
-    /// When it is fetched again.
+    /// When it is fetched again, unix milliseconds.
     due: u64,
 }
 
@@ -61,16 +60,15 @@ impl Stored {
         STANDARD.decode(&self.list).map_err(|_| VaultError::Internal("a stored list cannot be read".into()))
     }
 
+    fn is_due(&self, now: Timestamp) -> bool {
+        !self.url.is_empty() && self.due <= now.unix_millis()
+    }
+
     fn with(&self, list: &list::List, now: Timestamp) -> Self {
         let left = list.next_update.since(now);
         // half of what is left, so that one failure does not matter
         let pause = (left / 2).clamp(FETCHED_MIN, FETCHED_MAX);
-        Self {
-            list: STANDARD.encode(&list.der),
-            next_update: list.next_update.unix_millis(),
-            due: now.plus(pause).unix_millis(),
-            ..self.clone()
-        }
+        Self { list: STANDARD.encode(&list.der), due: now.plus(pause).unix_millis(), ..self.clone() }
     }
 }
 
@@ -81,8 +79,7 @@ fn path(view: &View, name: &str) -> Result<EntryPath, VaultError> {
 async fn find(view: &View, raw: &str) -> Result<Option<(Stored, EntryPath, Revision)>, VaultError> {
     let Some(name) = folded(raw, NAME_BYTES_MAX) else { return Ok(None) };
     let path = path(view, &name)?;
-    let found = view.load(&path).await?;
-    found.map(|found| Ok((decode(found.value.expose())?, path, found.revision))).transpose()
+    Ok(load(view, &path).await?.map(|(stored, revision)| (stored, path, revision)))
 }
 
 /// DER of all lists of the mount.
@@ -90,17 +87,9 @@ pub(super) async fn all(view: &View) -> Result<Vec<Vec<u8>>, VaultError> {
     entries(view).await?.iter().map(|(_, found)| decode::<Stored>(found.value.expose())?.der()).collect()
 }
 
-/// A page ends at some bytes, and none may be missing.
+/// None may be missing.
 async fn entries(view: &View) -> Result<Vec<(EntryPath, Opened)>, VaultError> {
-    let (folder, mut after, mut all) = (view.path(LISTS)?, None, Vec::new());
-    loop {
-        let page = view.scan(&folder, after.as_ref(), PAGE_ENTRIES_MAX).await?;
-        after = page.entries.last().map(|(path, _)| path.clone());
-        all.extend(page.entries);
-        if !page.more {
-            return Ok(all);
-        }
-    }
+    Ok(view.entries(&view.path(LISTS)?, usize::MAX).await?.0)
 }
 
 pub(super) async fn exists(scope: &Scope<'_>, raw: &str) -> Result<bool, VaultError> {
@@ -136,8 +125,12 @@ pub(super) async fn write(scope: &Scope<'_>, raw: &str) -> Result<Reply, VaultEr
     for _ in 0..ATTEMPTS_MAX {
         let batch = scope.batch()?;
         let (batch, path) = match find(&view, &name).await? {
-            Some((_, path, revision)) => {
+            Some((old, path, revision)) => {
                 scope.may_change()?;
+                // from where it came before, as a fetch of the worker's would
+                if !url.is_empty() && old.url == stored.url {
+                    follows(&old, &found, scope.now())?;
+                }
                 (batch.revision_is(path.clone(), revision), path)
             }
             None if entries(&view).await?.len() >= LISTS_MAX => {
@@ -185,52 +178,63 @@ async fn fetch(vault: &Vault, mount: &str, stored: &Stored) -> Result<list::List
     list::read("url", &told.body)
 }
 
-/// Fetches what is due, of all mounts, as far as a turn goes. How much there was to do.
+/// Fetches what is due, of all mounts, for as long as a turn is; first what has been so for longest. How much there was to do.
+///
+/// Always: when one is due again counts from the end of its fetch: one that hangs comes behind those that a turn leaves out.
 pub(crate) async fn tend(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
     let (table, began) = (vault.table().await?, Instant::now());
-    let mut done = 0;
+    let (mut due, mut done) = (Vec::new(), Done::default());
     for (_, mount) in table.auth().filter(|(_, mount)| mount.kind == Kind::Cert) {
-        let view = vault.view(&mount.id)?;
-        for (path, found) in entries(&view).await? {
-            let stored: Stored = decode(found.value.expose())?;
-            if stored.url.is_empty() || stored.due > now.unix_millis() {
-                continue;
-            }
-            // others wait for their turn: what is left is due in the next one
-            if began.elapsed() > TURN {
-                return Ok(done);
-            }
-            let fetched = fetch(vault, &mount.id, &stored).await;
-            let now = now.plus(began.elapsed());
-            let next = match fetched.and_then(|list| follows(&stored, &list).map(|()| list)) {
-                Ok(list) => stored.with(&list, now),
-                Err(error) => {
-                    tracing::warn!(%error, url = stored.url, "a list of what is revoked was not fetched");
-                    Stored { due: now.plus(FETCHED_MIN).unix_millis(), ..stored }
-                }
-            };
-            let batch = crate::gone::still_there(vault, vault.changes().batch()?, mount)?;
-            let batch = view.put(batch.revision_is(path.clone(), found.revision), path, &encode(&next)?)?;
-            let record = Record {
-                decision: Decision::Allowed,
-                ..Record::new(now, "worker", "VaultFetchRevocationList", &Subject::System)
-            };
-            match vault.commit(batch, &record).await {
-                Ok(_) | Err(ChangeError::Conflict(_)) => done += 1,
-                Err(error) => return Err(error.into()),
+        for (path, found) in entries(&vault.view(&mount.id)?).await? {
+            match decode::<Stored>(found.value.expose()) {
+                Ok(stored) if stored.is_due(now) => due.push((stored.due, mount, path)),
+                Ok(_) => {}
+                Err(error) => done.add("a list of what is revoked", Err(error)),
             }
         }
     }
-    Ok(done)
+    due.sort_by_key(|(due, ..)| *due);
+    for (_, mount, path) in due {
+        if began.elapsed() > TURN {
+            tracing::warn!("lists of what is revoked that are due wait for the next turn: some servers are slow");
+            break;
+        }
+        done.add("a list of what is revoked", fetch_next(vault, mount, path, now.plus(began.elapsed())).await);
+    }
+    done.told()
 }
 
-/// Whether it is the next one of the same authority's. Who serves it is not who signs it: what another has issued, or an
-/// older one, takes the place of none.
-fn follows(stored: &Stored, list: &list::List) -> Result<(), VaultError> {
+async fn fetch_next(vault: &Vault, mount: &Mount, path: EntryPath, now: Timestamp) -> Result<usize, VaultError> {
+    let (view, began) = (vault.view(&mount.id)?, Instant::now());
+    let found: Option<(Stored, Revision)> = load(&view, &path).await?;
+    let Some((stored, revision)) = found.filter(|(stored, _)| stored.is_due(now)) else { return Ok(0) };
+    let fetched = fetch(vault, &mount.id, &stored).await;
+    // the fetch took its time
+    let now = now.plus(began.elapsed());
+    let next = match fetched.and_then(|list| follows(&stored, &list, now).map(|()| list)) {
+        Ok(list) => stored.with(&list, now),
+        Err(error) => {
+            tracing::warn!(%error, url = stored.url, "a list of what is revoked was not fetched");
+            Stored { due: now.plus(FETCHED_MIN).unix_millis(), ..stored }
+        }
+    };
+    let batch = crate::gone::still_there(vault, vault.changes().batch()?, mount)?;
+    let batch = view.put(batch.revision_is(path.clone(), revision), path, &encode(&next)?)?;
+    let record = Record::new(now, "worker", "VaultFetchRevocationList", &Subject::System);
+    match vault.commit(batch, &Record { decision: Decision::Allowed, ..record }).await {
+        Ok(_) | Err(ChangeError::Conflict(_)) => Ok(1),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether it is the next one of the same authority's. Who serves it is not who signs it: what another has issued, an older
+/// one, or one of a time to come that no later one would follow, takes the place of none.
+fn follows(stored: &Stored, list: &list::List, now: Timestamp) -> Result<(), VaultError> {
     let known = list::read("crl", &stored.der()?)?;
     let why = match () {
         () if known.issuer != list.issuer => "another authority's list",
         () if list.this_update < known.this_update => "an older list than the one that is known",
+        () if list.this_update > now.plus(CLOCKS_APART) => "a list of a time to come",
         () => return Ok(()),
     };
     Err(VaultError::field("url", why))
@@ -238,6 +242,8 @@ fn follows(stored: &Stored, list: &list::List) -> Result<(), VaultError> {
 
 /// After so much of a turn no other list is asked for.
 const TURN: Duration = Duration::from_secs(10);
+/// How far an authority's clock may be ahead.
+const CLOCKS_APART: Duration = Duration::from_secs(300);
 const LISTS: &str = "c";
 const LISTS_MAX: usize = 32;
 const LIST_BYTES_MAX: usize = 700_000;

@@ -28,7 +28,7 @@ pub(super) async fn login(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     for _ in 0..ATTEMPTS_MAX {
         let roles = match &named {
             Some(name) => role::find(&view, name).await?.into_iter().collect(),
-            None => role::all(&view).await?,
+            None => role::all(&view).await?.ok_or_else(|| refused(NO_NAME))?,
         };
         let found = chosen(scope, &view, &roles, shown, &leaf).await?;
         if let Some(reply) = enter(scope, found, shown, &leaf).await? {
@@ -57,7 +57,8 @@ async fn chosen<'r>(
         let authorities = found.0.authorities()?;
         // lists are read for who has a path, and once
         let path = By { authorities: &authorities, lists: &[], lists_required: false };
-        if let Err(why) = check(&shown.chain, &path, scope.now()) {
+        let certified = check(&shown.chain, &path, scope.now());
+        if let Err(why) = certified.and_then(|path| path.certifies_common_name(leaf)) {
             cause = why;
             continue;
         }
@@ -68,7 +69,10 @@ async fn chosen<'r>(
         }
         let lists = lists.as_deref().unwrap_or_default();
         let by = By { lists, lists_required: found.0.crl_required, ..path };
-        match check(&shown.chain, &by, scope.now()) {
+        if lists.is_empty() && !by.lists_required {
+            return Ok(found);
+        }
+        match check(&shown.chain, &by, scope.now()).and_then(|path| path.certifies_common_name(leaf)) {
             Ok(()) => return Ok(found),
             Err(why) => cause = why,
         }
@@ -143,4 +147,5 @@ fn refused(cause: &'static str) -> VaultError {
 const REFUSED: &str = "invalid certificate or no client certificate supplied";
 pub(super) const ROLE_UNKNOWN: &str = "CERT_ROLE_UNKNOWN";
 pub(super) const NO_ROLE: &str = "CERT_NO_ROLE_MATCHES";
+pub(super) const NO_NAME: &str = "CERT_NO_NAME_OF_A_ROLE";
 const ALIAS_BYTES_MAX: usize = 160;

@@ -13,7 +13,7 @@ use crate::view::View;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
-use storage::{EntryPath, PAGE_ENTRIES_MAX, Revision};
+use storage::{EntryPath, Revision};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 use x509_cert::ext::pkix::BasicConstraints;
@@ -209,16 +209,17 @@ pub(super) async fn find(view: &View, raw: &str) -> Result<Option<Found>, VaultE
     Ok(found.map(|(role, revision)| (role, path, revision)))
 }
 
-/// All of them, by their names; at most so many are looked at.
-pub(super) async fn all(view: &View) -> Result<Vec<Found>, VaultError> {
-    let page = view.scan(&view.path(ROLES)?, None, ROLES_TRIED_MAX.min(PAGE_ENTRIES_MAX)).await?;
-    let read = page
-        .entries
-        .into_iter()
-        .map(|(path, found)| Ok((stored::decode::<Role>(found.value.expose())?, path, found.revision)));
-    let mut roles = read.collect::<Result<Vec<_>, VaultError>>()?;
+/// All of them, by their names. Nothing where there are more than are looked at for one login.
+pub(super) async fn all(view: &View) -> Result<Option<Vec<Found>>, VaultError> {
+    let (entries, more) = view.entries(&view.path(ROLES)?, ROLES_TRIED_MAX).await?;
+    if more {
+        return Ok(None);
+    }
+    let read =
+        entries.into_iter().map(|(path, found)| Ok((stored::decode(found.value.expose())?, path, found.revision)));
+    let mut roles = read.collect::<Result<Vec<Found>, VaultError>>()?;
     roles.sort_by(|(one, ..), (other, ..)| one.name.cmp(&other.name));
-    Ok(roles)
+    Ok(Some(roles))
 }
 
 pub(super) async fn exists(scope: &Scope<'_>, raw: &str) -> Result<bool, VaultError> {
@@ -291,7 +292,7 @@ const REFUSED: [&str; 8] = [
 ];
 const ROLES: &str = "r";
 /// Of a login that names no role.
-const ROLES_TRIED_MAX: u32 = 64;
+const ROLES_TRIED_MAX: usize = 64;
 const AUTHORITIES_MAX: usize = 16;
 const LIST_MAX: usize = 100;
 const TEXT_BYTES_MAX: usize = 512;

@@ -1,13 +1,13 @@
 //! What the library leaves out of an authority that is pinned: it keeps its name and its key.
 
-use super::leaf::Leaf;
-use super::{EXPIRED, MALFORMED, NAME_CONSTRAINT, NOT_AUTHORITY, NOT_YET, TOO_LONG, USAGE};
+use super::{EXPIRED, MALFORMED, NOT_AUTHORITY, NOT_YET, TOO_LONG, USAGE};
 use envelope::Timestamp;
 use std::time::Duration;
+use x509_cert::Certificate;
 use x509_cert::der::Decode;
 use x509_cert::der::asn1::ObjectIdentifier;
+use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, NameConstraints};
-use x509_cert::{Certificate, TbsCertificate};
 
 /// Whether the authority's own certificate lets it stand above so many others, for clients, now.
 pub(super) fn check(der: &[u8], between: usize, now: Timestamp) -> Result<(), &'static str> {
@@ -33,18 +33,16 @@ pub(super) fn check(der: &[u8], between: usize, now: Timestamp) -> Result<(), &'
     }
 }
 
-/// Whether it says which names may stand below it.
-pub(super) fn constrains(der: &[u8]) -> bool {
-    let told = |tbs: TbsCertificate| tbs.get::<NameConstraints>().map_or(true, |found| found.is_some());
-    Certificate::from_der(der).map_or(true, |certificate| told(certificate.tbs_certificate))
-}
-
-/// Constraints are compared with alternative names alone: a common name counts below them where it is one of those.
-pub(super) fn common_name_is_constrained(own: &[u8]) -> Result<(), &'static str> {
-    let leaf = Leaf::read(own)?;
-    let mut names = leaf.dns.iter().chain(&leaf.emails).chain(&leaf.uris);
-    let stands_there = leaf.common_name.is_empty() || names.any(|name| *name == leaf.common_name);
-    if stands_there { Ok(()) } else { Err(NAME_CONSTRAINT) }
+/// Whether it says which names may stand below it, of a kind that a common name may look like. What cannot be read does.
+pub(super) fn constrains_names(der: &[u8]) -> bool {
+    let read = || {
+        let told = Certificate::from_der(der).ok()?.tbs_certificate.get::<NameConstraints>().ok()?;
+        let Some((_, NameConstraints { permitted_subtrees, excluded_subtrees })) = told else { return Some(false) };
+        let mut all = permitted_subtrees.into_iter().chain(excluded_subtrees).flatten();
+        // a subject is itself compared with a directory's names, and an address is nobody's name
+        Some(!all.all(|tree| matches!(tree.base, GeneralName::DirectoryName(_) | GeneralName::IpAddress(_))))
+    };
+    read().unwrap_or(true)
 }
 
 /// clientAuth, and anyExtendedKeyUsage (RFC 5280 §4.2.1.12).

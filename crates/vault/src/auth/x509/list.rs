@@ -4,9 +4,13 @@ use crate::error::VaultError;
 use envelope::Timestamp;
 use rustls_pki_types::CertificateRevocationListDer;
 use rustls_pki_types::pem::PemObject;
+use std::cmp::Reverse;
 use std::collections::HashSet;
+use x509_cert::Certificate;
 use x509_cert::crl::CertificateList;
+use x509_cert::der::oid::AssociatedOid;
 use x509_cert::der::{Decode, Encode};
+use x509_cert::ext::pkix::AuthorityKeyIdentifier;
 use x509_cert::time::Time;
 
 /// What is known of a list.
@@ -28,6 +32,30 @@ pub struct Known {
     /// As they stand in certificates.
     pub(super) serials: HashSet<Vec<u8>>,
     pub(super) this_update: Timestamp,
+    /// The key that has signed it, where it says so.
+    key_id: Option<Vec<u8>>,
+}
+
+/// Those that one of `chain` stands on refuse it, whatever else tells. Of several of one name the first counts: it is the
+/// newest of the key's that has signed, as the certificates say (authorities that have changed their key keep their name).
+pub(super) fn in_order<'k>(lists: &'k [Known], chain: &[Box<[u8]>]) -> Result<Vec<&'k Known>, &'static str> {
+    let mut ordered: Vec<&Known> = lists.iter().collect();
+    if ordered.is_empty() {
+        return Ok(ordered);
+    }
+    let mut keys = HashSet::new();
+    for der in chain {
+        let tbs = Certificate::from_der(der).map_err(|_| super::MALFORMED)?.tbs_certificate;
+        let issuer = tbs.issuer.to_der().map_err(|_| super::MALFORMED)?;
+        if lists.iter().any(|list| list.issuer == issuer && list.serials.contains(tbs.serial_number.as_bytes())) {
+            return Err(super::REVOKED);
+        }
+        let above = tbs.get::<AuthorityKeyIdentifier>().map_err(|_| super::MALFORMED)?;
+        keys.extend(above.and_then(|(_, above)| above.key_identifier).map(|id| id.as_bytes().to_vec()));
+    }
+    let is_theirs = |list: &Known| list.key_id.as_ref().is_some_and(|id| keys.contains(id));
+    ordered.sort_by_key(|list| Reverse((is_theirs(list), list.this_update)));
+    Ok(ordered)
 }
 
 impl Known {
@@ -38,7 +66,11 @@ impl Known {
         let this_update = timestamp(read.this_update);
         let revoked = read.revoked_certificates.unwrap_or_default();
         let serials = revoked.iter().map(|one| one.serial_number.as_bytes().to_vec()).collect();
-        Ok(Self { list: list.into(), issuer, serials, this_update })
+        let mut extensions = read.crl_extensions.iter().flatten();
+        let above = extensions.find(|extension| extension.extn_id == AuthorityKeyIdentifier::OID);
+        let above = above.and_then(|found| AuthorityKeyIdentifier::from_der(found.extn_value.as_bytes()).ok());
+        let key_id = above.and_then(|above| above.key_identifier).map(|id| id.as_bytes().to_vec());
+        Ok(Self { list: list.into(), issuer, serials, this_update, key_id })
     }
 }
 
