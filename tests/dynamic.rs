@@ -16,7 +16,7 @@ mod stand;
 
 use serde_json::{Value, json};
 use stand::{Stand, User};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tests::{Postgres, until};
 
 /// What a user can leave behind: a table, a function that runs as its owner, something in another database; and sessions, one
@@ -406,6 +406,41 @@ fn passwords_of_users_that_stay_are_rotated_by_one_account_or_two() {
     }
     let log = stand.pg.log();
     assert!([&first, &second, &old, &new].iter().all(|user| !log.contains(&user.password)));
+}
+
+#[test]
+fn a_client_that_connects_all_the_time_never_fails_while_two_accounts_are_rotated_in_turn() {
+    let stand = Stand::new();
+    stand.pg.sql("postgres", "CREATE ROLE svc_e LOGIN; CREATE ROLE svc_f LOGIN");
+    // by its period it is rotated every five seconds at most; whoever asks rotates it as soon as the overlap is over
+    let two = json!({"db_name": "pg", "usernames": ["svc_e", "svc_f"], "rotation_period": "1h", "overlap": "2s"});
+    stand.done("write", "database/static-roles/two", two);
+    let rotated = || stand.ask(&stand.dev.root_token(), "write", "database/rotate-role/two", Value::Null).is_ok();
+    let (mut logins, mut given) = (0, std::collections::BTreeSet::new());
+    let took = std::thread::scope(|scope| {
+        let rotations = scope.spawn(|| {
+            let began = Instant::now();
+            for _ in 0..10 {
+                std::thread::sleep(Duration::from_millis(2700));
+                // not while a session of the one before is open
+                until("it is rotated", Duration::from_secs(20), rotated);
+            }
+            began.elapsed()
+        });
+        let mut is_over = false;
+        while !is_over {
+            // once more after the last
+            is_over = rotations.is_finished();
+            let user = stand.static_user("two");
+            let said = stand.pg.try_as(&user.name, &user.password, "postgres", "SELECT 1");
+            said.unwrap_or_else(|said| panic!("{} after {logins} logins: {said}", user.name));
+            given.insert(user.password);
+            logins += 1;
+        }
+        rotations.join().unwrap()
+    });
+    println!("ten rotations in {took:?}: {logins} logins by {} passwords, none failed", given.len());
+    assert!(given.len() > 10, "the first, and ten more: {}", given.len());
 }
 
 #[test]

@@ -121,18 +121,23 @@ fn a_server_that_hangs_keeps_no_other_waiting() {
         body.as_object_mut().unwrap().extend(kind.role().as_object().unwrap().clone());
         stand.done("write", &format!("database/roles/{role}"), body);
     }
+    let lived = || {
+        let made = Instant::now();
+        stand.gone(&stand.user("short"), 20);
+        made.elapsed()
+    };
+    let usual = (0..3).map(|_| lived()).max().unwrap();
     let users: Vec<User> = (0..6).map(|_| stand.user("hang")).collect();
     hanging.maria().hang();
     let began = Instant::now();
     let mut slowest = Duration::ZERO;
     while began.elapsed() < Duration::from_secs(25) {
-        let made = Instant::now();
-        let user = stand.user("short");
-        stand.gone(&user, 8);
-        slowest = slowest.max(made.elapsed());
+        slowest = slowest.max(lived());
     }
-    println!("gone {slowest:?} at most after it was made for two seconds, beside a server that hangs");
-    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    println!(
+        "gone {slowest:?} at most after it was made for two seconds, beside a server that hangs; {usual:?} before"
+    );
+    assert!(slowest < usual * 3, "{slowest:?}, and {usual:?} before");
     hanging.maria().answer_again();
     for user in &users {
         until("those of the other are gone", Duration::from_secs(60), || stand.lookup(&user.lease).is_err());

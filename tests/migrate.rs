@@ -112,7 +112,7 @@ fn a_store_goes_to_another_engine_and_back_and_everything_is_there() {
 
 #[test]
 fn a_migration_that_is_killed_leaves_a_target_that_is_no_store_and_can_be_run_again() {
-    const ROWS: u32 = 150_000;
+    const ROWS: u32 = 300_000;
     let (database, stand) = (Server::start(), Stand::operational(Kind::Sim));
     let mut node = Node::prepare("a", &stand, SQLITE);
     let embedded = config(&mut node, "embedded.toml", SQLITE);
@@ -124,10 +124,12 @@ fn a_migration_that_is_killed_leaves_a_target_that_is_no_store_and_can_be_run_ag
     // so many that it takes a while
     let mut file = rusqlite::Connection::open(node.data().join("store.db")).unwrap();
     let all = file.transaction().unwrap();
+    let mut insert = all.prepare("INSERT INTO kv VALUES(?1, 1, ?2)").unwrap();
     for number in 0..ROWS {
         let path = format!("t/bulk/{number:08}");
-        all.execute("INSERT INTO kv VALUES(?1, 1, ?2)", rusqlite::params![path.as_bytes(), vec![7_u8; 500]]).unwrap();
+        insert.execute(rusqlite::params![path.as_bytes(), [7_u8; 500]]).unwrap();
     }
+    drop(insert);
     all.commit().unwrap();
     drop(file);
     let begun = |from: &Path, to: &Path| {
@@ -141,21 +143,28 @@ fn a_migration_that_is_killed_leaves_a_target_that_is_no_store_and_can_be_run_ag
     };
     let written =
         || database.psql("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')").parse::<f64>().unwrap();
-    // all rows are some 100 million bytes of the database's log
+    // all rows are some 200 million bytes of the database's log
     let kill_at = |from: &Path, to: &Path, bytes: f64| {
         let (child, before) = (begun(from, to), written());
         until("so much is written", Duration::from_secs(60), || written() - before > bytes);
         end(child)
     };
     let is_there = |schema: &str| database.psql(&format!("SELECT to_regclass('{schema}.kv') IS NOT NULL")) == "t";
+    let (mut killed, mut seen) = (0, false);
     for bytes in [1e4, 1e6, 20e6, 40e6, 60e6] {
-        assert!(kill_at(&embedded, &shared, bytes), "it was done before it was killed");
+        if !kill_at(&embedded, &shared, bytes) {
+            // done before anybody looked: the next one finds nothing there
+            database.psql("DROP SCHEMA killed CASCADE");
+            continue;
+        }
+        killed += 1;
         if is_there("killed") {
             let rows = database.psql("SELECT (SELECT count(*) FROM killed.kv), (SELECT rev FROM killed.head)");
             assert_eq!(rows, "0|0", "after {bytes} bytes");
+            seen = true;
         }
     }
-    assert!(is_there("killed"), "some were killed on the way");
+    assert!(killed >= 3 && seen, "{killed} were killed on the way, tables were there: {seen}");
     // a server takes it for no store of this boundary
     node.set_storage(&postgres(&database, "killed"));
     node.spawn();
@@ -164,10 +173,9 @@ fn a_migration_that_is_killed_leaves_a_target_that_is_no_store_and_can_be_run_ag
     let (code, said) = migrate(&embedded, &shared);
     assert_eq!(code, 0, "{said}");
     // from database to database; what a killed one left of its copy is found
-    let child = begun(&shared, &third);
-    std::thread::sleep(Duration::from_millis(200));
-    assert!(end(child), "it was done before it was killed");
-    assert!(kill_at(&shared, &third, 20e6), "it was done before it was killed");
+    for bytes in [1e4, 20e6] {
+        assert!(kill_at(&shared, &third, bytes), "it was done before it was killed at {bytes} bytes");
+    }
     let (code, said) = migrate(&shared, &third);
     assert_eq!(code, 0, "{said}");
     let differ = "SELECT count(*) FROM killed.kv a FULL JOIN third.kv b USING (k) WHERE a.v IS DISTINCT FROM b.v OR a.rev <> b.rev";

@@ -64,11 +64,12 @@ fn chains_constraints_and_lists_are_what_openssl_and_go_expect() {
         assert!(success == sound && said.contains(says), "openssl {arguments}\n{said}");
     }
     // key and certificate belong together
-    let (_, key) = openssl(dir.path(), "pkey -in web.example.com.key -pubout");
-    assert_eq!(openssl(dir.path(), "x509 -in web.example.com.pem -noout -pubkey").1, key);
+    let (sound, key) = openssl(dir.path(), "pkey -in web.example.com.key -pubout");
+    assert_eq!(openssl(dir.path(), "x509 -in web.example.com.pem -noout -pubkey"), (true, key.clone()));
+    assert!(sound, "{key}");
     // web.example.com was revoked by its certificate, after the lists were written
-    let (_, said) = openssl(dir.path(), &format!("verify {chain} {revoked} web.example.com.pem"));
-    assert!(said.contains("OK"), "{said}");
+    let (success, said) = openssl(dir.path(), &format!("verify {chain} {revoked} web.example.com.pem"));
+    assert!(success && said.contains("OK"), "{said}");
 }
 
 #[test]

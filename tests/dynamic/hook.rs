@@ -38,6 +38,17 @@ impl<'s> Hook<'s> {
         told.iter().map(|told| format!("{}{}", told["step"].as_str().unwrap(), told["version"])).collect()
     }
 
+    /// Each once, however often it was asked in a row: a hook may be asked a step twice.
+    fn steps_once(&self) -> Vec<String> {
+        let mut steps = self.steps();
+        steps.dedup();
+        steps
+    }
+
+    fn times(&self, step: &str) -> usize {
+        self.steps().iter().filter(|asked| *asked == step).count()
+    }
+
     fn secret(&self, path: &str, label: &str) -> Value {
         let read = self.stand.ask(&self.token, "read", &format!("{path}?label={label}"), Value::Null);
         read.unwrap()["data"]["data"].clone()
@@ -169,12 +180,13 @@ fn a_secret_is_rotated_by_its_hook_step_by_step_whatever_fails() {
         for _ in 0..6 {
             std::thread::sleep(Duration::from_secs(1));
             secret("previous");
-            assert!(!hook.steps().contains(&"finish2".to_owned()));
+            assert_eq!(hook.times("finish2"), 0);
         }
         let refused = stand.ask(&stand.dev.root_token(), "write", "secret/rotate/app/db", Value::Null);
         assert!(refused.as_ref().is_err_and(|said| said.starts_with("400")), "{refused:?}");
         until("it is finished", Duration::from_secs(60), || is_idle_after(&stand, "app/db", 2));
-        assert_eq!(hook.steps(), ["set2", "test2", "test2", "test2", "finish2"]);
+        assert_eq!(hook.steps_once(), ["set2", "test2", "finish2"]);
+        assert!(hook.times("test2") >= 3, "it failed twice: {:?}", hook.steps());
         assert_eq!(hook.told.lock().unwrap().last().unwrap()["previous_version"], 1);
         // the server dies in the middle of the next one
         hook.kills.store(true, Ordering::SeqCst);
@@ -184,7 +196,8 @@ fn a_secret_is_rotated_by_its_hook_step_by_step_whatever_fails() {
         let refused = stand.ask(&stand.dev.root_token(), "write", "secret/rotate/app/db", Value::Null);
         assert!(refused.as_ref().is_err_and(|said| said.starts_with("400")), "{refused:?}");
         until("it goes on", Duration::from_secs(120), || is_idle_after(&stand, "app/db", 3));
-        assert_eq!(hook.steps().get(5..).unwrap(), ["set3", "set3", "test3", "finish3"]);
+        assert_eq!(hook.steps_once().get(3..).unwrap(), ["set3", "test3", "finish3"]);
+        assert!(hook.times("set3") >= 2, "the first was not answered: {:?}", hook.steps());
         is_overtaken(&stand, &hook);
         stand.done("delete", "secret/rotation/app/db", Value::Null);
         assert!(stand.ask(&stand.dev.root_token(), "read", "secret/rotation/app/db", Value::Null).is_err());
@@ -195,7 +208,7 @@ fn a_secret_is_rotated_by_its_hook_step_by_step_whatever_fails() {
 /// What somebody else writes or rolls back meanwhile is not rotated away, and what was set is repaired.
 fn is_overtaken(stand: &Stand, hook: &Hook<'_>) {
     let secret = |label: &str| hook.secret("secret/data/app/db", label);
-    let asked = |step: &str| hook.steps().contains(&step.to_owned());
+    let asked = |step: &str| hook.times(step) > 0;
     // time for a look before it is finished
     stand.done("write", "secret/rotation/app/db", json!({"overlap": "15s"}));
     hook.fails.store(1000, Ordering::SeqCst);
@@ -251,6 +264,8 @@ fn a_hook_is_asked_only_where_somebody_who_may_says_so() {
     for (name, change, field) in [
         ("app/x", json!({"hook_url": "http://hook.example/"}), "hook_url"),
         ("app/x", json!({"hook_url": "ftp://127.0.0.1/"}), "hook_url"),
+        ("app/x", json!({"hook_url": "http://127.0.0.1.evil.example/"}), "hook_url"),
+        ("app/x", json!({"hook_url": "https://127.0.0.1@evil.example/"}), "hook_url"),
         ("app/x", json!({"hook_url": ""}), "hook_url"),
         ("app/x", json!({"rotation_period": "4s"}), "rotation_period"),
         ("app/x", json!({"rotation_period": 0}), "rotation_period"),

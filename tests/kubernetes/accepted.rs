@@ -169,19 +169,36 @@ fn a_login_asks_for_less_and_never_for_more_and_ends_with_its_proof_where_the_ro
     api.namespace("narrow", json!({}));
     api.account("narrow", "web");
     let jwt = api.token("narrow", "web", Some(AUDIENCE), None);
-    stand.role(&mount, "web", ("narrow", "web"), json!({"token_ttl": "1h"}));
-    for (more, status, ttl) in [
-        (json!({}), 200, json!(3600)),
-        (json!({"token_ttl": "60s"}), 200, json!(60)),
-        (json!({"token_ttl": "2h"}), 400, Value::Null),
-        (json!({"token_policies": ["root"]}), 400, Value::Null),
+    let given = json!({"token_ttl": "1h", "token_num_uses": 5, "token_bound_cidrs": ["127.0.0.0/8"]});
+    stand.role(&mount, "web", ("narrow", "web"), given);
+    // lifetime, uses, addresses
+    for (more, expected) in [
+        (json!({}), Some((3600, 5, "127.0.0.0/8"))),
+        (json!({"token_ttl": "60s"}), Some((60, 5, "127.0.0.0/8"))),
+        (json!({"token_ttl": "2h"}), None),
+        (json!({"token_num_uses": 2}), Some((3600, 2, "127.0.0.0/8"))),
+        (json!({"token_num_uses": 6}), None),
+        (json!({"token_bound_cidrs": ["127.0.0.1/32"]}), Some((3600, 5, "127.0.0.1/32"))),
+        (json!({"token_bound_cidrs": ["0.0.0.0/0"]}), None),
+        (json!({"token_bound_cidrs": ["127.0.0.1/32", "10.0.0.0/8"]}), None),
+        (json!({"token_policies": ["root"]}), None),
     ] {
         let mut body = json!({"role": "web", "jwt": jwt});
         for (field, value) in more.as_object().unwrap() {
             body[field] = value.clone();
         }
         let login = stand.login_with(&mount, body);
-        assert_eq!((login.status, &login.body["auth"]["lease_duration"]), (status, &ttl), "{more}");
+        let Some((ttl, uses, range)) = expected else {
+            assert_eq!((login.status, login.cause()), (400, "INVALID_FIELD"), "{more}: {login:?}");
+            let field = more.as_object().unwrap().keys().next().unwrap();
+            assert!(login.body.to_string().contains(field.as_str()), "{more}: {login:?}");
+            continue;
+        };
+        let token = login.token();
+        assert_eq!(login.body["auth"]["lease_duration"], ttl, "{more}: {login:?}");
+        let made = &stand.done("POST", "auth/token/lookup", json!({ "token": token }))["data"];
+        assert_eq!((&made["num_uses"], &made["creation_ttl"]), (&json!(uses), &json!(ttl)), "{more}: {made}");
+        assert!(made["bound_cidrs"].to_string().contains(range), "{more}: {made}");
     }
     stand.role(&mount, "web", ("narrow", "web"), json!({"token_ttl": "1h", "token_ends_with_proof": true}));
     let login = stand.login(&mount, "web", &jwt);

@@ -276,7 +276,7 @@ fn a_plugin_tells_one_key_id_and_opens_what_any_version_encrypted_for_its_cluste
     stand.node.kill();
     let began = Instant::now();
     assert!(stand.encrypt(&plugin, &seed).is_err());
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     until("it is not well", Duration::from_secs(20), || stand.status(&plugin).unwrap().0 != "ok");
     stand.node.start_again();
     until("it is well again", Duration::from_secs(30), || stand.status(&plugin).unwrap().0 == "ok");
@@ -288,13 +288,9 @@ fn a_plugin_tells_one_key_id_and_opens_what_any_version_encrypted_for_its_cluste
     assert!(plugin.child.wait().unwrap().success() && !plugin.socket.exists());
 }
 
-/// `cargo xtask kubernetes`: six minutes and more.
 #[test]
+#[ignore = "six minutes: cargo xtask kubernetes"]
 fn while_the_plugin_is_away_reads_go_on_and_writes_end_and_a_rotation_is_seen_by_itself() {
-    if std::env::var_os("STRONGROOM_KUBERNETES_LONG").is_none() {
-        println!("skipped: `cargo xtask kubernetes` runs it");
-        return;
-    }
     let stand = Stand::new();
     let mut plugin = stand.plugin("kms", "prod");
     let api = stand.api_server(&plugin);

@@ -3,7 +3,7 @@
 use crate::stand::{Party, Stand, browse};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::Child;
+use std::process::{Child, Output};
 
 fn arranged(stand: &Stand, client: &str, secret: Option<&str>) -> Party {
     let provider = stand.party("provider.mjs");
@@ -22,18 +22,37 @@ fn arranged(stand: &Stand, client: &str, secret: Option<&str>) -> Party {
     provider
 }
 
-/// `strongroom login oidc`, and the address that it prints.
-fn begun(stand: &Stand) -> (Child, String) {
+/// `strongroom login oidc`. Ends with this value.
+struct Login(Option<Child>);
+
+impl Login {
+    fn ended(mut self) -> Output {
+        self.0.take().unwrap().wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Login {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A login, and the address that it prints.
+fn begun(stand: &Stand) -> (Login, String) {
     let arguments = ["login", "--print", "oidc", "--port", "0", "--callback-host", "127.0.0.1", "--no-browser"];
     let mut child = stand.command(&arguments).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap());
+    let login = Login(Some(child));
     let mut said = String::new();
     while !said.contains("https://") || !said.ends_with("\n\n") {
         assert!(lines.read_line(&mut said).unwrap() > 0, "{said}");
     }
     let address = said.lines().find(|line| line.trim().starts_with("https://")).unwrap().trim().to_owned();
     std::thread::spawn(move || lines.read_to_string(&mut String::new()));
-    (child, address)
+    (login, address)
 }
 
 #[test]
@@ -41,7 +60,7 @@ fn a_person_logs_in_at_the_providers_page_in_a_real_browser() {
     for (client, secret) in [("people", None), ("confidential", Some("a secret: with + and %"))] {
         let stand = Stand::new();
         let provider = arranged(&stand, client, secret);
-        let (child, address) = begun(&stand);
+        let (login, address) = begun(&stand);
         assert!(
             address.starts_with(&format!("{}/auth?response_type=code&client_id={client}&", provider.url)),
             "{address}"
@@ -51,7 +70,7 @@ fn a_person_logs_in_at_the_providers_page_in_a_real_browser() {
         }
         let ended = browse(&address, "alice", "agree");
         assert_eq!(ended["says"], "You are logged in. This page can be closed.");
-        let output = child.wait_with_output().unwrap();
+        let output = login.ended();
         assert!(output.status.success());
         let token = String::from_utf8(output.stdout).unwrap();
         let (status, secret) = stand.ask(token.trim(), "GET", "secret/data/app", Value::Null);
@@ -74,10 +93,10 @@ fn a_person_who_may_not_or_does_not_want_to_is_not_logged_in() {
     let stand = Stand::new();
     let _provider = arranged(&stand, "people", None);
     for (name, wish, cause) in [("mallory", "agree", "JWT_CLAIM_OTHER"), ("alice", "refuse", "OIDC_PROVIDER_REFUSED")] {
-        let (child, address) = begun(&stand);
+        let (login, address) = begun(&stand);
         let ended = browse(&address, name, wish);
         assert_eq!(ended["says"], "The login was refused. The command line tells more.", "{name}");
-        assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1));
+        assert_eq!(login.ended().status.code(), Some(1));
         assert_eq!(stand.recorded("auth/oidc/oidc/callback").last().unwrap(), cause);
     }
 }
