@@ -104,7 +104,7 @@ fn go() -> Result<()> {
     if has.is_ok_and(|status| status.success()) {
         return Ok(());
     }
-    bail!("the tests of other people's clients need Go 1.25 or later: install it, and put `go` into PATH")
+    bail!("the tests of other people's clients need Go 1.26 or later: install it, and put `go` into PATH")
 }
 
 /// Modules for `tests/stock_clients.rs`, beside nothing else.
