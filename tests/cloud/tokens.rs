@@ -255,10 +255,12 @@ fn a_token_of_googles_that_is_not_for_us_and_of_this_instance_is_refused() {
         clouds.refused("gcp", (what, role, cause), &clouds.sign(&json!({"claims": claims})));
     }
     forged(&clouds, "gcp", "web", &good());
-    // who names the account again takes it as it is now
+    // who writes the role again takes the account as it is now only where that is said
+    let again = clouds.sign(&json!({"claims": with(good(), "sub", json!("100000000000000000001"))}));
     clouds.stand.done("POST", "auth/gcp/role/web", json!({"bound_service_accounts": [EMAIL]}));
-    let again = with(good(), "sub", json!("100000000000000000001"));
-    assert_eq!(clouds.login("gcp", "web", &clouds.sign(&json!({"claims": again}))).0, 200);
+    clouds.refused("gcp", ("the role was written again", "web", "GCP_SERVICE_ACCOUNT_MADE_AGAIN"), &again);
+    clouds.stand.done("POST", "auth/gcp/role/web", json!({"forget_pins": true}));
+    assert_eq!(clouds.login("gcp", "web", &again).0, 200);
 }
 
 #[test]

@@ -178,7 +178,7 @@ fn a_login_asks_for_less_and_never_for_more_and_ends_with_its_proof_where_the_ro
         (json!({"token_ttl": "2h"}), None),
         (json!({"token_num_uses": 2}), Some((3600, 2, "127.0.0.0/8"))),
         (json!({"token_num_uses": 6}), None),
-        (json!({"token_bound_cidrs": ["127.0.0.1/32"]}), Some((3600, 5, "127.0.0.1/32"))),
+        (json!({"token_bound_cidrs": ["127.0.0.1/32"]}), Some((3600, 5, "127.0.0.1"))),
         (json!({"token_bound_cidrs": ["0.0.0.0/0"]}), None),
         (json!({"token_bound_cidrs": ["127.0.0.1/32", "10.0.0.0/8"]}), None),
         (json!({"token_policies": ["root"]}), None),
