@@ -30,6 +30,7 @@ fn every_kept_input_passes_through_its_target() {
             "audit_note" => strongroom_fuzz::audit_note,
             "x509" => strongroom_fuzz::x509,
             "spiffe" => strongroom_fuzz::spiffe,
+            "ocsp" => strongroom_fuzz::ocsp,
             "audit_entry" => strongroom_fuzz::audit_entry,
             "kubernetes_review" => strongroom_fuzz::kubernetes_review,
             "aws" => strongroom_fuzz::aws,

@@ -16,7 +16,7 @@ pub use aws::aws;
 pub use jwt::jwt;
 pub use kubernetes::kubernetes_review;
 mod svid;
-pub use svid::{spiffe, x509};
+pub use svid::{ocsp, spiffe, x509};
 
 use audit::Ack;
 use audit::record::{Entry, PeriodKeys, SealedPeriodKey, finish, is_entry};

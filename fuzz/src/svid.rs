@@ -1,8 +1,10 @@
 //! Client certificates and SVIDs, as auth methods read them before anything of them is believed.
 
 use envelope::Timestamp;
+use std::time::Duration;
 use vault::auth::spiffe::{Bundle, Pattern, SpiffeId};
 use vault::auth::x509::leaf::Leaf;
+use vault::auth::x509::ocsp::{Link, Terms};
 use vault::auth::x509::{By, check, list};
 
 /// A certificate, or a list of what is revoked: read without a panic, and believed by nobody.
@@ -22,6 +24,22 @@ pub fn x509(data: &[u8]) {
         // what has signed itself is believed by who believes it
         assert!(!believed || !authorities.is_empty(), "nobody has certified this");
     }
+}
+
+/// What a responder answers, about a certificate that it was never asked about: read without a panic, and believed never.
+pub fn ocsp(data: &[u8]) {
+    let asked = Link {
+        own: include_bytes!("../corpus/x509/leaf").to_vec(),
+        issuer: include_bytes!("../corpus/x509/authority").to_vec(),
+    };
+    let question = asked.question([7; 16]).expect("both can be read");
+    let (now, named) = (Timestamp::from_unix_millis(1_795_885_000_000), [data.to_vec()]);
+    for responders in [&[][..], &named] {
+        let terms = Terms { responders, age_max: Duration::ZERO };
+        assert!(asked.judge(&question, data, terms, now).is_err(), "nobody has signed this");
+    }
+    // a certificate that names whom to ask
+    let _ = Link { own: data.to_vec(), ..asked }.servers();
 }
 
 /// SPIFFE IDs, patterns and bundles: what parses is spelled as it was.

@@ -1,7 +1,7 @@
 //! Requests to whoever vouches for logins: issuers, API servers, token services.
 //!
-//! Always: HTTP/1.1 over TLS that is verified, with the name; plain HTTP to a literal loopback address alone. One request,
-//! one answer, bounded in time and in bytes; connections are kept, by whom they believe.
+//! Always: HTTP/1.1 over TLS that is verified, with the name; plain HTTP to a literal loopback address, or for answers that are
+//! signed. One request, one answer, bounded in time and in bytes; connections are kept, by whom they believe.
 //! Never: a redirect that is followed, a proxy, a cookie, a URL with a user in it.
 
 use bytes::Bytes;
@@ -144,7 +144,7 @@ fn request(ask: &Ask) -> Result<Request<Full<Bytes>>, OutsideError> {
     let here = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     match uri.scheme_str() {
         Some("https") => {}
-        Some("http") if here => {}
+        Some("http") if here || ask.answer_is_signed => {}
         Some(_) | None => return Err(refused("no https:// URL")),
     }
     let method = match ask.method {

@@ -26,12 +26,14 @@ pub enum Method {
 /// One request.
 pub struct Ask {
     pub method: Method,
-    /// `https://`; `http://` to a literal loopback address.
+    /// `https://`; `http://` to a literal loopback address, or for what is signed.
     pub url: String,
     pub headers: Vec<(&'static str, Zeroizing<String>)>,
     pub body: Zeroizing<Vec<u8>>,
     /// PEM certificates of the authorities that the server is believed by; none: those that the system trusts.
     pub ca: Option<String>,
+    /// What is answered vouches for itself, whoever is on the way.
+    pub answer_is_signed: bool,
     pub answer_bytes_max: usize,
     pub within: Duration,
 }
@@ -104,6 +106,12 @@ struct Server {
 /// HTTPS, or HTTP to a literal loopback address; without a user, a query, a fragment.
 pub fn is_sound_url(url: &str) -> bool {
     is_sound_endpoint(url) && !url.contains('?')
+}
+
+/// Of somebody whose answers are signed: HTTP will do. Without a user or a fragment.
+pub(crate) fn is_sound_answerer(url: &str) -> bool {
+    is_sound_endpoint(url)
+        || url.strip_prefix("http://").is_some_and(|rest| is_sound_endpoint(&format!("https://{rest}")))
 }
 
 /// The same, and perhaps with a query.
@@ -289,6 +297,7 @@ mod tests {
             headers: Vec::new(),
             body: Zeroizing::default(),
             ca: None,
+            answer_is_signed: false,
             answer_bytes_max: 1,
             within: Duration::from_secs(2),
         }

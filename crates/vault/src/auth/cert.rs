@@ -15,12 +15,16 @@
 //! - Extended key usage for clients must be named in the certificate.
 //! - An entity's alias is `role/common name` (the first alternative name where there is none): two authorities that certify
 //!   one name do not make one entity of it.
-//! - OCSP (`ocsp_…`), `disable_binding` and `allowed_metadata_extensions` are refused by name. `crl_required` is ours: of
-//!   each authority on the path there must be a list. Lists by URL are fetched by https.
+//! - `disable_binding` and `allowed_metadata_extensions` are refused by name. `crl_required` is ours: of each authority on
+//!   the path there must be a list. Lists by URL are fetched by https.
+//! - OCSP (`ocsp_enabled`) is about the client's certificate, as Vault has it; each login and renewal asks anew. It fails
+//!   closed: `ocsp_fail_open` and `ocsp_max_retries` are refused by name. Of several servers the next is asked where one cannot
+//!   be. What is answered is signed: `http://` will do, but in a namespace.
 
 mod config;
 pub(crate) mod crl;
 mod login;
+mod ocsp;
 mod role;
 
 pub(crate) use login::may_go_on;

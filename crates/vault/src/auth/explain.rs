@@ -25,6 +25,7 @@ const TABLES: &[Causes] = &[
     azure::CAUSES,
     cert::CAUSES,
     x509::CAUSES,
+    x509::ocsp::CAUSES,
     spiffe::CAUSES,
     kubernetes::CAUSES,
     OTHERS,

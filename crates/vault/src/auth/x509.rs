@@ -7,9 +7,11 @@
 mod anchor;
 pub mod leaf;
 pub mod list;
+pub mod ocsp;
 
 use envelope::Timestamp;
 use list::Known;
+use ocsp::Link;
 use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use std::time::Duration;
 use webpki::aws_lc_rs as algorithms;
@@ -31,15 +33,17 @@ pub struct By<'a> {
 }
 
 /// What a path says of its leaf.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Path {
     /// Some authority of it may not certify every name.
     pub names_constrained: bool,
+    /// The leaf, and who has certified it.
+    pub link: Link,
 }
 
 impl Path {
     /// Constraints are compared with alternative names: a common name counts below them where it is one that was compared.
-    pub fn certifies_common_name(self, leaf: &leaf::Leaf) -> Result<(), &'static str> {
+    pub fn certifies_common_name(&self, leaf: &leaf::Leaf) -> Result<(), &'static str> {
         let stands_there = leaf.common_name.is_empty() || leaf.dns.contains(&leaf.common_name);
         if stands_there || !self.names_constrained { Ok(()) } else { Err(NAME_CONSTRAINT) }
     }
@@ -87,9 +91,11 @@ pub fn check(chain: &[Box<[u8]>], by: &By<'_>, now: Timestamp) -> Result<Path, &
     if !judged.iter().any(Result::is_ok) {
         return Err(judged.into_iter().find_map(Result::err).unwrap_or(UNKNOWN));
     }
-    let tops = judged.iter().zip(&tops).filter(|(judged, _)| judged.is_ok()).map(|(_, der)| *der);
-    let names_constrained = tops.chain(&between).any(|der| anchor::constrains_names(der));
-    Ok(Path { names_constrained })
+    let tops: Vec<_> = judged.iter().zip(&tops).filter(|(judged, _)| judged.is_ok()).map(|(_, der)| *der).collect();
+    let names_constrained = tops.iter().copied().chain(&between).any(|der| anchor::constrains_names(der));
+    // of several tops of one name and key, each says the same of who has certified
+    let issuer = between.first().or(tops.first().copied()).ok_or(UNKNOWN)?.clone();
+    Ok(Path { names_constrained, link: Link { own: chain.first().ok_or(MALFORMED)?.to_vec(), issuer } })
 }
 
 /// RFC 5280 §6.1.4 (n), which the library leaves out.

@@ -36,6 +36,14 @@ impl Authority {
         params.signed_by(&KeyPair::generate().unwrap(), &self.issuer).unwrap().der().to_vec()
     }
 
+    pub(crate) fn certified(&self, params: &CertificateParams, key: &KeyPair) -> Vec<u8> {
+        params.signed_by(key, &self.issuer).unwrap().der().to_vec()
+    }
+
+    pub(crate) fn key(&self) -> &KeyPair {
+        self.issuer.key()
+    }
+
     fn list(&self, serials: &[u64], next_update: (i32, u8, u8)) -> String {
         self.list_of(serials, (2023, 11, 1), next_update)
     }
@@ -90,14 +98,14 @@ fn client(set: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
     params
 }
 
-async fn mounted() -> Rig {
+pub(crate) async fn mounted() -> Rig {
     let rig = Rig::new().await;
     rig.done(Write, "sys/auth/cert", json!({"type": "cert"})).await;
     rig
 }
 
 impl Rig {
-    async fn enter(&self, chain: &[Vec<u8>], body: Value) -> (u16, Value) {
+    pub(crate) async fn enter(&self, chain: &[Vec<u8>], body: Value) -> (u16, Value) {
         self.ask(Write, "auth/cert/login", body, With { chain: Some(chain), ..With::default() }).await
     }
 }
@@ -351,7 +359,6 @@ async fn what_a_role_or_a_list_may_not_be_is_refused_by_name() {
         ("certs/a", json!({}), "certificate: missing"),
         ("certs/a", json!({"certificate": "x"}), "certificate: 1 to 16"),
         ("certs/a", json!({"certificate": leaf}), "certificate: one of them is no authority's"),
-        ("certs/a", json!({"certificate": root.pem, "ocsp_enabled": true}), "ocsp_enabled: not supported"),
         ("certs/a", json!({"certificate": root.pem, "ocsp_fail_open": true}), "ocsp_fail_open: not supported"),
         ("certs/a", json!({"certificate": root.pem, "required_extensions": "x"}), "required_extensions"),
         ("certs/a", json!({"certificate": root.pem, "token_policies": "root"}), "token_policies"),

@@ -33,10 +33,11 @@ impl Outside for Loopback {
         stream.write_all(&ask.body).await.map_err(away)?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.map_err(away)?;
-        let text = String::from_utf8(answer).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| OutsideError::Unreachable("no answer".into()))?;
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+        let end = end.ok_or_else(|| OutsideError::Unreachable("no answer".into()))?;
+        let head = std::str::from_utf8(&answer[..end]).unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Ok(Told { status, media_type: String::new(), body: Zeroizing::new(body.as_bytes().to_vec()) })
+        Ok(Told { status, media_type: String::new(), body: Zeroizing::new(answer[end + 4..].to_vec()) })
     }
 
     async fn account(&self, _: &str) -> Result<Option<Account>, OutsideError> {

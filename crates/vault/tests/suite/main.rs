@@ -10,6 +10,7 @@ mod jwt;
 mod kv;
 mod mounts;
 mod namespaces;
+mod ocsp;
 mod pki;
 mod policies;
 mod rig;

@@ -114,6 +114,7 @@ async fn asked(scope: &Scope<'_>, config: &Config, signed: &Signed) -> Result<Ca
         headers,
         body: Zeroizing::new(signed::BODY.as_bytes().to_vec()),
         ca: Some(config.sts_ca.clone()).filter(|ca| !ca.is_empty()),
+        answer_is_signed: false,
         answer_bytes_max: answer::ANSWER_BYTES_MAX,
         within: ANSWERED_WITHIN,
     };

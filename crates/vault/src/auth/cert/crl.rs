@@ -164,6 +164,7 @@ async fn fetch(vault: &Vault, mount: &str, stored: &Stored) -> Result<list::List
         headers: Vec::new(),
         body: Zeroizing::default(),
         ca: Some(stored.url_ca.clone()).filter(|ca| !ca.is_empty()),
+        answer_is_signed: false,
         answer_bytes_max: LIST_BYTES_MAX,
         within: WITHIN,
     };

@@ -47,21 +47,27 @@ async fn chosen<'r>(
     leaf: &Leaf,
 ) -> Result<&'r Found, VaultError> {
     let mut lists = None;
-    let mut cause = ROLE_UNKNOWN;
+    let mut broken = refused(ROLE_UNKNOWN);
     for found in roles {
         // what costs nothing first
         if let Some(why) = found.0.refuses(leaf) {
-            cause = why;
+            broken = refused(why);
             continue;
         }
         let authorities = found.0.authorities()?;
         // lists are read for who has a path, and once
         let path = By { authorities: &authorities, lists: &[], lists_required: false };
-        let certified = check(&shown.chain, &path, scope.now());
-        if let Err(why) = certified.and_then(|path| path.certifies_common_name(leaf)) {
-            cause = why;
-            continue;
-        }
+        let certified = |by: &By<'_>| {
+            let path = check(&shown.chain, by, scope.now())?;
+            path.certifies_common_name(leaf).map(|()| path.link)
+        };
+        let mut link = match certified(&path) {
+            Ok(link) => link,
+            Err(why) => {
+                broken = refused(why);
+                continue;
+            }
+        };
         if lists.is_none() {
             let read: Result<Vec<_>, _> = crl::all(view).await?.into_iter().map(Known::read).collect();
             // one that cannot be read might be the one that tells
@@ -69,15 +75,25 @@ async fn chosen<'r>(
         }
         let lists = lists.as_deref().unwrap_or_default();
         let by = By { lists, lists_required: found.0.crl_required, ..path };
-        if lists.is_empty() && !by.lists_required {
-            return Ok(found);
+        if !lists.is_empty() || by.lists_required {
+            match certified(&by) {
+                Ok(now) => link = now,
+                Err(why) => {
+                    broken = refused(why);
+                    continue;
+                }
+            }
         }
-        match check(&shown.chain, &by, scope.now()).and_then(|path| path.certifies_common_name(leaf)) {
+        // what others are asked for comes last
+        match found.0.ocsp.check(scope, &link).await {
             Ok(()) => return Ok(found),
-            Err(why) => cause = why,
+            Err(error) => broken = error,
         }
     }
-    Err(refused(if roles.len() > 1 { NO_ROLE } else { cause }))
+    Err(match broken {
+        VaultError::LoginRefused { .. } if roles.len() > 1 => refused(NO_ROLE),
+        broken => broken,
+    })
 }
 
 async fn enter(
@@ -139,7 +155,7 @@ fn alias(role: &str, name: &str) -> String {
     }
 }
 
-fn refused(cause: &'static str) -> VaultError {
+pub(super) fn refused(cause: &'static str) -> VaultError {
     VaultError::LoginRefused { told: REFUSED, cause }
 }
 

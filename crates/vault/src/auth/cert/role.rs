@@ -1,6 +1,7 @@
 //! `certs/:name`: whose certificates log in, and as what.
 
 use super::NAME_BYTES_MAX;
+use super::ocsp::Ocsp;
 use crate::auth::token_fields::{self, OldNames, TokenFields, folded};
 use crate::auth::x509::leaf::Leaf;
 use crate::body::Body;
@@ -34,6 +35,7 @@ pub(super) struct Role {
     pub(super) allowed_organizational_units: Vec<String>,
     pub(super) required_extensions: Vec<String>,
     pub(super) crl_required: bool,
+    pub(super) ocsp: Ocsp,
     pub(super) token: TokenFields,
 }
 
@@ -49,7 +51,8 @@ struct Shown<'a> {
     allowed_organizational_units: &'a [String],
     required_extensions: &'a [String],
     crl_required: bool,
-    ocsp_enabled: bool,
+    #[serde(flatten)]
+    ocsp: &'a Ocsp,
     #[serde(flatten)]
     token: &'a TokenFields,
 }
@@ -96,6 +99,7 @@ impl Role {
         if let Some(required) = body.bool("crl_required")? {
             self.crl_required = required;
         }
+        self.ocsp.update(body)?;
         self.token.update(body, OLD_NAMES)
     }
 
@@ -243,7 +247,7 @@ pub(super) async fn read(scope: &Scope<'_>, raw: &str) -> Result<Reply, VaultErr
         allowed_organizational_units: &role.allowed_organizational_units,
         required_extensions: &role.required_extensions,
         crl_required: role.crl_required,
-        ocsp_enabled: false,
+        ocsp: &role.ocsp,
         token: &role.token,
     })
 }
@@ -280,16 +284,7 @@ const OLD_NAMES: OldNames = OldNames {
     period: Some("period"),
     bound_cidrs: Some("bound_cidrs"),
 };
-const REFUSED: [&str; 8] = [
-    "allowed_metadata_extensions",
-    "ocsp_enabled",
-    "ocsp_ca_certificates",
-    "ocsp_servers_override",
-    "ocsp_fail_open",
-    "ocsp_query_all_servers",
-    "ocsp_this_update_max_age",
-    "ocsp_max_retries",
-];
+const REFUSED: [&str; 3] = ["allowed_metadata_extensions", "ocsp_fail_open", "ocsp_max_retries"];
 const ROLES: &str = "r";
 /// Of a login that names no role.
 const ROLES_TRIED_MAX: usize = 64;

@@ -307,6 +307,7 @@ async fn get(vault: &Vault, url: &str, ca: Option<&String>) -> Result<Zeroizing<
         headers: vec![("accept", Zeroizing::new(ACCEPTED.to_owned()))],
         body: Zeroizing::default(),
         ca: ca.cloned(),
+        answer_is_signed: false,
         answer_bytes_max: ANSWER_BYTES_MAX,
         within: WITHIN,
     };

@@ -198,6 +198,7 @@ async fn exchange(
         headers,
         body: Zeroizing::new(form(&fields).as_bytes().to_vec()),
         ca: config.ca(),
+        answer_is_signed: false,
         answer_bytes_max: ANSWER_BYTES_MAX,
         within: WITHIN,
     };
@@ -285,6 +286,7 @@ async fn with_userinfo(
         headers: vec![("accept", Zeroizing::new("application/json".to_owned())), ("authorization", bearer)],
         body: Zeroizing::default(),
         ca: config.ca(),
+        answer_is_signed: false,
         answer_bytes_max: ANSWER_BYTES_MAX,
         within: WITHIN,
     };

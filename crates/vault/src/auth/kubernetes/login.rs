@@ -161,6 +161,7 @@ async fn ask(
         headers: vec![("authorization", bearer), ("content-type", json()), ("accept", json())],
         body,
         ca,
+        answer_is_signed: false,
         answer_bytes_max: ANSWER_BYTES_MAX,
         within: WITHIN,
     };

@@ -164,6 +164,7 @@ async fn fetch(vault: &Vault, mount: &str, config: &Config) -> Result<Bundle, Va
         headers: Vec::new(),
         body: Zeroizing::default(),
         ca: Some(config.endpoint_ca.clone()).filter(|ca| !ca.is_empty()),
+        answer_is_signed: false,
         answer_bytes_max: BUNDLE_BYTES_MAX,
         within: WITHIN,
     };

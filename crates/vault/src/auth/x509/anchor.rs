@@ -8,17 +8,12 @@ use x509_cert::der::Decode;
 use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, NameConstraints};
+use x509_cert::time::Validity;
 
 /// Whether the authority's own certificate lets it stand above so many others, for clients, now.
 pub(super) fn check(der: &[u8], between: usize, now: Timestamp) -> Result<(), &'static str> {
     let tbs = Certificate::from_der(der).map_err(|_| MALFORMED)?.tbs_certificate;
-    let millis = |since: Duration| u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-    if millis(tbs.validity.not_after.to_unix_duration()) < now.unix_millis() {
-        return Err(EXPIRED);
-    }
-    if millis(tbs.validity.not_before.to_unix_duration()) > now.unix_millis() {
-        return Err(NOT_YET);
-    }
+    check_time(tbs.validity, now)?;
     let limits = tbs.get::<BasicConstraints>().map_err(|_| MALFORMED)?.map(|(_, limits)| limits);
     if limits.and_then(|limits| limits.path_len_constraint).is_some_and(|most| between > usize::from(most)) {
         return Err(TOO_LONG);
@@ -31,6 +26,21 @@ pub(super) fn check(der: &[u8], between: usize, now: Timestamp) -> Result<(), &'
         Some((_, ExtendedKeyUsage(all))) if !all.iter().any(|one| CLIENTS.contains(one)) => Err(USAGE),
         Some(_) | None => Ok(()),
     }
+}
+
+pub(super) fn is_of_now(der: &[u8], now: Timestamp) -> bool {
+    Certificate::from_der(der).is_ok_and(|read| check_time(read.tbs_certificate.validity, now).is_ok())
+}
+
+fn check_time(validity: Validity, now: Timestamp) -> Result<(), &'static str> {
+    let millis = |since: Duration| u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    if millis(validity.not_after.to_unix_duration()) < now.unix_millis() {
+        return Err(EXPIRED);
+    }
+    if millis(validity.not_before.to_unix_duration()) > now.unix_millis() {
+        return Err(NOT_YET);
+    }
+    Ok(())
 }
 
 /// Whether it says which names may stand below it, of a kind that a common name may look like. What cannot be read does.

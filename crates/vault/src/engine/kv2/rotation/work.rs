@@ -265,6 +265,7 @@ impl Turn<'_> {
             headers,
             body: Zeroizing::new(told.map_err(|_| VaultError::Internal("what a hook is told".into()))?),
             ca: self.rotation.ca.clone(),
+            answer_is_signed: false,
             answer_bytes_max: ANSWER_BYTES_MAX,
             within: ANSWERED_WITHIN,
         };
