@@ -117,9 +117,13 @@ async fn tend_all(vault: vault::Vault) {
 /// Every two seconds, without a pause while there is more: hooks, lists and bundles that others are to be asked for, of the
 /// root and some namespaces, side by side. They wait for the slowest of these others, and nothing else does.
 async fn wait_on_others(vault: vault::Vault) {
-    let mut last = String::new();
+    let (mut last, mut done) = (String::new(), 0);
     loop {
-        let mut done = 0;
+        // the first time, too: a new vault's mounts are made meanwhile
+        if done == 0 {
+            tokio::time::sleep(ASK_OTHERS_EVERY).await;
+        }
+        done = 0;
         if !vault.is_sealed() {
             let mut all = vec![vault.clone()];
             for _ in 0..WAITING_AT_ONCE {
@@ -141,9 +145,6 @@ async fn wait_on_others(vault: vault::Vault) {
             let waiting = all.iter().map(|vault| vault::wait_on_others(vault, &SystemClock));
             let outcomes = futures_util::future::join_all(waiting).await;
             done = outcomes.into_iter().map(|outcome| told("what others are asked for", outcome)).sum();
-        }
-        if done == 0 {
-            tokio::time::sleep(ASK_OTHERS_EVERY).await;
         }
     }
 }
