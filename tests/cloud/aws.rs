@@ -1,13 +1,13 @@
 //! AWS: boto3 and hvac sign; a stand-in that verifies by botocore's own signer, and moto, answer.
 
-use crate::stand::{Script, Shows, Stand, strongroom_login, tell};
+use crate::stand::{Script, Shows, Stand, agent_login, strongroom_login, tell};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use tests::{binary, workspace};
+use tests::workspace;
 
 const SERVER_ID: &str = "vault.example";
 const BODY: &str = "Action=GetCallerIdentity&Version=2011-06-15";
@@ -594,25 +594,6 @@ fn who_may_not_say_who_vouches_does_not() {
     }
 }
 
-/// `strongroom agent` logs in by the instance's role.
-fn by_the_agent(stand: &Stand, sts_host: &str, metadata: &str) {
-    let (sink, config) = (stand.path("agent-token"), stand.path("agent.toml"));
-    let text = format!(
-        "log_out = false\n[server]\naddress = \"{}\"\nca = \"{}\"\n[login]\nmethod = \"aws\"\nrole = \"web\"\n\
-         server_id = \"{SERVER_ID}\"\nsts_host = \"{sts_host}\"\nurl = \"{metadata}\"\n[[sink]]\nfile = \"{}\"\n",
-        stand.url(),
-        stand.dev.ca().display(),
-        sink.display(),
-    );
-    std::fs::write(&config, text).unwrap();
-    let output =
-        Command::new(binary("strongroom")).args(["agent", "--once", "--config"]).arg(&config).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let token = std::fs::read_to_string(&sink).unwrap();
-    let shows = Shows { token: Some(token.trim()), ..Shows::default() };
-    assert_eq!(stand.ask("GET", "auth/token/lookup-self", &Value::Null, shows).0, 200);
-}
-
 #[test]
 fn our_own_client_signs_by_environment_container_and_instance() {
     let (stand, sts, _signer) = stand();
@@ -661,7 +642,10 @@ fn our_own_client_signs_by_environment_container_and_instance() {
         let shows = Shows { token: Some(&printed), certificate };
         assert_eq!(stand.ask("GET", "auth/token/lookup-self", &Value::Null, shows).0, expected);
     }
-    by_the_agent(&stand, &host, &instance);
+    let login = format!(
+        "method = \"aws\"\nrole = \"web\"\nserver_id = \"{SERVER_ID}\"\nsts_host = \"{host}\"\nurl = \"{instance}\""
+    );
+    agent_login(&stand, &login);
     // the stand-in gives nothing without IMDSv2's token, and our client never asked without one
     let log = tell(port, "/__log", &Value::Null);
     let without = |entry: &&Value| {

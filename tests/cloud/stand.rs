@@ -170,6 +170,26 @@ pub(crate) fn strongroom_login(
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
+/// `strongroom agent` logs in as `login` says: what its token may. It keeps no secret for it.
+pub(crate) fn agent_login(stand: &Stand, login: &str) -> Value {
+    let (sink, config) = (stand.path("agent-token"), stand.path("agent.toml"));
+    let (url, ca) = (stand.url(), stand.dev.ca());
+    let text = format!(
+        "log_out = false\n[server]\naddress = \"{url}\"\nca = \"{}\"\n[login]\n{login}\n[[sink]]\nfile = \"{}\"\n",
+        ca.display(),
+        sink.display(),
+    );
+    std::fs::write(&config, text).unwrap();
+    let output =
+        Command::new(binary("strongroom")).args(["agent", "--once", "--config"]).arg(&config).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let token = std::fs::read_to_string(&sink).unwrap();
+    let shows = Shows { token: Some(token.trim()), ..Shows::default() };
+    let (status, looked) = stand.ask("GET", "auth/token/lookup-self", &Value::Null, shows);
+    assert_eq!(status, 200, "{looked}");
+    looked["data"]["policies"].clone()
+}
+
 /// What `ask` gives in the end.
 pub(crate) fn in_the_end<T>(within: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
     let mut found = None;

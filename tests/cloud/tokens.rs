@@ -1,6 +1,6 @@
 //! Google and Azure: tokens of their metadata services, fetched by their makers' own libraries from a stand-in.
 
-use crate::stand::{Script, Shows, Stand, in_the_end, strongroom_login, tell};
+use crate::stand::{Script, Shows, Stand, agent_login, in_the_end, strongroom_login, tell};
 use serde_json::{Value, json};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -166,6 +166,12 @@ fn googles_and_microsofts_libraries_log_in_and_so_does_our_client() {
         let shows = Shows { token: Some(&printed), ..Shows::default() };
         let (status, looked) = clouds.stand.ask("GET", "auth/token/lookup-self", &Value::Null, shows);
         assert_eq!((status, &looked["data"]["policies"]), (200, &json!(["app", "default"])), "{arguments:?}");
+    }
+    for login in [
+        format!("method = \"gcp\"\nrole = \"web\"\naudience = \"{AUDIENCE}\"\nurl = \"{metadata}\""),
+        format!("method = \"azure\"\nrole = \"web\"\nresource = \"{RESOURCE}\"\nurl = \"{metadata}\""),
+    ] {
+        assert_eq!(agent_login(&clouds.stand, &login), json!(["app", "default"]), "{login}");
     }
 }
 
