@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
-use tests::{Dev, DevOptions, workspace};
+use tests::{Dev, DevOptions, binary, workspace};
 
 /// Built once: the modules come from Go's proxy and are checked against `go.sum`.
 static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -75,4 +75,61 @@ fn chains_constraints_and_lists_are_what_openssl_and_go_expect() {
 #[test]
 fn go_spiffe_and_the_server_believe_the_same_svids() {
     go(&dev(), &[Path::new("spiffe")], "go: 28 checks done");
+}
+
+/// `strongroom …`, and its answer's data or `auth`; or what it said.
+fn strongroom(dev: &Dev, arguments: &[&str]) -> Result<serde_json::Value, String> {
+    let mut command = Command::new(binary("strongroom"));
+    command.args(arguments).env("STRONGROOM_ADDR", format!("https://{}", dev.addr()));
+    command.env("STRONGROOM_CACERT", dev.ca()).env("STRONGROOM_TOKEN", dev.root_token());
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    match output.status.success() {
+        true => Ok(serde_json::from_slice(&output.stdout).unwrap_or_else(|_| text(output.stdout).trim().into())),
+        false => Err(text(output.stderr)),
+    }
+}
+
+#[test]
+fn what_its_own_authority_issues_logs_in_at_the_command_line() {
+    let (dev, dir) = (dev(), tempfile::tempdir().unwrap());
+    let done = |line: &str| {
+        let arguments: Vec<_> = line.split(' ').chain(["--output", "json"]).collect();
+        strongroom(&dev, &arguments).unwrap_or_else(|said| panic!("{line}: {said}"))
+    };
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    done("write sys/mounts/pki type=pki");
+    let root = done("write pki/root/generate/internal common_name=Root ttl=24h");
+    std::fs::write(file("root.pem"), root["certificate"].as_str().unwrap()).unwrap();
+    let uri = "spiffe://example.org/ns/shop/sa/web";
+    done(&format!("write pki/roles/web allowed_domains=example.com allow_subdomains=true allowed_uri_sans={uri}"));
+    let issued = done(&format!("write pki/issue/web common_name=web.example.com uri_sans={uri} ttl=1h"));
+    let text = |name: &str| issued[name].as_str().unwrap();
+    std::fs::write(file("web.pem"), format!("{}\n{}\n", text("certificate"), text("private_key"))).unwrap();
+    done("write sys/auth/cert type=cert");
+    done(&format!("write auth/cert/certs/web certificate=@{} token_policies=app", file("root.pem")));
+    done("write sys/auth/spiffe type=spiffe");
+    done(&format!("write auth/spiffe/config trust_domain=example.org bundle=@{}", file("root.pem")));
+    done("write auth/spiffe/role/web workload_id_patterns=/ns/shop/sa/* token_policies=app");
+    let own = file("web.pem");
+    let shown = ["--client-cert", &own, "--client-key", &own];
+    for (method, others) in [("cert", vec![]), ("cert", vec!["--role", "web"]), ("spiffe", vec!["--role", "web"])] {
+        let login = |shown: &[&str]| strongroom(&dev, &[&["login", "--print"], shown, &[method], &others].concat());
+        let token = login(&shown).unwrap_or_else(|said| panic!("{method}: {said}"));
+        std::fs::write(file("token"), token.as_str().unwrap()).unwrap();
+        std::fs::set_permissions(file("token"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let (path, sink) = ("auth/token/lookup-self", file("token"));
+        let read = |shown: &[&str]| {
+            let all = [&["read", "--output", "json", "--token-file", &sink], shown, &[path]].concat();
+            let mut command = Command::new(binary("strongroom"));
+            command.args(all).env("STRONGROOM_ADDR", format!("https://{}", dev.addr()));
+            let output = command.env("STRONGROOM_CACERT", dev.ca()).env_remove("STRONGROOM_TOKEN").output().unwrap();
+            (output.status.success(), String::from_utf8(output.stdout).unwrap())
+        };
+        let (success, looked) = read(&shown);
+        assert!(success && looked.contains("\"app\""), "{method}: {looked}");
+        // it counts beside the certificate alone
+        assert!(!read(&[]).0, "{method}");
+        assert!(login(&[]).is_err(), "{method}");
+    }
 }

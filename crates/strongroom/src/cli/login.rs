@@ -22,8 +22,10 @@ Examples:
   strongroom login oidc --role developer               # opens the browser
   TOKEN=$(strongroom login --print approle --role-id 5f0c… --secret-id-file secret-id)
   strongroom login aws --role web --server-id vault.example    # by the environment, the container or the instance
+  strongroom login cert --client-cert web.pem --client-key web.pem    # at a mount of type cert
 
-A client certificate that a role stands for needs no login: name it with --client-cert and --client-key.")]
+A client certificate that the server's own certificate roles stand for needs no login: name it with --client-cert and --client-key."
+)]
 pub struct Arguments {
     #[command(flatten)]
     pub connection: Connection,
@@ -81,6 +83,21 @@ enum Method {
         /// File with the token, for the role's audience
         #[arg(long, value_name = "FILE", default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token")]
         jwt_file: PathBuf,
+    },
+    /// By the client certificate (--client-cert, --client-key); the token counts beside it alone
+    Cert {
+        /// Role of the auth method. Without: the first by name that takes the certificate
+        #[arg(long, default_value = "")]
+        role: String,
+    },
+    /// As a SPIFFE workload: by an X.509-SVID (--client-cert, --client-key) or a JWT-SVID
+    Spiffe {
+        /// Role of the auth method
+        #[arg(long)]
+        role: String,
+        /// File with the JWT-SVID; `-` is standard input. Without: the client certificate is the SVID
+        #[arg(long, value_name = "FILE")]
+        jwt_file: Option<PathBuf>,
     },
     /// As a user or role of AWS: by the environment's credentials, the container's, or the instance's
     Aws {
@@ -156,6 +173,14 @@ impl Method {
             Self::Oidc(browser) => Login::Token(Input::Given(browser.token(connection, &mount("oidc")).await?)),
             Self::Kubernetes { role, jwt_file } => {
                 Login::Jwt { mount: mount("kubernetes"), role, jwt: Input::AnyFile(jwt_file) }
+            }
+            Self::Cert { role } => Login::Cert { mount: mount("cert"), role },
+            Self::Spiffe { role, jwt_file } => {
+                let jwt = match jwt_file {
+                    Some(file) if source::is_dash(&file) => Some(asked(Some(&file), "").await?),
+                    file => file.map(Input::AnyFile),
+                };
+                Login::Spiffe { mount: mount("spiffe"), role, jwt }
             }
             Self::Aws { aws } => aws.login(mount("aws"))?,
             Self::Gcp { gcp } => gcp.login(mount("gcp")),
