@@ -17,6 +17,8 @@ pub(super) struct Ids {
     steady: Arc<dyn Clock>,
     /// Numbers the slots; only ever grows.
     slot: i64,
+    /// No slot before it has been begun.
+    oldest: i64,
     /// By the machine's clock, Unix seconds.
     began: i64,
     /// By the steady clock.
@@ -31,7 +33,9 @@ impl Ids {
     /// Goes on where the store was closed. `wall` is the machine's time.
     pub(super) fn load(connection: &Connection, steady: Arc<dyn Clock>, wall: Timestamp) -> rusqlite::Result<Self> {
         let now = secs(wall);
-        let newest: Option<i64> = connection.query_row("SELECT max(slot) FROM commits", [], |row| row.get(0))?;
+        let (oldest, newest): (Option<i64>, Option<i64>) =
+            connection
+                .query_row("SELECT min(slot), max(slot) FROM commits", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let (slot, began, told) = match newest {
             None => (now / SLOT_SECS, now, false),
             Some(slot) => {
@@ -50,7 +54,7 @@ impl Ids {
         };
         let age = Duration::from_secs(u64::try_from(now - began).unwrap_or(0));
         let ends = steady.now().plus(SLOT.saturating_sub(age));
-        Ok(Self { steady, slot, began, ends, told, forgetting: true })
+        Ok(Self { steady, slot, oldest: oldest.unwrap_or(slot), began, ends, told, forgetting: true })
     }
 
     /// At the beginning of a group. Whether a slot has begun.
@@ -83,16 +87,27 @@ impl Ids {
         self.told = true;
     }
 
-    pub(super) fn known(&self, connection: &Connection, id: CommitId) -> rusqlite::Result<Option<Revision>> {
-        let mut known =
-            connection.prepare_cached("SELECT rev FROM commits WHERE slot IN (?1, ?2, ?3, ?4) AND id = ?5")?;
+    /// Of those that an earlier slot knows. The newest one tells when it is asked to remember.
+    pub(super) fn known_before(&self, connection: &Connection, id: CommitId) -> rusqlite::Result<Option<Revision>> {
+        let first = self.slot.saturating_sub(3).max(self.oldest);
+        if first >= self.slot {
+            return Ok(None);
+        }
+        let mut known = connection.prepare_cached("SELECT rev FROM commits WHERE slot IN (?1, ?2, ?3) AND id = ?4")?;
         let [one, two, three] = [1, 2, 3].map(|before| self.slot.saturating_sub(before));
-        known.query_row(params![self.slot, one, two, three, id.0], |row| row.get(0)).optional()
+        known.query_row(params![one, two, three, id.0], |row| row.get(0)).optional()
     }
 
-    pub(super) fn remember(&self, connection: &Connection, id: CommitId, revision: Revision) -> rusqlite::Result<()> {
-        let mut remember = connection.prepare_cached("INSERT INTO commits VALUES(?1, ?2, ?3)")?;
-        remember.execute(params![self.slot, id.0, revision]).map(|_| ())
+    pub(super) fn known_now(&self, connection: &Connection, id: CommitId) -> rusqlite::Result<Option<Revision>> {
+        let mut known = connection.prepare_cached("SELECT rev FROM commits WHERE slot = ?1 AND id = ?2")?;
+        known.query_row(params![self.slot, id.0], |row| row.get(0)).optional()
+    }
+
+    /// `false`: the newest slot knows it already.
+    pub(super) fn remember(&self, connection: &Connection, id: CommitId, revision: Revision) -> rusqlite::Result<bool> {
+        let mut remember =
+            connection.prepare_cached("INSERT INTO commits VALUES(?1, ?2, ?3) ON CONFLICT DO NOTHING")?;
+        remember.execute(params![self.slot, id.0, revision]).map(|rows| rows > 0)
     }
 }
 

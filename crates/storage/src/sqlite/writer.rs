@@ -1,6 +1,6 @@
 //! The writer: drains its queue, commits what it found as one transaction with one sync, then answers everybody.
 //!
-//! Always: a batch stands in a savepoint of its own, so that it fails alone.
+//! Always: a batch fails alone: where one of a group fails, the group is done again with a savepoint for each.
 //! Always: whoever watches hears of a commit after it is durable and before its caller does.
 //! Never: a second sync after one that failed (fsync may report a loss once only; the next would succeed and lie).
 
@@ -34,10 +34,10 @@ pub(super) struct Writer {
     claims: bool,
 }
 
-/// An ask with its outcome, which counts once the group is durable.
-enum Decided {
-    Commit(oneshot::Sender<Result<Revision, CommitError>>, Result<Revision, CommitError>),
-    Claim(oneshot::Sender<Result<Vec<Claim>, StorageError>>, Result<Vec<Claim>, StorageError>),
+/// What becomes of an ask, which counts once the group is durable.
+enum Outcome {
+    Commit(Result<Revision, CommitError>),
+    Claim(Result<Vec<Claim>, StorageError>),
 }
 
 /// What a group changes, told to watchers once it is durable.
@@ -98,16 +98,18 @@ impl Writer {
     /// `false` once the store has failed for good.
     fn commit_group(&mut self, asks: Vec<Ask>) -> bool {
         let mut group = Group { head: self.head, now: self.clock.now(), changes: Vec::new() };
-        let mut decided = Vec::with_capacity(asks.len());
-        let outcome = self.decide_all(asks, &mut group, &mut decided).and_then(|()| self.make_durable(&group));
-        match outcome {
-            Ok(()) => {
+        let decided = self.decide(&asks, &mut group).and_then(|outcomes| {
+            self.make_durable(&group)?;
+            Ok(outcomes)
+        });
+        match decided {
+            Ok(outcomes) => {
                 if group.head != self.head {
                     self.ids.kept();
                 }
                 self.head = group.head;
                 self.feed.publish(group.changes);
-                decided.into_iter().for_each(Decided::answer);
+                asks.into_iter().zip(outcomes).for_each(|(ask, outcome)| ask.answer(outcome));
                 true
             }
             Err(lost) => {
@@ -117,31 +119,45 @@ impl Writer {
                     self.failure.send_replace(true);
                 }
                 self.claims = true;
-                decided.into_iter().for_each(|ask| ask.lose(&lost));
+                asks.into_iter().for_each(|ask| ask.lose(&lost));
                 !failed
             }
         }
     }
 
-    fn decide_all(&mut self, asks: Vec<Ask>, group: &mut Group, decided: &mut Vec<Decided>) -> Result<(), Lost> {
-        let mut lost = self
-            .execute("BEGIN IMMEDIATE")
-            .and_then(|()| self.keep_ids(group.now))
-            .err()
-            .map(|error| self.undo(&error));
-        for ask in asks {
-            match ask {
-                Ask::Commit { batch, reply } => {
-                    let outcome = self.alone(&mut lost, |writer| writer.apply(batch, group));
-                    decided.push(Decided::Commit(reply, outcome.unwrap_or_else(|error| Err(error.into()))));
-                }
-                Ask::Claim { queue, limit, for_, reply } => {
-                    let outcome = self.alone(&mut lost, |writer| writer.claim(&queue, limit, for_, group));
-                    decided.push(Decided::Claim(reply, outcome));
-                }
+    /// All together; where that fails, each by itself, so that what is at fault fails alone. A savepoint costs as much as a
+    /// write: hardly any group needs one.
+    fn decide(&mut self, asks: &[Ask], group: &mut Group) -> Result<Vec<Outcome>, Lost> {
+        let together = self.begin(group.now).and_then(|()| {
+            let outcomes = asks.iter().map(|ask| self.decide_one(ask, group));
+            outcomes.collect::<rusqlite::Result<Vec<_>>>()
+        });
+        let error = match together {
+            Ok(outcomes) => return Ok(outcomes),
+            Err(error) => self.undo(&error),
+        };
+        tracing::debug!(%error, asks = asks.len(), "a group is done again, each of it by itself");
+        (group.head, group.changes) = (self.head, Vec::new());
+        let mut lost = self.begin(group.now).err().map(|error| self.undo(&error));
+        let outcomes = asks.iter().map(|ask| {
+            self.alone(&mut lost, |writer| writer.decide_one(ask, group)).unwrap_or_else(|error| ask.failed(error))
+        });
+        let outcomes = outcomes.collect();
+        lost.map_or(Ok(outcomes), |error| Err(Lost::Undone(error)))
+    }
+
+    fn begin(&mut self, now: Timestamp) -> rusqlite::Result<()> {
+        self.execute("BEGIN IMMEDIATE")?;
+        self.keep_ids(now)
+    }
+
+    fn decide_one(&mut self, ask: &Ask, group: &mut Group) -> rusqlite::Result<Outcome> {
+        match ask {
+            Ask::Commit { batch, reply: _ } => self.apply(batch, group).map(Outcome::Commit),
+            Ask::Claim { queue, limit, for_, reply: _ } => {
+                self.claim(queue, *limit, *for_, group).map(|claims| Outcome::Claim(Ok(claims)))
             }
         }
-        lost.map_or(Ok(()), |error| Err(Lost::Undone(error)))
     }
 
     /// Runs one ask in its savepoint. An error that cost the whole transaction loses the group.
@@ -196,37 +212,39 @@ impl Writer {
         })
     }
 
-    fn apply(&mut self, batch: Batch, group: &mut Group) -> rusqlite::Result<Result<Revision, CommitError>> {
-        if let Some(revision) = self.ids.known(&self.connection, batch.id)? {
+    fn apply(&mut self, batch: &Batch, group: &mut Group) -> rusqlite::Result<Result<Revision, CommitError>> {
+        if let Some(revision) = self.ids.known_before(&self.connection, batch.id)? {
             return Ok(Ok(revision));
         }
         for condition in &batch.preconditions {
             if !self.holds(condition)? {
-                return Ok(Err(CommitError::Conflict(condition.path().clone())));
+                // its own effect, where it was committed before
+                let known = self.ids.known_now(&self.connection, batch.id)?;
+                return Ok(known.ok_or_else(|| CommitError::Conflict(condition.path().clone())));
             }
         }
         let revision = Revision(group.head.0 + 1);
-        self.ids.remember(&self.connection, batch.id, revision)?;
+        if !self.ids.remember(&self.connection, batch.id, revision)?
+            && let Some(known) = self.ids.known_now(&self.connection, batch.id)?
+        {
+            return Ok(Ok(known));
+        }
         let mut put = self.connection.prepare_cached(
             "INSERT INTO kv VALUES(?1, ?2, ?3) ON CONFLICT(k) DO UPDATE SET rev = excluded.rev, v = excluded.v",
         )?;
         let mut delete = self.connection.prepare_cached("DELETE FROM kv WHERE k = ?1")?;
         let mut unclaim = self.connection.prepare_cached("DELETE FROM claims WHERE k = ?1")?;
         let mut paths = Vec::with_capacity(batch.writes.len());
-        for write in batch.writes {
+        for write in &batch.writes {
+            let key = write.path().as_str().as_bytes();
             if self.claims {
-                unclaim.execute([write.path().as_str().as_bytes()])?;
+                unclaim.execute([key])?;
             }
-            paths.push(match write {
-                Write::Put(path, value) => {
-                    put.execute(params![path.as_str().as_bytes(), revision, &value[..]])?;
-                    path
-                }
-                Write::Delete(path) => {
-                    delete.execute([path.as_str().as_bytes()])?;
-                    path
-                }
-            });
+            match write {
+                Write::Put(_, value) => put.execute(params![key, revision, &value[..]])?,
+                Write::Delete(_) => delete.execute([key])?,
+            };
+            paths.push(write.path().clone());
         }
         group.head = revision;
         group.changes.push((revision, paths));
@@ -323,19 +341,19 @@ impl Ask {
     }
 
     /// Whoever has gone needs no answer, here and below.
-    fn refuse(self, error: StorageError) {
-        match self {
-            Self::Commit { reply, .. } => drop(reply.send(Err(error.into()))),
-            Self::Claim { reply, .. } => drop(reply.send(Err(error))),
+    fn answer(self, outcome: Outcome) {
+        match (self, outcome) {
+            (Self::Commit { reply, .. }, Outcome::Commit(outcome)) => drop(reply.send(outcome)),
+            (Self::Claim { reply, .. }, Outcome::Claim(outcome)) => drop(reply.send(outcome)),
+            // not reached: an outcome is of its ask's kind
+            (Self::Commit { .. }, Outcome::Claim(_)) | (Self::Claim { .. }, Outcome::Commit(_)) => {}
         }
     }
-}
 
-impl Decided {
-    fn answer(self) {
+    fn failed(&self, error: StorageError) -> Outcome {
         match self {
-            Self::Commit(reply, outcome) => drop(reply.send(outcome)),
-            Self::Claim(reply, outcome) => drop(reply.send(outcome)),
+            Self::Commit { .. } => Outcome::Commit(Err(error.into())),
+            Self::Claim { .. } => Outcome::Claim(Err(error)),
         }
     }
 
@@ -345,8 +363,15 @@ impl Decided {
             Lost::Unknown => (CommitError::Unknown, StorageError::Unavailable),
         };
         match self {
-            Self::Commit(reply, _) => drop(reply.send(Err(commit))),
-            Self::Claim(reply, _) => drop(reply.send(Err(claim))),
+            Self::Commit { reply, .. } => drop(reply.send(Err(commit))),
+            Self::Claim { reply, .. } => drop(reply.send(Err(claim))),
+        }
+    }
+
+    fn refuse(self, error: StorageError) {
+        match self {
+            Self::Commit { reply, .. } => drop(reply.send(Err(error.into()))),
+            Self::Claim { reply, .. } => drop(reply.send(Err(error))),
         }
     }
 }
