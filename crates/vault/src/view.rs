@@ -69,6 +69,15 @@ impl View {
         Ok(kept)
     }
 
+    /// What a change of this node has left at `revision`: who reads it next need not ask the store for it.
+    pub(crate) fn keep(&self, path: EntryPath, value: &[u8], revision: Revision) {
+        if value.len() <= KEPT_BYTES_MAX {
+            let kept = Arc::new(Some(Kept { value: SecretBytes::copy_from(value), revision }));
+            let itself = std::slice::from_ref(&path);
+            self.values.insert(path.clone(), kept, itself, revision);
+        }
+    }
+
     pub async fn scan(
         &self,
         prefix: &EntryPath,

@@ -123,14 +123,16 @@ async fn put(
     let config = config(secret.view).await?;
     for attempt in 0..ATTEMPTS_MAX {
         let found = if attempt == 0 { secret.known().await? } else { secret.load().await? };
-        let (batch, meta, number) = match prepare(scope, secret, wish, &config, found, &make).await {
+        let Prepared { batch, meta, encoded, number } = match prepare(scope, secret, wish, &config, found, &make).await
+        {
             Err(_) if attempt == 0 => continue,
             prepared => prepared?,
         };
         match scope.commit(batch).await {
             Err(ChangeError::Conflict(_)) => {}
             Err(error) => return Err(error.into()),
-            Ok(_) => {
+            Ok(revision) => {
+                secret.view.keep(secret.meta_path()?, &encoded, revision);
                 let version = meta.versions.get(&number).copied().unwrap_or_default();
                 return Reply::data(&meta.shown(number, version));
             }
@@ -139,7 +141,15 @@ async fn put(
     Err(VaultError::Conflict)
 }
 
-/// What adds the version to what was found, and its number.
+/// What adds a version.
+struct Prepared {
+    batch: Batch,
+    meta: Meta,
+    /// As it is stored.
+    encoded: Vec<u8>,
+    number: u32,
+}
+
 async fn prepare(
     scope: &Scope<'_>,
     secret: &Secret<'_>,
@@ -147,7 +157,7 @@ async fn prepare(
     config: &Config,
     found: Option<(Meta, Revision)>,
     make: &(impl Fn(Option<&[u8]>) -> Result<Option<Text>, VaultError> + Send + Sync),
-) -> Result<(Batch, Meta, u32), VaultError> {
+) -> Result<Prepared, VaultError> {
     let current = match &found {
         Some((meta, _)) if scope.call.verb == crate::call::Verb::Patch => current_data(scope, secret, meta).await?,
         Some(_) | None => None,
@@ -158,8 +168,9 @@ async fn prepare(
     let number = meta.add(config, scope.now(), wish.staged)?;
     let batch = secret.view.put(batch, secret.data_path(number)?, data.as_bytes())?;
     let batch = shed(secret, batch, &mut meta, config)?;
-    let batch = secret.view.put(batch, secret.meta_path()?, &meta.encode()?)?;
-    Ok((batch, meta, number))
+    let encoded = meta.encode()?;
+    let batch = secret.view.put(batch, secret.meta_path()?, &encoded)?;
+    Ok(Prepared { batch, meta, encoded, number })
 }
 
 async fn current_data(
