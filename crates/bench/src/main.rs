@@ -43,6 +43,9 @@ struct Arguments {
     /// Only the vault's API on hsm-sim, beside the empty RPC
     #[arg(long, conflicts_with = "tree")]
     vault: bool,
+    /// Only windows whose name holds this, and bare tonic's: to look at one with a profiler
+    #[arg(long)]
+    only: Option<String>,
     /// Folder on the disk to measure; default: target/bench
     #[arg(long, default_value = "target/bench")]
     folder: PathBuf,

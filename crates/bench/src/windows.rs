@@ -66,7 +66,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         false => (arguments.windows, Duration::from_millis(arguments.window_ms)),
     };
     say(&format!("machine: {}; load average {}; commit {}", machine(), rig::load_average(), commit()));
-    let (driven, kinds, tls) = prepare(arguments, &folder)?;
+    let (driven, mut kinds, tls) = prepare(arguments, &folder)?;
+    if let Some(only) = &arguments.only {
+        kinds.retain(|kind| kind.row.subject == BARE || kind.row.subject.contains(only));
+    }
     say(&format!("{} kinds of windows, {rounds} of each, {} ms each", kinds.len(), length.as_millis()));
     let mut report = Report::default();
     if !arguments.smoke {
