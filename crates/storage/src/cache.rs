@@ -62,7 +62,7 @@ struct Recent {
     /// What was read before this may have changed unheard. `None`: nobody tells changes.
     floor: Option<Revision>,
     /// A commit is told by the store's feed and by whoever made it, in any order.
-    changed: BTreeMap<Revision, Vec<EntryPath>>,
+    changed: BTreeMap<Revision, Arc<[EntryPath]>>,
     paths: usize,
 }
 
@@ -119,7 +119,7 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
         let mut inner = self.write();
         match change {
             Change::Paths { revision, paths } => {
-                for path in paths {
+                for path in paths.iter() {
                     for key in inner.dependants.of(path) {
                         inner.remove(&key);
                     }
@@ -233,6 +233,9 @@ impl<K: Eq + Hash + Clone> Dependants<K> {
 
     /// Who depends on `path`, or on anything above it.
     fn of(&self, path: &EntryPath) -> Vec<K> {
+        if self.keys.is_empty() {
+            return Vec::new();
+        }
         let path = path.as_str();
         let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
         let above = ends.zip(self.depths.iter().skip(1)).filter(|(_, paths)| **paths > 0);
@@ -243,7 +246,8 @@ impl<K: Eq + Hash + Clone> Dependants<K> {
 
 impl Recent {
     fn proves_fresh(&self, depends_on: &[EntryPath], read_at: Revision) -> bool {
-        let mut since = self.changed.range((Bound::Excluded(read_at), Bound::Unbounded)).flat_map(|(_, paths)| paths);
+        let mut since =
+            self.changed.range((Bound::Excluded(read_at), Bound::Unbounded)).flat_map(|(_, paths)| &**paths);
         self.floor.is_some_and(|floor| read_at >= floor)
             && !since.any(|path| depends_on.iter().any(|dependency| path.starts_with(dependency)))
     }
@@ -258,11 +262,17 @@ impl Recent {
         }
     }
 
-    fn note(&mut self, revision: Revision, paths: &[EntryPath]) {
-        let known = self.changed.entry(revision).or_default();
-        let fresh: Vec<_> = paths.iter().filter(|path| !known.contains(path)).cloned().collect();
-        self.paths += fresh.len();
-        known.extend(fresh);
+    fn note(&mut self, revision: Revision, paths: &Arc<[EntryPath]>) {
+        let told = match self.changed.get(&revision) {
+            None => Arc::clone(paths),
+            // by whoever made it, who knows of his own paths, and by the store
+            Some(known) => {
+                self.paths -= known.len();
+                known.iter().chain(paths.iter().filter(|path| !known.contains(path))).cloned().collect()
+            }
+        };
+        self.paths += told.len();
+        self.changed.insert(revision, told);
         while self.paths > RECENT_MAX
             && let Some((revision, paths)) = self.changed.pop_first()
         {

@@ -18,7 +18,7 @@ pub(crate) struct Feed {
 
 #[derive(Debug)]
 struct History {
-    commits: VecDeque<(Revision, Vec<EntryPath>)>,
+    commits: VecDeque<(Revision, Arc<[EntryPath]>)>,
     paths: usize,
     /// Everything after this revision is in `commits`.
     floor: Revision,
@@ -35,9 +35,10 @@ impl Feed {
     }
 
     /// Tells durable commits, in order.
-    pub(crate) fn publish(&self, commits: impl IntoIterator<Item = (Revision, Vec<EntryPath>)>) {
+    pub(crate) fn publish(&self, commits: impl IntoIterator<Item = (Revision, impl Into<Arc<[EntryPath]>>)>) {
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         for (revision, paths) in commits {
+            let paths = paths.into();
             history.head = revision;
             history.paths += paths.len();
             history.commits.push_back((revision, paths));
@@ -84,7 +85,9 @@ impl Feed {
         }
         let start = history.commits.partition_point(|(revision, _)| *revision <= seen);
         let changes = history.commits.range(start..).filter_map(|(revision, paths)| {
-            let paths: Vec<_> = paths.iter().filter(|path| path.starts_with(prefix)).cloned().collect();
+            let all = paths.iter().all(|path| path.starts_with(prefix));
+            let below = || paths.iter().filter(|path| path.starts_with(prefix)).cloned().collect();
+            let paths: Arc<[EntryPath]> = if all { Arc::clone(paths) } else { below() };
             (!paths.is_empty()).then_some(Change::Paths { revision: *revision, paths })
         });
         (history.head, changes.collect())
@@ -133,7 +136,7 @@ mod tests {
     }
 
     fn told(revision: u64, at: &str) -> Change {
-        Change::Paths { revision: Revision(revision), paths: vec![path(at)] }
+        Change::Paths { revision: Revision(revision), paths: [path(at)].into() }
     }
 
     #[test]
@@ -142,7 +145,7 @@ mod tests {
             let feed = Arc::new(Feed::new(Revision(0)));
             let (mut slow, mut other) = (feed.watch(&path("t"), Revision(0)), feed.watch(&path("u"), Revision(0)));
             for revision in 1..=commits as u64 {
-                let paths = (0..paths_each).map(|i| path(&format!("t/{i}"))).collect();
+                let paths: Vec<_> = (0..paths_each).map(|i| path(&format!("t/{i}"))).collect();
                 feed.publish([(Revision(revision), paths)]);
             }
             let gap = Change::Gap { revision: Revision(commits as u64) };

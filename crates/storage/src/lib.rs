@@ -44,6 +44,7 @@ pub use sqlite::Sqlite;
 use bytes::Bytes;
 use envelope::Timestamp;
 use futures_util::stream::BoxStream;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -85,7 +86,7 @@ pub struct Page {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// These paths changed; nothing at or below `revision` is still to come.
-    Paths { revision: Revision, paths: Vec<EntryPath> },
+    Paths { revision: Revision, paths: Arc<[EntryPath]> },
     /// Changes at or below `revision` were lost: whoever caches starts anew, with nothing that was read before it.
     Gap { revision: Revision },
 }

@@ -101,7 +101,7 @@ impl Storage for Memory {
         }
         let revision = state.advance();
         state.remember(batch.id, revision, now);
-        let paths = batch.writes.iter().map(|write| write.path().clone()).collect();
+        let paths: Vec<_> = batch.writes.iter().map(|write| write.path().clone()).collect();
         for write in batch.writes {
             state.hidden.remove(write.path());
             match write {

@@ -239,8 +239,10 @@ impl Model {
                 continue;
             }
             match told.last_mut() {
-                Some(Change::Paths { revision, paths }) if revision == at => paths.push(path.clone()),
-                _ => told.push(Change::Paths { revision: *at, paths: vec![path.clone()] }),
+                Some(Change::Paths { revision, paths }) if revision == at => {
+                    *paths = paths.iter().chain([path]).cloned().collect();
+                }
+                _ => told.push(Change::Paths { revision: *at, paths: [path.clone()].into() }),
             }
         }
         told

@@ -285,7 +285,7 @@ async fn committed(vault: &Vault, rows: &[&(EntryPath, Entry)], now: Timestamp) 
     };
     match vault.commit(batch, &leaf).await {
         Ok(revision) => {
-            vault.kms().heard(&Change::Paths { revision, paths });
+            vault.kms().heard(&Change::Paths { revision, paths: paths.into() });
             Ok(Some(came))
         }
         Err(ChangeError::Conflict(_)) => Ok(None),

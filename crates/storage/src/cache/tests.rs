@@ -14,7 +14,7 @@ fn paths(raw: &[&str]) -> Vec<EntryPath> {
 }
 
 fn changed(revision: u64, at: &[&str]) -> Change {
-    Change::Paths { revision: Revision(revision), paths: paths(at) }
+    Change::Paths { revision: Revision(revision), paths: paths(at).into() }
 }
 
 fn gap(revision: u64) -> Change {

@@ -33,7 +33,7 @@ async fn heard(changes: &mut BoxStream<'static, Change>, until: Revision) -> Opt
             Change::Paths { revision, paths } => {
                 assert!(revision >= last && !paths.is_empty());
                 last = revision;
-                all.extend(paths);
+                all.extend(paths.iter().cloned());
                 if revision >= until {
                     return Some(all);
                 }
@@ -59,7 +59,7 @@ async fn changes_are_told_in_order_below_the_prefix(case: &Case) {
     assert!(case.store.commit(refused).await.is_err());
     assert!(tokio::time::timeout(Duration::from_millis(30), below.next()).await.is_err());
     let revision = case.put("t/a/b", "2").await;
-    assert_eq!(next(&mut below).await, Some(Change::Paths { revision, paths: vec![path("t/a/b")] }));
+    assert_eq!(next(&mut below).await, Some(Change::Paths { revision, paths: [path("t/a/b")].into() }));
 }
 
 async fn whoever_comes_late_hears_what_was_or_of_a_gap(case: &Case) {
@@ -77,7 +77,7 @@ async fn whoever_comes_late_hears_what_was_or_of_a_gap(case: &Case) {
     let mut ahead = case.store.watch(&path("t"), Revision(last.0 + 5));
     assert!(matches!(next(&mut ahead).await, Some(Change::Gap { .. })));
     let revision = case.put("t/a", "1").await;
-    assert_eq!(next(&mut ahead).await, Some(Change::Paths { revision, paths: vec![path("t/a")] }));
+    assert_eq!(next(&mut ahead).await, Some(Change::Paths { revision, paths: [path("t/a")].into() }));
 }
 
 async fn a_slow_watcher_hears_all_or_of_a_gap(case: &Case) {

@@ -121,7 +121,7 @@ async fn two_nodes_are_one_store() {
     // every revision is told, in order, and once
     for expected in 1..=80 {
         let change = tokio::time::timeout(Duration::from_secs(5), told.next()).await.unwrap();
-        let expected = Change::Paths { revision: Revision(expected), paths: vec![at("t/counter")] };
+        let expected = Change::Paths { revision: Revision(expected), paths: [at("t/counter")].into() };
         assert_eq!(change, Some(expected));
     }
     // one batch, sent by both under one id, counts once
