@@ -56,6 +56,8 @@ pub(super) struct Tree {
     publish_at: Instant,
     /// Whose partial tiles stand in the folder.
     partials: u64,
+    /// Those of them that this process has written.
+    standing: Vec<TileId>,
     syncing: Syncing,
     /// After trouble, not before.
     retry_at: Instant,
@@ -126,6 +128,7 @@ impl Tree {
             unpublished: None,
             publish_at: now,
             partials: known.unwrap_or(0),
+            standing: Vec::new(),
             syncing,
             retry_at: now,
             told_at: None,
@@ -400,9 +403,10 @@ impl Tree {
         }
         self.write_tiles()?;
         let Some((checkpoint, note, partials)) = &self.unpublished else { return Ok(()) };
-        for (id, hashes) in partials {
+        for (id, hashes) in partials.iter().filter(|(id, _)| !self.standing.contains(id)) {
             self.folder.write(*id, hashes)?;
         }
+        self.standing = partials.iter().map(|(id, _)| *id).collect();
         replace(&self.place.dir, CHECKPOINT, note.encode().as_bytes())?;
         self.folder.remove_partials(self.partials, checkpoint.size)?;
         self.partials = checkpoint.size;

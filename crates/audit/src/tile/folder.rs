@@ -2,6 +2,9 @@
 //!
 //! Always: a file has its whole length as soon as it has its name.
 //! Never: synced. Tiles are derived; after a power cut those of the last segment are made anew from its entries.
+//!
+//! Partial tiles come and go with every checkpoint. Their files and folders are used again under other names: a file system
+//! that gives no inode twice within minutes (ext4) would look for a fresh one for longer than all the hashing takes.
 
 use super::{LEVELS, TILE_BITS, TILE_WIDTH, TileError, TileId, TileReader, hashes_at, partials_at};
 use envelope::merkle::Hash;
@@ -10,17 +13,26 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The tiles in a log's folder. One writer at a time; readers beside it see whole tiles.
 #[derive(Debug, Clone)]
 pub struct TileFolder {
     dir: PathBuf,
+    spare: Arc<Mutex<Spare>>,
+}
+
+/// What partial tiles have left, to be used again.
+#[derive(Debug, Default)]
+struct Spare {
+    files: Vec<PathBuf>,
+    folder: Option<PathBuf>,
 }
 
 impl TileFolder {
     /// `dir` is what holds `tile/`. It need not have it yet.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self { dir: dir.into(), spare: Arc::default() }
     }
 
     /// Writes a tile, in place of one of the same name.
@@ -28,7 +40,10 @@ impl TileFolder {
         if hashes.len() != usize::from(id.width) || !(1..=TILE_WIDTH).contains(&id.width) {
             return Err(TileError::Malformed(id));
         }
-        self.replace(&self.dir.join(id.path()), hashes.as_flattened()).map_err(|source| TileError::Io { id, source })
+        let spare = if id.width < TILE_WIDTH { self.spare().files.pop() } else { None };
+        let temporary = spare.unwrap_or_else(|| self.dir.join("tile/new"));
+        let replaced = self.replace(&temporary, &self.dir.join(id.path()), hashes.as_flattened());
+        replaced.map_err(|source| TileError::Io { id, source })
     }
 
     /// Removes the partial tiles of the tree of `size` leaves that the one of `kept` leaves does without.
@@ -36,14 +51,9 @@ impl TileFolder {
         let keep = partials_at(kept);
         for id in partials_at(size).into_iter().filter(|id| !keep.contains(id)) {
             let path = self.dir.join(id.path());
-            let removed = absent_is_well(fs::remove_file(&path));
             // the folder goes with its last tile
-            let emptied = removed.and_then(|()| match path.parent().map(fs::remove_dir) {
-                Some(Err(error)) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
-                Some(outcome) => absent_is_well(outcome),
-                None => Ok(()),
-            });
-            emptied.map_err(|source| TileError::Io { id, source })?;
+            let removed = self.put_by(&path).and_then(|()| path.parent().map_or(Ok(()), |folder| self.empty(folder)));
+            removed.map_err(|source| TileError::Io { id, source })?;
         }
         Ok(())
     }
@@ -51,6 +61,7 @@ impl TileFolder {
     /// Removes every partial tile but those of `size`: what crashes left. Looks where the tree's right edge stands and
     /// beside it, so at no more than three thousand names a level.
     pub fn remove_partials_but(&self, size: u64) -> Result<(), TileError> {
+        self.forget_spares()?;
         let keep: BTreeSet<PathBuf> = partials_at(size).iter().map(|id| self.dir.join(id.path())).collect();
         for level in 0..LEVELS {
             let edge = hashes_at(size, level) >> TILE_BITS;
@@ -65,22 +76,92 @@ impl TileFolder {
         Ok(())
     }
 
-    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let temporary = self.dir.join("tile/new");
-        let mut file = match create(&temporary) {
+    fn spare(&self) -> MutexGuard<'_, Spare> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a former process had put by.
+    fn forget_spares(&self) -> Result<(), TileError> {
+        let mut spare = self.spare();
+        *spare = Spare::default();
+        let folder = self.spare_folder();
+        let outcome = (|| {
+            // a power cut may have left something in it
+            for path in (0..SPARES_MAX).map(|at| self.spare_file(at)).chain(entries(&folder)?) {
+                absent_is_well(fs::remove_file(path))?;
+            }
+            absent_is_well(fs::remove_dir(&folder))
+        })();
+        outcome.map_err(|source| TileError::Io { id: TileId { level: 0, index: 0, width: 1 }, source })
+    }
+
+    fn spare_file(&self, at: usize) -> PathBuf {
+        self.dir.join(format!("tile/spare-{at}"))
+    }
+
+    fn spare_folder(&self) -> PathBuf {
+        self.dir.join("tile/spare.p")
+    }
+
+    /// A partial tile's file, for another one.
+    fn put_by(&self, path: &Path) -> io::Result<()> {
+        let mut spare = self.spare();
+        if spare.files.len() >= SPARES_MAX {
+            return absent_is_well(fs::remove_file(path));
+        }
+        let mut names = (0..SPARES_MAX).map(|at| self.spare_file(at));
+        let Some(name) = names.find(|name| !spare.files.contains(name)) else { return Ok(()) };
+        match fs::rename(path, &name) {
+            Ok(()) => spare.files.push(name),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Puts a folder of partial tiles by that has none any more.
+    fn empty(&self, folder: &Path) -> io::Result<()> {
+        let (name, mut spare) = (self.spare_folder(), self.spare());
+        let outcome = match spare.folder {
+            None if entries(folder)?.is_empty() => fs::rename(folder, &name).map(|()| spare.folder = Some(name)),
+            None => Ok(()),
+            Some(_) => fs::remove_dir(folder),
+        };
+        match outcome {
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
+            outcome => absent_is_well(outcome),
+        }
+    }
+
+    fn replace(&self, temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = match create(temporary) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                make_folders(&temporary)?;
-                create(&temporary)?
+                make_folders(temporary)?;
+                create(temporary)?
             }
             opened => opened?,
         };
         file.write_all(bytes)?;
-        match fs::rename(&temporary, path) {
+        file.set_len(bytes.len() as u64)?;
+        match fs::rename(temporary, path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                make_folders(path)?;
-                fs::rename(&temporary, path)
+                self.make_place(path)?;
+                fs::rename(temporary, path)
             }
             renamed => renamed,
+        }
+    }
+
+    /// The folder for a tile.
+    fn make_place(&self, path: &Path) -> io::Result<()> {
+        let spare = if path.parent().is_some_and(is_partials) { self.spare().folder.take() } else { None };
+        match (spare, path.parent()) {
+            (Some(spare), Some(folder)) => {
+                make_folders(folder)?;
+                // somebody may have taken it away
+                fs::rename(spare, folder).or_else(|_| make_folders(path))
+            }
+            (None, _) | (_, None) => make_folders(path),
         }
     }
 
@@ -120,7 +201,8 @@ impl TileReader for TileFolder {
 }
 
 fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+    // what is longer is cut when it was written over
+    OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 fn make_folders(path: &Path) -> io::Result<()> {
@@ -149,7 +231,7 @@ fn widest(folder: &Path) -> io::Result<Option<(u16, PathBuf)>> {
 }
 
 fn remove_partials_in(folder: &Path, keep: &BTreeSet<PathBuf>) -> io::Result<()> {
-    for place in entries(folder)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "p")) {
+    for place in entries(folder)?.into_iter().filter(|path| is_partials(path)) {
         let partials = entries(&place)?;
         for partial in partials.iter().filter(|path| !keep.contains(*path)) {
             absent_is_well(fs::remove_file(partial))?;
@@ -159,6 +241,11 @@ fn remove_partials_in(folder: &Path, keep: &BTreeSet<PathBuf>) -> io::Result<()>
         }
     }
     Ok(())
+}
+
+/// Whether partial tiles stand in it.
+fn is_partials(folder: &Path) -> bool {
+    folder.extension().is_some_and(|end| end == "p")
 }
 
 /// What stands in a folder; nothing where there is none.
@@ -178,4 +265,6 @@ fn absent_is_well(outcome: io::Result<()>) -> io::Result<()> {
 
 /// Between two looks of a reader the writer may put a wider tile in a partial one's place.
 const FIND_ATTEMPTS: usize = 3;
+/// A checkpoint has a partial tile a level.
+const SPARES_MAX: usize = LEVELS as usize;
 const TILE_BYTES_MAX: usize = TILE_WIDTH as usize * size_of::<Hash>();

@@ -1,6 +1,7 @@
 use super::*;
 use envelope::merkle::{leaf_hash, verify_consistency, verify_inclusion};
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 const SIZE_MAX: usize = 600;
@@ -250,6 +251,48 @@ fn only_the_partial_tiles_of_the_kept_size_stay() {
         assert!(keep.iter().all(|id| !stands(dir.path(), *id)));
     }
 }
+
+#[test]
+fn checkpoint_after_checkpoint_partial_tiles_are_right_and_their_files_the_same_few() {
+    use std::os::unix::fs::MetadataExt;
+    let (dir, leaves) = (tempfile::tempdir().unwrap(), leaves(70_000));
+    let (mut folder, mut tiles) = (TileFolder::new(dir.path()), Tiles::default());
+    let (mut kept, mut files, mut places, mut standing) = (0, BTreeSet::new(), BTreeSet::new(), Vec::new());
+    for size in (65_000..70_000_usize).step_by(97) {
+        while (tiles.size() as usize) < size {
+            tiles.push(leaves[tiles.size() as usize]);
+            tiles.take_full().into_iter().for_each(|(id, hashes)| folder.write(id, &hashes).unwrap());
+        }
+        // as a writer does it at each checkpoint; one of them was started anew
+        if size == 65_000 + 20 * 97 {
+            folder = TileFolder::new(dir.path());
+            folder.remove_partials_but(kept).unwrap();
+            standing.clear();
+        }
+        for id in partials_at(size as u64).into_iter().filter(|id| !standing.contains(id)) {
+            let hashes = tiles.over(&folder).tile(id.level, id.index, id.width).unwrap();
+            folder.write(id, &hashes).unwrap();
+            let path = dir.path().join(id.path());
+            files.insert(path.metadata().unwrap().ino());
+            places.insert(path.parent().unwrap().metadata().unwrap().ino());
+        }
+        folder.remove_partials(kept, size as u64).unwrap();
+        kept = size as u64;
+        standing = partials_at(kept);
+        assert_eq!(root(&folder, kept).unwrap(), tiles.root(), "{size}");
+        for index in [0, kept / 2, kept - 1] {
+            let reader = tiles.over(&folder);
+            assert_eq!(inclusion_proof(&folder, index, kept).unwrap(), inclusion_proof(&reader, index, kept).unwrap());
+        }
+    }
+    // of 52 checkpoints: two sets, and what the start made anew; a folder more where the tree has grown a level
+    assert!(files.len() <= 12 && places.len() <= 12, "{} files in {} folders", files.len(), places.len());
+    let left = std::fs::read_dir(dir.path().join("tile")).unwrap().count();
+    assert!(left <= 4 + SPARES, "{left} names stand beside the levels");
+}
+
+/// Files and one folder.
+const SPARES: usize = 9;
 
 #[test]
 fn what_is_not_there_or_has_another_length_is_an_error() {
