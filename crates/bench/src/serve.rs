@@ -34,10 +34,10 @@ pub(crate) fn own(listen: SocketAddr, tls: &Path) -> Result<()> {
         client_certificates: Default::default(),
     };
     let cores = Cores::start(0)?;
-    let config = Certificate::load(&files)?.server_config()?;
+    let certificate = Certificate::load(&files)?;
     let room = |core: &Handle| (core.clone(), tonic::service::Routes::new(Empty).into_axum_router());
     let rooms = cores.handles().iter().map(room).collect();
-    let listener = Listener::start(listen, Some(config), &Limits::default(), rooms)?;
+    let listener = Listener::start(listen, Some(certificate), &Limits::default(), rooms)?;
     ready(listener.local_addr());
     loop {
         std::thread::park();

@@ -64,8 +64,8 @@ impl Client {
         let body = request.body.map_or_else(Bytes::new, crate::give_secret);
         let head = head.header(CONTENT_TYPE, "application/json");
         let built = head.body(tonic::body::Body::new(Full::new(body))).map_err(|_| malformed())?;
-        let mut channel = self.channel.clone();
-        let ready = channel.ready().await.map_err(unreachable)?;
+        let mut lane = self.lane.clone();
+        let ready = lane.ready().await.map_err(unreachable)?;
         let reply = ready.call(built).await.map_err(unreachable)?;
         let (head, body) = reply.into_parts();
         let whole = Limited::new(body, ANSWER_BYTES_MAX).collect().await;

@@ -4,17 +4,19 @@ use crate::address::Address;
 use crate::{ClientCertificate, Error, Options};
 use hyper_util::rt::TokioIo;
 use rustls::crypto::aws_lc_rs;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use sha2::{Digest as _, Sha256};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
+use tower::Service;
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
@@ -34,29 +36,121 @@ pub(crate) enum Failure {
     NotHttp2,
 }
 
-pub(crate) async fn channel(options: &Options) -> Result<Channel, Error> {
-    let address = Address::parse(&options.address)?;
-    let malformed = |_| Error::Address { address: options.address.clone() };
-    let tls = if address.tls { Some(TlsConnector::from(tls_config(options)?)) } else { None };
-    // the connector does TLS itself, so tonic is told of a plain endpoint and of the true origin
-    let origin: Uri = address.origin().parse().map_err(|_| Error::Address { address: options.address.clone() })?;
-    let endpoint = Endpoint::from_shared(format!("http://{}", address.authority()))
-        .map_err(malformed)?
-        .origin(origin)
-        .user_agent(concat!("strongroom-client/", env!("CARGO_PKG_VERSION")))
-        .map_err(malformed)?
-        .keep_alive_timeout(KEEP_ALIVE)
-        .http2_keep_alive_interval(KEEP_ALIVE);
-    let within = options.connect_timeout;
-    let target = address.clone();
-    let connector = tower::service_fn(move |_: Uri| {
-        let (target, tls) = (target.clone(), tls.clone());
-        async move {
-            let stream = tokio::time::timeout(within, open(&target, tls)).await;
-            stream.unwrap_or(Err(Failure::TimedOut(within))).map(TokioIo::new)
+/// How a server is reached, and what is believed and shown there.
+#[derive(Debug, Clone)]
+pub(crate) struct Route {
+    address: Address,
+    ca: Option<PathBuf>,
+    pub(crate) certificate: Option<ClientCertificate>,
+    within: Duration,
+}
+
+/// What a connection is made with, as files were read.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown {
+    /// Nothing: without TLS, on this machine.
+    tls: Option<Arc<ClientConfig>>,
+    /// SHA-256 of the client's own certificate.
+    pub(crate) thumbprint: Option<[u8; 32]>,
+}
+
+impl Route {
+    pub(crate) fn of(options: &Options) -> Result<Self, Error> {
+        let (address, certificate) = (Address::parse(&options.address)?, options.certificate.clone());
+        Ok(Self { address, ca: options.ca.clone(), certificate, within: options.connect_timeout })
+    }
+
+    /// Reads the files as they are now. Nothing is remembered between two of these: a session that was begun beside one
+    /// certificate is not resumed beside another.
+    pub(crate) fn shown(&self) -> Result<Shown, Error> {
+        if !self.address.tls {
+            return Ok(Shown { tls: None, thumbprint: None });
         }
-    });
-    endpoint.connect_with_connector(connector).await.map_err(|error| Error::from_transport(address.origin(), error))
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(Error::Tls)?
+            .with_root_certificates(authorities(self.ca.as_deref())?);
+        let (mut config, thumbprint) = match &self.certificate {
+            None => (builder.with_no_client_auth(), None),
+            Some(certificate) => {
+                let Pair { certified, thumbprint } = certificate.read()?;
+                let shown = Arc::new(SingleCertAndKey::from(certified));
+                (builder.with_client_cert_resolver(shown), Some(thumbprint))
+            }
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Shown { tls: Some(Arc::new(config)), thumbprint })
+    }
+
+    /// Connects now. Each connection is made with what `shown` gives then.
+    pub(crate) async fn connect(&self, shown: impl FnMut() -> Shown + Send + 'static) -> Result<Channel, Error> {
+        let channel = self.endpoint()?.connect_with_connector(self.connector(shown)).await;
+        channel.map_err(|error| Error::from_transport(self.address.origin(), error))
+    }
+
+    /// Connects when something is asked.
+    pub(crate) fn connect_lazily(&self, shown: impl FnMut() -> Shown + Send + 'static) -> Result<Channel, Error> {
+        Ok(self.endpoint()?.connect_with_connector_lazy(self.connector(shown)))
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, Error> {
+        let malformed = || Error::Address { address: self.address.origin() };
+        // the connector does TLS itself, so tonic is told of a plain endpoint and of the true origin
+        let origin: Uri = self.address.origin().parse().map_err(|_| malformed())?;
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address.authority()))
+            .map_err(|_| malformed())?
+            .origin(origin)
+            .user_agent(concat!("strongroom-client/", env!("CARGO_PKG_VERSION")))
+            .map_err(|_| malformed())?;
+        Ok(endpoint.keep_alive_timeout(KEEP_ALIVE).http2_keep_alive_interval(KEEP_ALIVE))
+    }
+
+    fn connector(
+        &self,
+        mut shown: impl FnMut() -> Shown + Send + 'static,
+    ) -> impl Service<Uri, Response = TokioIo<Box<dyn Io>>, Error = Failure, Future: Send + Unpin> + Send + 'static
+    {
+        let (target, within) = (self.address.clone(), self.within);
+        tower::service_fn(move |_: Uri| {
+            let (target, tls) = (target.clone(), shown().tls.map(TlsConnector::from));
+            Box::pin(async move {
+                let stream = tokio::time::timeout(within, open(&target, tls)).await;
+                stream.unwrap_or(Err(Failure::TimedOut(within))).map(TokioIo::new)
+            })
+        })
+    }
+}
+
+/// A chain and its key, which belong together.
+struct Pair {
+    certified: CertifiedKey,
+    /// SHA-256 of the first certificate.
+    thumbprint: [u8; 32],
+}
+
+impl ClientCertificate {
+    /// By what the pair that the files hold now is known.
+    pub(crate) fn thumbprint(&self) -> Result<[u8; 32], Error> {
+        Ok(self.read()?.thumbprint)
+    }
+
+    fn read(&self) -> Result<Pair, Error> {
+        match self.read_once() {
+            // one file that holds both may be exchanged between two reads
+            Err(Error::Tls(_)) => self.read_once(),
+            outcome => outcome,
+        }
+    }
+
+    fn read_once(&self) -> Result<Pair, Error> {
+        let chain = certificates(&self.chain)?;
+        let failed = |source| Error::Pem { path: self.key.clone(), what: "a private key", source };
+        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(failed)?;
+        let thumbprint = chain.first().map(Sha256::digest).unwrap_or_default().into();
+        let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(Error::Tls)?;
+        Ok(Pair { certified, thumbprint })
+    }
 }
 
 async fn open(address: &Address, tls: Option<TlsConnector>) -> Result<Box<dyn Io>, Failure> {
@@ -88,27 +182,6 @@ async fn open_loopback(address: &Address) -> Result<TcpStream, Failure> {
     Err(last)
 }
 
-fn tls_config(options: &Options) -> Result<Arc<ClientConfig>, Error> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(Error::Tls)?
-        .with_root_certificates(authorities(options.ca.as_deref())?);
-    let mut config = match &options.certificate {
-        None => builder.with_no_client_auth(),
-        Some(ClientCertificate { chain, key }) => {
-            let private = PrivateKeyDer::from_pem_file(key).map_err(|source| Error::Pem {
-                path: key.clone(),
-                what: "a private key",
-                source,
-            })?;
-            builder.with_client_auth_cert(certificates(chain)?, private).map_err(Error::Tls)?
-        }
-    };
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Arc::new(config))
-}
-
 /// Those of the file, or else those that the system trusts.
 pub fn authorities(ca: Option<&Path>) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
@@ -124,12 +197,6 @@ pub fn authorities(ca: Option<&Path>) -> Result<RootCertStore, Error> {
         }
     }
     if roots.is_empty() { Err(Error::NoAuthorities) } else { Ok(roots) }
-}
-
-/// Of the client's own certificate.
-pub(crate) fn thumbprint(options: &Options) -> Result<Option<[u8; 32]>, Error> {
-    let Some(ClientCertificate { chain, .. }) = &options.certificate else { return Ok(None) };
-    Ok(certificates(chain)?.first().map(|own| Sha256::digest(own).into()))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {

@@ -159,6 +159,11 @@ impl Error {
         self.refusal().is_some_and(|refusal| matches!(refusal.code, Code::PermissionDenied | Code::Unauthenticated))
     }
 
+    /// TLS came to nothing, and nothing was sent.
+    pub(crate) fn is_untrusted(&self) -> bool {
+        matches!(self, Self::Untrusted { .. })
+    }
+
     pub(crate) fn is_absent(&self) -> bool {
         self.refusal().is_some_and(|refusal| refusal.code == Code::NotFound)
     }

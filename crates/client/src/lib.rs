@@ -27,10 +27,12 @@ mod backup;
 mod cloud;
 mod connect;
 mod error;
+mod lane;
 mod lease;
 mod login;
 mod options;
 mod secret;
+mod stamp;
 mod stream;
 pub mod timing;
 mod vault;
@@ -43,33 +45,37 @@ pub use envelope::stream::FileHeader;
 pub use envelope::{EncryptionContext, SecretBytes};
 pub use error::{Error, Refusal, Sent};
 pub use http::Method;
+pub use lane::Lane;
 pub use lease::Lease;
 pub use login::{Input, Login, SecretId, text_object};
 pub use options::{ClientCertificate, Options};
 pub use secret::{Granted, Secret};
+pub use stamp::{Followed, LOOKS_EVERY};
 pub use stream::{Done, StreamError, decrypt_chunks, encrypt_chunks, read_header};
 pub use vault::{Kv, NoLogin, Obtained, Repeat, Standing, Vault, check_creation_path};
 
 use bytes::Bytes;
+use connect::Route;
+use lane::Shows;
 use proto::{identity, kms, operator};
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
 use zeroize::Zeroize as _;
 
 /// The transport of every stub: the connection, with token and deadline put on each request.
-pub type Transport = InterceptedService<Channel, Attach>;
+pub type Transport = InterceptedService<Lane, Attach>;
 
-/// One connection to a server. Clones share it; it is made anew when it breaks.
+/// One connection to a server. Clones share it; it is made anew when it breaks, and another one where the files of the client
+/// certificate were replaced.
 #[derive(Debug, Clone)]
 pub struct Client {
-    channel: Channel,
+    lane: Lane,
     attach: Attach,
     namespace: Arc<str>,
-    /// SHA-256 of the client certificate that the connection shows.
+    /// SHA-256 of the client certificate that was shown first.
     thumbprint: Option<[u8; 32]>,
 }
 
@@ -93,15 +99,24 @@ pub struct OpenedDataKey {
 impl Client {
     /// Connects, so that what is wrong with the address or the certificates shows now.
     pub async fn connect(options: Options) -> Result<Self, Error> {
-        Self::connect_as(&options, options.token.as_ref()).await
+        Self::connect_as(&options, options.token.as_ref(), Shows::Newest).await
     }
 
     /// As the holder of `token`, whatever the options say.
-    pub(crate) async fn connect_as(options: &Options, token: Option<&SecretBytes>) -> Result<Self, Error> {
+    pub(crate) async fn connect_as(
+        options: &Options,
+        token: Option<&SecretBytes>,
+        shows: Shows,
+    ) -> Result<Self, Error> {
         let attach = Attach { authorization: options::authorization(token)?, timeout: Some(options.timeout) };
-        let channel = connect::channel(options).await?;
-        let thumbprint = connect::thumbprint(options)?;
-        Ok(Self { channel, attach, namespace: options.namespace.as_str().into(), thumbprint })
+        let (lane, thumbprint) = Lane::open(Route::of(options)?, shows).await?;
+        Ok(Self { lane, attach, namespace: options.namespace.as_str().into(), thumbprint })
+    }
+
+    /// Whether the files hold another certificate than was shown first; an error where they are not sound.
+    pub(crate) fn shows_other_than(&self, now: &ClientCertificate) -> Result<bool, Error> {
+        let now = now.thumbprint()?;
+        Ok(self.thumbprint.is_some_and(|shown| shown != now))
     }
 
     /// The same connection, as the holder of another token, or of none.
@@ -112,28 +127,28 @@ impl Client {
 
     /// Keys, aliases and grants.
     pub fn keys(&self) -> kms::keys_client::KeysClient<Transport> {
-        kms::keys_client::KeysClient::with_interceptor(self.channel.clone(), self.attach.clone())
+        kms::keys_client::KeysClient::with_interceptor(self.lane.clone(), self.attach.clone())
     }
 
     /// What keys do.
     pub fn crypto(&self) -> kms::crypto_client::CryptoClient<Transport> {
-        kms::crypto_client::CryptoClient::with_interceptor(self.channel.clone(), self.attach.clone())
+        kms::crypto_client::CryptoClient::with_interceptor(self.lane.clone(), self.attach.clone())
     }
 
     /// Tokens, policies, certificate roles.
     pub fn identity(&self) -> identity::identity_client::IdentityClient<Transport> {
-        identity::identity_client::IdentityClient::with_interceptor(self.channel.clone(), self.attach.clone())
+        identity::identity_client::IdentityClient::with_interceptor(self.lane.clone(), self.attach.clone())
     }
 
     /// Status and backup.
     pub fn operator(&self) -> operator::operator_client::OperatorClient<Transport> {
-        operator::operator_client::OperatorClient::with_interceptor(self.channel.clone(), self.attach.clone())
+        operator::operator_client::OperatorClient::with_interceptor(self.lane.clone(), self.attach.clone())
     }
 
     /// As [`Self::operator`], without a deadline for the whole call: for streams.
     fn unhurried_operator(&self) -> operator::operator_client::OperatorClient<Transport> {
         let attach = Attach { timeout: None, ..self.attach.clone() };
-        operator::operator_client::OperatorClient::with_interceptor(self.channel.clone(), attach)
+        operator::operator_client::OperatorClient::with_interceptor(self.lane.clone(), attach)
     }
 
     /// A new AES-256 data key under `key_id` (id or `alias/NAME`), bound to `context`.

@@ -186,6 +186,20 @@ impl Login {
         }
     }
 
+    /// By the connection's certificate: there is no token, or it counts beside that certificate alone.
+    pub(crate) fn is_by_certificate(&self) -> bool {
+        match self {
+            Self::Cert { .. } | Self::Spiffe { jwt: None, .. } | Self::Certificate => true,
+            Self::Userpass { .. }
+            | Self::AppRole { .. }
+            | Self::Jwt { .. }
+            | Self::Spiffe { jwt: Some(_), .. }
+            | Self::Aws { .. }
+            | Self::Metadata { .. }
+            | Self::Token(_) => false,
+        }
+    }
+
     /// The token is ours to end.
     pub fn owns_token(&self) -> bool {
         match self {

@@ -23,7 +23,8 @@ pub struct Options {
     pub timeout: Duration,
 }
 
-/// PEM files: the chain with the client's own certificate first, and its PKCS#8, SEC1 or PKCS#1 key.
+/// PEM files: the chain with the client's own certificate first, and its PKCS#8, SEC1 or PKCS#1 key. They may be one file, which
+/// is exchanged at one moment. What replaces them is shown within seconds; until they are sound, what they were is.
 #[derive(Debug, Clone)]
 pub struct ClientCertificate {
     pub chain: PathBuf,

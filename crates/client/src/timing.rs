@@ -80,6 +80,11 @@ pub fn back_off(failures: u32, asked: Option<Duration>, spread: Spread) -> Durat
     asked.map_or(wait, |asked| wait.max(asked.min(ASKED_MAX)))
 }
 
+/// When what lives so long is replaced, where it cannot be renewed: at half of it, a tenth of that earlier or later.
+pub fn half_of(life: Duration, spread: Spread) -> Duration {
+    spread_by_a_tenth(life / 2, spread)
+}
+
 fn spread_by_a_tenth(around: Duration, Spread(byte): Spread) -> Duration {
     around * (900 + u32::from(byte) * 200 / 255) / 1000
 }

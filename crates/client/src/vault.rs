@@ -23,14 +23,18 @@
 //!
 //! Always: the token is renewed at two thirds of its time, and another one bought before its longest life ends or when it
 //! was revoked; the leases of a token that is no longer used say that they end.
+//! Always: a token is shown beside the client certificate that it was bought with. Where that was replaced, it is shown beside the
+//! other one if it counts there, and another one is bought if not.
 //! Always: waiting has bounds here; who wants to wait for ever asks again.
 //! Never: a write made twice because its answer was lost, unless its caller allows that.
 
+use crate::lane::Shows;
 use crate::lease::Lease;
 use crate::login::{LoggedIn, Login, Memory, public};
 use crate::secret::{Envelope, Secret};
+use crate::stamp::{Followed, LOOKS_EVERY};
 use crate::timing::{Due, Spread, Term, back_off};
-use crate::{ApiRequest, Client, Error, Method, Options, SecretBytes};
+use crate::{ApiRequest, Client, ClientCertificate, Error, Method, Options, SecretBytes};
 use serde::Deserialize;
 use serde_json::json;
 use std::sync::{Arc, Weak};
@@ -137,6 +141,12 @@ impl Vault {
                 return now;
             }
         }
+    }
+
+    /// Shows the client certificate that the files hold now, without waiting until it is seen that they were replaced.
+    pub async fn show_newest(&self) -> Result<(), Error> {
+        let session = self.0.session.borrow().clone();
+        if self.0.is_outdated(&session) { self.0.move_on(&session).await } else { Ok(()) }
     }
 
     /// The token, for who hands it on. None where a client certificate stands for it.
@@ -271,13 +281,20 @@ impl Vault {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let (mut failures, mut logged_in_again) = (0, false);
+        let (mut failures, mut logged_in_again, mut moved) = (0, false, false);
         loop {
             let session = self.0.session.borrow().clone();
             let error = match call(session.client.clone()).await {
                 Ok(answer) => return Ok((answer, session.number)),
                 Err(error) => error,
             };
+            let not_done = error.is_forbidden() || error.is_untrusted() || error.may_be_repeated(repeat);
+            if !moved && not_done && self.0.is_outdated(&session) {
+                moved = true;
+                if self.0.move_on(&session).await.is_ok() {
+                    continue;
+                }
+            }
             if error.may_be_repeated(repeat) && failures < RETRIES_MAX {
                 failures += 1;
                 let wait =
@@ -375,7 +392,7 @@ async fn attempts(options: &Options, login: &Login, memory: &mut Memory) -> Resu
     let mut failures = 0;
     loop {
         let outcome = async {
-            let stranger = Client::connect_as(options, None).await?;
+            let stranger = Client::connect_as(options, None, Shows::First).await?;
             let found = login.run(&stranger, memory).await?;
             Ok::<_, Error>((stranger, found))
         };
@@ -417,6 +434,35 @@ impl Shared {
         Ok(())
     }
 
+    /// Whether the files hold another sound certificate than the session shows.
+    fn is_outdated(&self, session: &Session) -> bool {
+        // what is half written is no other one yet
+        let certificate = self.options.certificate.as_ref();
+        certificate.is_some_and(|certificate| session.client.shows_other_than(certificate).unwrap_or(false))
+    }
+
+    /// Shows the certificate that the files hold now, with the token where it counts there, or else with another.
+    async fn move_on(&self, session: &Session) -> Result<(), Error> {
+        if let Some(token) = session.token.as_ref().filter(|_| !self.login.is_by_certificate()) {
+            let client = Client::connect_as(&self.options, Some(token), Shows::First).await?;
+            match client.api(ApiRequest::new(Method::GET, "auth/token/lookup-self".to_owned())).await {
+                Ok(_) => {
+                    self.session.send_if_modified(|current| {
+                        let ours = current.number == session.number;
+                        if ours {
+                            current.client = client;
+                        }
+                        ours
+                    });
+                    return Ok(());
+                }
+                Err(error) if !error.is_forbidden() => return Err(error),
+                Err(_) => {}
+            }
+        }
+        self.again(session.number).await
+    }
+
     /// What the token's time is after a renewal.
     async fn renew(&self, session: &Session) -> Result<(), Error> {
         let now = Instant::now();
@@ -435,8 +481,10 @@ impl Shared {
     }
 }
 
-/// Renews and replaces the token until nobody holds the vault any more.
+/// Renews and replaces the token, and shows what replaces the certificate, until nobody holds the vault any more.
 async fn keep(shared: Weak<Shared>) {
+    let Some(certificate) = shared.upgrade().map(|shared| shared.options.certificate.clone()) else { return };
+    let mut failures = 0;
     loop {
         let Some(mut watch) = shared.upgrade().map(|shared| shared.session.subscribe()) else { return };
         let session = watch.borrow_and_update().clone();
@@ -450,13 +498,34 @@ async fn keep(shared: Weak<Shared>) {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
             }
         };
-        tokio::select! {
-            () = waited => {}
+        let is_due = tokio::select! {
+            () = waited => true,
+            () = replaced(certificate.as_ref(), &session, failures) => false,
             changed = watch.changed() => if changed.is_err() { return } else { continue },
-        }
+        };
         drop(watch);
         let Some(shared) = shared.upgrade() else { return };
-        attend(&shared, &session).await;
+        if is_due {
+            attend(&shared, &session).await;
+        } else {
+            failures = if shared.move_on(&session).await.is_ok() { 0 } else { failures.saturating_add(1) };
+        }
+    }
+}
+
+/// Returns when the client's certificate is another one; never where there is none. What the vault did not take before is waited
+/// for ever longer.
+async fn replaced(certificate: Option<&ClientCertificate>, session: &Session, failures: u32) {
+    let Some(certificate) = certificate else { return std::future::pending().await };
+    let mut files = Followed::unread([&certificate.chain, &certificate.key]);
+    let pause = if failures == 0 { LOOKS_EVERY } else { back_off(failures.saturating_add(3), None, Spread::random()) };
+    let mut other = false;
+    while !other {
+        tokio::time::sleep(pause).await;
+        let _read_again_where_unsound = files.look(|| {
+            other = session.client.shows_other_than(certificate)?;
+            Ok::<_, Error>(())
+        });
     }
 }
 

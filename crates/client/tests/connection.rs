@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_rustls::TlsAcceptor;
 
 /// An authority that signed a server for localhost and a client, as files.
@@ -126,6 +126,76 @@ async fn a_client_certificate_is_shown_where_one_was_named() {
         let _client = Client::connect(options).await.unwrap();
         assert_eq!(told.await.unwrap(), shown);
     }
+}
+
+/// Serves handshakes; tells which certificate was shown in each, and keeps the connections until it is told to close them.
+async fn listen_on(acceptor: TlsAcceptor) -> (u16, mpsc::Receiver<CertificateDer<'static>>, Arc<Notify>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (tell, told) = mpsc::channel(8);
+    let close = Arc::new(Notify::new());
+    let closing = Arc::clone(&close);
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        loop {
+            let stream = tokio::select! {
+                accepted = listener.accept() => accepted.unwrap().0,
+                () = closing.notified() => {
+                    open.clear();
+                    continue;
+                }
+            };
+            let stream = acceptor.accept(stream).await.unwrap();
+            let shown = stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
+            tell.send(shown).await.unwrap();
+            open.push(stream);
+        }
+    });
+    (port, told, close)
+}
+
+#[tokio::test]
+async fn a_client_shows_what_replaces_its_certificate_on_another_connection_and_never_what_is_half_written() {
+    let files = Files::make();
+    let [first, second] = ["client", "localhost"].map(|name| {
+        let read = |name: String| std::fs::read_to_string(files.path(&name)).unwrap();
+        (read(format!("{name}.pem")), read(format!("{name}-key.pem")), certificate(&files.path(&format!("{name}.pem"))))
+    });
+    let own = files.path("own.pem");
+    let put = |texts: &[&String]| {
+        let whole: String = texts.iter().map(|text| text.as_str()).collect();
+        std::fs::write(files.path("new"), whole).unwrap();
+        std::fs::rename(files.path("new"), &own).unwrap();
+    };
+    put(&[&first.0, &first.1]);
+    let (port, mut told, close) = listen_on(files.server(&[b"h2"])).await;
+    let shown = Some(ClientCertificate { chain: own.clone(), key: own.clone() });
+    let options = Options { certificate: shown, ..options(port, files.path("ca.pem")) };
+    let client = Client::connect(options).await.unwrap();
+    assert_eq!(told.recv().await.unwrap(), first.2);
+    // nobody answers: what counts is the connection that it is asked on
+    let asked = async |until: &mut mpsc::Receiver<CertificateDer<'static>>, within: Duration| {
+        let asking = async {
+            loop {
+                let mut operator = client.operator();
+                let call = operator.status(proto::operator::StatusRequest {});
+                let _unanswered = tokio::time::timeout(Duration::from_millis(100), call).await;
+            }
+        };
+        tokio::select! {
+            shown = until.recv() => shown,
+            () = asking => None,
+            () = tokio::time::sleep(within) => None,
+        }
+    };
+    put(&[&second.0, &first.1]);
+    assert_eq!(asked(&mut told, client::LOOKS_EVERY * 2).await, None, "the connection stands");
+    put(&[&second.0, &second.1]);
+    assert_eq!(asked(&mut told, Duration::from_secs(20)).await, Some(second.2));
+    // closed by the other end: no look is waited for
+    put(&[&first.0, &first.1]);
+    close.notify_one();
+    assert_eq!(asked(&mut told, Duration::from_secs(20)).await, Some(first.2));
 }
 
 #[tokio::test]
