@@ -64,9 +64,10 @@ fn default_account_ca() -> PathBuf {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// PEM chain, the server's certificate first. Read again at SIGHUP.
+    /// PEM chain, the server's certificate first. This, `key` and `client_ca` are read again within seconds after they were
+    /// replaced, and at SIGHUP: they count for connections that are made from then on.
     pub certificate: PathBuf,
-    /// PEM PKCS#8 key, 0600. Read again at SIGHUP.
+    /// PEM PKCS#8 key, 0600. It may stand in the same file, behind the chain: then both are exchanged at one moment.
     pub key: PathBuf,
     /// PEM certificates of authorities whose client certificates are accepted as identities.
     pub client_ca: Option<PathBuf>,

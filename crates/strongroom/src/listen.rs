@@ -9,7 +9,7 @@ mod life;
 
 use crate::clock::SystemClock;
 use crate::config::Limits;
-use crate::tls::{Accepts, Vouches};
+use crate::tls::{Accepts, Certificate};
 use anyhow::{Context as _, Result};
 use envelope::Clock;
 use http::{Request, Response};
@@ -54,7 +54,7 @@ where
 /// What every connection needs.
 #[derive(Clone)]
 struct Door {
-    tls: Option<(TlsAcceptor, Vouches)>,
+    tls: Option<Arc<Certificate>>,
     limits: Limits,
     /// What has begun when a connection's life is over may take so long.
     grace: Duration,
@@ -76,7 +76,7 @@ impl Listener {
     /// Binds and starts to accept.
     pub fn start(
         bind: SocketAddr,
-        tls: Option<Accepts>,
+        tls: Option<Arc<Certificate>>,
         limits: &Limits,
         rooms: Vec<Room<impl Front>>,
     ) -> Result<Self> {
@@ -85,7 +85,7 @@ impl Listener {
 
     fn start_with(
         bind: SocketAddr,
-        tls: Option<Accepts>,
+        tls: Option<Arc<Certificate>>,
         (limits, grace, clock): (&Limits, Duration, Arc<dyn Clock>),
         rooms: Vec<Room<impl Front>>,
     ) -> Result<Self> {
@@ -93,7 +93,6 @@ impl Listener {
         let local = socket.local_addr()?;
         let (drain, draining) = watch::channel(false);
         let (stopping, open) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let tls = tls.map(|Accepts { config, vouches }| (TlsAcceptor::from(config), vouches));
         let limits = limits.clone();
         let door = Door { tls, limits, grace, clock, open: Arc::clone(&open), drain: draining };
         let stop = Arc::clone(&stopping);
@@ -173,8 +172,9 @@ async fn connection(door: Door, front: impl Front, stream: TcpStream, peer: Sock
     let stream = tokio::net::TcpStream::from_std(stream)?;
     match door.tls.clone() {
         None => serve(door, front, stream, (peer, Caller::nobody(peer.to_string()))).await,
-        Some((acceptor, vouches)) => {
-            let within = Duration::from_secs(door.limits.handshake_secs);
+        Some(certificate) => {
+            let Accepts { config, vouches } = Accepts::clone(&certificate.accepts());
+            let (acceptor, within) = (TlsAcceptor::from(config), Duration::from_secs(door.limits.handshake_secs));
             let stream =
                 tokio::time::timeout(within, acceptor.accept(stream)).await.context("handshake took too long")??;
             let caller = match stream.get_ref().1.peer_certificates() {

@@ -22,7 +22,7 @@ pub async fn until_acknowledged(config: &Config, cores: &Cores, why: &str) -> Re
     let front = axum::Router::new().fallback(async |headers: HeaderMap| refuse(&headers));
     let rooms = cores.handles().iter().map(|core| (core.clone(), front.clone())).collect();
     let tls = config.tls.as_ref().map(Certificate::load).transpose()?;
-    let tls = tls.as_ref().map(Certificate::server_config).transpose()?;
+    let _following = tls.clone().map(Certificate::followed);
     let listener = Listener::start(config.listen, tls, &config.limits, rooms)?;
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Status("sealed: store and audit log disagree")]);
     // of this very state: one that was meant for another is none

@@ -80,8 +80,8 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
     let rooms = join_all(rooms.into_iter().map(async |(core, front)| anyhow::Ok((core, front.await??)))).await;
     let rooms = rooms.into_iter().collect::<Result<Vec<_>>>()?;
     let certificate = config.tls.as_ref().map(Certificate::load).transpose()?;
-    let tls = certificate.as_ref().map(Certificate::server_config).transpose()?;
-    let listener = Listener::start(config.listen, tls, &config.limits, rooms)?;
+    let _following = certificate.clone().map(Certificate::followed);
+    let listener = Listener::start(config.listen, certificate.clone(), &config.limits, rooms)?;
     wired.health().serve();
     ready(&listener);
     let end = tokio::select! {
@@ -224,11 +224,11 @@ impl Signals {
             tokio::select! {
                 _ = self.term.recv() => return,
                 _ = self.int.recv() => return,
-                _ = self.hup.recv() => match certificate.map(Certificate::reload) {
-                    Some(Err(error)) => tracing::error!(%error, "the certificate was not read again; the old one stays"),
-                    Some(Ok(())) => tracing::info!("the certificate was read again"),
-                    None => {}
-                },
+                _ = self.hup.recv() => {
+                    if let Some(certificate) = certificate {
+                        certificate.reload_as_asked();
+                    }
+                }
             }
         }
     }

@@ -52,6 +52,7 @@ impl Address {
     }
 }
 
+/// As the files are now: each connection reads them.
 pub(super) fn tls(forward: &Forward) -> Result<Option<Arc<ClientConfig>>> {
     let Some(ca) = &forward.ca else { return Ok(None) };
     let own = forward.certificate.as_deref().zip(forward.key.as_deref());

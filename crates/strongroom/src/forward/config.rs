@@ -16,7 +16,7 @@ pub struct Forward {
     pub to: String,
     /// PEM certificates of the authorities that the collector's certificate is believed from. Needed with TLS.
     pub ca: Option<PathBuf>,
-    /// PEM certificate and 0600 key that are shown to the collector.
+    /// PEM certificate and 0600 key that are shown to the collector; read, as `ca` is, for each connection.
     pub certificate: Option<PathBuf>,
     pub key: Option<PathBuf>,
     /// otlp: 0600 file with a bearer token.

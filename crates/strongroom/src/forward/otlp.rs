@@ -12,15 +12,13 @@ use bytes::Bytes;
 use envelope::{Clock as _, SecretBytes};
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
-use rustls::ClientConfig;
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 pub(super) struct Otlp {
     host: String,
     port: u16,
     path: String,
-    tls: Option<Arc<ClientConfig>>,
+    forward: Forward,
     bearer: Option<SecretBytes>,
     node: String,
     connection: Option<Http>,
@@ -32,7 +30,7 @@ impl Otlp {
             bail!("{} is no address of HTTP", forward.to);
         };
         let bearer = forward.bearer_file.as_deref().map(files::read_secret).transpose()?;
-        Ok(Self { host, port, path, tls: tls(forward)?, bearer, node: node.to_owned(), connection: None })
+        Ok(Self { host, port, path, forward: forward.clone(), bearer, node: node.to_owned(), connection: None })
     }
 
     /// Until the collector has answered that it has them, or will not have some.
@@ -41,7 +39,7 @@ impl Otlp {
         let request = self.request(body)?;
         let mut connection = match self.connection.take().filter(|connection| !connection.is_closed()) {
             Some(connection) => connection,
-            None => Http::over(connect(&self.host, self.port, self.tls.as_ref()).await?).await?,
+            None => Http::over(connect(&self.host, self.port, tls(&self.forward)?.as_ref()).await?).await?,
         };
         let (status, answer) = connection.ask(request, ANSWER_BYTES_MAX).await?;
         self.connection = Some(connection);

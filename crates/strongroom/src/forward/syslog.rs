@@ -7,15 +7,13 @@ use crate::dial::{Stream, connect};
 use anyhow::{Context as _, Result, ensure};
 use audit::record::Record;
 use audit::{Decision, Outcome};
-use rustls::ClientConfig;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixDatagram;
 
 pub(super) struct Syslog {
     address: Address,
-    tls: Option<Arc<ClientConfig>>,
+    forward: Forward,
     header: Header,
     stream: Option<Box<dyn Stream>>,
     socket: Option<UnixDatagram>,
@@ -31,8 +29,7 @@ impl Syslog {
     pub(super) fn new(forward: &Forward) -> Result<Self> {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let header = Header { host: visible(&host, HOST_MAX), pid: std::process::id() };
-        let (address, tls) = (Address::parse(&forward.to)?, tls(forward)?);
-        Ok(Self { address, tls, header, stream: None, socket: None })
+        Ok(Self { address: Address::parse(&forward.to)?, forward: forward.clone(), header, stream: None, socket: None })
     }
 
     /// Nobody answers on it, so what can be read is its end.
@@ -68,7 +65,7 @@ impl Syslog {
             Address::Tcp { host, port, .. } => {
                 let stream = match &mut self.stream {
                     Some(stream) => stream,
-                    None => self.stream.insert(connect(host, *port, self.tls.as_ref()).await?),
+                    None => self.stream.insert(connect(host, *port, tls(&self.forward)?.as_ref()).await?),
                 };
                 let mut bytes = String::new();
                 for line in lines {

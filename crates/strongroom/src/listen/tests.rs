@@ -192,8 +192,6 @@ fn live(cores: &Cores, life: &Life<'_>) -> Listener {
             client_certificates: Default::default(),
         })
         .unwrap()
-        .server_config()
-        .unwrap()
     });
     let routes =
         axum::Router::new().route("/", axum::routing::get(who)).route("/slow/{pieces}", axum::routing::get(slow));

@@ -53,10 +53,10 @@ pub struct Arguments {
     /// Verifier key of a log to watch, or a file with it
     #[arg(long = "log", value_name = "VKEY|FILE", required = true)]
     logs: Vec<String>,
-    /// PEM chain of the server's certificate; read again at SIGHUP
+    /// PEM chain of the server's certificate; read again when it was replaced, and at SIGHUP
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// PEM PKCS#8 key of the certificate, 0600
+    /// PEM PKCS#8 key of the certificate, 0600; it may stand in the same file, behind the chain
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 }
@@ -93,18 +93,18 @@ async fn serve(arguments: &Arguments, witness: Arc<Witness>, runtime: &Handle) -
         }
         (None, _) | (_, None) => None,
     };
-    let tls = certificate.as_ref().map(Certificate::server_config).transpose()?;
+    let _following = certificate.clone().map(Certificate::followed);
     let front = axum::Router::new().fallback(answer).with_state(witness);
     let limits = Limits { connections: CONNECTIONS_MAX, streams: STREAMS_MAX, ..Limits::default() };
-    let listener = Listener::start(arguments.listen, tls, &limits, vec![(runtime.clone(), front)])?;
+    let listener = Listener::start(arguments.listen, certificate.clone(), &limits, vec![(runtime.clone(), front)])?;
     writeln!(std::io::stdout(), "witness {} on {}", arguments.name, listener.local_addr())?;
     loop {
         tokio::select! {
             _ = term.recv() => break,
             _ = int.recv() => break,
             _ = hup.recv() => {
-                if let Some(Err(error)) = certificate.as_deref().map(Certificate::reload) {
-                    tracing::error!(%error, "the certificate was not read again; the old one stays");
+                if let Some(certificate) = &certificate {
+                    certificate.reload_as_asked();
                 }
             }
         }
