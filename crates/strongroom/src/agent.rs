@@ -1,10 +1,12 @@
 //! `strongroom agent`: secrets for programs that know nothing of a vault, in files and in an environment.
 //!
-//! It logs in, keeps its token and all leases alive, renders templates, runs a program beside them and tells it of changes.
+//! It logs in, keeps its token and all leases alive, has certificates issued for keys of its own, renders templates, runs a
+//! program beside them and tells it of changes.
 //!
 //! Always: the program starts when all was rendered, hears the agent's signals, and its end is the agent's, with its code.
 //! Always: a vault that is away, or refuses, changes nothing of what was rendered.
 
+mod certificate;
 mod child;
 mod config;
 mod larder;

@@ -2,11 +2,12 @@
 //!
 //! Never: a secret in it. It names the files that hold them.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use client::{ClientCertificate, Input, Login, Options, SecretId};
 use rustix::process::Signal;
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ pub struct Config {
     /// Files that are rendered.
     #[serde(default)]
     pub template: Vec<Template>,
+    /// Certificates that are issued by the vault for keys that are made here, and kept fresh.
+    #[serde(default)]
+    pub certificate: Vec<Certificate>,
     /// What is run beside them, and ends the agent with its own end.
     pub exec: Option<Exec>,
     /// How often secrets without a lease are looked at again. Default: 300.
@@ -41,7 +45,8 @@ pub struct Server {
     pub ca: Option<PathBuf>,
     #[serde(default)]
     pub namespace: String,
-    /// PEM files of this client's certificate and its key.
+    /// PEM files of this client's certificate and its key; they may be one. What replaces them is taken within seconds, and the
+    /// agent logs in again where its token counts beside the old one alone.
     pub client_certificate: Option<PathBuf>,
     pub client_key: Option<PathBuf>,
     #[serde(default = "default_timeout_secs")]
@@ -172,6 +177,36 @@ pub struct Template {
     pub owner: Option<String>,
 }
 
+/// By `MOUNT/sign/ROLE` of a `pki` engine. A new key each time, of type `ec`; another certificate when half of its life is over.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    #[serde(default = "pki")]
+    pub mount: String,
+    pub role: String,
+    #[serde(default)]
+    pub common_name: String,
+    /// DNS names, and e-mail addresses.
+    #[serde(default)]
+    pub alt_names: Vec<String>,
+    #[serde(default)]
+    pub ip_sans: Vec<IpAddr>,
+    #[serde(default)]
+    pub uri_sans: Vec<String>,
+    /// Default: the role's.
+    pub ttl_secs: Option<u64>,
+    /// PEM file of the certificate and of those between it and its root.
+    pub certificate: PathBuf,
+    /// PEM file of the key, 0600. Default: in `certificate`, behind the chain, which is better: both are exchanged at one moment.
+    pub key: Option<PathBuf>,
+    /// PEM file of the authorities above it, the nearest first.
+    pub ca: Option<PathBuf>,
+    /// Octal digits, of files that hold no key. Default: 0644.
+    pub mode: Option<String>,
+    /// `USER`, `USER:GROUP`, names or numbers. Default: the agent's own.
+    pub owner: Option<String>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Exec {
@@ -232,6 +267,10 @@ impl Config {
             template.mode().with_context(|| format!("{}.mode", named()))?;
             ensure!(template.destination.file_name().is_some(), "{}.destination: it names no file", named());
         }
+        ensure!(config.certificate.len() <= CERTIFICATES_MAX, "certificate: more than {CERTIFICATES_MAX}");
+        for (index, certificate) in config.certificate.iter().enumerate() {
+            certificate.check().map_err(|why| anyhow!("certificate[{index}].{why}"))?;
+        }
         config.check_outputs()?;
         if let Some(exec) = &config.exec {
             ensure!(
@@ -248,8 +287,9 @@ impl Config {
             }
         }
         ensure!(
-            !config.template.is_empty() || !config.sink.is_empty() || config.exec.is_some(),
-            "there is nothing to do: name a `template`, a `sink` or an `exec`"
+            !(config.template.is_empty() && config.sink.is_empty() && config.certificate.is_empty())
+                || config.exec.is_some(),
+            "there is nothing to do: name a `template`, a `certificate`, a `sink` or an `exec`"
         );
         Ok(config)
     }
@@ -258,11 +298,16 @@ impl Config {
     fn check_outputs(&self) -> Result<()> {
         let templates = (0..)
             .zip(&self.template)
-            .map(|(at, template)| (format!("template[{at}].destination"), &template.destination));
-        let sinks = (0..).zip(&self.sink).map(|(at, sink)| (format!("sink[{at}].file"), &sink.file));
-        let status = self.status_file.iter().map(|file| ("status_file".to_owned(), file));
+            .map(|(at, template)| (format!("template[{at}].destination"), &*template.destination));
+        let sinks = (0..).zip(&self.sink).map(|(at, sink)| (format!("sink[{at}].file"), &*sink.file));
+        let certificates = (0..).zip(&self.certificate).flat_map(|(at, certificate)| {
+            let of = [("certificate", Some(&*certificate.certificate)), ("key", certificate.key_apart())];
+            let all = of.into_iter().chain([("ca", certificate.ca.as_deref())]);
+            all.filter_map(move |(field, file)| file.map(|file| (format!("certificate[{at}].{field}"), file)))
+        });
+        let status = self.status_file.iter().map(|file| ("status_file".to_owned(), &**file));
         let mut known = HashSet::new();
-        for (field, file) in templates.chain(sinks).chain(status) {
+        for (field, file) in templates.chain(sinks).chain(certificates).chain(status) {
             ensure!(known.insert(file), "{field}: another output has this file");
         }
         Ok(())
@@ -361,10 +406,60 @@ impl Method {
     }
 }
 
+fn octal(text: &str) -> Result<u32> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.with_context(|| format!("`{text}` is not up to 777 in octal digits"))
+}
+
+impl Certificate {
+    /// The field, and what is wrong with it.
+    fn check(&self) -> Result<(), String> {
+        let is_path = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_name = |text: &String| (1..=NAME_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control);
+        let all_ascii = |names: &[String]| names.iter().all(|name| is_name(name) && name.is_ascii());
+        let named = !self.common_name.is_empty() || !self.alt_names.is_empty() || !self.uri_sans.is_empty();
+        let apart = self.key_apart().is_some();
+        for (sound, why) in [
+            (is_path(self.mount.trim_matches('/')), "mount: it names no mount"),
+            (is_path(&self.role) && !self.role.contains('/'), "role: it names no role"),
+            (
+                named || !self.ip_sans.is_empty(),
+                "common_name: a certificate has a name: this one, or one of the others",
+            ),
+            (self.common_name.is_empty() || is_name(&self.common_name), "common_name: too long, or not printable"),
+            (all_ascii(&self.alt_names), "alt_names: one is empty, too long or not ASCII"),
+            (all_ascii(&self.uri_sans), "uri_sans: one is empty, too long or not ASCII"),
+            (self.alt_names.len() + self.ip_sans.len() + self.uri_sans.len() <= NAMES_MAX, "alt_names: too many names"),
+            (self.ttl_secs != Some(0), "ttl_secs: at least 1"),
+            (self.certificate.file_name().is_some(), "certificate: it names no file"),
+            (self.key.as_ref().is_none_or(|key| key.file_name().is_some()), "key: it names no file"),
+            (self.ca.as_ref().is_none_or(|ca| ca.file_name().is_some()), "ca: it names no file"),
+            (
+                self.mode.is_none() || apart || self.ca.is_some(),
+                "mode: what holds the key is 0600; `key` may be another file",
+            ),
+        ] {
+            if !sound {
+                return Err(why.to_owned());
+            }
+        }
+        self.public_mode().map(drop).map_err(|error| format!("mode: {error}"))
+    }
+
+    /// Of files that hold no key.
+    pub fn public_mode(&self) -> Result<u32> {
+        self.mode.as_deref().map_or(Ok(0o644), octal)
+    }
+
+    /// The key's file, where it is one of its own.
+    pub fn key_apart(&self) -> Option<&Path> {
+        self.key.as_deref().filter(|key| *key != self.certificate)
+    }
+}
+
 impl Template {
     pub fn mode(&self) -> Result<u32> {
-        let mode = u32::from_str_radix(&self.mode, 8).ok().filter(|mode| *mode <= 0o777);
-        mode.with_context(|| format!("`{}` is not up to 777 in octal digits", self.mode))
+        octal(&self.mode)
     }
 
     pub fn text(&self) -> Result<String> {
@@ -443,6 +538,10 @@ fn service_account() -> PathBuf {
     "/var/run/secrets/kubernetes.io/serviceaccount/token".into()
 }
 
+fn pki() -> String {
+    "pki".to_owned()
+}
+
 fn private() -> String {
     "0600".to_owned()
 }
@@ -462,6 +561,10 @@ const fn default_refresh_secs() -> u64 {
 const fn default_timeout_secs() -> u64 {
     30
 }
+
+const CERTIFICATES_MAX: usize = 16;
+const NAMES_MAX: usize = 64;
+const NAME_BYTES_MAX: usize = 253;
 
 const SIGNALS: [(&str, Signal); 7] = [
     ("HUP", Signal::HUP),
@@ -494,6 +597,21 @@ mod tests {
         destination = "/run/app/password"
         mode = "0640"
         owner = "app:app"
+        [[certificate]]
+        role = "web"
+        common_name = "web.example"
+        ip_sans = ["127.0.0.1", "::1"]
+        ttl_secs = 3600
+        certificate = "/run/app/tls.pem"
+        [[certificate]]
+        mount = "/pki/internal/"
+        role = "client"
+        uri_sans = ["spiffe://example/app"]
+        certificate = "/run/app/client.pem"
+        key = "/run/app/client-key.pem"
+        ca = "/run/app/ca.pem"
+        mode = "0640"
+        owner = "app"
         [exec]
         command = ["/usr/bin/app", "--config", "/run/app/config"]
         on_change = "SIGHUP"
@@ -507,6 +625,9 @@ mod tests {
         assert_eq!(config.template[0].mode().unwrap(), 0o640);
         assert_eq!(config.exec.as_ref().unwrap().on_change().unwrap(), OnChange::Signal(Signal::HUP));
         assert!(!config.logs_out(), "somebody else has the token");
+        let [one, two] = &config.certificate[..] else { panic!("two certificates") };
+        assert_eq!((one.key_apart(), two.key_apart()), (None, Some(Path::new("/run/app/client-key.pem"))));
+        assert_eq!((one.public_mode().unwrap(), two.public_mode().unwrap()), (0o644, 0o640));
         assert!(matches!(config.login.login().unwrap(), Login::AppRole { secret_id: SecretId::Wrapped { .. }, .. }));
     }
 
@@ -555,6 +676,22 @@ mod tests {
             ("on_change = \"SIGHUP\"", "stop_signal = \"HANGUP\"", "exec.stop_signal"),
             ("[\"/usr/bin/app\", \"--config\", \"/run/app/config\"]", "[]", "exec.command"),
             ("DATABASE_URL = ", "\"A=B\" = ", "exec.environment"),
+            ("role = \"web\"", "rolle = \"web\"", "rolle"),
+            ("role = \"web\"", "", "role"),
+            ("role = \"web\"", "role = \"a/b\"", "certificate[0].role"),
+            ("mount = \"/pki/internal/\"", "mount = \"/\"", "certificate[1].mount"),
+            ("uri_sans = [\"spiffe://example/app\"]", "", "certificate[1].common_name"),
+            ("uri_sans = [\"spiffe://example/app\"]", "uri_sans = [\"spiffe://ä\"]", "certificate[1].uri_sans"),
+            ("ip_sans = [\"127.0.0.1\", \"::1\"]", "ip_sans = [\"localhost\"]", "ip_sans"),
+            ("ip_sans = [\"127.0.0.1\", \"::1\"]", "alt_names = [\"\"]", "certificate[0].alt_names"),
+            ("ttl_secs = 3600", "ttl_secs = 0", "certificate[0].ttl_secs"),
+            ("ttl_secs = 3600", "ttl = \"1h\"", "unknown field `ttl`"),
+            ("ttl_secs = 3600", "mode = \"0640\"", "certificate[0].mode"),
+            ("certificate = \"/run/app/tls.pem\"", "", "certificate"),
+            ("certificate = \"/run/app/tls.pem\"", "certificate = \"/\"", "certificate[0].certificate"),
+            ("certificate = \"/run/app/tls.pem\"", "certificate = \"/run/app/password\"", "certificate[0].certificate"),
+            ("key = \"/run/app/client-key.pem\"", "key = \"/run/app/ca.pem\"", "certificate[1].ca"),
+            ("mode = \"0640\"\n        owner = \"app\"", "mode = \"rw\"", "certificate[1].mode"),
             ("[login]", "client_key = \"/k\"\n[login]", "server.client_certificate"),
             ("file = \"/run/app/token\"", "file = \"/run/app/token\"\nwrap_ttl_secs = 0", "sink[0].wrap_ttl_secs"),
         ] {

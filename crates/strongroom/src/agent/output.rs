@@ -24,6 +24,20 @@ pub(super) struct Output {
     owner: Owner,
 }
 
+/// What a file is to say, whole, beside its name. Dropped, it leaves nothing.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    file: NewFile,
+    mode: u32,
+}
+
+impl Prepared {
+    /// Takes the place of what was there.
+    pub(super) fn finish(self) -> Result<()> {
+        self.file.finish(self.mode)
+    }
+}
+
 impl Owner {
     /// `USER`, `USER:GROUP` or `:GROUP`, by name or number.
     pub(super) fn parse(raw: &str) -> Result<Self> {
@@ -68,9 +82,14 @@ impl Output {
 
     /// Writes it unless it says so already; tells whether it was written.
     pub(super) fn write(&self, text: &SecretBytes) -> Result<bool> {
+        Ok(self.prepare(text)?.map(Prepared::finish).transpose()?.is_some())
+    }
+
+    /// Writes it beside its name; nothing where it says so already.
+    pub(super) fn prepare(&self, text: &SecretBytes) -> Result<Option<Prepared>> {
         let context = || format!("cannot write {}", self.path.display());
         if self.says(text) {
-            return Ok(false);
+            return Ok(None);
         }
         let file = NewFile::create(&self.path, Replace::RegularFile)?;
         let mut writer = file.std_writer()?;
@@ -79,9 +98,7 @@ impl Output {
             let (user, group) = (self.owner.user.map(Uid::from_raw), self.owner.group.map(Gid::from_raw));
             rustix::fs::fchown(&writer, user, group).with_context(context)?;
         }
-        drop(writer);
-        file.finish(self.mode)?;
-        Ok(true)
+        Ok(Some(Prepared { file, mode: self.mode }))
     }
 
     fn says(&self, text: &SecretBytes) -> bool {

@@ -24,6 +24,19 @@ pub(super) struct Status {
     /// How often something was rendered that was not so before.
     pub(super) renders: u64,
     pub(super) trouble: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) certificates: Vec<CertificateStatus>,
+}
+
+/// One that the agent keeps fresh.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct CertificateStatus {
+    pub(super) file: String,
+    /// Of what was written last; nothing before anything was.
+    pub(super) serial: Option<String>,
+    /// Unix milliseconds.
+    pub(super) ends: Option<u64>,
+    pub(super) expired: bool,
 }
 
 pub(super) struct StatusFile {

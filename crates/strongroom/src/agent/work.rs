@@ -1,16 +1,20 @@
-//! What the agent does between changes: logs in, fills templates, writes what has changed, waits until something is stale.
+//! What the agent does between changes: logs in, has certificates issued, fills templates, writes what has changed, waits until
+//! something is stale.
 //!
 //! Always: what was rendered last stands until something better is there; a failure is tried again, for ever, ever more rarely.
 //! Never: a secret in the log.
 
+use super::certificate::Certificate;
 use super::config::Config;
 use super::larder::Larder;
 use super::output::{Output, Owner};
 use super::render::{Rendered, Source, check, render};
 use super::status::{State, Status, StatusFile};
+use crate::clock::SystemClock;
 use anyhow::{Context as _, Result, anyhow};
 use client::timing::{Spread, back_off};
 use client::{Login, Options, SecretBytes, Standing, Vault};
+use envelope::Clock as _;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -35,6 +39,7 @@ pub enum Until {
 pub(super) struct Work {
     login: Option<(Options, Login)>,
     refresh: Duration,
+    certificates: Vec<Certificate>,
     templates: Vec<Template>,
     variables: Vec<(String, String)>,
     sinks: Vec<(Output, Option<Duration>)>,
@@ -58,11 +63,14 @@ struct Template {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Fault {
+pub(super) enum Fault {
     #[error("{0}")]
     Vault(#[from] client::Error),
     #[error("{0:#}")]
     Own(anyhow::Error),
+    /// Of a section of the configuration.
+    #[error("{section}: {fault}")]
+    In { section: String, fault: Box<Fault> },
 }
 
 impl Fault {
@@ -70,6 +78,15 @@ impl Fault {
         match self {
             Self::Vault(error) => !error.is_transient(),
             Self::Own(_) => true,
+            Self::In { fault, .. } => fault.is_final(),
+        }
+    }
+
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Vault(error) => error.refusal().and_then(|refusal| refusal.retry_after),
+            Self::Own(_) => None,
+            Self::In { fault, .. } => fault.retry_after(),
         }
     }
 }
@@ -89,6 +106,8 @@ impl Work {
             output.sweep();
             templates.push(Template { name, text, output });
         }
+        let certificates = config.certificate.iter().enumerate();
+        let certificates = certificates.map(|(index, of)| Certificate::new(format!("certificate[{index}]"), of));
         let variables: Vec<_> =
             config.exec.iter().flat_map(|exec| exec.environment.clone()).collect::<Vec<(String, String)>>();
         for (name, text) in &variables {
@@ -102,6 +121,7 @@ impl Work {
         Ok(Self {
             login: Some((config.server.options()?, config.login.login()?)),
             refresh: config.refresh(),
+            certificates: certificates.collect::<Result<_>>()?,
             templates,
             variables,
             sinks: sinks.collect(),
@@ -126,21 +146,24 @@ impl Work {
         let mut larder = Larder::new(vault.clone(), self.refresh);
         let mut failures = 0;
         loop {
+            let uncertified = self.certify(&vault).await.err();
             let standing = vault.standing();
             let fault = match self.sink(&vault, &standing).await {
                 Ok(()) => self.turn(&mut larder).await.err(),
                 Err(fault) => Some(fault),
             };
+            let fault = uncertified.or(fault);
             if self.untold && self.environment.is_some() && self.tell(&changes).await.is_err() {
                 return Ok(());
             }
             self.stand(&standing, larder.leases(), fault.as_ref());
             match fault {
-                None if until == Until::Rendered => return Ok(()),
+                None if until == Until::Rendered && self.environment.is_some() => return Ok(()),
                 None => {
                     failures = 0;
                     tokio::select! {
                         () = larder.until_stale() => {}
+                        () = until_due(&self.certificates) => {}
                         _ = vault.changed(&standing) => {}
                     }
                 }
@@ -154,6 +177,7 @@ impl Work {
                         () = tokio::time::sleep(wait) => {}
                         // what can be read is not kept waiting by what cannot
                         () = larder.until_stale() => {}
+                        () = until_due(&self.certificates) => {}
                         _ = vault.changed(&standing) => {}
                     }
                 }
@@ -191,10 +215,32 @@ impl Work {
                 leases: 0,
                 renders: 0,
                 trouble: Some(error.to_string()),
+                certificates: Vec::new(),
             });
             tokio::time::sleep(wait).await;
             outcome = refused.again().await;
         }
+    }
+
+    /// Has certificates issued that are due. A failure is one where nothing of this agent's stands in the files yet.
+    async fn certify(&mut self, vault: &Vault) -> Result<(), Fault> {
+        let (mut fault, mut written) = (None, false);
+        for certificate in &mut self.certificates {
+            match certificate.attend(vault).await {
+                Ok(replaced) => written |= replaced,
+                Err(_) if certificate.is_held() => {}
+                Err(error) => drop(fault.get_or_insert(error)),
+            }
+        }
+        if written {
+            self.renders += 1;
+            self.untold = true;
+            // one of them may be the agent's own
+            if let Err(error) = vault.show_newest().await {
+                tracing::warn!(%error, "the agent's own certificate was replaced, and the vault does not take it yet");
+            }
+        }
+        fault.map_or(Ok(()), Err)
     }
 
     /// The token's files, once a token.
@@ -225,7 +271,7 @@ impl Work {
                 fault.get_or_insert(error.into());
             }
         }
-        let (mut used, mut whole) = (BTreeSet::new(), true);
+        let (mut used, mut whole) = (BTreeSet::new(), self.certificates.iter().all(Certificate::is_held));
         for template in &self.templates {
             let outcome = filled(larder, &template.name, &template.text, &mut used).await;
             match outcome.and_then(|text| template.output.write(&text).map_err(Fault::Own)) {
@@ -287,13 +333,24 @@ impl Work {
     }
 
     fn stand(&mut self, standing: &Standing, leases: usize, fault: Option<&Fault>) {
-        let trouble = fault.map(ToString::to_string).or_else(|| standing.trouble.clone());
+        let uncertified = || self.certificates.iter().find_map(Certificate::trouble).cloned();
+        let trouble = fault.map(ToString::to_string).or_else(|| standing.trouble.clone()).or_else(uncertified);
         let state = match (&trouble, &self.environment) {
             (_, None) => State::Starting,
             (None, Some(_)) => State::Running,
             (Some(_), Some(_)) => State::Waiting,
         };
-        self.status.tell(Status { state, logins: standing.session, leases, renders: self.renders, trouble });
+        let (logins, renders) = (standing.session, self.renders);
+        let certificates = self.certificates.iter().map(Certificate::status).collect();
+        self.status.tell(Status { state, logins, leases, renders, trouble, certificates });
+    }
+}
+
+/// Returns when a certificate is due, or has ended; never where there is none.
+async fn until_due(certificates: &[Certificate]) {
+    match certificates.iter().map(Certificate::wakes).min() {
+        Some(at) => SystemClock.sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

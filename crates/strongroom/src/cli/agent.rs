@@ -22,6 +22,10 @@ A configuration:
   [[template]]
   contents = \"{{ kv('secret/app/api').key }}\"
   destination = \"/run/app/api-key\"
+  [[certificate]]                           # a new key, certified by pki/sign/ROLE; another at half of its life
+  role = \"web\"                              # also mount, alt_names, ip_sans, uri_sans, ttl_secs, key, ca, mode, owner
+  common_name = \"app.example\"
+  certificate = \"/run/app/tls.pem\"          # chain and key in one file, 0600
   [exec]
   command = [\"/usr/bin/app\"]
   on_change = \"SIGHUP\"                      # or restart, none

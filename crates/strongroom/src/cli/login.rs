@@ -24,8 +24,7 @@ Examples:
   strongroom login aws --role web --server-id vault.example    # by the environment, the container or the instance
   strongroom login cert --client-cert web.pem --client-key web.pem    # at a mount of type cert
 
-A client certificate that the server's own certificate roles stand for needs no login: name it with --client-cert and --client-key."
-)]
+A client certificate that the server's own certificate roles stand for needs no login: name it with --client-cert and --client-key.")]
 pub struct Arguments {
     #[command(flatten)]
     pub connection: Connection,
