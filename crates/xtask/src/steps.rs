@@ -141,8 +141,8 @@ pub(crate) fn audit(losses: u32, mutations: u32, records: u64) -> Result<()> {
 pub(crate) fn kubernetes() -> Result<()> {
     crate::setup::install()?;
     run(cargo().args(["build"]).args(PROGRAMS).arg("--bins"))?;
-    let shown = ["--include-ignored", "--nocapture", "--test-threads=1"];
-    run(cargo().args(["test", "--package", "tests", "--test", "kubernetes", "kms::", "--"]).args(shown))
+    let tests = ["test", "--package", "tests", "--features", "long", "--test", "kubernetes", "kms::"];
+    run(cargo().args(tests).args(["--", "--nocapture", "--test-threads=1"]))
 }
 
 /// Ten million decisions, each made twice.

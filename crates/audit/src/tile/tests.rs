@@ -259,8 +259,8 @@ fn checkpoint_after_checkpoint_partial_tiles_are_right_and_their_files_the_same_
     let (mut folder, mut tiles) = (TileFolder::new(dir.path()), Tiles::default());
     let (mut kept, mut files, mut places, mut standing) = (0, BTreeSet::new(), BTreeSet::new(), Vec::new());
     for size in (65_000..70_000_usize).step_by(97) {
-        while (tiles.size() as usize) < size {
-            tiles.push(leaves[tiles.size() as usize]);
+        for leaf in leaves.iter().take(size).skip(usize::try_from(tiles.size()).unwrap()) {
+            tiles.push(*leaf);
             tiles.take_full().into_iter().for_each(|(id, hashes)| folder.write(id, &hashes).unwrap());
         }
         // as a writer does it at each checkpoint; one of them was started anew

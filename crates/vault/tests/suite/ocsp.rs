@@ -158,6 +158,8 @@ impl Stand {
 
 /// Changes what the responder tells before it signs.
 type Change = fn(&mut ResponseData);
+/// What it makes of what is signed.
+type Alteration = fn(BasicOcspResponse) -> Vec<u8>;
 
 #[tokio::test]
 async fn what_its_authority_says_is_good_logs_in_whoever_may_say_so() {
@@ -272,7 +274,7 @@ async fn whatever_else_is_answered_lets_nobody_in_and_the_record_says_why() {
         assert_eq!(stand.enter().await, (400, cause.to_owned()), "{tried}");
         tried += 1;
     }
-    let altered: [(u16, &str, fn(BasicOcspResponse) -> Vec<u8>); 15] = [
+    let altered: [(u16, &str, Alteration); 15] = [
         (400, "X509_OCSP_SIGNER_OTHER", |mut basic| {
             basic.tbs_response_data.responses[0].this_update = at(-61);
             ok(&basic)
@@ -326,8 +328,7 @@ async fn whatever_else_is_answered_lets_nobody_in_and_the_record_says_why() {
     stand.answers(|_| Vec::new());
     assert_eq!(stand.enter().await, (503, "UPSTREAM_UNREACHABLE".to_owned()));
     tried += signers(&stand).await;
-    println!("{tried} answers are refused");
-    assert!(tried >= 38, "{tried}");
+    assert_eq!(tried, 38);
 }
 
 fn critical() -> Extension {

@@ -53,10 +53,10 @@ impl Identities {
 
     /// With the condition that the entity is as it is: there, and not disabled. What is lent to it ends with either.
     async fn while_enabled(&self, batch: Batch, entity: EntityId) -> Result<Batch, IdentityError> {
-        let gone = |error| match error {
-            IdentityError::EntityNotFound => IdentityError::Unauthenticated(Cause::EntityGone),
-            // a store that is away says nothing of anybody
-            error => error,
+        // a store that is away says nothing of anybody
+        let gone = |error: IdentityError| match matches!(error, IdentityError::EntityNotFound) {
+            true => IdentityError::Unauthenticated(Cause::EntityGone),
+            false => error,
         };
         let mut work = Work::new(self);
         let id = work.entity_id(EntityRef::Id(entity)).await.map_err(gone)?;

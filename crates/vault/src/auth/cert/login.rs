@@ -90,10 +90,8 @@ async fn chosen<'r>(
             Err(error) => broken = error,
         }
     }
-    Err(match broken {
-        VaultError::LoginRefused { .. } if roles.len() > 1 => refused(NO_ROLE),
-        broken => broken,
-    })
+    let is_refused = matches!(broken, VaultError::LoginRefused { .. });
+    Err(if is_refused && roles.len() > 1 { refused(NO_ROLE) } else { broken })
 }
 
 async fn enter(

@@ -55,9 +55,9 @@ impl Link {
         let tbs = Certificate::from_der(&self.own).map_err(|_| MALFORMED)?.tbs_certificate;
         let told = tbs.get::<AuthorityInfoAccessSyntax>().map_err(|_| MALFORMED)?;
         let all = told.map(|(_, AuthorityInfoAccessSyntax(all))| all).unwrap_or_default();
-        let url = |one: &GeneralName| match one {
-            GeneralName::UniformResourceIdentifier(url) => Some(url.as_str().to_owned()),
-            _ => None,
+        let url = |one: &GeneralName| {
+            let GeneralName::UniformResourceIdentifier(url) = one else { return None };
+            Some(url.as_str().to_owned())
         };
         Ok(all.iter().filter(|one| one.access_method == OCSP).filter_map(|one| url(&one.access_location)).collect())
     }
