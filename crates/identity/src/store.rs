@@ -40,6 +40,17 @@ pub struct Caches {
     pub(crate) acls: Cache<AclKey, Acl>,
     /// As they were parsed: what their templates stand for is another for each entity.
     pub(crate) policies: Cache<PolicyKey, Policy>,
+    /// By the index of the alias that logs in.
+    pub(crate) people: Cache<EntryPath, Person>,
+}
+
+/// Whom an alias is of: an entity that was merged into none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Person {
+    pub(crate) id: EntityId,
+    pub(crate) disabled: bool,
+    /// Of the entity's record.
+    pub(crate) revision: Revision,
 }
 
 /// How many entries each cache holds.
@@ -59,6 +70,7 @@ impl Caches {
             certificates: Cache::new(principals),
             acls: Cache::new(principals.div_ceil(4)),
             policies: Cache::new(principals.div_ceil(4)),
+            people: Cache::new(principals.div_ceil(4)),
         }
     }
 
@@ -73,6 +85,7 @@ impl Invalidate for Caches {
         self.certificates.apply(change);
         self.acls.apply(change);
         self.policies.apply(change);
+        self.people.apply(change);
     }
 
     fn forget(&self) {
@@ -80,6 +93,7 @@ impl Invalidate for Caches {
         self.certificates.forget();
         self.acls.forget();
         self.policies.forget();
+        self.people.forget();
     }
 
     fn current(&self, until: storage::Until) {
@@ -87,6 +101,7 @@ impl Invalidate for Caches {
         self.certificates.current(until);
         self.acls.current(until);
         self.policies.current(until);
+        self.people.current(until);
     }
 }
 

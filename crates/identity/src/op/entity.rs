@@ -11,8 +11,10 @@ use crate::entity::{
 };
 use crate::error::{Cause, IdentityError};
 use crate::service::Identities;
+use crate::store::Person;
 use crate::token::random_bytes;
 use envelope::Timestamp;
+use std::sync::Arc;
 use storage::{AtLeast, Batch, PAGE_ENTRIES_MAX};
 
 impl Identities {
@@ -39,6 +41,12 @@ impl Identities {
         groups: Option<&[String]>,
     ) -> Result<(Batch, [u8; 16]), IdentityError> {
         let name = checked_name(alias_name, "name")?;
+        let known = if groups.is_none() { self.person(mount_accessor, &name).await? } else { None };
+        // what memory says of a refusal is looked at once more
+        if let Some(person) = known.filter(|person| !person.disabled) {
+            let _ = call.entity.set(person.id.to_string().into());
+            return Ok((batch.revision_is(self.layout.entity(person.id)?, person.revision), person.id.0));
+        }
         let mut work = Work::new(self);
         let id = match work.entity_id(EntityRef::Alias { mount_accessor, name: &name }).await {
             Ok(id) if work.entity(id).await?.disabled => {
@@ -66,6 +74,35 @@ impl Identities {
         }
         let _ = call.entity.set(id.to_string().into());
         Ok((work.add_to(batch)?, id.0))
+    }
+
+    /// Whom an alias is of, perhaps from memory. What is outdated lets nobody in: the record's revision is a condition of what is
+    /// made of it. Nothing of aliases that are unknown, and of entities that were merged.
+    async fn person(&self, mount_accessor: &str, name: &str) -> Result<Option<Person>, IdentityError> {
+        let index = self.layout.entity_alias(mount_accessor, name)?;
+        if let Some(known) = self.caches.people.peek(&index) {
+            return Ok(Some(*known));
+        }
+        let (read_at, found) = self.barrier.get(std::slice::from_ref(&index), AtLeast::Latest).await?;
+        let found = found.into_iter().flatten().next();
+        let Some(id) = found.and_then(|found| found.value.expose().try_into().ok().map(EntityId)) else {
+            return Ok(None);
+        };
+        let path = self.layout.entity(id)?;
+        let (_, found) = self.barrier.get(std::slice::from_ref(&path), AtLeast::Latest).await?;
+        let Some(found) = found.into_iter().flatten().next() else { return Ok(None) };
+        let entity: Entity = crate::entity::decode(found.value.expose())?;
+        if entity.merged_into.is_some() {
+            return Ok(None);
+        }
+        let person = Person { id, disabled: entity.disabled, revision: found.revision };
+        self.caches.people.insert(index.clone(), Arc::new(person), &[index, path], read_at);
+        Ok(Some(person))
+    }
+
+    /// Others were in between a login and what it was made of: the next look is at the store.
+    pub fn look_again(&self) {
+        self.caches.people.forget();
     }
 
     pub async fn entity(&self, of: EntityRef<'_>) -> Result<Entity, IdentityError> {

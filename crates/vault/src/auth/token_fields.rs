@@ -224,6 +224,7 @@ pub(crate) async fn prepare_in(
 
 /// Others were in between: the login is tried again, but where it was the mount that went.
 pub(crate) async fn again(scope: &Scope<'_>) -> Result<Option<Reply>, VaultError> {
+    scope.vault.identities().look_again();
     if gone::is_gone(scope.vault, scope.mount).await? { Err(VaultError::PermissionDenied) } else { Ok(None) }
 }
 

@@ -64,14 +64,22 @@ impl vault::service::Telemetry for Deaf {
 
 /// A node over the rig's store whose vault never hears of what others change: what it has read once, its memory holds.
 fn deaf_node(rig: &Rig) -> vault::Vault {
-    let caches = Arc::new(vault::Caches::new(1000));
+    let (caches, identity_caches) = (Arc::new(vault::Caches::new(1000)), Arc::new(identity::Caches::new(100)));
     // all is as it was told from the first change on, and no other follows
     caches.apply(&Change::Gap { revision: Revision(0) });
+    identity_caches.apply(&Change::Gap { revision: Revision(0) });
+    let identities = identity::Identities::new(identity::Seams {
+        barrier: Arc::clone(rig.vault.barrier()),
+        tenant: TENANT,
+        generation: 1,
+        changes: rig.vault.changes().clone(),
+        caches: Arc::clone(&identity_caches),
+    });
     vault::Vault::new(vault::Seams {
         barrier: Arc::clone(rig.vault.barrier()),
         tenant: TENANT,
-        identities: rig.vault.identities().clone(),
-        identity_caches: Arc::new(identity::Caches::new(100)),
+        identities: identities.unwrap(),
+        identity_caches,
         kms: rig.vault.kms().clone(),
         changes: rig.vault.changes().clone(),
         strangers: Arc::new(Deaf),
@@ -216,6 +224,15 @@ async fn what_memory_holds_is_looked_at_once_and_then_the_store() {
     rig.done(Write, "auth/jwt/role/r", json!({"token_policies": "new"})).await;
     let (status, answer) = enter().await;
     assert_eq!((status, &answer["auth"]["policies"]), (200, &json!(["default", "new"])), "{answer}");
+    // who it is, too: whoever is disabled elsewhere is not let in, and whoever is enabled again is not refused
+    let entity = format!("identity/entity/id/{}", answer["auth"]["entity_id"].as_str().unwrap());
+    for token_type in ["service", "batch"] {
+        rig.done(Write, "auth/jwt/role/r", json!({"token_type": token_type})).await;
+        for (disabled, status) in [(false, 200), (true, 400), (true, 400), (false, 200)] {
+            rig.done(Write, &entity, json!({"disabled": disabled})).await;
+            assert_eq!(enter().await.0, status, "{token_type} {disabled}");
+        }
+    }
     let other = json!({"jwks_url": format!("{url}/keys"), "bound_issuer": "another"});
     rig.done(Write, "auth/jwt/config", other).await;
     assert_eq!(enter().await.0, 400);
