@@ -450,7 +450,7 @@ impl Shared {
                     self.session.send_if_modified(|current| {
                         let ours = current.number == session.number;
                         if ours {
-                            current.client = client;
+                            (current.client, current.trouble) = (client, None);
                         }
                         ours
                     });
@@ -474,6 +474,7 @@ impl Shared {
             let ours = current.number == session.number;
             if ours {
                 current.term = current.term.renewed(now, Duration::from_secs(auth.lease_duration), auth.renewable);
+                current.trouble = None;
             }
             ours
         });

@@ -121,6 +121,12 @@ pub struct Alias {
     pub updated: u64,
 }
 
+impl Alias {
+    pub(crate) fn is(&self, mount_accessor: &str, name: &str) -> bool {
+        self.mount_accessor == mount_accessor && self.name == name
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     pub id: EntityId,

@@ -3,7 +3,7 @@
 //! Always: an ask ends within the time that it names, and what is answered is bounded.
 //! Always: a server that was not reached three times in a row is asked by one, now and then; who comes meanwhile is refused
 //! at once. Of one server no more is asked at once than [`ASKS_MAX`]; the others wait their time.
-//! Never: a redirect that is followed, a proxy, a cookie; HTTP without TLS but to this host.
+//! Never: a redirect that is followed, a proxy, a cookie; HTTP without TLS but to this host, or for answers that are signed.
 
 use crate::error::VaultError;
 use crate::service::Vault;
@@ -136,6 +136,10 @@ impl Vault {
         let (port, outsiders) = (&*self.seams.outside, self.seams.caches.outsiders());
         Asking { port, outsiders, is_roots: self.space.is_none() }
     }
+
+    pub(crate) fn may_ask(&self, url: &str) -> bool {
+        self.outside().may_ask(url)
+    }
 }
 
 #[derive(Debug)]
@@ -147,6 +151,11 @@ pub(crate) struct Asking<'a> {
 }
 
 impl Asking<'_> {
+    /// In a namespace, https:// alone.
+    fn may_ask(&self, url: &str) -> bool {
+        self.is_roots || url.starts_with("https://")
+    }
+
     /// The root's mounts alone ask as this server.
     pub(crate) async fn account(&self, url: &str) -> Result<Option<Account>, OutsideError> {
         if self.is_roots { self.port.account(url).await } else { Ok(None) }
@@ -157,7 +166,7 @@ impl Asking<'_> {
     pub(crate) async fn ask(&self, server: &str, ask: Ask) -> Result<Told, OutsideError> {
         let believed = ask.ca.as_ref().map(|ca| hex::encode(mac::sha256(ca.as_bytes())));
         let server = &*believed.map_or(Cow::Borrowed(server), |ca| Cow::Owned(format!("{server} {ca}")));
-        if !self.is_roots && !ask.url.starts_with("https://") {
+        if !self.may_ask(&ask.url) {
             return Err(OutsideError::Refused("in a namespace, https:// alone".to_owned()));
         }
         let until = Instant::now() + ask.within;

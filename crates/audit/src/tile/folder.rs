@@ -11,7 +11,7 @@ use envelope::merkle::Hash;
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -106,7 +106,9 @@ impl TileFolder {
     /// A partial tile's file, for another one.
     fn put_by(&self, path: &Path) -> io::Result<()> {
         let mut spare = self.spare();
-        if spare.files.len() >= SPARES_MAX {
+        // what has other names is somebody's copy
+        let is_ours = fs::symlink_metadata(path).is_ok_and(|found| found.nlink() == 1);
+        if spare.files.len() >= SPARES_MAX || !is_ours {
             return absent_is_well(fs::remove_file(path));
         }
         let mut names = (0..SPARES_MAX).map(|at| self.spare_file(at));
@@ -209,15 +211,21 @@ fn make_folders(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |folder| DirBuilder::new().recursive(true).mode(0o700).create(folder))
 }
 
-/// No more than a tile and a byte, whatever stands there. `None` where nothing does.
+/// No more than a tile and a byte, whatever stands there. `None` where nothing does, or not for as long as it was read: a
+/// partial tile's file is written over under another name alone.
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+    let gone = |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+    let mut file = match File::open(path) {
+        Err(error) if gone(&error) => return Ok(None),
         opened => opened?,
     };
     let mut bytes = Vec::with_capacity(TILE_BYTES_MAX + 1);
-    file.take(TILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
+    (&mut file).take(TILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    let of = |found: fs::Metadata| (found.dev(), found.ino());
+    match fs::metadata(path) {
+        Err(error) if gone(&error) => Ok(None),
+        now => Ok((of(now?) == of(file.metadata()?)).then_some(bytes)),
+    }
 }
 
 /// The widest of the partial tiles in a `.p` folder.

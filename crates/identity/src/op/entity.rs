@@ -44,13 +44,16 @@ impl Identities {
         let known = if groups.is_none() { self.person(mount_accessor, &name).await? } else { None };
         // what memory says of a refusal is looked at once more
         if let Some(person) = known.filter(|person| !person.disabled) {
-            let _ = call.entity.set(person.id.to_string().into());
             return Ok((batch.revision_is(self.layout.entity(person.id)?, person.revision), person.id.0));
         }
         let mut work = Work::new(self);
         let id = match work.entity_id(EntityRef::Alias { mount_accessor, name: &name }).await {
             Ok(id) if work.entity(id).await?.disabled => {
                 return Err(IdentityError::Unauthenticated(Cause::EntityDisabled));
+            }
+            // the index was read before the record, and may lead elsewhere by now
+            Ok(id) if !work.entity(id).await?.aliases.iter().any(|alias| alias.is(mount_accessor, &name)) => {
+                return Err(IdentityError::Conflict);
             }
             Ok(id) => id,
             Err(IdentityError::EntityNotFound) => {
@@ -72,7 +75,6 @@ impl Identities {
         if let Some(names) = groups {
             super::group::set_external(&mut work, id, mount_accessor, names).await?;
         }
-        let _ = call.entity.set(id.to_string().into());
         Ok((work.add_to(batch)?, id.0))
     }
 
@@ -92,7 +94,8 @@ impl Identities {
         let (_, found) = self.barrier.get(std::slice::from_ref(&path), AtLeast::Latest).await?;
         let Some(found) = found.into_iter().flatten().next() else { return Ok(None) };
         let entity: Entity = crate::entity::decode(found.value.expose())?;
-        if entity.merged_into.is_some() {
+        // the index was read before it, and may lead elsewhere by now
+        if entity.merged_into.is_some() || !entity.aliases.iter().any(|alias| alias.is(mount_accessor, name)) {
             return Ok(None);
         }
         let person = Person { id, disabled: entity.disabled, revision: found.revision };

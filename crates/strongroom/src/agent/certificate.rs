@@ -176,6 +176,7 @@ impl Certificate {
     /// All files are written beside their names before the first of them is exchanged.
     fn keep(&self, issued: &Issued, key: &NewKey) -> Result<Held> {
         let ends = ends(&issued.certificate, key)?;
+        ensure!(after(ends) > SystemClock.now(), "what was issued is over by this machine's clock: compare the clocks");
         let above = issued.above();
         // whoever believes one that has signed itself has it
         let between = above.iter().copied().filter(|pem| !signs_itself(pem));
@@ -186,9 +187,9 @@ impl Certificate {
             Some(key) => (key.prepare(&private)?, self.chain.prepare(&chain)?),
             None => (None, self.chain.prepare(&both(&chain, &private))?),
         };
-        for file in [ca, key, chain].into_iter().flatten() {
-            Prepared::finish(file)?;
-        }
+        let files = [ca, key, chain];
+        files.iter().flatten().try_for_each(Prepared::sync)?;
+        files.into_iter().flatten().try_for_each(Prepared::finish)?;
         Ok(Held { serial: issued.serial_number.clone(), ends })
     }
 }

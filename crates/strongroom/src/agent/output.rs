@@ -32,6 +32,11 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
+    /// What a full disk refuses is refused here, before anything was exchanged.
+    pub(super) fn sync(&self) -> Result<()> {
+        self.file.sync()
+    }
+
     /// Takes the place of what was there.
     pub(super) fn finish(self) -> Result<()> {
         self.file.finish(self.mode)

@@ -75,6 +75,11 @@ impl NewFile {
         Ok(self.file.try_clone()?)
     }
 
+    /// Makes what was written durable.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_all().with_context(|| format!("cannot write {}", self.target.display()))
+    }
+
     /// The file is whole: makes it durable and gives it its name. `mode` counts from here on.
     pub fn finish(mut self, mode: u32) -> Result<()> {
         let context = || format!("cannot write {}", self.target.display());

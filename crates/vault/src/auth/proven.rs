@@ -2,6 +2,7 @@
 //!
 //! Always: what a login asks for itself is narrower than what the role gives, or it is refused by its name.
 
+use super::token::entity_id;
 use super::token_fields::{self, Login, TokenFields, is_from, lie_within};
 use crate::error::VaultError;
 use crate::reply::Reply;
@@ -76,10 +77,7 @@ pub(crate) async fn let_in_of(
     if !batch.writes.is_empty() {
         return committed(scope, batch, created, &proven.proof).await;
     }
-    if !still_so(scope, &batch).await? {
-        return token_fields::again(scope).await;
-    }
-    logged(scope, created, &proven.proof).await.map(Some)
+    logged(scope, &batch, created, &proven.proof).await
 }
 
 /// A login's token, with what proved it, in one commit. Nothing where others were in between: look again.
@@ -89,8 +87,8 @@ pub(crate) async fn committed(
     created: CreatedToken,
     proof: &str,
 ) -> Result<Option<Reply>, VaultError> {
-    let subject = token_fields::subject(&created);
-    let record = Record { proof, ..scope.record(&subject, Decision::Allowed, Outcome::Done) };
+    let (subject, entity) = (token_fields::subject(&created), entity_id(&created.metadata));
+    let record = Record { proof, entity: &entity, ..scope.record(&subject, Decision::Allowed, Outcome::Done) };
     if let Err(error) = scope.vault.commit(batch, &record).await {
         return if let ChangeError::Conflict(_) = error { token_fields::again(scope).await } else { Err(error.into()) };
     }
@@ -98,13 +96,21 @@ pub(crate) async fn committed(
     Ok(Some(token_fields::answer(scope, created)))
 }
 
-/// The same where nothing is stored.
-pub(crate) async fn logged(scope: &Scope<'_>, created: CreatedToken, proof: &str) -> Result<Reply, VaultError> {
-    let subject = token_fields::subject(&created);
-    let record = Record { proof, ..scope.record(&subject, Decision::Allowed, Outcome::Done) };
+/// The same where nothing is stored: what the batch demands is looked at all the same.
+pub(crate) async fn logged(
+    scope: &Scope<'_>,
+    batch: &Batch,
+    created: CreatedToken,
+    proof: &str,
+) -> Result<Option<Reply>, VaultError> {
+    if !still_so(scope, batch).await? {
+        return token_fields::again(scope).await;
+    }
+    let (subject, entity) = (token_fields::subject(&created), entity_id(&created.metadata));
+    let record = Record { proof, entity: &entity, ..scope.record(&subject, Decision::Allowed, Outcome::Done) };
     scope.vault.changes().log(&record).await?;
     scope.was_recorded();
-    Ok(token_fields::answer(scope, created))
+    Ok(Some(token_fields::answer(scope, created)))
 }
 
 /// Whether what the login was looked at by still stands, where nothing is written that would tell.

@@ -10,6 +10,8 @@ pub(super) mod create;
 mod lookup;
 mod role;
 
+pub(crate) use lookup::entity_id;
+
 use crate::backend::{Access, Backend, lowered};
 use crate::call::{Call, Verb};
 use crate::error::VaultError;

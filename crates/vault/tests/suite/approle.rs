@@ -684,3 +684,30 @@ async fn no_secret_stands_in_the_store_or_the_log() {
         }
     }
 }
+
+#[tokio::test]
+async fn who_is_disabled_or_moved_elsewhere_is_let_in_by_nobodys_memory() {
+    let rig = rig().await;
+    let node = crate::jwt::deaf_node(&rig);
+    for token_type in ["batch", "service"] {
+        let body = json!({"token_type": token_type, "secret_id_num_uses": 0, "token_policies": "p"});
+        let role_id = role(&rig, token_type, body).await;
+        let (secret, _) = secret_id(&rig, token_type, json!({})).await;
+        let enter = async || login(&rig, &role_id, &secret, With { node: Some(&node), ..With::default() }).await;
+        let (status, answer) = enter().await;
+        assert_eq!(status, 200, "{answer}");
+        let first = text(&answer["auth"]["entity_id"]);
+        for (disabled, expected) in [(false, 200), (true, 400), (true, 400), (false, 200)] {
+            rig.done(Write, &format!("identity/entity/id/{first}"), json!({"disabled": disabled})).await;
+            assert_eq!(enter().await.0, expected, "{token_type} {disabled}");
+        }
+        // its alias is another's now: so is whoever logs in by it, and so is the record
+        let found = rig.done(Read, &format!("identity/entity/id/{first}"), Value::Null).await;
+        let other = text(&rig.done(Write, "identity/entity", json!({"name": token_type})).await["id"]);
+        let moved = json!({"canonical_id": other});
+        rig.done(Write, &format!("identity/entity-alias/id/{}", text(&found["aliases"][0]["id"])), moved).await;
+        let ((status, answer), records) = rig.recorded(enter()).await;
+        assert_eq!((status, text(&answer["auth"]["entity_id"])), (200, other.clone()), "{token_type}");
+        assert_eq!(records.last().unwrap()["entity"], json!(other), "{token_type}: {records:?}");
+    }
+}

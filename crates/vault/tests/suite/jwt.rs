@@ -63,7 +63,7 @@ impl vault::service::Telemetry for Deaf {
 }
 
 /// A node over the rig's store whose vault never hears of what others change: what it has read once, its memory holds.
-fn deaf_node(rig: &Rig) -> vault::Vault {
+pub(crate) fn deaf_node(rig: &Rig) -> vault::Vault {
     let (caches, identity_caches) = (Arc::new(vault::Caches::new(1000)), Arc::new(identity::Caches::new(100)));
     // all is as it was told from the first change on, and no other follows
     caches.apply(&Change::Gap { revision: Revision(0) });

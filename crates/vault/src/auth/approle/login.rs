@@ -183,7 +183,7 @@ async fn let_in(
     let prepared = token_fields::prepare(scope, batch, new, &role.role_id).await;
     let (batch, created) = token_fields::let_in_or(prepared, refused(ENTITY_DISABLED))?;
     if batch.writes.is_empty() {
-        return logged(scope, created, &proof).await.map(Some);
+        return logged(scope, &batch, created, &proof).await;
     }
     committed(scope, batch, created, &proof).await
 }

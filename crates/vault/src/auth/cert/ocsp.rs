@@ -70,10 +70,12 @@ impl Ocsp {
             true => link.servers().map_err(refused)?,
             false => self.servers_override.clone(),
         };
+        let can_be_asked = |url: &String| is_sound_answerer(url) && scope.vault.may_ask(url);
+        let servers: Vec<_> = servers.into_iter().filter(can_be_asked).take(SERVERS_MAX).collect();
         let responders = responders(&self.ca_certificates)?;
         let terms = Terms { responders: &responders, age_max: Duration::from_secs(self.this_update_max_age) };
         let mut outcome = Err(refused(NO_SERVER));
-        for url in servers.into_iter().take(SERVERS_MAX) {
+        for url in servers {
             outcome = told(scope, link, url, terms).await;
             // all must agree, or the first that tells is believed
             let is_enough = match self.query_all_servers {
@@ -89,9 +91,6 @@ impl Ocsp {
 }
 
 async fn told(scope: &Scope<'_>, link: &Link, url: String, terms: Terms<'_>) -> Result<(), VaultError> {
-    if !is_sound_answerer(&url) {
-        return Err(refused(NO_SERVER));
-    }
     let question = link.question(scope.vault.barrier().random()?).map_err(refused)?;
     let server = format!("{}/{url}", scope.mount.id);
     let header = |name, value: &str| (name, Zeroizing::new(value.to_owned()));

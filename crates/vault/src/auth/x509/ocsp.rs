@@ -142,18 +142,19 @@ impl Link {
             };
             ALGORITHMS.iter().filter(of_its_kind).any(signed)
         };
-        let named = responders.iter().filter(|der| super::anchor::is_of_now(der, now));
-        if has_signed(&self.issuer) || named.into_iter().any(|der| has_signed(der)) {
+        let named: Vec<_> = responders.iter().filter(|der| super::anchor::is_of_now(der, now)).collect();
+        if has_signed(&self.issuer) || named.iter().any(|der| has_signed(der)) {
             return Ok(());
         }
         let others = basic.certs.iter().flatten().take(CERTIFICATES_MAX).filter_map(|one| one.to_der().ok());
-        let mut certified = others.filter(|der| self.has_certified(der, responders, now));
+        let mut certified = others.filter(|der| self.has_certified(der, &named, now));
         if certified.any(|der| has_signed(&der)) { Ok(()) } else { Err(SIGNER_OTHER) }
     }
 
     /// Whether the issuer itself, or an authority that the role names, lets it answer (§4.2.2.2).
-    fn has_certified(&self, der: &[u8], responders: &[Vec<u8>], now: Timestamp) -> bool {
-        let above: Vec<_> = std::iter::once(&self.issuer).chain(responders).map(|der| der.as_slice().into()).collect();
+    fn has_certified(&self, der: &[u8], named: &[&Vec<u8>], now: Timestamp) -> bool {
+        let above = std::iter::once(&self.issuer).chain(named.iter().copied());
+        let above: Vec<CertificateDer<'_>> = above.map(|der| der.as_slice().into()).collect();
         let anchors: Vec<TrustAnchor<'_>> = above.iter().filter_map(|der| anchor_from_trusted_cert(der).ok()).collect();
         let der = CertificateDer::from(der);
         let at = UnixTime::since_unix_epoch(Duration::from_millis(now.unix_millis()));
