@@ -113,23 +113,36 @@ fn what_its_own_authority_issues_logs_in_at_the_command_line() {
     done("write auth/spiffe/role/web workload_id_patterns=/ns/shop/sa/* token_policies=app");
     let own = file("web.pem");
     let shown = ["--client-cert", &own, "--client-key", &own];
+    let sink = file("token");
+    let read = |shown: &[&str]| {
+        let all = [&["read", "--output", "json", "--token-file", &sink], shown, &["auth/token/lookup-self"]].concat();
+        let mut command = Command::new(binary("strongroom"));
+        command.args(all).env("STRONGROOM_ADDR", format!("https://{}", dev.addr()));
+        let output = command.env("STRONGROOM_CACERT", dev.ca()).env_remove("STRONGROOM_TOKEN").output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
     for (method, others) in [("cert", vec![]), ("cert", vec!["--role", "web"]), ("spiffe", vec!["--role", "web"])] {
         let login = |shown: &[&str]| strongroom(&dev, &[&["login", "--print"], shown, &[method], &others].concat());
         let token = login(&shown).unwrap_or_else(|said| panic!("{method}: {said}"));
-        std::fs::write(file("token"), token.as_str().unwrap()).unwrap();
-        std::fs::set_permissions(file("token"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        let (path, sink) = ("auth/token/lookup-self", file("token"));
-        let read = |shown: &[&str]| {
-            let all = [&["read", "--output", "json", "--token-file", &sink], shown, &[path]].concat();
-            let mut command = Command::new(binary("strongroom"));
-            command.args(all).env("STRONGROOM_ADDR", format!("https://{}", dev.addr()));
-            let output = command.env("STRONGROOM_CACERT", dev.ca()).env_remove("STRONGROOM_TOKEN").output().unwrap();
-            (output.status.success(), String::from_utf8(output.stdout).unwrap())
-        };
+        std::fs::write(&sink, token.as_str().unwrap()).unwrap();
+        std::fs::set_permissions(&sink, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         let (success, looked) = read(&shown);
         assert!(success && looked.contains("\"app\""), "{method}: {looked}");
         // it counts beside the certificate alone
         assert!(!read(&[]).0, "{method}");
         assert!(login(&[]).is_err(), "{method}");
+    }
+    for method in ["cert", "spiffe"] {
+        let (url, ca, config) = (format!("https://{}", dev.addr()), dev.ca().display().to_string(), file("agent.toml"));
+        let text = format!(
+            "log_out = false\n[server]\naddress = \"{url}\"\nca = \"{ca}\"\nclient_certificate = \"{own}\"\n\
+             client_key = \"{own}\"\n[login]\nmethod = \"{method}\"\nrole = \"web\"\n[[sink]]\nfile = \"{sink}\"\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        std::fs::remove_file(&sink).unwrap();
+        let agent = Command::new(binary("strongroom")).args(["agent", "--once", "--config", &config]).output().unwrap();
+        assert!(agent.status.success(), "{method}: {}", String::from_utf8_lossy(&agent.stderr));
+        let (success, looked) = read(&shown);
+        assert!(success && looked.contains("\"app\""), "{method}: {looked}");
     }
 }
