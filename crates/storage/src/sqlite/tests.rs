@@ -192,6 +192,7 @@ async fn a_full_store_refuses_what_does_not_fit_and_recovers_in_place() {
             store.commit(batch(1_000_000 + round * 100 + i).put(path(&format!("u/{i}")), vec![3; length]))
         });
         let outcomes = join_all(group).await;
+        assert!(outcomes.iter().any(Result::is_ok), "what fits is not lost with what does not: {outcomes:?}");
         for (i, outcome) in outcomes.into_iter().enumerate() {
             assert!(i % 2 == 1 || outcome == Err(CommitError::Storage(StorageError::Full)), "{i} {outcome:?}");
             let there = value(&store, &format!("u/{i}")).await.is_some();

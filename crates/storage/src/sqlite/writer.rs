@@ -1,6 +1,6 @@
 //! The writer: drains its queue, commits what it found as one transaction with one sync, then answers everybody.
 //!
-//! Always: a batch fails alone: where one of a group fails, the group is done again with a savepoint for each.
+//! Always: a batch fails alone: where one of a group may be at fault, each is done again in a transaction of its own.
 //! Always: whoever watches hears of a commit after it is durable and before its caller does.
 //! Never: a second sync after one that failed (fsync may report a loss once only; the next would succeed and lie).
 
@@ -49,8 +49,10 @@ struct Group {
 
 /// Why a group was not committed.
 enum Lost {
-    /// Nothing of it is durable.
+    /// Nothing of it is durable, by nobody's fault.
     Undone(StorageError),
+    /// Nothing of it is durable; without one of the asks it might be.
+    ByOne(StorageError),
     /// It may or may not be.
     Unknown,
 }
@@ -95,55 +97,52 @@ impl Writer {
         }
     }
 
-    /// `false` once the store has failed for good.
+    /// All together; where one of them may be at fault, each by itself. `false` once the store has failed for good.
     fn commit_group(&mut self, asks: Vec<Ask>) -> bool {
-        let mut group = Group { head: self.head, now: self.clock.now(), changes: Vec::new() };
-        let decided = self.decide(&asks, &mut group).and_then(|outcomes| {
-            self.make_durable(&group)?;
-            Ok(outcomes)
-        });
-        match decided {
-            Ok(outcomes) => {
+        let lost = match self.commit(&asks) {
+            Ok((group, outcomes)) => {
                 if group.head != self.head {
                     self.ids.kept();
                 }
                 self.head = group.head;
                 self.feed.publish(group.changes);
                 asks.into_iter().zip(outcomes).for_each(|(ask, outcome)| ask.answer(outcome));
+                return true;
+            }
+            Err(lost) => lost,
+        };
+        self.claims = true;
+        match lost {
+            Lost::ByOne(error) if asks.len() > 1 => {
+                tracing::debug!(%error, asks = asks.len(), "a group is done again, each of it by itself");
+                let mut asks = asks.into_iter();
+                let all = asks.by_ref().all(|ask| self.commit_group(vec![ask]));
+                asks.for_each(|ask| ask.refuse(StorageError::Unavailable));
+                all
+            }
+            Lost::ByOne(error) | Lost::Undone(error) => {
+                asks.into_iter().for_each(|ask| ask.refuse(error.clone()));
                 true
             }
-            Err(lost) => {
-                let failed = matches!(lost, Lost::Unknown);
-                if failed {
-                    tracing::error!("the store could not make a commit durable, and has failed for good");
-                    self.failure.send_replace(true);
-                }
-                self.claims = true;
-                asks.into_iter().for_each(|ask| ask.lose(&lost));
-                !failed
+            Lost::Unknown => {
+                tracing::error!("the store could not make a commit durable, and has failed for good");
+                self.failure.send_replace(true);
+                asks.into_iter().for_each(Ask::doubt);
+                false
             }
         }
     }
 
-    /// All together; where that fails, each by itself, so that what is at fault fails alone. A savepoint costs as much as a
-    /// write: hardly any group needs one.
-    fn decide(&mut self, asks: &[Ask], group: &mut Group) -> Result<Vec<Outcome>, Lost> {
-        let together = self.begin(group.now).and_then(|()| {
-            let outcomes = asks.iter().map(|ask| self.decide_one(ask, group));
-            outcomes.collect::<rusqlite::Result<Vec<_>>>()
-        });
-        let error = match together {
-            Ok(outcomes) => return Ok(outcomes),
-            Err(error) => self.undo(&error),
-        };
-        tracing::debug!(%error, asks = asks.len(), "a group is done again, each of it by itself");
-        (group.head, group.changes) = (self.head, Vec::new());
-        let mut lost = self.begin(group.now).err().map(|error| self.undo(&error));
-        let outcomes = asks.iter().map(|ask| {
-            self.alone(&mut lost, |writer| writer.decide_one(ask, group)).unwrap_or_else(|error| ask.failed(error))
-        });
-        let outcomes = outcomes.collect();
-        lost.map_or(Ok(outcomes), |error| Err(Lost::Undone(error)))
+    fn commit(&mut self, asks: &[Ask]) -> Result<(Group, Vec<Outcome>), Lost> {
+        let mut group = Group { head: self.head, now: self.clock.now(), changes: Vec::new() };
+        self.begin(group.now).map_err(|error| Lost::Undone(self.undo(&error)))?;
+        let mut outcomes = Vec::with_capacity(asks.len());
+        for ask in asks {
+            let outcome = self.decide(ask, &mut group);
+            outcomes.push(outcome.map_err(|error| Lost::ByOne(self.undo(&error)))?);
+        }
+        self.make_durable(&group)?;
+        Ok((group, outcomes))
     }
 
     fn begin(&mut self, now: Timestamp) -> rusqlite::Result<()> {
@@ -151,38 +150,13 @@ impl Writer {
         self.keep_ids(now)
     }
 
-    fn decide_one(&mut self, ask: &Ask, group: &mut Group) -> rusqlite::Result<Outcome> {
+    fn decide(&mut self, ask: &Ask, group: &mut Group) -> rusqlite::Result<Outcome> {
         match ask {
             Ask::Commit { batch, reply: _ } => self.apply(batch, group).map(Outcome::Commit),
             Ask::Claim { queue, limit, for_, reply: _ } => {
                 self.claim(queue, *limit, *for_, group).map(|claims| Outcome::Claim(Ok(claims)))
             }
         }
-    }
-
-    /// Runs one ask in its savepoint. An error that cost the whole transaction loses the group.
-    fn alone<T>(
-        &mut self,
-        lost: &mut Option<StorageError>,
-        ask: impl FnOnce(&mut Self) -> rusqlite::Result<T>,
-    ) -> Result<T, StorageError> {
-        if let Some(error) = lost {
-            return Err(error.clone());
-        }
-        let error = match self.execute("SAVEPOINT alone").and_then(|()| ask(self)) {
-            Ok(answer) => match self.execute("RELEASE alone") {
-                Ok(()) => return Ok(answer),
-                Err(error) => error,
-            },
-            Err(error) => error,
-        };
-        let kept = !self.connection.is_autocommit()
-            && self.execute("ROLLBACK TO alone").and_then(|()| self.execute("RELEASE alone")).is_ok();
-        let named = schema::storage_error(&error);
-        if !kept {
-            *lost = Some(self.undo(&error));
-        }
-        Err(named)
     }
 
     fn undo(&mut self, error: &rusqlite::Error) -> StorageError {
@@ -202,13 +176,13 @@ impl Writer {
             .prepare_cached("UPDATE head SET rev = ?1")
             .and_then(|mut update| update.execute([group.head]));
         if let Err(error) = told {
-            return Err(Lost::Undone(self.undo(&error)));
+            return Err(Lost::ByOne(self.undo(&error)));
         }
         self.execute("COMMIT").map_err(|error| {
             // A log that could not grow was not synced: the group is not in it. Any other error may have come after.
             let full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
             let named = self.undo(&error);
-            if full { Lost::Undone(named) } else { Lost::Unknown }
+            if full { Lost::ByOne(named) } else { Lost::Unknown }
         })
     }
 
@@ -350,21 +324,11 @@ impl Ask {
         }
     }
 
-    fn failed(&self, error: StorageError) -> Outcome {
+    /// It may or may not have been carried out.
+    fn doubt(self) {
         match self {
-            Self::Commit { .. } => Outcome::Commit(Err(error.into())),
-            Self::Claim { .. } => Outcome::Claim(Err(error)),
-        }
-    }
-
-    fn lose(self, lost: &Lost) {
-        let (commit, claim) = match lost {
-            Lost::Undone(error) => (CommitError::Storage(error.clone()), error.clone()),
-            Lost::Unknown => (CommitError::Unknown, StorageError::Unavailable),
-        };
-        match self {
-            Self::Commit { reply, .. } => drop(reply.send(Err(commit))),
-            Self::Claim { reply, .. } => drop(reply.send(Err(claim))),
+            Self::Commit { reply, .. } => drop(reply.send(Err(CommitError::Unknown))),
+            Self::Claim { reply, .. } => drop(reply.send(Err(StorageError::Unavailable))),
         }
     }
 
