@@ -4,7 +4,6 @@ mod end;
 
 pub use end::Progress;
 
-use crate::RequestInfo;
 use crate::entity::{
     ALIASES_MAX, Alias, AliasChange, Entity, EntityChange, EntityId, EntityRef, Work, checked_meta, checked_name,
     checked_policies,
@@ -20,15 +19,15 @@ use storage::{AtLeast, Batch, PAGE_ENTRIES_MAX};
 impl Identities {
     /// The entity that an auth method's mount knows by `alias_name`: for logins, which hand its id to the new token
     /// (`NewToken::entity`). Where there is none it is made, by what is added to `batch`; where there is one, `batch` is told
-    /// that it must still be so. On a conflict ask again with a new batch. The request's records tell the entity from here on.
+    /// that it must still be so. On a conflict ask again with a new batch.
     pub async fn entity_for_alias(
         &self,
         batch: Batch,
-        call: &RequestInfo,
+        now: Timestamp,
         mount_accessor: &str,
         alias_name: &str,
     ) -> Result<(Batch, [u8; 16]), IdentityError> {
-        self.entity_in_groups(batch, call, (mount_accessor, alias_name), None).await
+        self.entity_in_groups(batch, now, (mount_accessor, alias_name), None).await
     }
 
     /// The same, of an auth method that tells in which groups its people are: the entity is then in the external groups whose
@@ -36,7 +35,7 @@ impl Identities {
     pub async fn entity_in_groups(
         &self,
         batch: Batch,
-        call: &RequestInfo,
+        now: Timestamp,
         (mount_accessor, alias_name): (&str, &str),
         groups: Option<&[String]>,
     ) -> Result<(Batch, [u8; 16]), IdentityError> {
@@ -58,14 +57,14 @@ impl Identities {
             Ok(id) => id,
             Err(IdentityError::EntityNotFound) => {
                 let id = EntityId(random_bytes()?);
-                let mut entity = Entity::new(id, default_name(id), call.now);
+                let mut entity = Entity::new(id, default_name(id), now);
                 entity.aliases.push(Alias {
                     id: EntityId(random_bytes()?),
                     mount_accessor: mount_accessor.to_owned(),
                     name,
                     custom_metadata: crate::token::Meta::new(),
-                    created: call.now.unix_millis(),
-                    updated: call.now.unix_millis(),
+                    created: now.unix_millis(),
+                    updated: now.unix_millis(),
                 });
                 work.new_entity(entity);
                 id

@@ -64,7 +64,7 @@ async fn login(
     kind: TokenKind,
 ) -> Result<(Vec<u8>, EntityId), IdentityError> {
     let call = house.call();
-    let (batch, entity) = node.entity_for_alias(batch(house), &call, mount, name).await?;
+    let (batch, entity) = node.entity_for_alias(batch(house), call.now, mount, name).await?;
     let new = NewToken { entity: Some(entity), kind, ..NewToken::new("auth/x/login", NewParent::Orphan) };
     let (batch, created) = node.prepare_token(batch, new, call.now).await?;
     if !batch.writes.is_empty() {
@@ -105,7 +105,7 @@ async fn a_login_finds_its_entity_and_makes_it_the_first_time() {
         .unwrap();
     assert_eq!(house.records().last().unwrap()["entity"], id.to_string());
     for name in ["", " ci", "ci ", "c\0i", &"x".repeat(513)] {
-        let refused = node.entity_for_alias(batch(&house), &house.call(), "approle_1", name).await.unwrap_err();
+        let refused = node.entity_for_alias(batch(&house), house.call().now, "approle_1", name).await.unwrap_err();
         assert_eq!(refused.field(), Some("name"), "{name:?}");
     }
 }
@@ -114,8 +114,8 @@ async fn a_login_finds_its_entity_and_makes_it_the_first_time() {
 async fn two_first_logins_at_once_make_one_entity() {
     let house = House::new();
     let (node, _) = house.open().await;
-    let (one, _) = node.entity_for_alias(batch(&house), &house.call(), "m", "a").await.unwrap();
-    let (two, _) = node.entity_for_alias(batch(&house), &house.call(), "m", "a").await.unwrap();
+    let (one, _) = node.entity_for_alias(batch(&house), house.call().now, "m", "a").await.unwrap();
+    let (two, _) = node.entity_for_alias(batch(&house), house.call().now, "m", "a").await.unwrap();
     done(&house, &node, Ok((one, ()))).await.unwrap();
     assert!(matches!(done(&house, &node, Ok((two, ()))).await, Err(IdentityError::Conflict)));
     assert_eq!(house.entries_below("entities").await.len(), 1);

@@ -256,7 +256,7 @@ async fn a_login_makes_its_token_in_its_own_batch_with_one_record() {
     let (house, node, root) = open_with_rights().await;
     let call = house.call();
     let batch = house.changes().batch().unwrap();
-    let (batch, entity) = node.entity_for_alias(batch, &call, "approle_1", "ci").await.unwrap();
+    let (batch, entity) = node.entity_for_alias(batch, call.now, "approle_1", "ci").await.unwrap();
     node.commit(batch, &call.record("Login", &audit::Subject::System, audit::Outcome::Done)).await.unwrap();
     for kind in [TokenKind::Service, TokenKind::Stateless] {
         let told = house.lines().len();

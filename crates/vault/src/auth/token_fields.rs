@@ -217,7 +217,7 @@ pub(crate) async fn prepare_in(
     let identities = scope.vault.identities();
     let batch = gone::still_there(scope.vault, batch, scope.mount)?;
     let known_by = (scope.mount.accessor.as_str(), alias);
-    let (batch, entity) = identities.entity_in_groups(batch, &scope.call.info, known_by, groups).await?;
+    let (batch, entity) = identities.entity_in_groups(batch, scope.now(), known_by, groups).await?;
     let new = NewToken { entity: Some(entity), ..new };
     Ok(identities.prepare_token(batch, new, scope.now()).await?)
 }

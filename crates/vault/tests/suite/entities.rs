@@ -158,7 +158,8 @@ async fn a_token_may_what_its_entity_gives_and_its_records_tell_whose_it_is() {
     let info = identity::RequestInfo::new("t".into(), "192.0.2.7:4711".into(), rig.clock_now());
     let identities = rig.vault.identities();
     let batch = rig.vault.changes().batch().unwrap();
-    let (batch, entity) = identities.entity_for_alias(batch, &info, &accessor(&rig, "one").await, "ci").await.unwrap();
+    let (batch, entity) =
+        identities.entity_for_alias(batch, info.now, &accessor(&rig, "one").await, "ci").await.unwrap();
     let new = identity::NewToken {
         entity: Some(entity),
         ..identity::NewToken::new("auth/one/login", identity::NewParent::Orphan)

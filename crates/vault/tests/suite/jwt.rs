@@ -91,8 +91,8 @@ pub(crate) fn deaf_node(rig: &Rig) -> vault::Vault {
     .unwrap()
 }
 
-/// What is served at which path, and how often anything was asked for. Nothing is served at all: it hangs up.
-type Served = Arc<Mutex<(HashMap<&'static str, String>, u32)>>;
+/// What is served at which path, and which paths were asked for. Where nothing is served, it hangs up.
+type Served = Arc<Mutex<(HashMap<&'static str, String>, Vec<String>)>>;
 
 /// A server of this machine.
 pub(crate) async fn issuer() -> (String, Served) {
@@ -109,8 +109,9 @@ pub(crate) async fn issuer() -> (String, Served) {
             let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
             let body = {
                 let mut answers = answers.lock().unwrap();
-                answers.1 += 1;
-                answers.0.get(path.as_str()).cloned()
+                let body = answers.0.get(path.as_str()).cloned();
+                answers.1.push(path);
+                body
             };
             if let Some(body) = body {
                 let whole = if body.starts_with("HTTP/") { body } else { format!("HTTP/1.0 200 OK\r\n\r\n{body}") };
@@ -180,7 +181,7 @@ async fn keys_outlast_an_issuer_that_is_away_for_as_long_as_is_configured() {
         let mut served = served.lock().unwrap();
         served.0 = text.map(|text| HashMap::from([("/keys", text)])).unwrap_or_default();
     };
-    let asked = || served.lock().unwrap().1;
+    let asked = || served.lock().unwrap().1.len();
     serve(Some(keys(&[&a, &b])));
     arranged(&rig, &url, json!({})).await;
     let by = |signer: &Signer| signer.sign(&claims(&rig, 60));

@@ -8,10 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rcgen::{CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType, date_time_ymd};
 use serde_json::{Value, json};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
 use vault::Verb::{List, Read, Write};
 
 const NOW: i64 = 1_700_000_000;
@@ -121,29 +118,12 @@ async fn a_workload_logs_in_by_either_svid_and_is_one_entity() {
     assert_eq!(stand.enter(&[], json!({"role": "web", "jwt": jwt})).await.0, 400);
 }
 
-/// A bundle endpoint of this machine, and which paths it was asked for.
-async fn endpoint(bundle: String) -> (String, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (url, asked) = (format!("http://{}", listener.local_addr().unwrap()), Arc::<Mutex<Vec<String>>>::default());
-    let told = Arc::clone(&asked);
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut head = vec![0; 4096];
-            let read = stream.read(&mut head).await.unwrap();
-            let head = String::from_utf8_lossy(&head[..read]).into_owned();
-            told.lock().unwrap().push(head.split(' ').nth(1).unwrap_or_default().to_owned());
-            let _ = stream.write_all(format!("HTTP/1.0 200 OK\r\n\r\n{bundle}").as_bytes()).await;
-        }
-    });
-    (url, asked)
-}
-
 #[tokio::test]
 async fn the_bundle_that_is_due_for_longest_is_fetched_first_and_what_tends_the_rest_waits_for_none() {
     let rig = Rig::new().await;
     let bundle = json!({"keys": [Signer::new().jwk("one")], "spiffe_refresh_hint": 60}).to_string();
-    let (url, asked) = endpoint(bundle).await;
+    let (url, served) = crate::jwt::issuer().await;
+    served.lock().unwrap().0 = ["/a", "/b", "/c"].map(|path| (path, bundle.clone())).into();
     for mount in ["b", "a", "c"] {
         rig.done(Write, &format!("sys/auth/{mount}"), json!({"type": "spiffe"})).await;
         let config = json!({"trust_domain": "example.org", "endpoint_url": format!("{url}/{mount}")});
@@ -151,11 +131,12 @@ async fn the_bundle_that_is_due_for_longest_is_fetched_first_and_what_tends_the_
         rig.clock.advance(Duration::from_secs(20));
     }
     rig.clock.advance(Duration::from_secs(80));
-    asked.lock().unwrap().clear();
+    let asked = || std::mem::take(&mut served.lock().unwrap().1).join(" ");
+    assert_eq!(asked(), "/b /a /c", "when they were configured");
     vault::tend(&rig.vault, rig.clock_now()).await.unwrap();
-    assert!(asked.lock().unwrap().is_empty());
+    assert_eq!(asked(), "");
     let (done, records) = rig.recorded(vault::wait_on_others(&rig.vault, &rig.clock)).await;
-    assert_eq!((done.unwrap(), asked.lock().unwrap().join(" ")), (3, "/b /a /c".to_owned()));
+    assert_eq!((done.unwrap(), asked()), (3, "/b /a /c".to_owned()));
     assert!(records.iter().all(|record| record["operation"] == "VaultFetchTrustBundle"), "{records:?}");
     // each is due again for itself, from then on
     for (secs, due) in [(0, 0), (50, 0), (20, 3)] {

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 #[serde(default)]
 pub(super) struct Ocsp {
     #[serde(rename = "ocsp_enabled")]
-    pub(super) enabled: bool,
+    enabled: bool,
     /// PEM of responders, or of authorities of theirs, that count beside the issuer.
     #[serde(rename = "ocsp_ca_certificates")]
     ca_certificates: String,

@@ -103,9 +103,10 @@ pub(super) async fn write(scope: &Scope<'_>) -> Result<Reply, VaultError> {
     let config = asked(scope).await?;
     let view = scope.view()?;
     let make = |known: Option<Config>| match known {
-        Some(known) if config.is_rolled_back(&known) => {
-            Err(VaultError::field("endpoint_url", "answered with a bundle that is older than the one that is known"))
-        }
+        Some(known) if config.is_rolled_back(&known) => Err(VaultError::field(
+            "endpoint_url",
+            "answered with a bundle that is older than the one that is known: to go back on purpose, name another endpoint first",
+        )),
         Some(_) | None => Ok(&config),
     };
     stored::change(scope, &view, &path(&view)?, make).await?;
