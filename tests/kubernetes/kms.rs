@@ -5,7 +5,7 @@ use proto::kubernetes_kms::key_management_service_client::KeyManagementServiceCl
 use proto::kubernetes_kms::{DecryptRequest, EncryptRequest, StatusRequest};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tests::boundary::{self, Kind};
@@ -289,8 +289,8 @@ fn a_plugin_tells_one_key_id_and_opens_what_any_version_encrypted_for_its_cluste
 }
 
 /// Six minutes: `cargo xtask kubernetes`.
-#[cfg(feature = "long")]
-#[test]
+#[cfg_attr(feature = "long", test)]
+#[cfg_attr(not(feature = "long"), expect(dead_code, reason = "it runs by its feature alone"))]
 fn while_the_plugin_is_away_reads_go_on_and_writes_end_and_a_rotation_is_seen_by_itself() {
     let stand = Stand::new();
     let mut plugin = stand.plugin("kms", "prod");
@@ -333,5 +333,5 @@ fn while_the_plugin_is_away_reads_go_on_and_writes_end_and_a_rotation_is_seen_by
     });
     println!("well again {well:?} after the plugin was back");
     is_kept(&api, &format!("away-{n}"), &stand.key_id(2));
-    assert!(std::path::Path::new(&plugin.socket).exists());
+    assert!(Path::new(&plugin.socket).exists());
 }
