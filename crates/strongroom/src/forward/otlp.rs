@@ -30,6 +30,8 @@ impl Otlp {
             bail!("{} is no address of HTTP", forward.to);
         };
         let bearer = forward.bearer_file.as_deref().map(files::read_secret).transpose()?;
+        // what is not sound is told at the start
+        tls(forward)?;
         Ok(Self { host, port, path, forward: forward.clone(), bearer, node: node.to_owned(), connection: None })
     }
 

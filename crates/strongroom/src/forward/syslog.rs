@@ -29,6 +29,8 @@ impl Syslog {
     pub(super) fn new(forward: &Forward) -> Result<Self> {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let header = Header { host: visible(&host, HOST_MAX), pid: std::process::id() };
+        // what is not sound is told at the start
+        tls(forward)?;
         Ok(Self { address: Address::parse(&forward.to)?, forward: forward.clone(), header, stream: None, socket: None })
     }
 
