@@ -144,8 +144,8 @@ async fn what_a_token_counts_has_a_new_version_before_it_seals_again() {
         for _ in 0..KEYS {
             keys.push(create_key(&dev, KeySpec::SymmetricDefault).await);
         }
-        let (signing, disabled) = (create_key(&dev, KeySpec::EccNistP256).await, keys[0].clone());
         keys.sort();
+        let (signing, disabled) = (create_key(&dev, KeySpec::EccNistP256).await, keys[0].clone());
         let root = dev.root_token();
         let before = data_key(&mut dev.clients(), &root, &keys[1]).await;
         assert_eq!(before.key_version, 1);
