@@ -20,6 +20,7 @@ impl hsm_serve::Module for Module {
             | Request::Mac { .. }
             | Request::Random { .. }
             | Request::SystemSeal { .. }
+            | Request::SignBatch { .. }
             | Request::Counters { .. }
             | Request::Rewrap { .. } => Lane::Inline,
             Request::Sign { algorithm, .. } => match algorithm {

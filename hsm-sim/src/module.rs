@@ -192,6 +192,7 @@ impl Module {
             | Request::SystemSeal { .. }
             | Request::SystemOpen { .. }
             | Request::SignCheckpoint { .. }
+            | Request::SignBatch { .. }
             | Request::Counters { .. }
             | Request::Rewrap { .. }
             | Request::Backup { .. }) => {

@@ -85,6 +85,7 @@ fn request_of(service: Service, key: &KeyToken, level: ProtectionLevel) -> Reque
         Service::SignCheckpoint => {
             Request::SignCheckpoint { key, origin: String::new(), size: 0, root: [0; 32], proof: vec![] }
         }
+        Service::SignBatch => Request::SignBatch { key, origin: String::new(), first: 0, count: 0, root: [0; 32] },
         Service::Counters => Request::Counters { after: None, limit: 0, challenge: [0; 32] },
         Service::Rewrap => Request::Rewrap { key },
         Service::Initialise => Request::Initialise { threshold: 0, shares: 0 },

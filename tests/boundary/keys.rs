@@ -60,7 +60,7 @@ pub(crate) fn generate(suite: &mut Suite) {
 type Make = fn(KeyToken) -> Request;
 
 /// Every service that takes a key, and the usages that it may have.
-const SERVICES: [(Make, &[KeyUsage]); 10] = [
+const SERVICES: [(Make, &[KeyUsage]); 11] = [
     (|key| Request::GenerateDataKeys { key, asks: vec![ask(32)] }, &[KeyUsage::EncryptDecrypt]),
     (|key| encrypt(&key, b"text"), &[KeyUsage::EncryptDecrypt]),
     (|key| Request::Decrypt { key, asks: vec![open(b"", AAD)] }, &[KeyUsage::EncryptDecrypt]),
@@ -83,6 +83,7 @@ const SERVICES: [(Make, &[KeyUsage]); 10] = [
         |key| Request::SignCheckpoint { key, origin: "usage".into(), size: 1, root: [0; 32], proof: vec![] },
         &[KeyUsage::Log],
     ),
+    (|key| Request::SignBatch { key, origin: "usage".into(), first: 7, count: 2, root: [0; 32] }, &[KeyUsage::Log]),
     (
         |key| Request::ReEncrypt {
             from: key.clone(),

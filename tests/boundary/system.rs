@@ -103,6 +103,37 @@ pub(crate) fn checkpoints(suite: &mut Suite) {
     }
 }
 
+/// A batch says nothing of what stands before it: no fork of it is refused, and none passes for a checkpoint.
+pub(crate) fn batches(suite: &mut Suite) {
+    let key = suite.log_key();
+    let root = merkle::root(&leaves(&[0, 1, 2]));
+    let ask = |origin: &str, first: u64, count: u32| Request::SignBatch {
+        key: key.token.clone(),
+        origin: origin.to_owned(),
+        first,
+        count,
+        root,
+    };
+    for again in 0..2 {
+        let row = suite.row(format!("a batch, asked {again} times before"), &[], ask(ORIGIN, 9, 3), Gives);
+        let Some(Reply::Signature(signature)) = row else { panic!() };
+        let body = checkpoint::batch_body(ORIGIN, 9, 3, &root);
+        assert!(verifies(SigningAlgorithm::Ed25519Sha512, &key.public_key, &body, &signature));
+        let body = checkpoint::note_body(ORIGIN, 9, &root);
+        assert!(!verifies(SigningAlgorithm::Ed25519Sha512, &key.public_key, &body, &signature));
+    }
+    let out = Refuses(HsmError::OutOfRange);
+    for (what, origin, first, count, answer) in [
+        ("the last that can be", ORIGIN, u64::MAX - 1, 1, Gives),
+        ("one too far", ORIGIN, u64::MAX, 1, out),
+        ("an empty batch", ORIGIN, 9, 0, out),
+        ("nobody's", "", 9, 3, out),
+        ("lines that are not its own", "two\nlines", 9, 3, out),
+    ] {
+        suite.row(what, &[], ask(origin, first, count), answer);
+    }
+}
+
 fn page(suite: &mut Suite, role: Role, after: Option<KeyId>, limit: u16, challenge: [u8; 32]) -> CounterPage {
     match suite.row_as(role, "a page", &[], Request::Counters { after, limit, challenge }, Gives) {
         Some(Reply::Counters(page)) => page,

@@ -109,6 +109,15 @@ pub enum Request {
         root: [u8; 32],
         proof: Vec<[u8; 32]>,
     },
+    /// Entries of the log of `origin` that were made durable together, the first of them number `first`, under the root of a
+    /// tree of their own. Needs no proof: it says nothing of what stands before them.
+    SignBatch {
+        key: KeyToken,
+        origin: String,
+        first: u64,
+        count: u32,
+        root: [u8; 32],
+    },
     /// Uses of keys since the module started, in key id order, signed by the module.
     Counters {
         after: Option<KeyId>,
@@ -237,7 +246,7 @@ pub enum Reply {
     Blob(Bytes),
     /// Of SystemOpen, Random.
     Secret(SecretBytes),
-    /// Of Sign, SignCheckpoint.
+    /// Of Sign, SignCheckpoint, SignBatch.
     Signature(Bytes),
     /// SubjectPublicKeyInfo, DER.
     PublicKey(Bytes),
@@ -268,6 +277,7 @@ impl Request {
             Self::SystemSeal { .. } => Service::SystemSeal,
             Self::SystemOpen { .. } => Service::SystemOpen,
             Self::SignCheckpoint { .. } => Service::SignCheckpoint,
+            Self::SignBatch { .. } => Service::SignBatch,
             Self::Counters { .. } => Service::Counters,
             Self::Rewrap { .. } => Service::Rewrap,
             Self::Initialise { .. } => Service::Initialise,
@@ -299,6 +309,7 @@ impl Request {
             | Self::Mac { .. }
             | Self::Random { .. }
             | Self::SignCheckpoint { .. }
+            | Self::SignBatch { .. }
             | Self::Rewrap { .. }
             | Self::Initialise { .. }
             | Self::Enrol { .. }
@@ -361,6 +372,7 @@ impl Request {
             Self::SystemSeal { .. }
             | Self::SystemOpen { .. }
             | Self::SignCheckpoint { .. }
+            | Self::SignBatch { .. }
             | Self::Counters { .. }
             | Self::Initialise { .. }
             | Self::Enrol { .. }
@@ -389,6 +401,13 @@ impl Request {
                 w.u64(*size);
                 w.raw(root);
                 w.list(proof, |w, hash| w.raw(hash));
+            }
+            Self::SignBatch { key, origin, first, count, root } => {
+                w.token(key);
+                w.bytes(origin.as_bytes());
+                w.u64(*first);
+                w.u32(*count);
+                w.raw(root);
             }
             Self::Counters { after, limit, challenge } => {
                 w.flag(after.is_some());
@@ -470,6 +489,13 @@ impl Request {
                 size: r.u64()?,
                 root: r.array()?,
                 proof: r.list(PROOF_HASHES_MAX, Reader::array)?,
+            },
+            Service::SignBatch => Self::SignBatch {
+                key: r.token()?,
+                origin: r.text(ORIGIN_BYTES_MAX)?,
+                first: r.u64()?,
+                count: r.u32()?,
+                root: r.array()?,
             },
             Service::Counters => {
                 let (some, after) = (r.flag()?, KeyId::from_bytes(r.array()?));

@@ -72,6 +72,7 @@ services! {
     SignCheckpoint = 13, "sign-checkpoint";
     Counters = 14, "counters";
     Rewrap = 15, "rewrap";
+    SignBatch = 16, "sign-batch";
     Initialise = 32, "initialise";
     Enrol = 33, "enrol";
     Backup = 34, "backup";
@@ -97,6 +98,7 @@ pub const fn allowed(service: Service, role: Role, state: ModuleState) -> bool {
         | Service::SystemSeal
         | Service::SystemOpen
         | Service::SignCheckpoint
+        | Service::SignBatch
         | Service::Rewrap => matches!((role, state), (User, Operational)),
         Service::PublicKey => matches!((role, state), (User | Auditor, Operational)),
         Service::Counters => matches!(state, Operational),

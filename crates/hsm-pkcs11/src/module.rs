@@ -156,6 +156,7 @@ impl Module {
             | Request::SystemSeal { .. }
             | Request::SystemOpen { .. }
             | Request::SignCheckpoint { .. }
+            | Request::SignBatch { .. }
             | Request::Counters { .. }) => {
                 let state = self.read();
                 let module = state.operational()?;
@@ -252,6 +253,7 @@ impl hsm_serve::Module for Module {
             | Request::SystemSeal { .. }
             | Request::SystemOpen { .. }
             | Request::SignCheckpoint { .. }
+            | Request::SignBatch { .. }
             | Request::Counters { .. }
             | Request::Rewrap { .. }
             | Request::Initialise { .. }

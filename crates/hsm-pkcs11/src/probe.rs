@@ -47,7 +47,7 @@ impl Proven {
         let ed25519 = self.specs.contains(&KeySpec::EccNistEdwards25519);
         let offered = |service: &Service| match service {
             Service::Rewrap | Service::Backup | Service::Restore | Service::RotateDomain => false,
-            Service::SignCheckpoint => ed25519,
+            Service::SignCheckpoint | Service::SignBatch => ed25519,
             Service::Sign | Service::PublicKey => !self.algorithms.is_empty(),
             Service::Status
             | Service::GenerateKey

@@ -44,6 +44,9 @@ impl Desk<'_> {
                 self.system_seal(&key, epoch, &aad_digest, &plaintext)
             }
             Request::SystemOpen { key, aad_digest, sealed } => self.system_open(&key, &aad_digest, &sealed),
+            Request::SignBatch { key, origin, first, count, root } => {
+                self.sign_batch(&key, &origin, first, count, &root)
+            }
             Request::SignCheckpoint { key, origin, size, root, proof } => {
                 self.sign_checkpoint(&key, &origin, size, root, &proof)
             }

@@ -326,7 +326,7 @@ fn no_usage_stands_in_for_another() {
         ];
         let secret = || SecretBytes::copy_from(b"text");
         type Make = fn(KeyToken, SecretBytes) -> Request;
-        let services: [(Make, &[KeyUsage]); 7] = [
+        let services: [(Make, &[KeyUsage]); 8] = [
             (|key, _| Request::GenerateDataKeys { key, asks: vec![ask(32)] }, &[KeyUsage::EncryptDecrypt]),
             (
                 |key, _| Request::Decrypt { key, asks: vec![OpenAsk { aad_digest: AAD, blob: Bytes::new() }] },
@@ -350,6 +350,10 @@ fn no_usage_stands_in_for_another() {
                 |key, _| Request::SignCheckpoint { key, origin: "o".into(), size: 1, root: [0; 32], proof: vec![] },
                 &[KeyUsage::Log],
             ),
+            (
+                |key, _| Request::SignBatch { key, origin: "o".into(), first: 1, count: 2, root: [0; 32] },
+                &[KeyUsage::Log],
+            ),
         ];
         let mut refused = 0;
         for (make, usages) in services {
@@ -360,7 +364,7 @@ fn no_usage_stands_in_for_another() {
                 refused += usize::from(forbidden);
             }
         }
-        assert_eq!(refused, 27);
+        assert_eq!(refused, 31);
     });
 }
 

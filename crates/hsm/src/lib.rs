@@ -110,6 +110,7 @@ fn is_slow(request: &Request) -> bool {
         | Request::SystemSeal { .. }
         | Request::SystemOpen { .. }
         | Request::SignCheckpoint { .. }
+        | Request::SignBatch { .. }
         | Request::Counters { .. }
         | Request::Rewrap { .. } => false,
     }

@@ -55,8 +55,7 @@ impl Desk<'_> {
         proof: &[[u8; 32]],
     ) -> Result<Reply, Stop> {
         let key = self.key(key, &[KeyUsage::Log])?;
-        let legal_origin = (1..=ORIGIN_BYTES_MAX).contains(&origin.len()) && !origin.contains(char::is_control);
-        if !legal_origin || proof.len() > PROOF_HASHES_MAX {
+        if !is_origin(&origin) || proof.len() > PROOF_HASHES_MAX {
             return Err(HsmError::OutOfRange.into());
         }
         let Material::Ed25519(signer) = &key.material else { return Err(HsmError::UsageForbidden.into()) };
@@ -77,6 +76,25 @@ impl Desk<'_> {
         Ok(Reply::Signature(Bytes::copy_from_slice(&signer.sign(&body).to_bytes())))
     }
 
+    /// Signs that the entries of a batch are the log's; whoever holds a receipt finds out whether the log kept them.
+    pub(super) fn sign_batch(
+        &self,
+        key: &KeyToken,
+        origin: &str,
+        first: u64,
+        count: u32,
+        root: &[u8; 32],
+    ) -> Result<Reply, Stop> {
+        let key = self.key(key, &[KeyUsage::Log])?;
+        if !is_origin(origin) || count == 0 || first.checked_add(count.into()).is_none() {
+            return Err(HsmError::OutOfRange.into());
+        }
+        let Material::Ed25519(signer) = &key.material else { return Err(HsmError::UsageForbidden.into()) };
+        let signature = signer.sign(&checkpoint::batch_body(origin, first, count, root)).to_bytes();
+        key.count(1);
+        Ok(Reply::Signature(Bytes::copy_from_slice(&signature)))
+    }
+
     pub(super) fn counters(&self, after: Option<KeyId>, limit: u16, challenge: &[u8; 32]) -> Result<Reply, Stop> {
         if !(1..=COUNTERS_MAX).contains(&limit) {
             return Err(HsmError::OutOfRange.into());
@@ -87,6 +105,10 @@ impl Desk<'_> {
         page.signature = module.root.identity().sign(&page.signed_bytes(&module.module_id, challenge)).to_bytes();
         Ok(Reply::Counters(page))
     }
+}
+
+fn is_origin(origin: &str) -> bool {
+    (1..=ORIGIN_BYTES_MAX).contains(&origin.len()) && !origin.contains(char::is_control)
 }
 
 /// RFC 6962 §2.1.2; an empty log is extended by every other.

@@ -62,8 +62,7 @@ impl Desk<'_> {
         proof: &[[u8; 32]],
     ) -> Result<Reply, HsmError> {
         let key = self.device.run(|link| self.key(link, token, &[KeyUsage::Log]))?;
-        let legal_origin = (1..=ORIGIN_BYTES_MAX).contains(&origin.len()) && !origin.contains(char::is_control);
-        if !legal_origin || proof.len() > PROOF_HASHES_MAX {
+        if !is_origin(origin) || proof.len() > PROOF_HASHES_MAX {
             return Err(HsmError::OutOfRange);
         }
         let body = checkpoint::note_body(origin, size, &root);
@@ -82,6 +81,29 @@ impl Desk<'_> {
         let signature = self.device.run(|link| {
             let handle = key.resident.locate(link)?.handle;
             sign::sign(link, SigningAlgorithm::Ed25519Sha512, handle, &body)
+        })?;
+        key.count(1);
+        Ok(Reply::Signature(signature))
+    }
+
+    /// Signs that the entries of a batch are the log's; whoever holds a receipt finds out whether the log kept them.
+    pub(super) fn sign_batch(
+        &self,
+        token: &KeyToken,
+        origin: &str,
+        first: u64,
+        count: u32,
+        root: &[u8; 32],
+    ) -> Result<Reply, HsmError> {
+        let (key, signature) = self.device.run(|link| {
+            let key = self.key(link, token, &[KeyUsage::Log])?;
+            if !is_origin(origin) || count == 0 || first.checked_add(count.into()).is_none() {
+                return Err(HsmError::OutOfRange.into());
+            }
+            let handle = key.resident.locate(link)?.handle;
+            let body = checkpoint::batch_body(origin, first, count, root);
+            let signature = sign::sign(link, SigningAlgorithm::Ed25519Sha512, handle, &body)?;
+            Ok((key, signature))
         })?;
         key.count(1);
         Ok(Reply::Signature(signature))
@@ -110,6 +132,10 @@ impl Desk<'_> {
         })?;
         Ok(Reply::Counters(page))
     }
+}
+
+fn is_origin(origin: &str) -> bool {
+    (1..=ORIGIN_BYTES_MAX).contains(&origin.len()) && !origin.contains(char::is_control)
 }
 
 /// RFC 6962 §2.1.2; an empty log is extended by every other.
