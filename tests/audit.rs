@@ -81,6 +81,46 @@ async fn a_live_log_is_verified_and_one_that_was_touched_is_not() {
     }
 }
 
+/// The receipt of a data key, as it stands in the trailing metadata.
+async fn receipt(dev: &Dev, key_id: &str) -> Vec<u8> {
+    let request = GenerateDataKeyRequest {
+        key_id: key_id.to_owned(),
+        key_spec: DataKeySpec::Aes256.into(),
+        ..Default::default()
+    };
+    let mut request = bearer(&dev.root_token(), request);
+    request.metadata_mut().insert("strongroom-receipt", "1".parse().unwrap());
+    let reply = dev.clients().crypto.generate_data_key(request).await.unwrap();
+    reply.metadata().get_bin("strongroom-receipt-bin").unwrap().to_bytes().unwrap().to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn receipts_of_either_boundary_are_kept_by_the_log_and_accuse_an_old_copy() {
+    for dev in [Dev::sim(), Dev::softhsm()] {
+        let key = create_key(&dev).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (old, file) = (folder.path().join("audit"), folder.path().join("receipt"));
+        let covered = || verified(&dev.audit_dir(), &[])["not_yet_signed"] == 0;
+        until("all is signed", Duration::from_secs(5), covered);
+        copy_folder(&dev.audit_dir(), &old);
+        let mut files = Vec::new();
+        for number in 0..20 {
+            files.push(file.with_extension(number.to_string()));
+            std::fs::write(&files[number], receipt(&dev, &key).await).unwrap();
+        }
+        for file in &files {
+            let more = ["--receipt", file.to_str().unwrap()];
+            assert_eq!(verified(&dev.audit_dir(), &more)["receipt_kept"], true);
+            let key = dev.audit_dir().join("log.vkey");
+            let of = ["audit", "verify", "--key", key.to_str().unwrap(), "--receipt", file.to_str().unwrap()];
+            assert!(strongroom(&of).status.success(), "without the log");
+            let set_back = strongroom(&[&of[..], &["--dir", old.to_str().unwrap()]].concat());
+            let said = String::from_utf8_lossy(&set_back.stdout).into_owned();
+            assert!(set_back.status.code() == Some(1) && said.contains("it was set back"), "{said}");
+        }
+    }
+}
+
 fn copy_folder(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
 }

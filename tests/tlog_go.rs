@@ -5,11 +5,12 @@
 
 use audit::checkpoint::Checkpoint;
 use audit::note::{Note, VerifierKey};
-use audit::proof::Receipt;
+use audit::proof::Proof;
+use audit::receipt::{Batch, Receipt, Receipts};
 use audit::tile::{TileFolder, TileId, Tiles, consistency_proof, entries_path, partials_at};
 use audit::witness::{AddCheckpoint, Cosigner, Witness, cosignatures};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-use envelope::merkle::leaf_hash;
+use envelope::merkle::{Layers, leaf_hash};
 use envelope::secret::SecretKey;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -140,15 +141,27 @@ fn write_log(dir: &Path, witness: &Witness, size: u64) {
     std::fs::write(dir.join("checkpoint"), note.encode()).unwrap();
     std::fs::create_dir(dir.join("proofs")).unwrap();
     for index in [0, 1, 255, 256, size / 2, size - 2, size - 1] {
-        let receipt = Receipt::prove(&folder, index, size, note.clone()).unwrap();
-        receipt.verify(&log_key(), &leaf_hash(&entry(index))).unwrap();
-        std::fs::write(dir.join(format!("proofs/{index}.tlog-proof")), receipt.encode()).unwrap();
+        let proof = Proof::prove(&folder, index, size, note.clone()).unwrap();
+        proof.verify(&log_key(), &leaf_hash(&entry(index))).unwrap();
+        std::fs::write(dir.join(format!("proofs/{index}.tlog-proof")), proof.encode()).unwrap();
+    }
+    for (first, count, at) in [(0, 1, 0), (size - 1, 1, 0), (250, 40, 39), (300, 7, 2), (size - 300, 300, 177)] {
+        let bytes = receipt(first, count, at).encode();
+        std::fs::write(dir.join(format!("proofs/{first}-{count}.receipt")), bytes).unwrap();
     }
     for old in [1, 2, 255, 256, 257, size / 2, size - 1, size] {
         let proof = consistency_proof(&folder, old, size).unwrap();
         let request = AddCheckpoint { old, proof, checkpoint: note.clone() };
         std::fs::write(dir.join(format!("proofs/{old}.consistency")), request.encode()).unwrap();
     }
+}
+
+/// Of entry `at` of the `count` from `first` on, as if they had become durable together.
+fn receipt(first: u64, count: u32, at: usize) -> Receipt {
+    let tree = Layers::over((first..first + u64::from(count)).map(|index| leaf_hash(&entry(index))).collect());
+    let batch = Batch { origin: ORIGIN.into(), first, count, root: tree.root() };
+    let signature = log_pair().sign(batch.body().as_bytes()).as_ref().try_into().unwrap();
+    Receipts::of(&batch, &tree, &log_key(), signature).at(at).unwrap()
 }
 
 /// With the Ed25519 line of the two: Go's packages know no ML-DSA-44.
@@ -191,6 +204,12 @@ fn go_verifies_seventy_thousand_entries_and_finds_what_was_done_to_them() {
     altered(&mut go, dir, "checkpoint", "the size", flip(ORIGIN.len() + 1));
     altered(&mut go, dir, "checkpoint", "the root", flip(ORIGIN.len() + 8));
     altered(&mut go, dir, "proofs/35000.tlog-proof", "a bit of the path", flip(200));
+    // its key, batch, place, leaf, path and signature; and one that the log has not kept
+    for at in [3, 7, 10, 12, 30, 100, 200, 240] {
+        altered(&mut go, dir, "proofs/250-40.receipt", "a bit", flip(at));
+    }
+    let stranger = receipt(BIG - 10, 20, 3).encode();
+    altered(&mut go, dir, "proofs/300-7.receipt", "one that was lost", |bytes| *bytes = stranger);
     altered(&mut go, dir, "proofs/35000.consistency", "a bit of the proof", flip(20));
     altered(&mut go, dir, "tile/entries/200", "an entry deleted", |bytes| {
         let end = 2 + usize::from(u16::from_be_bytes([bytes[0], bytes[1]]));

@@ -2,7 +2,7 @@
 
 use audit::checkpoint::Checkpoint;
 use audit::note::VerifierKey;
-use audit::proof::Receipt;
+use audit::proof::Proof;
 use audit::read::{LogMemory, LogReader};
 use audit::record::Entry;
 use audit::tile::Tiles;
@@ -23,8 +23,8 @@ pub fn audit_log(data: &[u8]) {
     let (pair, key) = signer();
     // nobody but us has the key, and we signed no such note
     assert!(checked(&foreign, &key).is_err() || open_checkpoint(note, &key).is_ok());
-    if let Ok(receipt) = Receipt::parse(note) {
-        assert_eq!(receipt.encode().as_bytes(), note);
+    if let Ok(proof) = Proof::parse(note) {
+        assert_eq!(proof.encode().as_bytes(), note);
     }
 
     let entries = read(&LogReader::over(foreign));

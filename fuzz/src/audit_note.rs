@@ -2,7 +2,8 @@
 
 use audit::checkpoint::Checkpoint;
 use audit::note::{Note, NoteError, VerifierKey};
-use audit::proof::Receipt;
+use audit::proof::Proof;
+use audit::receipt::Receipt;
 use audit::witness::{AddCheckpoint, cosignatures};
 
 /// Each parser over the whole input; what one takes is written back byte by byte, and says nothing under a key of ours.
@@ -16,8 +17,12 @@ pub fn audit_note(data: &[u8]) {
             assert_eq!(found, [], "nobody signed this");
         }
     }
+    if let Ok(proof) = Proof::parse(data) {
+        assert_eq!(proof.encode().as_bytes(), data);
+        assert!(proof.verify(&key, proof.leaf()).is_err(), "nobody signed this");
+    }
     if let Ok(receipt) = Receipt::parse(data) {
-        assert_eq!(receipt.encode().as_bytes(), data);
+        assert_eq!(receipt.encode(), data);
         assert!(receipt.verify(&key, receipt.leaf()).is_err(), "nobody signed this");
     }
     if let Some(request) = AddCheckpoint::parse(data) {

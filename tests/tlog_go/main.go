@@ -81,7 +81,7 @@ func verify(dir string, logKey, witnessKey note.Verifier) (int64, error) {
 	if err := checkEntries(dir, tree, reader); err != nil {
 		return 0, fmt.Errorf("entries: %w", err)
 	}
-	if err := checkProofs(dir, tree, reader); err != nil {
+	if err := checkProofs(dir, logKey, tree, reader); err != nil {
 		return 0, fmt.Errorf("proofs: %w", err)
 	}
 	if err := checkLog(dir, logKey); err != nil {
@@ -204,7 +204,7 @@ func split(bundle []byte) ([][]byte, error) {
 }
 
 // checkProofs takes the proofs that stand in the folder, and compares them with those that Go makes from the tiles.
-func checkProofs(dir string, tree tlog.Tree, reader tlog.HashReader) error {
+func checkProofs(dir string, logKey note.Verifier, tree tlog.Tree, reader tlog.HashReader) error {
 	files := client.FileFetcher{Root: dir}
 	builder, err := client.NewProofBuilder(context.Background(), uint64(tree.N), files.ReadTile)
 	if err != nil {
@@ -220,7 +220,9 @@ func checkProofs(dir string, tree tlog.Tree, reader tlog.HashReader) error {
 			return err
 		}
 		if strings.HasSuffix(name.Name(), ".tlog-proof") {
-			err = checkReceipt(dir, string(raw), tree, reader, builder)
+			err = checkProof(dir, string(raw), tree, reader, builder)
+		} else if strings.HasSuffix(name.Name(), ".receipt") {
+			err = checkReceipt(raw, logKey, tree, reader)
 		} else {
 			err = checkConsistency(string(raw), tree, reader, builder)
 		}
@@ -231,8 +233,8 @@ func checkProofs(dir string, tree tlog.Tree, reader tlog.HashReader) error {
 	return nil
 }
 
-func checkReceipt(dir, receipt string, tree tlog.Tree, reader tlog.HashReader, builder *client.ProofBuilder) error {
-	head, note, _ := strings.Cut(receipt, "\n\n")
+func checkProof(dir, proof string, tree tlog.Tree, reader tlog.HashReader, builder *client.ProofBuilder) error {
+	head, note, _ := strings.Cut(proof, "\n\n")
 	lines := strings.Split(head, "\n")
 	if len(lines) < 3 || lines[0] != "c2sp.org/tlog-proof@v1" {
 		return errors.New("no tlog-proof")
@@ -251,16 +253,121 @@ func checkReceipt(dir, receipt string, tree tlog.Tree, reader tlog.HashReader, b
 	if err != nil {
 		return err
 	}
-	leaf, proof := hashes[0], tlog.RecordProof(hashes[1:])
-	if err := tlog.CheckRecord(proof, tree.N, tree.Hash, index, leaf); err != nil {
+	leaf, path := hashes[0], tlog.RecordProof(hashes[1:])
+	if err := tlog.CheckRecord(path, tree.N, tree.Hash, index, leaf); err != nil {
 		return err
 	}
 	theirs, err := tlog.ProveRecord(tree.N, index, reader)
-	if err != nil || !slices.Equal(theirs, proof) {
+	if err != nil || !slices.Equal(theirs, path) {
 		return fmt.Errorf("sumdb proves otherwise: %v", err)
 	}
 	built, err := builder.InclusionProof(context.Background(), uint64(index))
-	return same(built, proof, err)
+	return same(built, path, err)
+}
+
+// receipt is strongroom.audit.v1.Receipt.
+type receipt struct {
+	keyID               []byte
+	first, count, index int64
+	leaf                tlog.Hash
+	path                tlog.RecordProof
+	signature           []byte
+}
+
+func parseReceipt(raw []byte) (*receipt, error) {
+	malformed := errors.New("no receipt")
+	r := new(receipt)
+	for len(raw) > 0 {
+		tag, n := binary.Uvarint(raw)
+		if n <= 0 {
+			return nil, malformed
+		}
+		number, m := binary.Uvarint(raw[n:])
+		if m <= 0 {
+			return nil, malformed
+		}
+		raw = raw[n+m:]
+		var value []byte
+		if tag&7 == 2 {
+			if number > uint64(len(raw)) {
+				return nil, malformed
+			}
+			value, raw = raw[:number], raw[number:]
+		}
+		var hash tlog.Hash
+		copy(hash[:], value)
+		switch {
+		case tag == 1<<3|2:
+			r.keyID = value
+		case tag == 2<<3:
+			r.first = int64(number)
+		case tag == 3<<3:
+			r.count = int64(number)
+		case tag == 4<<3:
+			r.index = int64(number)
+		case tag == 5<<3|2 && len(value) == tlog.HashSize:
+			r.leaf = hash
+		case tag == 6<<3|2 && len(value)%tlog.HashSize == 0:
+			for ; len(value) > 0; value = value[tlog.HashSize:] {
+				copy(hash[:], value)
+				r.path = append(r.path, hash)
+			}
+		case tag == 7<<3|2:
+			r.signature = value
+		default:
+			return nil, malformed
+		}
+	}
+	return r, nil
+}
+
+// checkReceipt reads what a caller gets with its answer: a leaf, its path to the root of the entries that became durable
+// together, and the log's signature of that root. The log must have those entries.
+func checkReceipt(raw []byte, logKey note.Verifier, tree tlog.Tree, reader tlog.HashReader) error {
+	r, err := parseReceipt(raw)
+	if err != nil {
+		return err
+	}
+	count := r.count
+	if !bytes.Equal(r.keyID, binary.BigEndian.AppendUint32(nil, logKey.KeyHash())) || r.first < 0 || count < 1 || count > tree.N || r.first > tree.N-count {
+		return errors.New("of another log, or not in it")
+	}
+	// the same root over the log's own leaves
+	leaves := make([]int64, count)
+	for i := range leaves {
+		leaves[i] = tlog.StoredHashIndex(0, r.first+int64(i))
+	}
+	found, err := reader.ReadHashes(leaves)
+	if err != nil {
+		return err
+	}
+	var stored []tlog.Hash
+	own := tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
+		hashes := make([]tlog.Hash, len(indexes))
+		for i, at := range indexes {
+			hashes[i] = stored[at]
+		}
+		return hashes, nil
+	})
+	for i, leaf := range found {
+		more, err := tlog.StoredHashesForRecordHash(int64(i), leaf, own)
+		if err != nil {
+			return err
+		}
+		stored = append(stored, more...)
+	}
+	root, err := tlog.TreeHash(count, own)
+	if err != nil {
+		return err
+	}
+	if err := tlog.CheckRecord(r.path, count, root, r.index-r.first, r.leaf); err != nil {
+		return fmt.Errorf("the log has not kept it: %w", err)
+	}
+	body := fmt.Sprintf("strongroom audit batch v1\n%s\n%d\n%d\n%s\n", logKey.Name(), r.first, count, root)
+	if !logKey.Verify([]byte(body), r.signature) {
+		return errors.New("nobody signed it")
+	}
+	return nil
 }
 
 // checkConsistency reads the body of a witness's add-checkpoint.

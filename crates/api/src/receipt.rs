@@ -1,4 +1,4 @@
-//! Receipts: whoever asks for one in a call of `strongroom.kms.v1` gets the proof that its record is in the log.
+//! Receipts: whoever asks for one in a call of `strongroom.kms.v1` gets what the boundary signed of its record.
 //!
 //! The call runs on a lane of its own, on which a receipt is ordered of each record; the last one's is waited for, and handed
 //! out, when the call has been carried out: nothing is held up meanwhile.
@@ -9,14 +9,15 @@
 use crate::gate::OK;
 use crate::head::Reply;
 use crate::kms_grpc::error::Refusal;
-use audit::proof::Receipt;
+use audit::receipt::Receipt;
 use audit::{AuditError, AuditSink, ForReceipt};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderName, Request};
+use http::{HeaderName, HeaderValue, Request};
 use http_body_util::BodyExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
-use tonic::metadata::{MetadataMap, MetadataValue};
 
 /// Whether a receipt is asked for. Only a single 1 asks; anything else would be half understood.
 pub(crate) fn is_asked<B>(request: &Request<B>) -> Result<bool, Refusal> {
@@ -79,32 +80,31 @@ impl AuditSink for ReceiptLane {
 }
 
 fn with(reply: Reply, receipt: &Receipt) -> Reply {
-    let mut trailing = MetadataMap::new();
-    trailing.insert_bin(CARRIES, MetadataValue::from_bytes(receipt.encode().as_bytes()));
-    let trailing = trailing.into_headers();
+    // PROTOCOL-HTTP2, "Binary headers"; base64 is text
+    let Ok(mut value) = HeaderValue::from_maybe_shared(Bytes::from(STANDARD_NO_PAD.encode(receipt.encode()))) else {
+        return reply;
+    };
+    // nothing of it comes again: it would drive what does out of the connection's table (RFC 7541 §7.1.3)
+    value.set_sensitive(true);
     let (mut head, body) = reply.into_parts();
     // PROTOCOL-HTTP2, "Responses": Trailers-Only are headers, with the status among them
     if head.headers.contains_key(STATUS) {
-        head.headers.extend(trailing);
+        head.headers.insert(CARRIES, value);
         return Reply::from_parts(head, body);
     }
     let body = body.map_frame(move |mut frame| {
         if let Some(trailers) = frame.trailers_mut() {
-            add(trailers, &trailing);
+            trailers.insert(CARRIES, value.clone());
         }
         frame
     });
     Reply::from_parts(head, tonic::body::Body::new(body))
 }
 
-fn add(trailers: &mut HeaderMap, more: &HeaderMap) {
-    trailers.extend(more.iter().map(|(name, value)| (name.clone(), value.clone())));
-}
-
 /// What asks, with the value 1.
 const ASKS: HeaderName = HeaderName::from_static("strongroom-receipt");
 /// Who answers: Keys and Crypto.
 const ANSWERS: &str = "/strongroom.kms.v1.";
-/// Where the receipt stands (c2sp.org/tlog-proof).
-const CARRIES: &str = "strongroom-receipt-bin";
+/// Where the receipt stands (`strongroom.audit.v1.Receipt`).
+const CARRIES: HeaderName = HeaderName::from_static("strongroom-receipt-bin");
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");

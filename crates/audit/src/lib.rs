@@ -11,6 +11,7 @@ pub mod log;
 pub mod note;
 pub mod proof;
 pub mod read;
+pub mod receipt;
 pub mod record;
 pub mod retention;
 pub mod tile;
@@ -32,8 +33,8 @@ pub enum AuditError {
     /// More records wait than the queue may hold.
     #[error("the audit log is at capacity")]
     Busy,
-    /// The record is durable, and no signed checkpoint came in time for its receipt. To who needs no receipt it is success.
-    #[error("the record is in the audit log, and no signed checkpoint came in time for its receipt")]
+    /// The record is durable, and the boundary gave no signature in time for its receipt. To who needs no receipt it is success.
+    #[error("the record is in the audit log, and no signature came in time for its receipt")]
     Unsigned,
 }
 
@@ -51,6 +52,6 @@ pub trait AuditSink: Send + Sync + std::fmt::Debug {
 pub struct ForReceipt {
     /// That it is durable.
     pub durable: BoxFuture<'static, Result<(), AuditError>>,
-    /// Once a checkpoint covers it; or [`AuditError::Unsigned`].
-    pub receipt: BoxFuture<'static, Result<proof::Receipt, AuditError>>,
+    /// Once it is durable and the boundary has signed its batch; or [`AuditError::Unsigned`].
+    pub receipt: BoxFuture<'static, Result<receipt::Receipt, AuditError>>,
 }

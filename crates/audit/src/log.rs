@@ -24,6 +24,7 @@ mod lane;
 mod proofs;
 mod queue;
 mod rebuild;
+mod receipts;
 mod recover;
 pub(crate) mod removed;
 mod reserve;
@@ -38,6 +39,7 @@ use crate::AuditSink;
 use crate::ack::{Acks, Witnesses};
 use crate::checkpoint::Checkpoint;
 use crate::note::{Note, VerifierKey};
+use crate::receipt::Batch;
 use crate::record::AuditorPublic;
 use crate::tile::TileError;
 use envelope::Clock;
@@ -46,6 +48,7 @@ use form::{Form, Records};
 use futures_util::future::BoxFuture;
 use inbox::{Inbox, ProofWanted};
 use queue::Queue;
+use receipts::Receipts;
 use recover::{Recovered, recover};
 use reserve::Reserve;
 use std::fs::File;
@@ -67,7 +70,7 @@ pub const QUEUE_RECORDS_MAX: usize = 16 << 10;
 /// Most bytes that wait.
 const QUEUE_BYTES_MAX: usize = 8 << 20;
 
-/// Who signs checkpoints: the boundary.
+/// Who signs checkpoints, and batches for receipts: the boundary.
 pub trait CheckpointSigner: Send + Sync + std::fmt::Debug {
     /// Its Ed25519 public key.
     fn verifier(&self) -> [u8; 32];
@@ -81,6 +84,12 @@ pub trait CheckpointSigner: Send + Sync + std::fmt::Debug {
         root: Hash,
         proof: Vec<Hash>,
     ) -> BoxFuture<'static, Result<[u8; 64], SignError>>;
+
+    /// Signs [`Batch::body`], whatever it signed before. Called and polled in the runtime of whoever wants a receipt. One that
+    /// signs none gives no receipts.
+    fn sign_batch(&self, _batch: Batch) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
+        Box::pin(std::future::ready(Err(SignError::Unavailable)))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -169,6 +178,7 @@ pub struct Log {
     place: Arc<Place>,
     queue: Arc<Queue>,
     inbox: Arc<Inbox>,
+    signer: Arc<dyn CheckpointSigner>,
     published: Published,
     failed: watch::Receiver<bool>,
     size: Arc<AtomicU64>,
@@ -189,7 +199,7 @@ struct Place {
     pace: Duration,
     /// Longest that the boundary is waited for.
     sign_wait: Duration,
-    /// Longest that a receipt is waited for once its entry is durable.
+    /// Longest that the signature of receipts is waited for.
     receipt_wait: Duration,
 }
 
@@ -217,7 +227,12 @@ impl Log {
 
     /// The sink of the runtime in which this is called: its callers are woken by a task there, once a batch.
     pub fn lane(&self) -> Arc<dyn AuditSink> {
-        lane::Lane::start(Arc::clone(&self.queue), Arc::clone(&self.place.form))
+        self.lane_signed_by(Arc::clone(&self.signer))
+    }
+
+    /// The same, where `signer`, of the log's key, is at hand in that runtime: it signs batches for its callers' receipts.
+    pub fn lane_signed_by(&self, signer: Arc<dyn CheckpointSigner>) -> Arc<dyn AuditSink> {
+        lane::Lane::start(Arc::clone(&self.queue), Arc::clone(&self.place.form), signer)
     }
 
     /// How many entries are durable.
@@ -300,16 +315,18 @@ impl Log {
         let (failure, failed) = watch::channel(false);
         let (size, syncs) = (Arc::new(AtomicU64::new(segments.size())), segments.syncs());
 
-        let tree = Tree::new(Arc::clone(&place), Arc::clone(&inbox), signer, published.clone(), tree);
+        let receipts = Receipts::new(Arc::clone(&place), published.clone());
+        let asked = Arc::clone(&signer);
+        let tree = Tree::new(Arc::clone(&place), Arc::clone(&inbox), asked, published.clone(), tree);
         let tree = TreeThread { tree, queue: Arc::clone(&queue), failure: failure.clone() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let tree = std::thread::Builder::new().name("audit-tree".into()).spawn(move || tree.run(&runtime))?;
-        let (form, log_queue, log_inbox) = (Arc::clone(&place.form), Arc::clone(&queue), Arc::clone(&inbox));
-        let mut writer = Writer::new(segments, reserve, form, log_queue, log_inbox, Arc::clone(&size), failure);
+        let (form, from_to) = (Arc::clone(&place.form), (Arc::clone(&queue), Arc::clone(&inbox)));
+        let mut writer = Writer::new((segments, reserve), form, from_to, receipts, Arc::clone(&size), failure);
         let writer = std::thread::Builder::new().name("audit-writer".into()).spawn(move || writer.run());
         let writer = writer.inspect_err(|_| inbox.end())?;
         let (writer, tree) = (Some(writer), Some(tree));
-        Ok(Arc::new(Self { place, queue, inbox, published, failed, size, syncs, writer, tree, _lock: lock }))
+        Ok(Arc::new(Self { place, queue, inbox, signer, published, failed, size, syncs, writer, tree, _lock: lock }))
     }
 }
 

@@ -113,7 +113,7 @@ impl VerifierKey {
     }
 
     /// The time that a cosignature asserts; `None` of a log's own line.
-    fn confirm(&self, text: &str, signature: &[u8]) -> Result<Option<u64>, NoteError> {
+    pub(crate) fn confirm(&self, text: &str, signature: &[u8]) -> Result<Option<u64>, NoteError> {
         let rejected = |_| NoteError::Rejected;
         if self.kind == KeyKind::Ed25519 {
             let key = UnparsedPublicKey::new(&ED25519, &self.public);

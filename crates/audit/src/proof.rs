@@ -1,7 +1,7 @@
-//! Receipts: that an entry is in the log, to be checked without it (c2sp.org/tlog-proof).
+//! That an entry is in the log, to be checked without it (c2sp.org/tlog-proof).
 //!
-//! Always: the leaf's hash goes with it (as the `extra` line), so that a receipt that the log contradicts accuses the log.
-//! Never: believed because it is well formed: [`Receipt::verify`] says by whose signature.
+//! Always: the leaf's hash goes with it (as the `extra` line), so that a proof that the log contradicts accuses the log.
+//! Never: believed because it is well formed: [`Proof::verify`] says by whose signature.
 
 use crate::checkpoint::{Checkpoint, decimal, hash};
 use crate::note::{Note, NoteError, VerifierKey};
@@ -12,40 +12,35 @@ use envelope::merkle::{Hash, verify_inclusion};
 use std::fmt::Write;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ReceiptError {
-    #[error("this is not a receipt of the log")]
+pub enum ProofError {
+    #[error("this is not a proof of the log")]
     Malformed,
-    #[error("the receipt's checkpoint is not to be believed")]
+    #[error("the proof's checkpoint is not to be believed")]
     Checkpoint(#[source] NoteError),
-    /// The leaf is not where the receipt says, under the root that was signed.
-    #[error("the receipt does not lead from the leaf to the signed root")]
+    /// The leaf is not where the proof says, under the root that was signed.
+    #[error("the proof does not lead from the leaf to the signed root")]
     Rejected,
 }
 
 /// The leaf of an entry, its place and its way to a root that the log signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Receipt {
+pub struct Proof {
     index: u64,
     leaf: Hash,
     path: Vec<Hash>,
     checkpoint: Note,
 }
 
-impl Receipt {
+impl Proof {
     /// For leaf `index`, out of the tiles of the tree of `size` leaves whose signed checkpoint is `checkpoint`.
     pub fn prove(reader: &dyn TileReader, index: u64, size: u64, checkpoint: Note) -> Result<Self, TileError> {
         let (leaf, path) = (tile::leaf(reader, index, size)?, tile::inclusion_proof(reader, index, size)?);
         Ok(Self { index, leaf, path, checkpoint })
     }
 
-    /// Of what was proven already.
-    pub(crate) fn of(index: u64, leaf: Hash, path: Vec<Hash>, checkpoint: Note) -> Self {
-        Self { index, leaf, path, checkpoint }
-    }
-
     /// "Format". Refuses what has no `extra` line with a hash: it is of somebody else's making.
-    pub fn parse(bytes: &[u8]) -> Result<Self, ReceiptError> {
-        Self::read(bytes).ok_or(ReceiptError::Malformed)
+    pub fn parse(bytes: &[u8]) -> Result<Self, ProofError> {
+        Self::read(bytes).ok_or(ProofError::Malformed)
     }
 
     pub fn encode(&self) -> String {
@@ -55,6 +50,11 @@ impl Receipt {
             let _ = writeln!(out, "{}", STANDARD.encode(hash));
         }
         out + "\n" + &self.checkpoint.encode()
+    }
+
+    /// Whether `bytes` are meant to be a proof: they begin as one.
+    pub fn is_meant(bytes: &[u8]) -> bool {
+        bytes.starts_with(HEADER.as_bytes())
     }
 
     pub fn index(&self) -> u64 {
@@ -71,14 +71,14 @@ impl Receipt {
         &self.checkpoint
     }
 
-    /// That the log of `key` signed a tree with `leaf` in its place ("Verifying a tlog proof"). With [`Receipt::leaf`]
-    /// it says that the receipt is the log's; with the hash of an entry, that the receipt is that entry's.
-    pub fn verify(&self, key: &VerifierKey, leaf: &Hash) -> Result<Checkpoint, ReceiptError> {
-        let checkpoint = Checkpoint::open(&self.checkpoint, key).map_err(ReceiptError::Checkpoint)?;
+    /// That the log of `key` signed a tree with `leaf` in its place ("Verifying a tlog proof"). With [`Proof::leaf`]
+    /// it says that the proof is the log's; with the hash of an entry, that the proof is that entry's.
+    pub fn verify(&self, key: &VerifierKey, leaf: &Hash) -> Result<Checkpoint, ProofError> {
+        let checkpoint = Checkpoint::open(&self.checkpoint, key).map_err(ProofError::Checkpoint)?;
         let included = verify_inclusion(leaf, self.index, checkpoint.size, &checkpoint.root, &self.path);
         match included {
             Ok(()) if *leaf == self.leaf => Ok(checkpoint),
-            Ok(()) | Err(_) => Err(ReceiptError::Rejected),
+            Ok(()) | Err(_) => Err(ProofError::Rejected),
         }
     }
 
@@ -129,39 +129,39 @@ mod tests {
         leaf_hash(&index.to_be_bytes())
     }
 
-    fn receipt(index: u64, size: u64) -> Receipt {
+    fn proof(index: u64, size: u64) -> Proof {
         let mut tiles = Tiles::default();
         (0..size).for_each(|index| tiles.push(leaf(index)));
         let checkpoint = Checkpoint { origin: key().name().into(), size, root: tiles.root() };
         let signature = pair().sign(checkpoint.body().as_bytes()).as_ref().try_into().unwrap();
         let note = checkpoint.sign(&key(), signature).unwrap();
-        Receipt::prove(&tiles.over(&Nothing), index, size, note).unwrap()
+        Proof::prove(&tiles.over(&Nothing), index, size, note).unwrap()
     }
 
     #[test]
     fn a_receipt_is_read_as_it_was_written_and_leads_to_the_signed_root() {
         for (index, size) in [(0, 1), (0, 2), (1, 2), (6, 7), (299, 300), (256, 1000)] {
-            let receipt = receipt(index, size);
-            let text = receipt.encode();
+            let proof = proof(index, size);
+            let text = proof.encode();
             assert!(text.starts_with("c2sp.org/tlog-proof@v1\nextra "), "{text}");
             assert!(text.contains(&format!("\nindex {index}\n")));
-            let read = Receipt::parse(text.as_bytes()).unwrap();
-            assert_eq!(read, receipt);
+            let read = Proof::parse(text.as_bytes()).unwrap();
+            assert_eq!(read, proof);
             let checkpoint = read.verify(&key(), &leaf(index)).unwrap();
             assert_eq!((checkpoint.size, read.index(), read.leaf()), (size, index, &leaf(index)));
-            assert_eq!(read.verify(&key(), &leaf(index + 1)), Err(ReceiptError::Rejected), "another entry");
+            assert_eq!(read.verify(&key(), &leaf(index + 1)), Err(ProofError::Rejected), "another entry");
         }
     }
 
     #[test]
     fn every_altered_byte_of_a_receipt_is_found() {
-        let text = receipt(70, 300).encode();
+        let text = proof(70, 300).encode();
         let mut tried = 0;
         for at in 0..text.len() {
             for flip in [1, 0x20, 0x80] {
                 let mut bytes = text.as_bytes().to_vec();
                 bytes[at] ^= flip;
-                let verified = Receipt::parse(&bytes).and_then(|receipt| receipt.verify(&key(), &leaf(70)));
+                let verified = Proof::parse(&bytes).and_then(|proof| proof.verify(&key(), &leaf(70)));
                 assert!(verified.is_err(), "byte {at} with {flip}");
                 tried += 1;
             }
@@ -172,13 +172,13 @@ mod tests {
     #[test]
     fn a_receipt_of_another_log_or_under_another_key_accuses_nobody() {
         let other = VerifierKey::ed25519("example.com/log", [1; 32]).unwrap();
-        let verified = receipt(3, 9).verify(&other, &leaf(3));
-        assert_eq!(verified, Err(ReceiptError::Checkpoint(NoteError::Unsigned)));
+        let verified = proof(3, 9).verify(&other, &leaf(3));
+        assert_eq!(verified, Err(ProofError::Checkpoint(NoteError::Unsigned)));
     }
 
     #[test]
     fn what_is_no_receipt_is_refused() {
-        let good = receipt(5, 9).encode();
+        let good = proof(5, 9).encode();
         let hash_line = format!("{}\n", STANDARD.encode([0; 32]));
         for text in [
             String::new(),
@@ -194,7 +194,7 @@ mod tests {
             good.trim_end().into(),
             good.split_once("\n\n").unwrap().0.into(),
         ] {
-            assert_eq!(Receipt::parse(text.as_bytes()), Err(ReceiptError::Malformed), "{text}");
+            assert_eq!(Proof::parse(text.as_bytes()), Err(ProofError::Malformed), "{text}");
         }
     }
 }

@@ -7,7 +7,7 @@
 mod entry;
 mod json;
 mod personal;
-mod wire;
+pub(crate) mod wire;
 
 pub use entry::{Entry, NotOpened, Sealed, committed, finish, is_entry};
 pub use personal::{

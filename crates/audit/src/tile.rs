@@ -140,7 +140,7 @@ pub(crate) trait NodeSource {
 }
 
 /// RFC 6962 §2.1.1, from the leaf up. `index` is below `size`.
-pub(crate) fn inclusion_path(nodes: &mut dyn NodeSource, index: u64, size: u64) -> Result<Vec<Hash>, TileError> {
+fn inclusion_path(nodes: &mut dyn NodeSource, index: u64, size: u64) -> Result<Vec<Hash>, TileError> {
     let (mut start, mut end, mut proof) = (0, size, Vec::new());
     while end - start > 1 {
         let middle = start + split_point(end - start);

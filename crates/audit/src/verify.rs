@@ -11,10 +11,12 @@
 mod compare;
 mod gap;
 mod place;
+mod promise;
 pub mod store;
 
 pub use gap::Removed;
 pub use place::Change;
+pub use promise::Promise;
 
 use crate::checkpoint::Checkpoint;
 use crate::note::{Note, NoteError, VerifierKey};
@@ -24,6 +26,7 @@ use crate::tile::{TileError, TileId, Tiles};
 use compare::Compared;
 use envelope::merkle::{Hash, leaf_hash};
 use gap::Gaps;
+use promise::Kept;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -33,6 +36,8 @@ use std::time::Duration;
 pub struct Options {
     /// Checkpoints of this log that were kept elsewhere, as [`open_checkpoint`] gives them: the log must be an extension of each.
     pub elsewhere: Vec<Checkpoint>,
+    /// Receipts that callers got: the log must have what they say. For [`Reach::All`].
+    pub promises: Vec<Promise>,
     /// How long to wait for the writer of a live log who is in the middle of an entry.
     pub patience: Duration,
     pub reach: Reach,
@@ -116,6 +121,15 @@ pub enum Fault {
     Forked { size: u64, good: u64 },
     #[error("the log has {entries} entries, and a checkpoint from elsewhere was signed for {seen}: it was set back")]
     SetBack { entries: u64, seen: u64 },
+    /// A receipt that was signed is not kept.
+    #[error("entry {index} is not the one that the receipt was given for: the log was altered, or forked")]
+    Broken { index: u64 },
+    #[error("at least one of the entries {first} to {last} is not what was signed when they became durable together")]
+    BrokenAmong { first: u64, last: u64 },
+    #[error(
+        "the log has {entries} entries, and a receipt was given for entry {index} when there were {seen}: it was set back"
+    )]
+    Lost { entries: u64, index: u64, seen: u64 },
     #[error("the oldest entries were removed while the log was read: verify it again")]
     Changing,
     #[error(transparent)]
@@ -130,9 +144,11 @@ impl Fault {
     /// The first entry that is known to be affected.
     pub fn index(&self) -> Option<u64> {
         match self {
-            Self::Entry { index, .. } | Self::Malformed { index, .. } => Some(*index),
-            Self::Among { first, .. } => Some(*first),
-            Self::Truncated { entries, .. } | Self::SetBack { entries, .. } => Some(*entries),
+            Self::Entry { index, .. } | Self::Malformed { index, .. } | Self::Broken { index } => Some(*index),
+            Self::Among { first, .. } | Self::BrokenAmong { first, .. } => Some(*first),
+            Self::Truncated { entries, .. } | Self::SetBack { entries, .. } | Self::Lost { entries, .. } => {
+                Some(*entries)
+            }
             Self::Read(ReadError::Cut { index } | ReadError::Missing { index }) => Some(*index),
             Self::Read(ReadError::Surplus { index }) => Some(index + 1),
             Self::NoCheckpoint { .. }
@@ -209,6 +225,7 @@ struct Walk<'a, S> {
     tiles: Tiles,
     compared: Compared,
     gaps: Gaps,
+    kept: Kept<'a>,
     signed_until: Option<u64>,
 }
 
@@ -243,6 +260,7 @@ impl<'a, S: LogSource> Walk<'a, S> {
             tiles: Tiles::default(),
             compared: Compared::default(),
             gaps: Gaps::begin(log.source())?,
+            kept: Kept::new(&options.promises),
             signed_until: None,
         })
     }
@@ -272,6 +290,7 @@ impl<'a, S: LogSource> Walk<'a, S> {
                 return Ok(ControlFlow::Break(ended));
             }
             self.hear(index, &entry.record())?;
+            self.kept.leaf(index, &leaf);
             self.tiles.push(leaf);
             if !self.after_leaf()? {
                 return Ok(ControlFlow::Continue(Stop::Root));
@@ -365,6 +384,7 @@ impl<'a, S: LogSource> Walk<'a, S> {
         if let Some(seen) = seen_elsewhere.filter(|seen| *seen > entries) {
             return Err(Fault::SetBack { entries, seen });
         }
+        self.kept.conclude(entries)?;
         Ok(Report {
             checkpoint: self.signed.clone(),
             note,

@@ -75,6 +75,11 @@ pub fn verify_consistency(
 
 /// Believes that `leaf` is the hash of leaf `index` of the tree of `size` leaves under `root` (RFC 9162 §2.1.3.2).
 pub fn verify_inclusion(leaf: &Hash, index: u64, size: u64, root: &Hash, proof: &[Hash]) -> Result<(), ProofRejected> {
+    confirm(root_over(leaf, index, size, proof)? == *root)
+}
+
+/// The root to which an audit path leads from leaf `index` of a tree of `size` leaves (RFC 9162 §2.1.3.2).
+pub fn root_over(leaf: &Hash, index: u64, size: u64, proof: &[Hash]) -> Result<Hash, ProofRejected> {
     if index >= size {
         return Err(ProofRejected);
     }
@@ -94,7 +99,7 @@ pub fn verify_inclusion(leaf: &Hash, index: u64, size: u64, root: &Hash, proof: 
         }
         (node, last) = (node >> 1, last >> 1);
     }
-    confirm(last == 0 && computed == *root)
+    if last == 0 { Ok(computed) } else { Err(ProofRejected) }
 }
 
 /// A growing tree: holds the complete subtrees along its right edge only, at most 64 hashes.
@@ -158,24 +163,44 @@ pub fn consistency_proof(leaves: &[Hash], old_size: usize) -> Vec<Hash> {
     proof
 }
 
-/// The audit path of leaf `index` (RFC 6962 §2.1.1); hashes every leaf. `None` where there is no such leaf.
-pub fn inclusion_proof(leaves: &[Hash], index: usize) -> Option<Vec<Hash>> {
-    if index >= leaves.len() {
-        return None;
-    }
-    let (mut leaves, mut index, mut proof) = (leaves, index, Vec::new());
-    while leaves.len() > 1 {
-        let (left, right) = leaves.split_at(split_point(leaves.len()));
-        if index < left.len() {
-            proof.push(root(right));
-            leaves = left;
-        } else {
-            proof.push(root(left));
-            (leaves, index) = (right, index - left.len());
+/// A whole tree, for the audit paths of many of its leaves: each node is hashed once.
+#[derive(Debug, Clone)]
+pub struct Layers {
+    /// From the leaves up to the root. The last node of a layer that has no neighbour is the same one above.
+    layers: Vec<Vec<Hash>>,
+}
+
+impl Layers {
+    /// Over leaf hashes.
+    pub fn over(leaves: Vec<Hash>) -> Self {
+        let mut layers = vec![leaves];
+        while let Some(layer) = layers.last().filter(|layer| layer.len() > 1) {
+            let above = layer.chunks(2).map(|pair| match pair {
+                [left, right] => node_hash(left, right),
+                [alone, ..] => *alone,
+                [] => empty_root(),
+            });
+            let above = above.collect();
+            layers.push(above);
         }
+        Self { layers }
     }
-    proof.reverse();
-    Some(proof)
+
+    pub fn root(&self) -> Hash {
+        self.layers.last().and_then(|layer| layer.first()).copied().unwrap_or_else(empty_root)
+    }
+
+    /// The hash of leaf `index`.
+    pub fn leaf(&self, index: usize) -> Option<&Hash> {
+        self.layers.first()?.get(index)
+    }
+
+    /// The audit path of leaf `index` (RFC 6962 §2.1.1). `None` where there is no such leaf.
+    pub fn path(&self, index: usize) -> Option<Vec<Hash>> {
+        self.leaf(index)?;
+        let neighbours = self.layers.iter().enumerate().filter_map(|(height, layer)| layer.get((index >> height) ^ 1));
+        Some(neighbours.copied().collect())
+    }
 }
 
 /// The largest power of two below `len`, which is at least 2.
@@ -320,21 +345,22 @@ mod tests {
         let leaves = leaves(SIZE_MAX);
         for size in 1..=SIZE_MAX {
             let root = naive_root(&leaves[..size]);
-            for index in 0..size {
-                let proof = inclusion_proof(&leaves[..size], index).unwrap();
+            let tree = Layers::over(leaves[..size].to_vec());
+            assert_eq!((tree.root(), tree.leaf(size), tree.path(size)), (root, None, None));
+            for (index, own) in leaves[..size].iter().enumerate() {
+                let proof = tree.path(index).unwrap();
                 let verify = |leaf: &Hash, index: usize, size: usize, proof: &[Hash]| {
                     verify_inclusion(leaf, index as u64, size as u64, &root, proof).is_ok()
                 };
-                assert!(verify(&leaves[index], index, size, &proof), "{index} of {size}");
+                assert!(verify(own, index, size, &proof), "{index} of {size}");
                 for elsewhere in (0..=size).filter(|elsewhere| *elsewhere != index) {
-                    assert!(!verify(&leaves[index], elsewhere, size, &proof), "{index} at {elsewhere} of {size}");
+                    assert!(!verify(own, elsewhere, size, &proof), "{index} at {elsewhere} of {size}");
                 }
                 assert!(!verify(&leaf_hash(b"another"), index, size, &proof), "{index} of {size}");
                 for altered in altered(&proof) {
-                    assert!(!verify(&leaves[index], index, size, &altered), "an altered proof, {index} of {size}");
+                    assert!(!verify(own, index, size, &altered), "an altered proof, {index} of {size}");
                 }
             }
-            assert_eq!(inclusion_proof(&leaves[..size], size), None);
             assert_eq!(verify_inclusion(&root, 0, 0, &root, &[]), Err(ProofRejected));
         }
     }

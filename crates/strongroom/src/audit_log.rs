@@ -10,6 +10,7 @@ use crate::clock::SystemClock;
 use crate::config::Config;
 use anyhow::{Context as _, Result, bail, ensure};
 use audit::read::{LogFolder, LogReader, VERIFIER_KEY};
+use audit::receipt::Batch;
 use audit::record::{Entry, StoreState};
 use audit::{
     AuditSink, CheckpointSigner, Decision, Log, LogOptions, OpenError, Outcome, Record, SignError, Standing, Subject,
@@ -242,14 +243,25 @@ async fn options(config: &Config, cluster: &Cluster, boundary: &Arc<SocketBounda
         // a log that begins after others, which the boundary may know by their origins
         None => format!("/g{}", cluster.core().generation),
     };
-    let name = format!("{}{}", config.node(), incarnation.replace('/', "-"));
-    let key = cluster.log_key(&name, &**boundary).await.context("the audit log's key")?;
-    let signer = Arc::new(Signer { boundary: Arc::clone(boundary), key });
+    let key = key(config, cluster, &incarnation, boundary).await?;
+    let signer = Signer::new(boundary, key);
     Ok(LogOptions {
         personal: config.audit.personal_to()?,
         reserve_bytes: config.audit.reserve_mib << 20,
         ..LogOptions::new(dir, base + &incarnation, config.node(), signer, Arc::new(SystemClock))
     })
+}
+
+/// The key of the log that is open.
+pub async fn key_of(log: &Log, config: &Config, cluster: &Cluster, boundary: &Arc<SocketBoundary>) -> Result<LogKey> {
+    let base = cluster.log_origin(config.node());
+    let incarnation = log.key().name().strip_prefix(&base).context("the open log is this node's")?;
+    key(config, cluster, incarnation, boundary).await
+}
+
+async fn key(config: &Config, cluster: &Cluster, incarnation: &str, boundary: &Arc<SocketBoundary>) -> Result<LogKey> {
+    let name = format!("{}{}", config.node(), incarnation.replace('/', "-"));
+    cluster.log_key(&name, &**boundary).await.context("the audit log's key")
 }
 
 fn written_origin(dir: &Path) -> Result<Option<String>> {
@@ -286,7 +298,7 @@ fn put_aside(dir: &Path) -> Result<()> {
 
 /// The boundary, as the log knows it.
 #[derive(Debug)]
-struct Signer {
+pub struct Signer {
     boundary: Arc<SocketBoundary>,
     key: LogKey,
 }
@@ -303,7 +315,22 @@ impl CheckpointSigner for Signer {
         root: Hash,
         proof: Vec<Hash>,
     ) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
-        let ask = Request::SignCheckpoint { key: self.key.token.clone(), origin, size, root, proof };
+        self.asked(Request::SignCheckpoint { key: self.key.token.clone(), origin, size, root, proof })
+    }
+
+    fn sign_batch(&self, batch: Batch) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
+        let Batch { origin, first, count, root } = batch;
+        self.asked(Request::SignBatch { key: self.key.token.clone(), origin, first, count, root })
+    }
+}
+
+impl Signer {
+    /// Asks by `boundary`; quickest in the runtime that it was started on.
+    pub fn new(boundary: &Arc<SocketBoundary>, key: LogKey) -> Arc<Self> {
+        Arc::new(Self { boundary: Arc::clone(boundary), key })
+    }
+
+    fn asked(&self, ask: Request) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
         let pending = self.boundary.submit(ask);
         Box::pin(async move {
             match pending.await {
@@ -311,7 +338,7 @@ impl CheckpointSigner for Signer {
                 Err(HsmError::CheckpointForked) => Err(SignError::Forked),
                 Ok(_) => Err(SignError::Unavailable),
                 Err(error) => {
-                    tracing::debug!(%error, "a checkpoint was not signed");
+                    tracing::debug!(%error, "the boundary signed nothing of the audit log");
                     Err(SignError::Unavailable)
                 }
             }

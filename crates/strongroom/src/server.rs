@@ -66,7 +66,8 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
     if restored {
         files::remove(&config.data_dir.join(RESTORED))?;
     }
-    let wired = Wired::new(&cluster, &storage, &log, (options, boundary), config)?;
+    let log_key = audit_log::key_of(&log, config, &cluster, &boundary).await?;
+    let wired = Wired::new(&cluster, &storage, (&log, log_key), (options, boundary), config)?;
     let replayed = wired.changes().replay().await.context("cannot replay the outbox")?;
     tracing::info!(replayed, "the audit log holds every change");
     let mut workers = wired.start_workers()?;

@@ -3,6 +3,7 @@
 //! Always: a core has its own channel to the boundary, its own lane of the audit log, and its own routes; caches, counters
 //! and the outbox are one for all.
 
+use crate::audit_log::Signer;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::forward::Forwarder;
@@ -20,6 +21,7 @@ use hsm_api::{Boundary, HsmError, Reply, Request, TenantId};
 use identity::{Changes, Identities, RequestInfo};
 use kms::Kms;
 use kms::boot::Cluster;
+use kms::log_key::LogKey;
 use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,6 +35,7 @@ pub struct Wired {
     barrier: Arc<Barrier>,
     tenant: TenantId,
     log: Arc<Log>,
+    log_key: LogKey,
     acks: Arc<Acks>,
     witnesses: Panel,
     node: String,
@@ -63,7 +66,7 @@ impl Wired {
     pub fn new(
         cluster: &Cluster,
         storage: &Arc<dyn Storage>,
-        log: &Arc<Log>,
+        (log, log_key): (&Arc<Log>, LogKey),
         (options, watched_boundary): (hsm::Options, Arc<SocketBoundary>),
         config: &Config,
     ) -> Result<Self> {
@@ -82,8 +85,7 @@ impl Wired {
         let kms_caches = Arc::new(kms::Caches::new(KEYS_MAX));
         cache_gauges(&metrics, &identity_caches, &kms_caches);
         let vault_caches = Arc::new(vault::Caches::new(VALUES_MAX));
-        reseal_gauges(&metrics, &vault_caches);
-        lease_gauges(&metrics, &vault_caches);
+        vault_gauges(&metrics, &vault_caches);
         log_gauges(&metrics, log);
         let closed = barrier.closed();
         metrics.gauge("sealed", "1 while the server is sealed by hand", move || i64::from(*closed.borrow()));
@@ -107,6 +109,7 @@ impl Wired {
             barrier,
             tenant,
             log: Arc::clone(log),
+            log_key,
             acks,
             witnesses,
             node: config.node().to_owned(),
@@ -151,8 +154,7 @@ impl Wired {
     pub async fn front(&self) -> Result<api::Front> {
         let boundary = Arc::new(SocketBoundary::start(self.boundary.clone())?);
         let _away = tokio::time::timeout(CONNECT, boundary.connected()).await;
-        let boundary: Arc<dyn Boundary> = boundary;
-        let lane = self.log.lane();
+        let lane = self.log.lane_signed_by(Signer::new(&boundary, self.log_key.clone()));
         let kms = self.kms(boundary, &lane)?;
         Ok(api::front(Services {
             vault: self.vault(&kms, &lane)?,
@@ -323,6 +325,11 @@ fn databases() -> vault::Databases {
 /// Without authorities that the system trusts, whoever is dialled is believed by what is configured alone.
 fn authorities() -> rustls::RootCertStore {
     client::authorities(None).unwrap_or_else(|_| rustls::RootCertStore::empty())
+}
+
+fn vault_gauges(metrics: &Metrics, caches: &Arc<vault::Caches>) {
+    reseal_gauges(metrics, caches);
+    lease_gauges(metrics, caches);
 }
 
 fn lease_gauges(metrics: &Metrics, vault: &Arc<vault::Caches>) {

@@ -3,8 +3,11 @@
 
 mod rig;
 
+use audit::Log;
 use audit::record::AuditorPublic;
-use rig::{ORIGIN, Rig, copy, indexes};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rig::{ORIGIN, Rig, copy, draft, indexes};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
@@ -173,6 +176,61 @@ fn a_proof_is_checked_without_the_log_and_accuses_a_log_that_lost_the_entry() {
         assert!(said.code == 1 && said.field("result").contains("the receipt proves nothing"), "{}", said.stdout);
     }
     assert_eq!(rig.run("verify --key log.vkey").code, 2, "neither log nor receipt");
+}
+
+/// The receipt of an entry that is appended now, as its caller gets it.
+fn receipt(log: &Log, number: u64) -> Vec<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { log.lane().append_for_receipt(draft(number)).receipt.await.unwrap().encode() })
+}
+
+#[test]
+fn a_receipt_that_came_with_an_answer_accuses_a_log_that_has_not_kept_it() {
+    let rig = Rig::with_entries(300);
+    copy(&rig.log, &rig.work.join("old"));
+    let log = rig.open();
+    let bytes = receipt(&log, 300);
+    rig.append(&log, 301..310);
+    drop(log);
+    let base64 = STANDARD.encode(&bytes);
+    // the bytes, and as clients show them
+    for (name, content) in [
+        ("receipt", bytes.clone()),
+        ("padded", format!("{base64}\n").into()),
+        ("unpadded", base64.trim_end_matches('=').into()),
+    ] {
+        fs::write(rig.work.join(name), content).unwrap();
+        let said = rig.run(&format!("verify --key log.vkey --receipt {name}"));
+        assert_eq!((said.code, said.field("valid"), said.field("receipt_index")), (0, "true".into(), "300".into()));
+        assert!(said.field("result").contains("promised") && said.field("batch") == "300 to 300", "{}", said.stdout);
+    }
+    let said = rig.on_log("verify --receipt receipt");
+    assert_eq!((said.code, said.field("receipt_kept"), said.field("receipt_index")), (0, "true".into(), "300".into()));
+    // an old copy, and another history: valid but for the receipt
+    let said = rig.run("verify --key log.vkey --dir old");
+    assert_eq!((said.code, said.field("valid")), (0, "true".to_owned()));
+    let said = rig.run("verify --key log.vkey --dir old --receipt receipt");
+    let expected =
+        "the log has 300 entries, and a receipt was given for entry 300 when there were 301: it was set back";
+    assert_eq!((said.code, said.field("result"), said.field("index")), (1, expected.to_owned(), "300".to_owned()));
+    let other = Rig::with_entries(300);
+    let log = other.open();
+    other.append(&log, 9000..9020);
+    drop(log);
+    let said = rig.run(&format!("verify --receipt receipt --key log.vkey --dir {}", other.log.display()));
+    assert!(said.code == 1 && said.field("result").contains("altered, or forked"), "{}", said.stdout);
+    // nobody's receipt, and what goes with none
+    let mut altered = bytes.clone();
+    *altered.last_mut().unwrap() ^= 1;
+    fs::write(rig.work.join("altered"), altered).unwrap();
+    fs::write(rig.work.join("cut"), &bytes[..80]).unwrap();
+    for line in ["altered", "cut", "altered --dir old"] {
+        let said = rig.run(&format!("verify --key log.vkey --receipt {line}"));
+        assert!(said.code == 1 && said.field("result").contains("the receipt proves nothing"), "{}", said.stdout);
+    }
+    fs::copy(rig.log.join("checkpoint"), rig.work.join("seen")).unwrap();
+    let said = rig.run("verify --key log.vkey --receipt receipt --checkpoint seen");
+    assert!(said.code == 2 && said.stderr.contains("wants the log"), "{}", said.stderr);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use api::{
 use audit::checkpoint::Checkpoint;
 use audit::note::VerifierKey;
 use audit::read::{LogFolder, LogReader};
+use audit::receipt::Batch;
 use audit::record::Entry;
 use audit::{Acks, AuditError, AuditSink, CheckpointSigner, ForReceipt, Log, LogOptions, SignError, Witnesses};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
@@ -154,6 +155,16 @@ impl Signer {
     }
 }
 
+impl Signer {
+    fn signed(&self, body: String) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
+        if self.away.load(Ordering::SeqCst) {
+            return Box::pin(std::future::ready(Err(SignError::Unavailable)));
+        }
+        let signature = self.key.sign(body.as_bytes());
+        Box::pin(std::future::ready(signature.as_ref().try_into().map_err(|_| SignError::Unavailable)))
+    }
+}
+
 impl CheckpointSigner for Signer {
     fn verifier(&self) -> [u8; 32] {
         self.key.public_key().as_ref().try_into().unwrap()
@@ -166,11 +177,11 @@ impl CheckpointSigner for Signer {
         root: Hash,
         _: Vec<Hash>,
     ) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
-        if self.away.load(Ordering::SeqCst) {
-            return Box::pin(std::future::ready(Err(SignError::Unavailable)));
-        }
-        let signature = self.key.sign(Checkpoint { origin, size, root }.body().as_bytes());
-        Box::pin(std::future::ready(signature.as_ref().try_into().map_err(|_| SignError::Unavailable)))
+        self.signed(Checkpoint { origin, size, root }.body())
+    }
+
+    fn sign_batch(&self, batch: Batch) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
+        self.signed(batch.body())
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Asking {
     goal: Option<Goal>,
     /// What this process has made durable.
     recorded: Option<Asked>,
-    /// At most one a pace, unless somebody waits.
+    /// At most one a pace, unless the log is being closed.
     pace: Duration,
     asked_at: Option<Instant>,
     not_before: Instant,
@@ -32,15 +32,6 @@ struct Goal {
     /// Where the boundary may stand.
     from: Vec<u64>,
     at: usize,
-}
-
-/// Who waits for a checkpoint over the newest entries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wanted {
-    ByNobody,
-    /// So few that more may come to share the signature.
-    ByFew,
-    AtOnce,
 }
 
 /// A question.
@@ -80,8 +71,8 @@ impl Asking {
     }
 
     /// What to ask now, of a tree of `size`.
-    pub(super) fn next(&mut self, now: Instant, size: u64, wanted: Wanted) -> Option<Next> {
-        if self.due(size, wanted).is_none_or(|due| now < due) {
+    pub(super) fn next(&mut self, now: Instant, size: u64, at_once: bool) -> Option<Next> {
+        if self.due(size, at_once).is_none_or(|due| now < due) {
             return None;
         }
         if self.goal.is_none() {
@@ -92,12 +83,8 @@ impl Asking {
     }
 
     /// When there is something to ask.
-    pub(super) fn due(&self, size: u64, wanted: Wanted) -> Option<Instant> {
-        let gap = match wanted {
-            Wanted::ByNobody => self.pace,
-            Wanted::ByFew => FEW_GAP,
-            Wanted::AtOnce => Duration::ZERO,
-        };
+    pub(super) fn due(&self, size: u64, at_once: bool) -> Option<Instant> {
+        let gap = if at_once { Duration::ZERO } else { self.pace };
         match (&self.goal, self.asked_at) {
             (None, _) if size <= self.signed => None,
             (None, Some(asked_at)) => Some(self.not_before.max(asked_at + gap)),
@@ -170,8 +157,6 @@ impl Asking {
     }
 }
 
-/// Least time from one question to the next while few wait: none after idle.
-const FEW_GAP: Duration = Duration::from_millis(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -186,8 +171,8 @@ mod tests {
     }
 
     /// Asks, as the tree does.
-    fn ask(asking: &mut Asking, now: Instant, size: u64, wanted: Wanted) -> Option<Next> {
-        let next = asking.next(now, size, wanted)?;
+    fn ask(asking: &mut Asking, now: Instant, size: u64, at_once: bool) -> Option<Next> {
+        let next = asking.next(now, size, at_once)?;
         if let Some(asked) = asking.unrecorded(0) {
             asking.recorded(asked);
         }
@@ -212,20 +197,17 @@ mod tests {
             let mut asking = Asking::at_start(recorded, checkpoint, size, PACE, now);
             for (at, (from, to)) in expected.iter().enumerate() {
                 assert!(asking.hopes(size));
-                let next = ask(&mut asking, now, size, Wanted::ByNobody);
+                let next = ask(&mut asking, now, size, false);
                 assert_eq!(next, Some(Next { from: *from, size: *to }), "{recorded:?} {checkpoint:?}");
                 assert_eq!(asking.forked(now), at + 1 == expected.len(), "{recorded:?} {checkpoint:?}");
             }
-            assert!(
-                !asking.hopes(size) && ask(&mut asking, now, size, Wanted::AtOnce).is_none(),
-                "it stands elsewhere"
-            );
+            assert!(!asking.hopes(size) && ask(&mut asking, now, size, true).is_none(), "it stands elsewhere");
             // and may be mended
             let later = now + BACKOFF_MAX;
             let (from, to) = expected[0];
-            assert_eq!(ask(&mut asking, later, size, Wanted::ByNobody), Some(Next { from, size: to }));
+            assert_eq!(ask(&mut asking, later, size, false), Some(Next { from, size: to }));
             asking.signed();
-            let more = ask(&mut asking, later, size + 1, Wanted::AtOnce);
+            let more = ask(&mut asking, later, size + 1, true);
             assert_eq!(more, Some(Next { from: to, size: size + 1 }));
         }
     }
@@ -234,53 +216,48 @@ mod tests {
     fn one_size_is_asked_for_until_it_is_answered_ever_more_seldom() {
         let mut now = Instant::now();
         let mut asking = Asking::at_start(asked(10, 10), Some(10), 10, PACE, now);
-        ask(&mut asking, now, 10, Wanted::ByNobody);
+        ask(&mut asking, now, 10, false);
         asking.signed();
         now += PACE;
         let question = Some(Next { from: 10, size: 12 });
         let mut waits = Vec::new();
         for more in 0..12 {
-            assert_eq!(ask(&mut asking, now, 12 + more, Wanted::AtOnce), question, "though the tree grows");
+            assert_eq!(ask(&mut asking, now, 12 + more, true), question, "though the tree grows");
             assert_eq!(asking.recorded, asked(10, 12));
             asking.unavailable(now);
-            assert_eq!(ask(&mut asking, now, 20, Wanted::AtOnce), None);
-            let due = asking.due(20, Wanted::AtOnce).unwrap();
+            assert_eq!(ask(&mut asking, now, 20, true), None);
+            let due = asking.due(20, true).unwrap();
             waits.push(due - now);
             now = due;
         }
         assert!(waits.is_sorted() && waits[0] == BACKOFF_MIN && waits[11] == BACKOFF_MAX, "{waits:?}");
-        assert_eq!(ask(&mut asking, now, 30, Wanted::AtOnce), question);
+        assert_eq!(ask(&mut asking, now, 30, true), question);
         assert_eq!(asking.in_question(), (12, [7; 32]));
         asking.signed();
-        assert_eq!(ask(&mut asking, now, 30, Wanted::AtOnce), Some(Next { from: 12, size: 30 }));
+        assert_eq!(ask(&mut asking, now, 30, true), Some(Next { from: 12, size: 30 }));
         assert_eq!(asking.recorded, asked(12, 30), "durable before the question");
     }
 
     #[test]
-    fn what_nobody_waits_for_is_asked_for_once_a_pace() {
+    fn what_is_new_is_asked_for_once_a_pace() {
         let now = Instant::now();
         let mut asking = Asking::at_start(None, None, 0, PACE, now);
-        ask(&mut asking, now, 0, Wanted::ByNobody);
+        ask(&mut asking, now, 0, false);
         asking.signed();
-        assert_eq!(
-            (ask(&mut asking, now, 0, Wanted::AtOnce), asking.due(0, Wanted::AtOnce)),
-            (None, None),
-            "there is nothing new"
-        );
-        assert_eq!(ask(&mut asking, now, 5, Wanted::ByNobody), None);
-        assert_eq!(asking.due(5, Wanted::ByNobody), Some(now + PACE));
-        assert_eq!(asking.due(5, Wanted::ByFew), Some(now + FEW_GAP));
-        assert_eq!(asking.due(5, Wanted::AtOnce), Some(now));
-        assert_eq!(ask(&mut asking, now + PACE, 5, Wanted::ByNobody), Some(Next { from: 0, size: 5 }));
+        assert_eq!((ask(&mut asking, now, 0, true), asking.due(0, true)), (None, None), "there is nothing new");
+        assert_eq!(ask(&mut asking, now, 5, false), None);
+        assert_eq!(asking.due(5, false), Some(now + PACE));
+        assert_eq!(asking.due(5, true), Some(now));
+        assert_eq!(ask(&mut asking, now + PACE, 5, false), Some(Next { from: 0, size: 5 }));
         asking.signed();
-        assert_eq!(ask(&mut asking, now + PACE, 6, Wanted::AtOnce), Some(Next { from: 5, size: 6 }), "somebody waits");
+        assert_eq!(ask(&mut asking, now + PACE, 6, true), Some(Next { from: 5, size: 6 }), "it is being closed");
     }
 
     #[test]
     fn what_was_read_at_start_is_written_anew_before_the_first_question_though_it_says_the_same() {
         let now = Instant::now();
         let mut asking = Asking::at_start(asked(4, 9), Some(4), 9, PACE, now);
-        assert_eq!(asking.next(now, 9, Wanted::ByNobody), Some(Next { from: 4, size: 9 }));
+        assert_eq!(asking.next(now, 9, false), Some(Next { from: 4, size: 9 }));
         assert_eq!(asking.unrecorded(0), asked(4, 9));
         asking.recorded(Asked { signed: 4, next: 9, tiles: 0 });
         assert_eq!(asking.unrecorded(0), None);
@@ -290,12 +267,12 @@ mod tests {
     fn a_boundary_that_is_away_is_tried_once_more_at_the_end() {
         let now = Instant::now();
         let mut asking = Asking::at_start(None, None, 3, PACE, now);
-        ask(&mut asking, now, 3, Wanted::ByNobody);
+        ask(&mut asking, now, 3, false);
         asking.unavailable(now);
-        assert_eq!(ask(&mut asking, now, 3, Wanted::AtOnce), None);
+        assert_eq!(ask(&mut asking, now, 3, true), None);
         asking.hurry(now);
         assert!(asking.hopes(3));
-        assert!(ask(&mut asking, now, 3, Wanted::AtOnce).is_some());
+        assert!(ask(&mut asking, now, 3, true).is_some());
         asking.unavailable(now);
         assert!(!asking.hopes(3));
     }

@@ -1,19 +1,9 @@
-//! What the tree's thread is told: how many entries are durable, who wants a receipt, and who a proof.
+//! What the tree's thread is told: how many entries are durable, and who wants a proof.
 
-use super::lane::Lane;
 use crate::tile::TileError;
 use envelope::merkle::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, oneshot};
-
-/// Somebody waits for the receipt of a durable entry.
-pub(super) struct Wanted {
-    pub(super) index: u64,
-    pub(super) lane: Arc<Lane>,
-    pub(super) slot: u32,
-    pub(super) since: Instant,
-}
 
 /// Somebody waits for the proof that the tree of `size` leaves extends that of `old`.
 pub(super) struct ProofWanted {
@@ -30,10 +20,7 @@ pub(super) struct Inbox {
 #[derive(Default)]
 struct State {
     size: u64,
-    wanted: Vec<Wanted>,
     proofs: Vec<ProofWanted>,
-    /// Receipts that nobody answered yet, wherever they wait.
-    out: usize,
     /// The tree's thread has nothing to do until it is woken.
     resting: bool,
     ended: bool,
@@ -53,15 +40,11 @@ impl Inbox {
         Self { state: Mutex::new(State { size, ..State::default() }), wake: Notify::new() }
     }
 
-    /// From the writer: so many entries are durable. Leaves in `wanted` those that are one too many.
-    pub(super) fn durable(&self, size: u64, wanted: &mut Vec<Wanted>) {
+    /// From the writer: so many entries are durable.
+    pub(super) fn durable(&self, size: u64) {
         let mut state = self.state();
-        let room = if state.gone { 0 } else { RECEIPTS_MAX.saturating_sub(state.out) };
-        let taken = wanted.len().min(room);
         state.size = size;
-        state.out += taken;
-        state.wanted.extend(wanted.drain(..taken));
-        let wake = std::mem::take(&mut state.resting) || taken > 0;
+        let wake = std::mem::take(&mut state.resting);
         drop(state);
         if wake {
             self.wake.notify_one();
@@ -84,25 +67,18 @@ impl Inbox {
         self.wake.notify_one();
     }
 
-    /// To the tree: what is new, with those who wait.
-    pub(super) fn look(&self, waiting: &mut Vec<Wanted>) -> News {
+    /// To the tree: what is new.
+    pub(super) fn look(&self) -> News {
         let mut state = self.state();
         state.resting = false;
-        waiting.append(&mut state.wanted);
         News { size: state.size, ended: state.ended, proofs: std::mem::take(&mut state.proofs) }
     }
 
     /// The tree looks for the last time.
-    pub(super) fn leave(&self, waiting: &mut Vec<Wanted>) {
+    pub(super) fn leave(&self) {
         let mut state = self.state();
         state.gone = true;
         state.proofs.clear();
-        waiting.append(&mut state.wanted);
-    }
-
-    /// The tree has answered so many.
-    pub(super) fn answered(&self, receipts: usize) {
-        self.state().out -= receipts;
     }
 
     /// Waits until something is new, for a tree that last looked at size `seen`, and that is woken for more entries only where
@@ -126,7 +102,5 @@ impl Inbox {
     }
 }
 
-/// Most receipts that wait.
-const RECEIPTS_MAX: usize = 16 << 10;
 /// Most proofs that wait.
 const PROOFS_MAX: usize = 64;

@@ -2,16 +2,18 @@
 //!
 //! Always: a waiter is answered, even where the lane's runtime ends before the log is done.
 
-use super::ENTRY_BYTES_MAX;
 use super::form::Form;
-use super::queue::{Item, Queue};
-use crate::proof::Receipt;
+use super::queue::{self, Item, Queue};
+use super::{CheckpointSigner, ENTRY_BYTES_MAX};
+use crate::receipt::Receipt;
 use crate::{AuditError, AuditSink, ForReceipt};
 use bytes::Bytes;
+use envelope::merkle::leaf_hash;
 use futures_util::future::{BoxFuture, FutureExt};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use tokio::runtime::Handle as Runtime;
 use tokio::sync::Notify;
 
 /// What became of an entry: durable, with a receipt where one was asked for.
@@ -22,6 +24,8 @@ pub(super) struct Lane {
     /// What was answered and the lane's task has not passed on.
     answered: Mutex<Vec<(u32, Answer)>>,
     wake: Notify,
+    runtime: Runtime,
+    signer: Arc<dyn CheckpointSigner>,
 }
 
 /// Places of those who wait, used again and again.
@@ -53,13 +57,29 @@ struct Handle {
 }
 
 impl Lane {
-    fn new() -> Self {
-        Self { waiters: Mutex::default(), answered: Mutex::default(), wake: Notify::new() }
+    /// In a runtime.
+    fn new(signer: Arc<dyn CheckpointSigner>) -> Self {
+        let (waiters, answered, wake) = (Mutex::default(), Mutex::default(), Notify::new());
+        Self { waiters, answered, wake, runtime: Runtime::current(), signer }
+    }
+
+    /// Where its callers run.
+    pub(super) fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// Who signs there.
+    pub(super) fn signer(&self) -> &Arc<dyn CheckpointSigner> {
+        &self.signer
     }
 
     /// In a runtime: spawns the lane's task there.
-    pub(super) fn start(queue: Arc<Queue>, form: Arc<dyn Form>) -> Arc<dyn AuditSink> {
-        let lane = Arc::new(Self::new());
+    pub(super) fn start(
+        queue: Arc<Queue>,
+        form: Arc<dyn Form>,
+        signer: Arc<dyn CheckpointSigner>,
+    ) -> Arc<dyn AuditSink> {
+        let lane = Arc::new(Self::new(signer));
         let end = End(Arc::clone(&lane));
         tokio::spawn(async move {
             let mut scratch = Scratch::default();
@@ -222,6 +242,7 @@ impl Handle {
         };
         let slot = self.lane.waiters().wait().ok_or(AuditError::Unavailable)?;
         let lane = &self.lane;
+        let receipt = receipt.map(|slot| queue::ForReceipt { slot, leaf: leaf_hash(&entry) });
         let pushed = self.queue.push(entry.len(), || Item { entry, lane: Arc::clone(lane), slot, receipt });
         if let Err(error) = pushed {
             self.lane.waiters().take_back(slot);
@@ -305,7 +326,7 @@ mod tests {
     #[tokio::test]
     async fn places_of_those_who_have_gone_are_used_again() {
         let queue = Arc::new(Queue::default());
-        let lane = Arc::new(Lane::new());
+        let lane = Arc::new(Lane::new(crate::log::tests::Rig::of(1).signer()));
         let form: Arc<dyn Form> = Arc::new(crate::log::tests::TestForm);
         let handle = Handle { lane: Arc::clone(&lane), queue: Arc::clone(&queue), form };
         for round in 0..50 {
@@ -317,10 +338,10 @@ mod tests {
             // gone before the answer, after it, or with it
             let mut rest = acks.into_iter().skip(3);
             let mut batch = Vec::new();
-            assert!(queue.take(&mut batch, None));
+            assert!(queue.take(&mut batch, None, std::time::Duration::ZERO));
             let gone: Vec<_> = rest.by_ref().take(3).collect();
             deliver(batch.into_iter().flat_map(|item| {
-                let both = [Some(item.slot), item.receipt].into_iter().flatten();
+                let both = [Some(item.slot), item.receipt.map(|wanted| wanted.slot)].into_iter().flatten();
                 both.map(move |slot| (Arc::clone(&item.lane), slot, Ok(None)))
             }));
             lane.pass_on(&mut Scratch::default());

@@ -1,6 +1,6 @@
-//! Proofs for many at once: nodes near the tree's right edge are hashed once, and remembered while the tree grows.
+//! Proofs of consistency: nodes near the tree's right edge are hashed once, and remembered while the tree grows.
 //!
-//! Always: what [`crate::tile::inclusion_proof`] and [`crate::tile::consistency_proof`] give.
+//! Always: what [`crate::tile::consistency_proof`] gives.
 
 use crate::tile::{self, NodeSource, TILE_BITS, TILE_WIDTH, TileError, TileReader, split_point};
 use envelope::merkle::{Hash, node_hash};
@@ -34,13 +34,6 @@ impl Nodes {
 }
 
 impl Proofs<'_> {
-    /// A leaf and its audit path (RFC 6962 §2.1.1).
-    pub(super) fn inclusion(&mut self, index: u64) -> Result<(Hash, Vec<Hash>), TileError> {
-        let leaf = self.node(0, index)?;
-        let size = self.size;
-        Ok((leaf, tile::inclusion_path(self, index, size)?))
-    }
-
     /// From the tree of `old` leaves to this one (RFC 6962 §2.1.2).
     pub(super) fn consistency(&mut self, old: u64) -> Result<Vec<Hash>, TileError> {
         let size = self.size;
@@ -108,7 +101,7 @@ const TILES_MAX: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tile::{TileFolder, Tiles, consistency_proof, inclusion_proof};
+    use crate::tile::{TileFolder, Tiles, consistency_proof};
     use envelope::merkle::leaf_hash;
 
     #[test]
@@ -130,14 +123,11 @@ mod tests {
             let reader = tiles.over(&folder);
             let mut proofs = nodes.proofs(&reader, size);
             for index in [0, 1, size / 3, size / 2, size.saturating_sub(300), size - 1].map(|at| at.min(size - 1)) {
-                let (leaf, path) = proofs.inclusion(index).unwrap();
-                assert_eq!(path, inclusion_proof(&reader, index, size).unwrap(), "{index} of {size}");
-                assert_eq!(leaf, leaf_hash(&(index + 1).to_be_bytes()));
                 let consistency = proofs.consistency(index).unwrap();
                 assert_eq!(consistency, consistency_proof(&reader, index, size).unwrap(), "{index} to {size}");
                 checked += 1;
             }
-            assert!(proofs.inclusion(size).is_err() && proofs.consistency(size + 1).is_err());
+            assert!(proofs.consistency(size + 1).is_err());
             assert_eq!(proofs.consistency(size).unwrap().len(), 0);
         }
         assert!(checked > 500, "{checked}");

@@ -3,6 +3,7 @@
 use super::lane::Lane;
 use super::{QUEUE_BYTES_MAX, QUEUE_RECORDS_MAX};
 use crate::AuditError;
+use envelope::merkle::Hash;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,15 @@ pub(super) struct Item {
     pub(super) entry: Vec<u8>,
     pub(super) lane: Arc<Lane>,
     pub(super) slot: u32,
-    /// Where a receipt is waited for too.
-    pub(super) receipt: Option<u32>,
+    pub(super) receipt: Option<ForReceipt>,
+}
+
+/// A receipt is wanted too.
+pub(super) struct ForReceipt {
+    /// Where it is waited for.
+    pub(super) slot: u32,
+    /// The entry's hash, made where many make theirs beside each other.
+    pub(super) leaf: Hash,
 }
 
 #[derive(Default)]
@@ -54,7 +62,7 @@ impl Queue {
     }
 
     /// Waits for entries and takes all. `false` once nothing waits and nothing more can come.
-    pub(super) fn take(&self, batch: &mut Vec<Item>, last_sync: Option<Instant>) -> bool {
+    pub(super) fn take(&self, batch: &mut Vec<Item>, last_sync: Option<Instant>, gap: Duration) -> bool {
         debug_assert!(batch.is_empty());
         let mut waiting = self.waiting();
         while waiting.items.is_empty() && !waiting.closed {
@@ -63,7 +71,7 @@ impl Queue {
         }
         // Not before the gap has passed, so that more callers share the sync; none after idle, and none for many.
         while waiting.items.len() < ENOUGH_RECORDS && !waiting.closed {
-            let left = last_sync.and_then(|last| SYNC_GAP.checked_sub(last.elapsed()));
+            let left = last_sync.and_then(|last| gap.checked_sub(last.elapsed()));
             let Some(left) = left.filter(|left| !left.is_zero()) else { break };
             waiting.wake_at = Some(ENOUGH_RECORDS);
             let woken = self.writer.wait_timeout(waiting, left);
@@ -88,5 +96,7 @@ impl Queue {
 
 /// Least time from one sync's start to the next one's.
 pub(super) const SYNC_GAP: Duration = Duration::from_micros(300);
+/// The same where the boundary signs as well: more callers share the signature, which costs as much as three calls.
+pub(super) const SIGNED_SYNC_GAP: Duration = Duration::from_micros(600);
 /// So many records do not wait for the gap to pass.
 pub(super) const ENOUGH_RECORDS: usize = 40;

@@ -7,6 +7,7 @@ mod power;
 mod serve;
 
 use super::*;
+use crate::receipt::Batch;
 use crate::tile::{TileFolder, TileReader};
 use crate::{AuditError, AuditSink};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
@@ -63,8 +64,9 @@ struct Boundary {
 struct State {
     last: Option<(u64, Hash)>,
     mode: Mode,
-    /// Signatures made, and questions refused as forks.
+    /// Signatures made of checkpoints, of batches, and questions refused as forks.
     signed: usize,
+    batches: usize,
     forked: usize,
 }
 
@@ -99,6 +101,26 @@ impl Boundary {
         self.state().last.map_or(0, |(size, _)| size)
     }
 
+    fn asked(
+        &self,
+        sign: impl FnOnce(&mut State) -> Result<[u8; 64], SignError> + Send + 'static,
+    ) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
+        let state = Arc::clone(&self.state);
+        async move {
+            let mode = state.lock().unwrap().mode;
+            match mode {
+                Mode::Slow(time) => tokio::time::sleep(time).await,
+                Mode::Silent => std::future::pending().await,
+                Mode::Away => return Err(SignError::Unavailable),
+                Mode::Panics => panic!("a defect of the boundary's client"),
+                Mode::Answers | Mode::LosesAnswers | Mode::Lies => {}
+            }
+            let signed = sign(&mut state.lock().unwrap())?;
+            if mode == Mode::LosesAnswers { Err(SignError::Unavailable) } else { Ok(signed) }
+        }
+        .boxed()
+    }
+
     /// Another one that remembers the same.
     fn copy(&self) -> Arc<Self> {
         Arc::new(Self { state: Arc::new(Mutex::new(self.state().clone())) })
@@ -117,8 +139,12 @@ impl State {
         self.last = Some((size, root));
         self.signed += 1;
         let body = Checkpoint { origin: origin.to_owned(), size, root }.body();
+        Ok(self.signature(&body))
+    }
+
+    fn signature(&self, body: &str) -> [u8; 64] {
         let seed = if self.mode == Mode::Lies { 9 } else { 7 };
-        Ok(pair(seed).sign(body.as_bytes()).as_ref().try_into().unwrap())
+        pair(seed).sign(body.as_bytes()).as_ref().try_into().unwrap()
     }
 }
 
@@ -134,20 +160,14 @@ impl CheckpointSigner for Boundary {
         root: Hash,
         proof: Vec<Hash>,
     ) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
-        let state = Arc::clone(&self.state);
-        async move {
-            let mode = state.lock().unwrap().mode;
-            match mode {
-                Mode::Slow(time) => tokio::time::sleep(time).await,
-                Mode::Silent => std::future::pending().await,
-                Mode::Away => return Err(SignError::Unavailable),
-                Mode::Panics => panic!("a defect of the boundary's client"),
-                Mode::Answers | Mode::LosesAnswers | Mode::Lies => {}
-            }
-            let signed = state.lock().unwrap().sign(&origin, size, root, &proof)?;
-            if mode == Mode::LosesAnswers { Err(SignError::Unavailable) } else { Ok(signed) }
-        }
-        .boxed()
+        self.asked(move |state| state.sign(&origin, size, root, &proof))
+    }
+
+    fn sign_batch(&self, batch: Batch) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
+        self.asked(move |state| {
+            state.batches += 1;
+            Ok(state.signature(&batch.body()))
+        })
     }
 }
 
@@ -200,6 +220,14 @@ impl Rig {
             sign_wait: Duration::from_secs(5),
             receipt_wait: self.receipt_wait,
         }
+    }
+
+    pub(super) fn signer(&self) -> Arc<dyn CheckpointSigner> {
+        Arc::clone(&self.boundary) as _
+    }
+
+    pub(super) fn silent(&self, silent: bool) {
+        self.boundary.set(if silent { Mode::Silent } else { Mode::Answers });
     }
 
     fn key(&self) -> VerifierKey {

@@ -1,4 +1,4 @@
-//! The log's tree: follows the writer through the segments, writes full tiles, has checkpoints signed, gives receipts.
+//! The log's tree: follows the writer through the segments, writes full tiles, has checkpoints signed.
 //!
 //! It has a thread of its own, and that a runtime of its own, in which the signer's futures are polled.
 //!
@@ -6,9 +6,8 @@
 //! Never: a reason not to serve. A boundary or a tile that fails delays checkpoints. What ends the log is a write of
 //! `signing` after which nobody knows what is on the disk, and a panic.
 
-use super::asking::{self, Asking, Next};
-use super::inbox::{Inbox, ProofWanted, Wanted};
-use super::lane::deliver;
+use super::asking::{Asking, Next};
+use super::inbox::{Inbox, ProofWanted};
 use super::proofs::Nodes;
 use super::queue::Queue;
 use super::recover::{CHECKPOINT, replace};
@@ -16,10 +15,8 @@ use super::segment::{self, Hindrance, SEGMENTS};
 use super::signing::{Asked, Signing};
 use super::walk::{Step, Walk};
 use super::{CheckpointSigner, OpenError, Place, Published, SignError, Standing};
-use crate::AuditError;
 use crate::checkpoint::Checkpoint;
 use crate::note::Note;
-use crate::proof::Receipt;
 use crate::tile::{self, TileError, TileFolder, TileId, TileReader, Tiles};
 use envelope::merkle::{Hash, leaf_hash};
 use futures_util::future::BoxFuture;
@@ -48,8 +45,6 @@ pub(super) struct Tree {
     follow_at: Instant,
     signing: Signing,
     asking: Asking,
-    /// In the order of their entries.
-    waiting: Vec<Wanted>,
     nodes: Nodes,
     /// The newest checkpoint with its partial tiles, until it stands in the folder.
     unpublished: Option<(Checkpoint, Note, Partials)>,
@@ -110,7 +105,6 @@ impl Tree {
         }
         let syncing =
             Syncing { mark: asked.map_or(0, |asked| asked.tiles), at: now + SYNC_EVERY, running: None, failed: false };
-        let (unwritten, waiting) = (Vec::new(), Vec::new());
         Self {
             place,
             inbox,
@@ -118,12 +112,11 @@ impl Tree {
             published,
             tiles,
             folder,
-            unwritten,
+            unwritten: Vec::new(),
             walk,
             follow_at: now,
             signing,
             asking,
-            waiting,
             nodes: Nodes::default(),
             unpublished: None,
             publish_at: now,
@@ -141,7 +134,7 @@ impl Tree {
         let mut request: Option<Request> = None;
         let mut end: Option<Instant> = None;
         loop {
-            let news = inbox.look(&mut self.waiting);
+            let news = inbox.look();
             if *failure.borrow() {
                 return Err(Hindrance::Final);
             }
@@ -149,13 +142,12 @@ impl Tree {
                 end = Some(Instant::now() + CLOSE_WAIT);
                 self.asking.hurry(Instant::now());
             }
-            self.passing(|tree| tree.follow(news.size, !tree.waiting.is_empty() || news.ended))?;
+            self.passing(|tree| tree.follow(news.size, news.ended))?;
             self.prove(news.proofs);
             if request.is_none() {
                 request = self.ask(news.ended)?;
             }
             self.passing(|tree| tree.publish(news.ended))?;
-            self.expire();
             self.syncing.look(&self.place, self.tiles.size(), self.unwritten.is_empty());
             let now = Instant::now();
             if end.is_some_and(|end| now >= end || request.is_none() && self.is_done(news.size, now)) {
@@ -259,8 +251,7 @@ impl Tree {
 
     /// Asks the boundary where something is due. `signing` tells of it first.
     fn ask(&mut self, ended: bool) -> Result<Option<Request>, Hindrance> {
-        let wanted = if ended { asking::Wanted::AtOnce } else { self.wanted() };
-        let Some(next) = self.asking.next(Instant::now(), self.tiles.size(), wanted) else { return Ok(None) };
+        let Some(next) = self.asking.next(Instant::now(), self.tiles.size(), ended) else { return Ok(None) };
         let mut request = None;
         self.passing(|tree| {
             request = Some(tree.begin(next)?);
@@ -270,14 +261,6 @@ impl Tree {
             self.asking.unavailable(Instant::now());
         }
         Ok(request)
-    }
-
-    fn wanted(&self) -> asking::Wanted {
-        match self.waiting.iter().take(ENOUGH_RECEIPTS).filter(|wanted| wanted.index < self.tiles.size()).count() {
-            0 => asking::Wanted::ByNobody,
-            ENOUGH_RECEIPTS => asking::Wanted::AtOnce,
-            _ => asking::Wanted::ByFew,
-        }
     }
 
     fn begin(&mut self, next: Next) -> Result<Request, Trouble> {
@@ -307,7 +290,6 @@ impl Tree {
                         "the boundary has signed what this audit log does not hold: the log is older, or another one"
                     );
                     self.published.standing.send_replace(Standing::Behind);
-                    self.refuse_all(AuditError::Unsigned);
                 }
             }
         }
@@ -323,7 +305,6 @@ impl Tree {
         self.asking.signed();
         self.published.standing.send_replace(Standing::Agreed);
         self.published.checkpoint.send_replace(Some(Arc::new((checkpoint.clone(), note.clone()))));
-        self.give_receipts(size, &note);
         let reader = self.tiles.over(&self.folder);
         let partials = tile::partials_at(size).into_iter();
         let partials = partials.map(|id| Ok((id, reader.tile(id.level, id.index, id.width)?))).collect();
@@ -335,29 +316,6 @@ impl Tree {
         }
     }
 
-    fn give_receipts(&mut self, size: u64, note: &Note) {
-        let covered = self.waiting.iter().position(|wanted| wanted.index >= size).unwrap_or(self.waiting.len());
-        let covered: Vec<_> = self.waiting.drain(..covered).collect();
-        self.inbox.answered(covered.len());
-        let reader = self.tiles.over(&self.folder);
-        let mut proofs = self.nodes.proofs(&reader, size);
-        let mut first_error = None;
-        deliver(covered.into_iter().map(|Wanted { index, lane, slot, since: _ }| {
-            let receipt = proofs.inclusion(index).map(|(leaf, path)| Receipt::of(index, leaf, path, note.clone()));
-            let answer = receipt.map(|receipt| Some(Box::new(receipt))).map_err(|error| {
-                first_error.get_or_insert(error);
-                AuditError::Unsigned
-            });
-            (lane, slot, answer)
-        }));
-        drop(reader);
-        if let Some(error) = first_error
-            && self.may_tell(Instant::now())
-        {
-            tracing::error!(%error, size, "receipts have no proofs, and are not given");
-        }
-    }
-
     /// Whoever wanted a proof may have gone.
     fn prove(&mut self, wanted: Vec<ProofWanted>) {
         let reader = self.tiles.over(&self.folder);
@@ -366,33 +324,6 @@ impl Tree {
             let proof = if known { self.nodes.proofs(&reader, size).consistency(old) } else { Err(TileError::Range) };
             let _ = reply.send(proof);
         }
-    }
-
-    /// Nobody waits for ever.
-    fn expire(&mut self) {
-        let wait = self.place.receipt_wait;
-        let in_time = self.waiting.iter().position(|wanted| wanted.since.elapsed() < wait);
-        let late = self.waiting.drain(..in_time.unwrap_or(self.waiting.len())).collect();
-        self.refuse(late, AuditError::Unsigned);
-    }
-
-    fn refuse(&self, wanted: Vec<Wanted>, error: AuditError) {
-        if wanted.is_empty() {
-            return;
-        }
-        self.inbox.answered(wanted.len());
-        deliver(wanted.into_iter().map(|wanted| (wanted.lane, wanted.slot, Err(error))));
-    }
-
-    /// Leaves nobody waiting.
-    fn leave(&mut self, error: AuditError) {
-        self.inbox.leave(&mut self.waiting);
-        self.refuse_all(error);
-    }
-
-    fn refuse_all(&mut self, error: AuditError) {
-        let waiting = std::mem::take(&mut self.waiting);
-        self.refuse(waiting, error);
     }
 
     /// Puts the newest checkpoint into the folder, now and then, or at once. Its tiles go before it.
@@ -417,10 +348,9 @@ impl Tree {
 
     fn next_event(&self, durable: u64, asked: bool) -> Option<Instant> {
         let follow = (self.tiles.size() < durable).then(|| self.follow_at.max(self.retry_at));
-        let ask = if asked { None } else { self.asking.due(self.tiles.size(), self.wanted()) };
+        let ask = if asked { None } else { self.asking.due(self.tiles.size(), false) };
         let publish = self.unpublished.as_ref().map(|_| self.publish_at.max(self.retry_at));
-        let expire = self.waiting.first().map(|wanted| wanted.since + self.place.receipt_wait);
-        [follow, ask, publish, expire].into_iter().flatten().min()
+        [follow, ask, publish].into_iter().flatten().min()
     }
 }
 
@@ -453,9 +383,7 @@ impl Drop for TreeThread {
         if std::thread::panicking() {
             self.fail();
         }
-        // a log that has failed vouches for nothing more, though it may stand on the disk
-        let error = if *self.failure.borrow() { AuditError::Unavailable } else { AuditError::Unsigned };
-        self.tree.leave(error);
+        self.tree.inbox.leave();
     }
 }
 
@@ -520,8 +448,6 @@ impl Syncing {
 const FOLLOW_EVERY: Duration = Duration::from_millis(10);
 /// Most entries that are followed before the boundary's answer is looked at.
 const FOLLOWED_AT_ONCE: u64 = 4096;
-/// So many receipts do not wait for more to share their signature.
-const ENOUGH_RECEIPTS: usize = 40;
 const RETRY: Duration = Duration::from_millis(200);
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Longest that a log that is being closed waits for its last checkpoint.

@@ -1,15 +1,16 @@
 //! The writer's thread: takes what waits, writes it, syncs, answers, and tells the tree.
 
 use super::form::Form;
-use super::inbox::{Inbox, Wanted};
+use super::inbox::Inbox;
 use super::lane::deliver;
-use super::queue::{Item, Queue};
+use super::queue::{Item, Queue, SIGNED_SYNC_GAP, SYNC_GAP};
+use super::receipts::{Asked, Receipts, Wanted};
 use super::reserve::Reserve;
 use super::segment::{Hindrance, Segments, hindrance};
 use crate::AuditError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::Duration;
 use tokio::sync::watch;
 
 pub(super) struct Writer {
@@ -18,10 +19,12 @@ pub(super) struct Writer {
     form: Arc<dyn Form>,
     queue: Arc<Queue>,
     inbox: Arc<Inbox>,
+    receipts: Receipts,
     size: Arc<AtomicU64>,
     failure: watch::Sender<bool>,
     batch: Vec<Item>,
-    wanted: Vec<Wanted>,
+    /// From the last sync to the next one.
+    gap: Duration,
     /// What was told of last, so that the log of the process is told once.
     hindered: bool,
     /// No space was left, until there is room for the reserve and for more than a batch.
@@ -30,16 +33,28 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(
-        segments: Segments,
-        reserve: Reserve,
+        (segments, reserve): (Segments, Reserve),
         form: Arc<dyn Form>,
-        queue: Arc<Queue>,
-        inbox: Arc<Inbox>,
+        (queue, inbox): (Arc<Queue>, Arc<Inbox>),
+        receipts: Receipts,
         size: Arc<AtomicU64>,
         failure: watch::Sender<bool>,
     ) -> Self {
-        let (batch, wanted) = (Vec::new(), Vec::new());
-        Self { segments, reserve, form, queue, inbox, size, failure, batch, wanted, hindered: false, full: false }
+        let (batch, gap) = (Vec::new(), SYNC_GAP);
+        Self {
+            segments,
+            reserve,
+            form,
+            queue,
+            inbox,
+            receipts,
+            size,
+            failure,
+            batch,
+            gap,
+            hindered: false,
+            full: false,
+        }
     }
 
     /// Until the queue is closed. Gives the log's size where it ended in peace.
@@ -48,7 +63,7 @@ impl Writer {
             tracing::error!(%error, "there is no space for the audit log's reserve: nothing is accepted until there is");
             self.full = true;
         }
-        while self.queue.take(&mut self.batch, self.segments.last_sync()) {
+        while self.queue.take(&mut self.batch, self.segments.last_sync(), self.gap) {
             // answered first, and then a month's new key: who came before it was made has the old one
             if *self.failure.borrow() || self.commit().and_then(|()| self.form.renew()) == Err(Hindrance::Final) {
                 self.fail();
@@ -94,37 +109,41 @@ impl Writer {
         }
         while !self.batch.is_empty() {
             let count = self.segments.room()?.min(self.batch.len());
-            let first = self.segments.size();
-            self.segments.write(self.batch.iter().take(count).map(|item| item.entry.as_slice()))?;
-            self.answer(count, first);
+            let (items, _) = self.batch.split_at(count);
+            let asked = self.receipts.ask(self.segments.size(), items);
+            self.gap = if asked.is_some() { SIGNED_SYNC_GAP } else { SYNC_GAP };
+            let written = self.segments.write(items.iter().map(|item| item.entry.as_slice()));
+            if let (Some(asked), Err(_)) = (&asked, written) {
+                asked.is_lost();
+            }
+            written?;
+            self.answer(count, asked.as_deref());
         }
         Ok(())
     }
 
-    /// The first of the batch are durable, from entry `first` on.
-    fn answer(&mut self, count: usize, first: u64) {
+    /// The first of the batch are durable. Those of them who want a receipt have it with the same wake where it is signed by now.
+    fn answer(&mut self, count: usize, asked: Option<&Asked>) {
         self.size.store(self.segments.size(), Ordering::Release);
-        let (since, wanted) = (Instant::now(), &mut self.wanted);
-        deliver(self.batch.drain(..count).zip(first..).map(|(Item { lane, slot, receipt, entry: _ }, index)| {
-            if let Some(slot) = receipt {
-                wanted.push(Wanted { index, lane: Arc::clone(&lane), slot, since });
-            }
-            (lane, slot, Ok(None))
-        }));
+        let receipts = asked.map_or_else(Vec::new, |asked| {
+            let wanted = self.batch.iter().take(count).enumerate().filter_map(|(at, item)| {
+                item.receipt.as_ref().map(|wanted| Wanted { at, lane: Arc::clone(&item.lane), slot: wanted.slot })
+            });
+            asked.is_durable(wanted.collect())
+        });
+        let durable = self.batch.drain(..count).map(|item| (item.lane, item.slot, Ok(None)));
+        deliver(durable.chain(receipts));
         self.tell_tree();
     }
 
-    fn tell_tree(&mut self) {
+    fn tell_tree(&self) {
         self.size.store(self.segments.size(), Ordering::Release);
-        self.inbox.durable(self.segments.size(), &mut self.wanted);
-        // too many, or the tree is gone: a log that has failed vouches for nothing
-        let error = if *self.failure.borrow() { AuditError::Unavailable } else { AuditError::Unsigned };
-        deliver(self.wanted.drain(..).map(|wanted| (wanted.lane, wanted.slot, Err(error))));
+        self.inbox.durable(self.segments.size());
     }
 
     fn refuse_batch(&mut self) {
         let places = |item: Item| {
-            let receipt = item.receipt.map(|slot| (Arc::clone(&item.lane), slot));
+            let receipt = item.receipt.map(|wanted| (Arc::clone(&item.lane), wanted.slot));
             receipt.into_iter().chain([(item.lane, item.slot)])
         };
         deliver(self.batch.drain(..).flat_map(places).map(|(lane, slot)| (lane, slot, Err(AuditError::Unavailable))));
@@ -153,7 +172,7 @@ impl Writer {
         self.inbox.end();
         loop {
             self.refuse_batch();
-            if !self.queue.take(&mut self.batch, None) {
+            if !self.queue.take(&mut self.batch, None, Duration::ZERO) {
                 return;
             }
         }

@@ -1,4 +1,4 @@
-//! Protobuf's encoding, as much of it as an entry needs. By hand: it stands on the path of every request.
+//! Protobuf's encoding, as much of it as entries and receipts need. By hand: it stands on the path of every request.
 //!
 //! Always: what has its default is left out; identifiers that are hexadecimal or UUIDs go as the bytes they stand for.
 //! Never: a panic on what others wrote.
@@ -11,7 +11,7 @@ const LENGTH_DELIMITED: u32 = 2;
 const FIXED_32: u32 = 5;
 
 /// Leaves out 0.
-pub(super) fn uint(out: &mut Vec<u8>, field: u32, value: u64) {
+pub(crate) fn uint(out: &mut Vec<u8>, field: u32, value: u64) {
     if value != 0 {
         present_uint(out, field, value);
     }
@@ -24,14 +24,14 @@ pub(super) fn present_uint(out: &mut Vec<u8>, field: u32, value: u64) {
 }
 
 /// Leaves out what is empty.
-pub(super) fn bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
+pub(crate) fn bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
     if !value.is_empty() {
         present_bytes(out, field, value);
     }
 }
 
 /// Of an `optional` field: what is empty is told.
-pub(super) fn present_bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
+pub(crate) fn present_bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
     tag(out, field, LENGTH_DELIMITED);
     varint(out, value.len() as u64);
     out.extend_from_slice(value);
@@ -147,10 +147,10 @@ fn uuid_digits(text: &str) -> Option<[u8; 32]> {
 /// The fields of a message, one after the other. Order, repeats and defaults are not looked at: whoever reads compares what
 /// it has read, written anew, with what it read from.
 #[derive(Debug, Clone)]
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Value<'a> {
+pub(crate) enum Value<'a> {
     Uint(u64),
     Bytes(&'a [u8]),
 }
@@ -205,21 +205,21 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Value<'a> {
-    pub(super) fn uint(self) -> Result<u64, Malformed> {
+    pub(crate) fn uint(self) -> Result<u64, Malformed> {
         match self {
             Self::Uint(value) => Ok(value),
             Self::Bytes(_) => Err(Malformed::Field),
         }
     }
 
-    pub(super) fn bytes(self) -> Result<&'a [u8], Malformed> {
+    pub(crate) fn bytes(self) -> Result<&'a [u8], Malformed> {
         match self {
             Self::Bytes(value) => Ok(value),
             Self::Uint(_) => Err(Malformed::Field),
         }
     }
 
-    pub(super) fn text(self) -> Result<String, Malformed> {
+    pub(crate) fn text(self) -> Result<String, Malformed> {
         std::str::from_utf8(self.bytes()?).map(str::to_owned).map_err(|_| Malformed::Field)
     }
 

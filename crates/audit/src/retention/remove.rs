@@ -4,7 +4,7 @@ use super::{Removal, RetentionError};
 use crate::Log;
 use crate::log::removed;
 use crate::note::Note;
-use crate::proof::Receipt;
+use crate::proof::Proof;
 use crate::read::{LogFolder, LogReader, LogSource as _, SEGMENT_ENTRIES, SEGMENTS};
 use crate::verify::open_checkpoint;
 use envelope::merkle::leaf_hash;
@@ -23,8 +23,8 @@ pub fn remove(log: &Log, removal: &Removal, index: u64) -> Result<(), RetentionE
         return Err(RetentionError::Unrecorded);
     }
     let parsed = Note::parse(&note).map_err(|_| RetentionError::Unrecorded)?;
-    let receipt = Receipt::prove(&folder, index, signed.size, parsed)?;
-    receipt.verify(log.key(), &leaf_hash(&entry)).map_err(|_| RetentionError::Unrecorded)?;
+    let proof = Proof::prove(&folder, index, signed.size, parsed)?;
+    proof.verify(log.key(), &leaf_hash(&entry)).map_err(|_| RetentionError::Unrecorded)?;
     removed::keep(log.dir(), index, &note)?;
     let segments = log.dir().join(SEGMENTS);
     // the oldest first: what a crash leaves has no hole

@@ -33,6 +33,11 @@ impl CheckpointSigner for Boundary {
         let signature = Signer::new().pair.sign(body.as_bytes()).as_ref().try_into().unwrap();
         async move { Ok(signature) }.boxed()
     }
+
+    fn sign_batch(&self, batch: crate::receipt::Batch) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
+        let signature = Signer::new().pair.sign(batch.body().as_bytes()).as_ref().try_into().unwrap();
+        async move { Ok(signature) }.boxed()
+    }
 }
 
 struct Rig {
@@ -252,9 +257,9 @@ async fn gaps(rig: &Rig, gone: u64, index: u64) {
     // proofs of what is gone hold
     let (folder, signed) = (rig.folder(), rig.signed());
     let note = crate::note::Note::parse(&folder.checkpoint().unwrap().unwrap()).unwrap();
-    let receipt = crate::proof::Receipt::prove(&folder, 77, signed.size, note).unwrap();
+    let proof = crate::proof::Proof::prove(&folder, 77, signed.size, note).unwrap();
     let entry = crate::record::finish(&draft(77), None).unwrap();
-    receipt.verify(&Signer::new().key, &envelope::merkle::leaf_hash(&entry)).unwrap();
+    proof.verify(&Signer::new().key, &envelope::merkle::leaf_hash(&entry)).unwrap();
     // a hash that stands for one is held to the tree
     let tile = rig.dir.join("tile/0/300");
     let sound = fs::read(&tile).unwrap();

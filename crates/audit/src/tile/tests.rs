@@ -136,9 +136,10 @@ fn proofs_are_those_of_rfc_6962_hash_by_hash() {
     let leaves = leaves(SIZE_MAX);
     let defined = Defined::over(&leaves);
     for size in (1..=SIZE_MAX).step_by(29).chain([255, 256, 257, 511, 512, 513]) {
+        let whole = merkle::Layers::over(leaves[..size].to_vec());
         for at in (0..size).step_by(23) {
             let inclusion = inclusion_proof(&defined, at as u64, size as u64).unwrap();
-            assert_eq!(Some(inclusion), merkle::inclusion_proof(&leaves[..size], at), "{at} in {size}");
+            assert_eq!(Some(inclusion), whole.path(at), "{at} in {size}");
             let consistency = consistency_proof(&defined, at as u64, size as u64).unwrap();
             assert_eq!(consistency, merkle::consistency_proof(&leaves[..size], at), "{at} to {size}");
         }

@@ -65,6 +65,7 @@ impl<S: LogSource> Walk<'_, S> {
             std::thread::sleep(self.options.rest);
             for hash in hashes {
                 self.gaps.unread += 1;
+                self.kept.leaf(self.tiles.size(), &hash);
                 self.tiles.push(hash);
                 if !self.after_leaf()? {
                     return Ok(Some(Stop::Root));

@@ -1,7 +1,9 @@
 use super::*;
 use crate::read::rig::{ORIGIN, SEGMENT, Signer, entries, entry, segments, tiles};
 use crate::read::{LogMemory, SEGMENT_ENTRIES};
+use crate::receipt::{Batch, Receipt, ReceiptError, Receipts};
 use aws_lc_rs::signature::KeyPair as _;
+use envelope::merkle::Layers;
 
 mod mutations;
 
@@ -162,6 +164,60 @@ fn a_checkpoint_from_elsewhere_finds_what_the_logs_own_cannot() {
     let note = signer.sign(&of(&history, 600));
     assert!(open_checkpoint(&note, &signer.key).is_ok());
     assert!(matches!(open_checkpoint(&note, &stranger), Err(Fault::Checkpoint(NoteError::Unsigned))));
+}
+
+/// The receipt of entry `index`, which became durable with those of `batch`.
+fn receipt(signer: &Signer, entries: &[Vec<u8>], batch: std::ops::Range<usize>, index: usize) -> Receipt {
+    let (first, count) = (batch.start as u64, u32::try_from(batch.len()).unwrap());
+    let tree = Layers::over(entries[batch.clone()].iter().map(|entry| leaf_hash(entry)).collect());
+    let signed = Batch { origin: ORIGIN.into(), first, count, root: tree.root() };
+    let signature = signer.pair.sign(signed.body().as_bytes()).as_ref().try_into().unwrap();
+    Receipts::of(&signed, &tree, &signer.key, signature).at(index - batch.start).unwrap()
+}
+
+#[test]
+fn a_receipt_finds_what_no_checkpoint_was_signed_for() {
+    let signer = Signer::new();
+    let history = entries(600);
+    let judged = |log: LogMemory, receipt: &Receipt| {
+        let promises = vec![Promise::of(receipt, &signer.key).unwrap()];
+        verify(&LogReader::over(log), &signer.key, &Options { promises, ..Options::default() }, &mut |_| {})
+    };
+    // signed, not yet signed, across both, of one entry, and of the whole log
+    for (batch, index) in [(10..50, 33), (560..600, 599), (540..560, 555), (7..8, 7), (0..600, 0)] {
+        let receipt = receipt(&signer, &history, batch.clone(), index);
+        judged(signer.log(&history, 550), &receipt).unwrap();
+        // set back behind it, and amid its batch
+        for there in [0, batch.start, batch.end - 1] {
+            let fault = judged(signer.log(&history[..there], there / 2), &receipt).unwrap_err();
+            let is_expected = matches!(&fault, Fault::Lost { entries, index: i, seen }
+                if (*entries, *i, *seen) == (there as u64, index as u64, batch.end as u64));
+            assert!(is_expected, "{fault}");
+            assert_eq!(fault.index(), Some(there as u64));
+        }
+        // another history, whose own checkpoint is in order
+        let mut other = history.clone();
+        other[index] = entry(9999);
+        let fault = judged(signer.log(&other, 600), &receipt).unwrap_err();
+        assert!(matches!(fault, Fault::Broken { index: i } if i == index as u64), "{fault}");
+        // the entry is there; one beside it is not
+        for beside in [batch.start, batch.end - 1].into_iter().filter(|beside| *beside != index) {
+            let mut other = history.clone();
+            other[beside] = entry(9999);
+            let fault = judged(signer.log(&other, 600), &receipt).unwrap_err();
+            let expected = (batch.start as u64, batch.end as u64 - 1);
+            assert!(matches!(fault, Fault::BrokenAmong { first, last } if (first, last) == expected), "{fault}");
+        }
+        // of what stands elsewhere it says nothing
+        for elsewhere in [batch.start.wrapping_sub(1), batch.end].into_iter().filter(|at| *at < 600) {
+            let mut other = history.clone();
+            other[elsewhere] = entry(9999);
+            judged(signer.log(&other, 600), &receipt).unwrap();
+        }
+    }
+    let stranger = VerifierKey::ed25519(ORIGIN, [9; 32]).unwrap();
+    let nobodys = Promise::of(&receipt(&signer, &history, 1..3, 2), &stranger);
+    assert_eq!(nobodys, Err(ReceiptError::Foreign));
 }
 
 #[test]

@@ -35,6 +35,11 @@ impl CheckpointSigner for Signer {
         let signature = self.0.sign(body.as_bytes()).as_ref().try_into().unwrap();
         async move { Ok(signature) }.boxed()
     }
+
+    fn sign_batch(&self, batch: audit::receipt::Batch) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
+        let signature = self.0.sign(batch.body().as_bytes()).as_ref().try_into().unwrap();
+        async move { Ok(signature) }.boxed()
+    }
 }
 
 /// A log's folder, and a folder to work in with a copy of the key.

@@ -1,7 +1,7 @@
 //! Checkpoints and receipts, and a boundary that is away, slow, silent, or elsewhere.
 
 use super::*;
-use crate::proof::Receipt;
+use crate::receipt::Receipt;
 use envelope::{ManualClock, Timestamp};
 
 fn covered(log: &Log) -> Option<u64> {
@@ -61,7 +61,7 @@ async fn under_load_checkpoints_come_at_their_pace_and_each_extends_the_one_befo
 }
 
 #[tokio::test]
-async fn receipts_lead_from_their_entry_to_a_checkpoint_and_many_share_a_signature() {
+async fn receipts_lead_from_their_entry_to_their_batch_and_many_share_a_signature() {
     let rig = Rig::of(100);
     let log = rig.open().unwrap();
     agreed(&log).await;
@@ -69,7 +69,7 @@ async fn receipts_lead_from_their_entry_to_a_checkpoint_and_many_share_a_signatu
     let lane = log.lane();
     let mut number = 0;
     for count in [1, 300, 7] {
-        let before = rig.boundary.state().signed;
+        let (before, syncs) = (rig.boundary.state().batches, log.syncs());
         // whoever wants none is in between
         let waiting: Vec<_> =
             (number..number + count).map(|n| (n, lane.append_for_receipt(draft(2 * n)).receipt)).collect();
@@ -85,15 +85,19 @@ async fn receipts_lead_from_their_entry_to_a_checkpoint_and_many_share_a_signatu
         for (n, receipt) in receipts {
             let at = usize::try_from(receipt.index()).unwrap();
             assert_eq!(entries[at], entry(2 * n));
-            let parsed = Receipt::parse(receipt.encode().as_bytes()).unwrap();
-            let checkpoint = parsed.verify(&rig.key(), &leaf_hash(&entries[at])).unwrap();
-            assert!(checkpoint.size > receipt.index());
+            let parsed = Receipt::parse(&receipt.encode()).unwrap();
+            let batch = parsed.verify(&rig.key(), &leaf_hash(&entries[at])).unwrap();
+            assert!(batch.entries().contains(&receipt.index()));
             assert!(parsed.verify(&rig.key(), &leaf_hash(&entry(2 * n + 1))).is_err());
         }
-        let signatures = rig.boundary.state().signed - before;
-        assert!((1..=4).contains(&signatures), "{signatures} for {count}");
+        let signatures = rig.boundary.state().batches - before;
+        let syncs = usize::try_from(log.syncs() - syncs).unwrap();
+        assert!((1..=syncs).contains(&signatures) && syncs <= 3 + count / 10, "{signatures} in {syncs} for {count}");
         number += count;
     }
+    let signatures = rig.boundary.state().batches;
+    append(&log, 2 * number..2 * number + 50).await;
+    assert_eq!(rig.boundary.state().batches, signatures, "nobody wanted one");
     assert_eq!(rig.boundary.state().forked, 0);
 }
 

@@ -69,7 +69,10 @@ impl Known {
             Log::go_on(place, Arc::clone(&rig.boundary) as _, 64 << 10, found).map_err(|error| error.to_string())?;
         let receipt = log.lane().append_for_receipt(draft(LAST)).receipt.await;
         receipt.map_err(|error| format!("after recovery: {error}"))?;
-        let standing = log.standing();
+        let mut standings = log.standings();
+        let told = standings.wait_for(|standing| *standing != Standing::Unknown);
+        let standing = tokio::time::timeout(Duration::from_secs(5), told).await;
+        let standing = standing.map_or(Standing::Unknown, |told| told.map_or(Standing::Unknown, |told| *told));
         drop(log);
         if standing != Standing::Agreed || rig.boundary.state().forked > 0 {
             return Err(format!("the boundary says that it is {standing:?}"));
@@ -169,6 +172,10 @@ impl CheckpointSigner for Noted {
             Ok(signed)
         }
         .boxed()
+    }
+
+    fn sign_batch(&self, batch: crate::receipt::Batch) -> BoxFuture<'static, Result<[u8; 64], SignError>> {
+        self.boundary.sign_batch(batch)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::cli::output::{Answer, Record};
 use anyhow::{Context as _, Result};
 use audit::checkpoint::Checkpoint;
 use audit::note::{Note, VerifierKey};
-use audit::proof::Receipt;
+use audit::proof::Proof;
 use audit::read::{LogFolder, LogReader, LogSource as _};
 use audit::tile;
 use clap::Args;
@@ -53,7 +53,7 @@ impl Prove {
 }
 
 /// Beside a writer, the tiles of a checkpoint may be replaced by those of the next: then that one is taken.
-fn prove(log: &LogReader<LogFolder>, key: &VerifierKey, index: u64) -> Result<(Receipt, Checkpoint)> {
+fn prove(log: &LogReader<LogFolder>, key: &VerifierKey, index: u64) -> Result<(Proof, Checkpoint)> {
     let mut attempts = ATTEMPTS;
     loop {
         attempts -= 1;
@@ -64,7 +64,7 @@ fn prove(log: &LogReader<LogFolder>, key: &VerifierKey, index: u64) -> Result<(R
     }
 }
 
-fn attempt(log: &LogReader<LogFolder>, key: &VerifierKey, index: u64) -> Result<(Receipt, Checkpoint)> {
+fn attempt(log: &LogReader<LogFolder>, key: &VerifierKey, index: u64) -> Result<(Proof, Checkpoint)> {
     let note = log.source().checkpoint()?.context("nothing was signed yet: there is no checkpoint")?;
     let note = Note::parse(&note)?;
     let checkpoint = Checkpoint::open(&note, key).context("the log's checkpoint proves nothing")?;
@@ -78,7 +78,7 @@ fn attempt(log: &LogReader<LogFolder>, key: &VerifierKey, index: u64) -> Result<
         leaf_hash(&entry)
     };
     let receipt =
-        Receipt::prove(log.source(), index, signed, note).context("the tree cannot be read: run `audit verify`")?;
+        Proof::prove(log.source(), index, signed, note).context("the tree cannot be read: run `audit verify`")?;
     // what we hand out, we would believe
     let checked = receipt.verify(key, &leaf);
     checked.context("entry, tiles and checkpoint do not fit together: run `audit verify`")?;

@@ -1,5 +1,7 @@
 //! `strongroom audit verify`.
 
+mod evidence;
+
 use super::cosigned::{Cosigned, Demand};
 use super::store::{Opened, Outcome, StoreFile};
 use super::{Key, Place, blocking, read_small};
@@ -11,15 +13,13 @@ use crate::cli::values::date_text;
 use anyhow::{Context as _, Result};
 use audit::checkpoint::Checkpoint;
 use audit::note::VerifierKey;
-use audit::proof::Receipt;
 use audit::read::{LogFolder, LogReader, WithArchive};
-use audit::tile;
 use audit::verify::store::Told;
-use audit::verify::{Fault, Options, Removed, Report, open_checkpoint, verify_each};
+use audit::verify::{Fault, Options, Promise, Removed, Report, open_checkpoint, verify_each};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
-use envelope::merkle::leaf_hash;
+use evidence::Evidence;
 use std::convert::Infallible;
 use std::io::Write as _;
 use std::ops::ControlFlow;
@@ -45,6 +45,9 @@ back to an old copy is valid up to there: only a checkpoint that you kept elsewh
 
 Entries that were archived or pruned are told, with the entry that says so; their hashes stand in the tree. With --archive they are
 read where they were archived, and verified as all others are.
+
+--receipt takes what a caller got with `strongroom-receipt: 1`, or what `audit prove` wrote. Where the log has not kept what the receipt
+says, it is not valid: the receipt and the log together show it to anybody.
 
 --store compares every row of a store with the leaf that told it last, without any key, and finds rows that are replayed (an older
 value), revived (a deleted row), missing, unknown (told by no leaf) or copied (one value twice). Memory: some 100 bytes for each
@@ -101,7 +104,7 @@ struct Known {
 #[derive(Default)]
 struct Before {
     elsewhere: Vec<Checkpoint>,
-    receipt: Option<Receipt>,
+    promise: Option<Promise>,
     listener: Option<Told>,
 }
 
@@ -112,26 +115,19 @@ impl Verify {
         let mut known = self.known(&key)?;
         let receipt = match &self.receipt {
             None => None,
-            Some(path) => {
-                let opened = Receipt::parse(&read_small(path)?)
-                    .and_then(|receipt| receipt.verify(&key, receipt.leaf()).map(|checkpoint| (receipt, checkpoint)));
-                match opened {
-                    Ok((receipt, checkpoint)) => Some((receipt, checkpoint)),
-                    Err(error) => {
-                        return Ok(not_valid(&anyhow::Error::from(error).context("the receipt proves nothing"), None));
-                    }
-                }
-            }
+            Some(path) => match Evidence::open(&read_small(path)?, &key) {
+                Ok(receipt) => Some(receipt),
+                Err(error) => return Ok(not_valid(&error.context("the receipt proves nothing"), None)),
+            },
         };
         let Some(dir) = dir else {
-            let (receipt, checkpoint) =
-                receipt.ok_or_else(|| Usage("which log? name --dir or --data-dir".to_owned()))?;
+            let receipt = receipt.ok_or_else(|| Usage("which log? name --dir or --data-dir".to_owned()))?;
             if self.save_checkpoint.is_some() || self.witnesses.is_made() {
                 return Err(
                     Usage("--save-checkpoint and --witness want a log: name --dir or --data-dir".to_owned()).into()
                 );
             }
-            return signed_receipt(&receipt, &checkpoint, &known);
+            return receipt.alone(&known);
         };
         let cosigned = match self.cosigned(&dir, &key)? {
             Ok(cosigned) => cosigned,
@@ -140,10 +136,7 @@ impl Verify {
         if let Some(Cosigned { checkpoint, note, .. }) = &cosigned {
             known.push(Known { checkpoint: checkpoint.clone(), note: note.clone() });
         }
-        if let Some((receipt, checkpoint)) = &receipt {
-            known.push(Known { checkpoint: checkpoint.clone(), note: receipt.checkpoint().encode().into_bytes() });
-        }
-        let receipt = receipt.map(|(receipt, _)| receipt);
+        known.extend(receipt.as_ref().and_then(Evidence::known));
         let store = blocking({
             let store = self.store.clone();
             move || store.open()
@@ -151,7 +144,8 @@ impl Verify {
         .await?;
         let listener = store.as_ref().map(Opened::listener);
         let elsewhere = known.iter().map(|known| known.checkpoint.clone()).collect();
-        let before = Before { elsewhere, receipt: receipt.clone(), listener };
+        let promise = receipt.as_ref().and_then(Evidence::promise);
+        let before = Before { elsewhere, promise, listener };
         let (report, told) = match self.read(0, dir, key, before).await? {
             Ok(read) => read,
             Err(fault) => return no(fault),
@@ -240,7 +234,7 @@ impl Verify {
         &self,
         report: Report,
         known: Vec<Known>,
-        (receipt, cosigned): (Option<&Receipt>, Option<&Cosigned>),
+        (receipt, cosigned): (Option<&Evidence>, Option<&Cosigned>),
         store: Option<&Outcome>,
     ) -> Result<Answer> {
         let up_to = report.checkpoint.size.max(report.seen_elsewhere.unwrap_or(0));
@@ -303,9 +297,10 @@ fn whole(
     key: &VerifierKey,
     before: Before,
 ) -> Result<Result<(Report, Option<Told>), Fault>> {
-    let Before { elsewhere, receipt, mut listener } = before;
+    let Before { elsewhere, promise, mut listener } = before;
     let bar = counting_bar(log.size().ok(), "entries");
-    let options = Options { elsewhere, patience: PATIENCE, ..Options::default() };
+    let promises = promise.into_iter().collect();
+    let options = Options { elsewhere, promises, patience: PATIENCE, ..Options::default() };
     let verified = verify_each(log, key, &options, &mut |index, entry| {
         if let Some(told) = &mut listener {
             told.entry(index, &entry.record());
@@ -320,14 +315,6 @@ fn whole(
         Ok(ControlFlow::Continue(report)) => report,
         Err(fault) => return Ok(Err(fault)),
     };
-    if let Some(receipt) = receipt {
-        // its checkpoint was one of those from elsewhere, so the entry can only be another if the log changed since
-        let leaf = match report.removed.as_ref().is_some_and(|removed| receipt.index() < removed.entries) {
-            true => Some(tile::leaf(log.source(), receipt.index(), report.checkpoint.size)?),
-            false => log.entry(receipt.index())?.map(|entry| leaf_hash(&entry)),
-        };
-        anyhow::ensure!(leaf.is_some_and(|leaf| leaf == *receipt.leaf()), "the log was altered while it was verified");
-    }
     if let (Some(told), Some(_)) = (&mut listener, report.removed.as_ref().filter(|removed| removed.unread > 0)) {
         told.removed();
     }
@@ -352,26 +339,6 @@ fn no(fault: Fault) -> Result<Answer> {
     }
     let index = fault.index();
     Ok(not_valid(&fault.into(), index))
-}
-
-/// Without the log, a checkpoint from elsewhere can be told from the receipt's where they are of one size.
-fn signed_receipt(receipt: &Receipt, checkpoint: &Checkpoint, known: &[Known]) -> Result<Answer> {
-    let same_size = |known: &&Known| known.checkpoint.size == checkpoint.size;
-    if let Some(forked) = known.iter().filter(same_size).find(|known| known.checkpoint.root != checkpoint.root) {
-        return no(Fault::Forked { size: forked.checkpoint.size, good: 0 });
-    }
-    if !known.iter().all(|known| same_size(&known)) {
-        return Err(Usage("--checkpoint of another size wants the log: name --dir or --data-dir".to_owned()).into());
-    }
-    let record = Record::new()
-        .with("valid", true)
-        .with("result", "the log signed a tree with this entry; --dir or --data-dir tells whether it kept it")
-        .with("origin", checkpoint.origin.clone())
-        .with("receipt_index", receipt.index())
-        .with("leaf", STANDARD.encode(receipt.leaf()))
-        .with("signed", checkpoint.size)
-        .with("root", STANDARD.encode(checkpoint.root));
-    Ok(Answer::Record(record))
 }
 
 fn not_valid(why: &anyhow::Error, index: Option<u64>) -> Answer {

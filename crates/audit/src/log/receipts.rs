@@ -1,0 +1,284 @@
+//! Receipts: while a batch is made durable, the boundary signs its root, where somebody wants a receipt of one of its entries.
+//!
+//! The writer asks before it writes and goes on; the boundary's answer is waited for by a task of the runtime whose caller wants
+//! it. Whichever comes last, the sync or the signature, gives the receipts out.
+//!
+//! Always: no receipt leaves before its entry is durable. Everybody who waits is answered, a runtime that ends included.
+//! Never: a batch nobody wants a receipt of costs a hash or a signature.
+
+use super::lane::{Answer, Lane, deliver};
+use super::queue::Item;
+use super::{CheckpointSigner, Place, Published, Standing};
+use crate::AuditError;
+use crate::receipt::{self, Batch};
+use envelope::merkle::{Layers, leaf_hash};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout_at};
+
+pub(super) struct Receipts {
+    place: Arc<Place>,
+    published: Published,
+    /// When a signature was verified last.
+    verified: Arc<Mutex<Option<Instant>>>,
+    /// How many wait for a signature.
+    out: Arc<AtomicUsize>,
+}
+
+/// Somebody waits for the receipt of a durable entry.
+pub(super) struct Wanted {
+    /// Its place in the batch.
+    pub(super) at: usize,
+    pub(super) lane: Arc<Lane>,
+    pub(super) slot: u32,
+}
+
+/// A batch whose root the boundary was asked to sign.
+pub(super) struct Asked {
+    place: Arc<Place>,
+    batch: Batch,
+    tree: Layers,
+    stage: Mutex<Stage>,
+    out: Arc<AtomicUsize>,
+}
+
+enum Stage {
+    /// Neither durable nor signed.
+    Neither,
+    /// `None` where the boundary gave none.
+    Signed(Option<[u8; 64]>),
+    /// These wait for the signature.
+    Durable(Vec<Wanted>),
+    Over,
+}
+
+type Answers = Vec<(Arc<Lane>, u32, Answer)>;
+
+impl Receipts {
+    pub(super) fn new(place: Arc<Place>, published: Published) -> Self {
+        Self { place, published, verified: Arc::default(), out: Arc::default() }
+    }
+
+    /// Before these are written as the entries from `first` on: asks the boundary where a receipt is wanted.
+    pub(super) fn ask(&self, first: u64, items: &[Item]) -> Option<Arc<Asked>> {
+        let lane = &items.iter().find(|item| item.receipt.is_some())?.lane;
+        let leaf = |item: &Item| item.receipt.as_ref().map_or_else(|| leaf_hash(&item.entry), |wanted| wanted.leaf);
+        let tree = Layers::over(items.iter().map(leaf).collect());
+        let origin = self.place.key.name().to_owned();
+        // a segment is no longer
+        let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
+        let batch = Batch { origin, first, count, root: tree.root() };
+        let place = Arc::clone(&self.place);
+        let asked = Asked { place, batch, tree, stage: Mutex::new(Stage::Neither), out: Arc::clone(&self.out) };
+        let asked = Arc::new(asked);
+        if *self.published.standing.borrow() == Standing::Behind {
+            asked.is_signed(None);
+            return Some(asked);
+        }
+        let waits = End(Arc::clone(&asked));
+        let (place, verified) = (Arc::clone(&self.place), Arc::clone(&self.verified));
+        let question = Question { place, verified, signer: Arc::clone(lane.signer()) };
+        lane.runtime().spawn(async move {
+            let signature = question.answered(&waits.0.batch).await;
+            waits.0.is_signed(signature);
+        });
+        Some(asked)
+    }
+}
+
+/// What a task asks the boundary.
+struct Question {
+    place: Arc<Place>,
+    signer: Arc<dyn CheckpointSigner>,
+    verified: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Question {
+    /// Until it is signed, or for so long.
+    async fn answered(&self, batch: &Batch) -> Option<[u8; 64]> {
+        let deadline = Instant::now() + self.place.receipt_wait;
+        loop {
+            let asked = self.signer.sign_batch(batch.clone());
+            if let Ok(signature) = timeout_at(deadline, asked).await.ok()? {
+                if self.believes(batch, &signature) {
+                    return Some(signature);
+                }
+                tracing::error!("the boundary's signature of a batch was rejected");
+            }
+            timeout_at(deadline, sleep(AGAIN)).await.ok()?;
+        }
+    }
+
+    /// The first signature is verified, and one a second: a wrong key is found, and whoever gets a receipt can look closer.
+    fn believes(&self, batch: &Batch, signature: &[u8; 64]) -> bool {
+        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
+        if verified.is_some_and(|at| at.elapsed() < VERIFIED_EVERY) {
+            return true;
+        }
+        let is_signed = batch.is_signed(&self.place.key, signature);
+        *verified = is_signed.then(Instant::now);
+        is_signed
+    }
+}
+
+impl Asked {
+    /// It is not durable: nobody gets a receipt.
+    pub(super) fn is_lost(&self) {
+        *self.stage() = Stage::Over;
+    }
+
+    /// It is durable. What is to be answered now.
+    pub(super) fn is_durable(&self, mut wanted: Vec<Wanted>) -> Answers {
+        let room = RECEIPTS_MAX.saturating_sub(self.out.load(Ordering::Relaxed)).min(wanted.len());
+        let mut answers = self.answers(wanted.split_off(room), None);
+        let mut stage = self.stage();
+        match std::mem::replace(&mut *stage, Stage::Over) {
+            Stage::Neither => {
+                self.out.fetch_add(wanted.len(), Ordering::Relaxed);
+                *stage = Stage::Durable(wanted);
+            }
+            Stage::Signed(signature) => answers.extend(self.answers(wanted, signature)),
+            Stage::Durable(_) | Stage::Over => {}
+        }
+        answers
+    }
+
+    fn is_signed(&self, signature: Option<[u8; 64]>) {
+        let mut stage = self.stage();
+        match std::mem::replace(&mut *stage, Stage::Over) {
+            Stage::Neither => *stage = Stage::Signed(signature),
+            Stage::Durable(wanted) => {
+                drop(stage);
+                self.out.fetch_sub(wanted.len(), Ordering::Relaxed);
+                deliver(self.answers(wanted, signature).into_iter());
+            }
+            was @ Stage::Signed(_) => *stage = was,
+            Stage::Over => {}
+        }
+    }
+
+    fn answers(&self, wanted: Vec<Wanted>, signature: Option<[u8; 64]>) -> Answers {
+        let receipts =
+            signature.map(|signature| receipt::Receipts::of(&self.batch, &self.tree, &self.place.key, signature));
+        let answer = |Wanted { at, lane, slot }| {
+            let receipt = receipts.as_ref().and_then(|receipts| receipts.at(at));
+            (lane, slot, receipt.map(|receipt| Some(Box::new(receipt))).ok_or(AuditError::Unsigned))
+        };
+        wanted.into_iter().map(answer).collect()
+    }
+
+    fn stage(&self) -> std::sync::MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The task's end, by whatever cause: nobody waits for it in vain.
+struct End(Arc<Asked>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.is_signed(None);
+    }
+}
+
+/// Most receipts that wait.
+const RECEIPTS_MAX: usize = 16 << 10;
+const VERIFIED_EVERY: Duration = Duration::from_secs(1);
+/// A boundary that gave no signature is asked again.
+const AGAIN: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::queue::Queue;
+    use crate::log::tests::{Rig, TestForm, draft};
+    use futures_util::future::FutureExt;
+
+    /// Entries that were handed over, each for a receipt, and those who wait for it.
+    struct Waiting {
+        items: Vec<Item>,
+        receipts: Vec<futures_util::future::BoxFuture<'static, Result<receipt::Receipt, AuditError>>>,
+    }
+
+    fn waiting(rig: &Rig, count: usize) -> Waiting {
+        let queue = Arc::new(Queue::default());
+        let lane = Lane::start(Arc::clone(&queue), Arc::new(TestForm), rig.signer());
+        let receipts = (0..count).map(|number| lane.append_for_receipt(draft(number)).receipt).collect();
+        let mut items = Vec::new();
+        assert!(queue.take(&mut items, None, Duration::ZERO));
+        Waiting { items, receipts }
+    }
+
+    fn wanted(items: &[Item]) -> Vec<Wanted> {
+        let wanted = |(at, item): (usize, &Item)| {
+            let (lane, slot) = (Arc::clone(&item.lane), item.receipt.as_ref().unwrap().slot);
+            Wanted { at, lane, slot }
+        };
+        items.iter().enumerate().map(wanted).collect()
+    }
+
+    async fn settled() {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn whichever_comes_last_gives_the_receipts_and_neither_alone() {
+        let rig = Rig::of(64);
+        let asking = Receipts::new(Arc::new(rig.place()), Published::default());
+        for (signed_first, mode_is_silent) in [(true, false), (false, true)] {
+            let Waiting { items, mut receipts } = waiting(&rig, 3);
+            rig.silent(mode_is_silent);
+            let asked = asking.ask(100, &items).unwrap();
+            settled().await;
+            assert!(receipts.iter_mut().all(|receipt| receipt.now_or_never().is_none()), "nothing is durable");
+            let now = asked.is_durable(wanted(&items));
+            assert_eq!(now.len(), if signed_first { 3 } else { 0 }, "with the same wake");
+            deliver(now.into_iter());
+            if !signed_first {
+                settled().await;
+                assert!(receipts.iter_mut().all(|receipt| receipt.now_or_never().is_none()), "nothing is signed");
+                asked.is_signed(None);
+            }
+            for (number, receipt) in (100..).zip(receipts) {
+                let receipt = receipt.await;
+                assert_eq!(receipt.map(|receipt| receipt.index()).ok(), signed_first.then_some(number));
+            }
+            assert_eq!(asking.out.load(Ordering::Relaxed), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_is_lost_has_no_receipts_though_it_was_signed() {
+        let rig = Rig::of(64);
+        let asking = Receipts::new(Arc::new(rig.place()), Published::default());
+        let Waiting { items, mut receipts } = waiting(&rig, 2);
+        let asked = asking.ask(0, &items).unwrap();
+        asked.is_lost();
+        settled().await;
+        assert!(asked.is_durable(wanted(&items)).is_empty());
+        assert!(receipts.iter_mut().all(|receipt| receipt.now_or_never().is_none()));
+    }
+
+    #[tokio::test]
+    async fn who_is_one_too_many_is_told_at_once_and_who_asks_nothing_costs_nothing() {
+        let rig = Rig::of(64);
+        rig.silent(true);
+        let asking = Receipts::new(Arc::new(rig.place()), Published::default());
+        asking.out.store(RECEIPTS_MAX - 1, Ordering::Relaxed);
+        let Waiting { mut items, receipts } = waiting(&rig, 3);
+        let asked = asking.ask(0, &items).unwrap();
+        deliver(asked.is_durable(wanted(&items)).into_iter());
+        settled().await;
+        let answers = receipts.into_iter().map(|receipt| receipt.now_or_never().map(Result::err));
+        let told = Some(Some(AuditError::Unsigned));
+        assert_eq!(answers.collect::<Vec<_>>(), [None, told, told]);
+        assert_eq!(asking.out.load(Ordering::Relaxed), RECEIPTS_MAX);
+        for item in &mut items {
+            item.receipt = None;
+        }
+        assert!(asking.ask(3, &items).is_none());
+    }
+}
