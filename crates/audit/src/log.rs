@@ -100,6 +100,9 @@ pub enum SignError {
     /// Nobody knows whether it was signed.
     #[error("the boundary gave no signature")]
     Unavailable,
+    /// It signs no such thing, however often it is asked.
+    #[error("the boundary refuses to sign")]
+    Refused,
 }
 
 /// Which log, and who signs it.
@@ -315,7 +318,7 @@ impl Log {
         let (failure, failed) = watch::channel(false);
         let (size, syncs) = (Arc::new(AtomicU64::new(segments.size())), segments.syncs());
 
-        let receipts = Receipts::new(Arc::clone(&place), published.clone());
+        let receipts = Receipts::new(Arc::clone(&place), Arc::clone(&signer), published.standing.subscribe());
         let asked = Arc::clone(&signer);
         let tree = Tree::new(Arc::clone(&place), Arc::clone(&inbox), asked, published.clone(), tree);
         let tree = TreeThread { tree, queue: Arc::clone(&queue), failure: failure.clone() };

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receipt_is_read_as_it_was_written_and_leads_to_the_signed_root() {
+    fn a_proof_is_read_as_it_was_written_and_leads_to_the_signed_root() {
         for (index, size) in [(0, 1), (0, 2), (1, 2), (6, 7), (299, 300), (256, 1000)] {
             let proof = proof(index, size);
             let text = proof.encode();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn every_altered_byte_of_a_receipt_is_found() {
+    fn every_altered_byte_of_a_proof_is_found() {
         let text = proof(70, 300).encode();
         let mut tried = 0;
         for at in 0..text.len() {
@@ -170,14 +170,14 @@ mod tests {
     }
 
     #[test]
-    fn a_receipt_of_another_log_or_under_another_key_accuses_nobody() {
+    fn a_proof_of_another_log_or_under_another_key_accuses_nobody() {
         let other = VerifierKey::ed25519("example.com/log", [1; 32]).unwrap();
         let verified = proof(3, 9).verify(&other, &leaf(3));
         assert_eq!(verified, Err(ProofError::Checkpoint(NoteError::Unsigned)));
     }
 
     #[test]
-    fn what_is_no_receipt_is_refused() {
+    fn what_is_no_proof_is_refused() {
         let good = proof(5, 9).encode();
         let hash_line = format!("{}\n", STANDARD.encode([0; 32]));
         for text in [

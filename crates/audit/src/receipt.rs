@@ -36,7 +36,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// What the boundary signs. A checkpoint has three lines, this has five: neither passes for the other.
+    /// What the boundary signs. The third line of a checkpoint is a hash, of this a number: neither passes for the other.
     pub fn body(&self) -> String {
         let Self { origin, first, count, root } = self;
         format!("strongroom audit batch v1\n{origin}\n{first}\n{count}\n{}\n", STANDARD.encode(root))

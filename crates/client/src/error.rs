@@ -272,7 +272,7 @@ const REASONS: [(&str, &str); 36] = [
     ("AUDIT_UNAVAILABLE", "the audit log cannot be written, so nothing is served: tell the operator"),
     (
         RECEIPT_UNAVAILABLE,
-        "do not repeat it: it was carried out and recorded; `strongroom audit prove` gives the receipt when the boundary is back",
+        "do not repeat it: it was carried out and recorded; `strongroom audit prove` proves its entry when the boundary is back",
     ),
     (
         AUDIT_UNSIGNED,

@@ -10,7 +10,8 @@ pub fn note_body(origin: &str, size: u64, root: &[u8; 32]) -> Vec<u8> {
 }
 
 /// Of a batch of entries: what it is, `origin`, the number of its first entry and how many they are in decimal, and the root of
-/// their tree in base64. Both boundary processes sign these bytes, too. No checkpoint has five lines, whatever its origin.
+/// their tree in base64. Both boundary processes sign these bytes, too. No
+/// checkpoint's third line is a number.
 pub fn batch_body(origin: &str, first: u64, count: u32, root: &[u8; 32]) -> Vec<u8> {
     format!("strongroom audit batch v1\n{origin}\n{first}\n{count}\n{}\n", STANDARD.encode(root)).into_bytes()
 }

@@ -106,7 +106,7 @@ named!(
         EncryptDecrypt = 1, "ENCRYPT_DECRYPT";
         SignVerify = 2, "SIGN_VERIFY";
         GenerateVerifyMac = 3, "GENERATE_VERIFY_MAC";
-        /// Signs audit checkpoints.
+        /// Signs audit checkpoints, and batches of entries for receipts.
         Log = 4, "LOG";
         /// Seals the barrier keyring.
         SystemSeal = 5, "SYSTEM_SEAL";

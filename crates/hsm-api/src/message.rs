@@ -691,7 +691,8 @@ fn decode_status(r: &mut Reader<'_>) -> Option<ModuleStatus> {
             levels: r.list(8, |r| ProtectionLevel::from_code(r.u8()?))?,
             specs: r.list(64, |r| KeySpec::from_code(r.u8()?))?,
             algorithms: r.list(64, |r| SigningAlgorithm::from_code(r.u8()?))?,
-            services: r.list(64, |r| Service::from_code(r.u8()?))?,
+            // a later boundary has some that nobody knows here
+            services: r.list(64, |r| Some(Service::from_code(r.u8()?)))?.into_iter().flatten().collect(),
             remembers_checkpoints: r.flag()?,
         },
         report: r.list(64, |r| Some((r.text(64)?, r.text(512)?)))?,

@@ -1,11 +1,12 @@
-//! The key that signs the checkpoints of a server node's audit log: usage LOG, made once, inside the boundary.
+//! The key that signs the checkpoints of a server node's audit log, and the batches of its receipts: usage LOG, made once, inside
+//! the boundary.
 //!
 //! ```text
 //! sealed    <cluster>/logs/<node>     {"token": hex, "public_key": hex}
 //! ```
 //!
 //! Always: one key a node, so that a node's log is known by its key.
-//! Never: a key of another usage that signs a checkpoint, or this one anything else (design §2).
+//! Never: a key of another usage that signs one of them, or this one anything else (design §2).
 
 use crate::boot::{self, BootError, Cluster, path};
 use bytes::Bytes;

@@ -337,6 +337,10 @@ impl Signer {
                 Ok(Reply::Signature(signature)) => signature.as_ref().try_into().map_err(|_| SignError::Unavailable),
                 Err(HsmError::CheckpointForked) => Err(SignError::Forked),
                 Ok(_) => Err(SignError::Unavailable),
+                Err(HsmError::Protocol | HsmError::OutOfRange | HsmError::UsageForbidden | HsmError::Unsupported) => {
+                    tracing::error!("the boundary refuses to sign for the audit log: is it of an older version?");
+                    Err(SignError::Refused)
+                }
                 Err(error) => {
                     tracing::debug!(%error, "the boundary signed nothing of the audit log");
                     Err(SignError::Unavailable)

@@ -184,9 +184,12 @@ impl Retainer {
             outcome: Outcome::Done,
             ..Record::new(SystemClock.now(), "", removal.fate.operation(), &Subject::System)
         };
-        let receipt =
-            log.lane().append_for_receipt(record.encode()).receipt.await.context("the removal was not recorded")?;
-        let index = receipt.index();
+        let receipt = log.lane().append_for_receipt(record.encode()).receipt.await;
+        let index = receipt.context("the removal has no receipt, and is not done")?.index();
+        let mut checkpoints = log.checkpoints();
+        let covers = checkpoints.wait_for(|signed| signed.as_ref().is_some_and(|signed| signed.0.size > index));
+        let signed = tokio::time::timeout(SIGNED_WAIT, covers).await;
+        signed.context("no checkpoint covers the removal, which is not done")?.context("the log was closed")?;
         let began = Instant::now();
         loop {
             let (log, of) = (Arc::clone(log), removal.clone());
@@ -278,6 +281,8 @@ const ASK_BYTES_MAX: u64 = 16 << 10;
 const LOOKS_EVERY: Duration = Duration::from_secs(1);
 const FIRST_AFTER: Duration = Duration::from_secs(60);
 const ROUND_EVERY: Duration = Duration::from_secs(3600);
+/// Longer than the log waits to ask a boundary that was away again.
+const SIGNED_WAIT: Duration = Duration::from_secs(15);
 const PUBLISHED_WAIT: Duration = Duration::from_secs(5);
 const DAY_MILLIS: u64 = 24 * 3600 * 1000;
 /// A million entries, some hundreds of MiB.

@@ -197,6 +197,7 @@ fn a_receipt_that_came_with_an_answer_accuses_a_log_that_has_not_kept_it() {
     for (name, content) in [
         ("receipt", bytes.clone()),
         ("padded", format!("{base64}\n").into()),
+        ("in-lines", format!("{}\n{}\n", &base64[..76], &base64[76..]).into()),
         ("unpadded", base64.trim_end_matches('=').into()),
     ] {
         fs::write(rig.work.join(name), content).unwrap();

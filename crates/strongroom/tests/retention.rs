@@ -89,7 +89,7 @@ fn a_pruned_log_is_valid_says_what_is_gone_and_every_command_copes() {
     let expected = format!("valid up to {size}, freshness unknown; {gone}; their hashes stand in the tree");
     assert_eq!((said.field("result"), said.field("removed")), (expected, "65536".to_owned()));
 
-    // receipts and proofs of what is gone, and of what is not
+    // proofs of what is gone, and of what is not
     for index in [0, 40_000, SEGMENT - 1, SEGMENT, size - 1] {
         assert_eq!(rig.on_log(&format!("prove {index} --out receipt-{index}")).code, 0, "{index}");
         let line = format!("verify --receipt receipt-{index}");

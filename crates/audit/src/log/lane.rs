@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// What became of an entry: durable, with a receipt where one was asked for.
 pub(super) type Answer = Result<Option<Box<Receipt>>, AuditError>;
@@ -26,6 +27,16 @@ pub(super) struct Lane {
     wake: Notify,
     runtime: Runtime,
     signer: Arc<dyn CheckpointSigner>,
+    signatures: Mutex<Signatures>,
+}
+
+/// What is known of a signer's signatures.
+#[derive(Default)]
+pub(super) struct Signatures {
+    /// When one was verified last, and was right.
+    pub(super) verified: Option<Instant>,
+    /// The last one was wrong, which was told.
+    pub(super) rejected: bool,
 }
 
 /// Places of those who wait, used again and again.
@@ -60,7 +71,7 @@ impl Lane {
     /// In a runtime.
     fn new(signer: Arc<dyn CheckpointSigner>) -> Self {
         let (waiters, answered, wake) = (Mutex::default(), Mutex::default(), Notify::new());
-        Self { waiters, answered, wake, runtime: Runtime::current(), signer }
+        Self { waiters, answered, wake, runtime: Runtime::current(), signer, signatures: Mutex::default() }
     }
 
     /// Where its callers run.
@@ -71,6 +82,10 @@ impl Lane {
     /// Who signs there.
     pub(super) fn signer(&self) -> &Arc<dyn CheckpointSigner> {
         &self.signer
+    }
+
+    pub(super) fn signatures(&self) -> MutexGuard<'_, Signatures> {
+        self.signatures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// In a runtime: spawns the lane's task there.

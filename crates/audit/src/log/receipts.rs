@@ -6,22 +6,23 @@
 //! Always: no receipt leaves before its entry is durable. Everybody who waits is answered, a runtime that ends included.
 //! Never: a batch nobody wants a receipt of costs a hash or a signature.
 
-use super::lane::{Answer, Lane, deliver};
+use super::lane::{Answer, Lane, Signatures, deliver};
 use super::queue::Item;
-use super::{CheckpointSigner, Place, Published, Standing};
+use super::{CheckpointSigner, Place, SignError, Standing};
 use crate::AuditError;
 use crate::receipt::{self, Batch};
 use envelope::merkle::{Layers, leaf_hash};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
 pub(super) struct Receipts {
     place: Arc<Place>,
-    published: Published,
-    /// When a signature was verified last.
-    verified: Arc<Mutex<Option<Instant>>>,
+    /// Asked where the signer at hand gives nothing.
+    signer: Arc<dyn CheckpointSigner>,
+    standing: watch::Receiver<Standing>,
     /// How many wait for a signature.
     out: Arc<AtomicUsize>,
 }
@@ -56,68 +57,88 @@ enum Stage {
 type Answers = Vec<(Arc<Lane>, u32, Answer)>;
 
 impl Receipts {
-    pub(super) fn new(place: Arc<Place>, published: Published) -> Self {
-        Self { place, published, verified: Arc::default(), out: Arc::default() }
+    pub(super) fn new(
+        place: Arc<Place>,
+        signer: Arc<dyn CheckpointSigner>,
+        standing: watch::Receiver<Standing>,
+    ) -> Self {
+        Self { place, signer, standing, out: Arc::default() }
     }
 
     /// Before these are written as the entries from `first` on: asks the boundary where a receipt is wanted.
     pub(super) fn ask(&self, first: u64, items: &[Item]) -> Option<Arc<Asked>> {
         let lane = &items.iter().find(|item| item.receipt.is_some())?.lane;
+        let asks = self.may_ask();
         let leaf = |item: &Item| item.receipt.as_ref().map_or_else(|| leaf_hash(&item.entry), |wanted| wanted.leaf);
-        let tree = Layers::over(items.iter().map(leaf).collect());
+        let tree = Layers::over(items.iter().filter(|_| asks).map(leaf).collect());
         let origin = self.place.key.name().to_owned();
         // a segment is no longer
         let count = u32::try_from(items.len()).unwrap_or(u32::MAX);
         let batch = Batch { origin, first, count, root: tree.root() };
-        let place = Arc::clone(&self.place);
-        let asked = Asked { place, batch, tree, stage: Mutex::new(Stage::Neither), out: Arc::clone(&self.out) };
-        let asked = Arc::new(asked);
-        if *self.published.standing.borrow() == Standing::Behind {
-            asked.is_signed(None);
-            return Some(asked);
+        let stage = Mutex::new(if asks { Stage::Neither } else { Stage::Signed(None) });
+        let (place, out) = (Arc::clone(&self.place), Arc::clone(&self.out));
+        let asked = Arc::new(Asked { place, batch, tree, stage, out });
+        if asks {
+            let waits = End(Arc::clone(&asked));
+            let (lane, place) = (Arc::clone(lane), Arc::clone(&self.place));
+            let (own, standing) = (Arc::clone(&self.signer), self.standing.clone());
+            let question = Question { place, lane: Arc::clone(&lane), own, standing };
+            lane.runtime().spawn(async move {
+                let signature = question.answered(&waits.0.batch).await;
+                waits.0.is_signed(signature);
+            });
         }
-        let waits = End(Arc::clone(&asked));
-        let (place, verified) = (Arc::clone(&self.place), Arc::clone(&self.verified));
-        let question = Question { place, verified, signer: Arc::clone(lane.signer()) };
-        lane.runtime().spawn(async move {
-            let signature = question.answered(&waits.0.batch).await;
-            waits.0.is_signed(signature);
-        });
         Some(asked)
+    }
+
+    /// Whether anybody would get a receipt.
+    pub(super) fn may_ask(&self) -> bool {
+        *self.standing.borrow() != Standing::Behind && self.out.load(Ordering::Relaxed) < RECEIPTS_MAX
     }
 }
 
 /// What a task asks the boundary.
 struct Question {
     place: Arc<Place>,
-    signer: Arc<dyn CheckpointSigner>,
-    verified: Arc<Mutex<Option<Instant>>>,
+    lane: Arc<Lane>,
+    own: Arc<dyn CheckpointSigner>,
+    standing: watch::Receiver<Standing>,
 }
 
 impl Question {
-    /// Until it is signed, or for so long.
+    /// Until it is signed, or for so long. Of a log that does not hold what the boundary has signed, nothing is.
     async fn answered(&self, batch: &Batch) -> Option<[u8; 64]> {
         let deadline = Instant::now() + self.place.receipt_wait;
-        loop {
-            let asked = self.signer.sign_batch(batch.clone());
-            if let Ok(signature) = timeout_at(deadline, asked).await.ok()? {
-                if self.believes(batch, &signature) {
-                    return Some(signature);
-                }
-                tracing::error!("the boundary's signature of a batch was rejected");
+        let mut standing = self.standing.clone();
+        timeout_at(deadline, standing.wait_for(|standing| *standing != Standing::Unknown)).await.ok()?.ok()?;
+        for signer in [self.lane.signer(), &self.own].into_iter().cycle() {
+            match timeout_at(deadline, signer.sign_batch(batch.clone())).await.ok()? {
+                Ok(signature) if self.believes(batch, &signature) => return self.agrees().then_some(signature),
+                Ok(_) | Err(SignError::Forked | SignError::Refused) => return None,
+                Err(SignError::Unavailable) => {}
             }
             timeout_at(deadline, sleep(AGAIN)).await.ok()?;
         }
+        None
     }
 
-    /// The first signature is verified, and one a second: a wrong key is found, and whoever gets a receipt can look closer.
+    fn agrees(&self) -> bool {
+        *self.standing.borrow() == Standing::Agreed
+    }
+
+    /// Of each lane the first signature is verified, and one a second: it finds a wrong key, and a channel that is not sound.
     fn believes(&self, batch: &Batch, signature: &[u8; 64]) -> bool {
-        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        if verified.is_some_and(|at| at.elapsed() < VERIFIED_EVERY) {
+        let mut seen = self.lane.signatures();
+        if seen.verified.is_some_and(|at| at.elapsed() < VERIFIED_EVERY) {
             return true;
         }
         let is_signed = batch.is_signed(&self.place.key, signature);
-        *verified = is_signed.then(Instant::now);
+        if !is_signed && !seen.rejected {
+            tracing::error!(
+                "the boundary's signature of a batch was rejected: there are no receipts until one is right"
+            );
+        }
+        *seen = Signatures { verified: is_signed.then(Instant::now), rejected: !is_signed };
         is_signed
     }
 }
@@ -130,18 +151,18 @@ impl Asked {
 
     /// It is durable. What is to be answered now.
     pub(super) fn is_durable(&self, mut wanted: Vec<Wanted>) -> Answers {
-        let room = RECEIPTS_MAX.saturating_sub(self.out.load(Ordering::Relaxed)).min(wanted.len());
-        let mut answers = self.answers(wanted.split_off(room), None);
         let mut stage = self.stage();
         match std::mem::replace(&mut *stage, Stage::Over) {
             Stage::Neither => {
+                let room = RECEIPTS_MAX.saturating_sub(self.out.load(Ordering::Relaxed)).min(wanted.len());
+                let refused = wanted.split_off(room);
                 self.out.fetch_add(wanted.len(), Ordering::Relaxed);
                 *stage = Stage::Durable(wanted);
+                self.answers(refused, None)
             }
-            Stage::Signed(signature) => answers.extend(self.answers(wanted, signature)),
-            Stage::Durable(_) | Stage::Over => {}
+            Stage::Signed(signature) => self.answers(wanted, signature),
+            Stage::Durable(_) | Stage::Over => Vec::new(),
         }
-        answers
     }
 
     fn is_signed(&self, signature: Option<[u8; 64]>) {
@@ -201,6 +222,10 @@ mod tests {
         receipts: Vec<futures_util::future::BoxFuture<'static, Result<receipt::Receipt, AuditError>>>,
     }
 
+    fn asking(rig: &Rig) -> Receipts {
+        Receipts::new(Arc::new(rig.place()), rig.signer(), watch::channel(Standing::Agreed).1)
+    }
+
     fn waiting(rig: &Rig, count: usize) -> Waiting {
         let queue = Arc::new(Queue::default());
         let lane = Lane::start(Arc::clone(&queue), Arc::new(TestForm), rig.signer());
@@ -227,7 +252,7 @@ mod tests {
     #[tokio::test]
     async fn whichever_comes_last_gives_the_receipts_and_neither_alone() {
         let rig = Rig::of(64);
-        let asking = Receipts::new(Arc::new(rig.place()), Published::default());
+        let asking = asking(&rig);
         for (signed_first, mode_is_silent) in [(true, false), (false, true)] {
             let Waiting { items, mut receipts } = waiting(&rig, 3);
             rig.silent(mode_is_silent);
@@ -253,7 +278,7 @@ mod tests {
     #[tokio::test]
     async fn a_batch_that_is_lost_has_no_receipts_though_it_was_signed() {
         let rig = Rig::of(64);
-        let asking = Receipts::new(Arc::new(rig.place()), Published::default());
+        let asking = asking(&rig);
         let Waiting { items, mut receipts } = waiting(&rig, 2);
         let asked = asking.ask(0, &items).unwrap();
         asked.is_lost();
@@ -266,7 +291,7 @@ mod tests {
     async fn who_is_one_too_many_is_told_at_once_and_who_asks_nothing_costs_nothing() {
         let rig = Rig::of(64);
         rig.silent(true);
-        let asking = Receipts::new(Arc::new(rig.place()), Published::default());
+        let asking = asking(&rig);
         asking.out.store(RECEIPTS_MAX - 1, Ordering::Relaxed);
         let Waiting { mut items, receipts } = waiting(&rig, 3);
         let asked = asking.ask(0, &items).unwrap();
@@ -276,9 +301,32 @@ mod tests {
         let told = Some(Some(AuditError::Unsigned));
         assert_eq!(answers.collect::<Vec<_>>(), [None, told, told]);
         assert_eq!(asking.out.load(Ordering::Relaxed), RECEIPTS_MAX);
+        // while that many wait nobody is asked
+        let Waiting { items: more, mut receipts } = waiting(&rig, 1);
+        deliver(asking.ask(3, &more).unwrap().is_durable(wanted(&more)).into_iter());
+        settled().await;
+        assert_eq!(receipts.remove(0).now_or_never().map(Result::err), Some(told.flatten()));
         for item in &mut items {
             item.receipt = None;
         }
         assert!(asking.ask(3, &items).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_log_that_is_not_known_to_agree_gives_none_until_it_does_and_one_that_does_not_never() {
+        for (standing, given) in [(Standing::Agreed, true), (Standing::Behind, false)] {
+            let rig = Rig::of(64);
+            let (told, known) = watch::channel(Standing::Unknown);
+            let asking = Receipts::new(Arc::new(rig.place()), rig.signer(), known);
+            let Waiting { items, mut receipts } = waiting(&rig, 2);
+            deliver(asking.ask(0, &items).unwrap().is_durable(wanted(&items)).into_iter());
+            settled().await;
+            assert!(receipts.iter_mut().all(|receipt| receipt.now_or_never().is_none()), "nobody knows");
+            told.send_replace(standing);
+            for receipt in receipts {
+                assert_eq!(receipt.await.is_ok(), given, "{standing:?}");
+            }
+            assert_eq!(asking.may_ask(), given);
+        }
     }
 }

@@ -282,7 +282,7 @@ impl Tree {
         let now = Instant::now();
         match answer {
             Ok(signature) => self.take_signature(signature, now),
-            Err(SignError::Unavailable) => self.asking.unavailable(now),
+            Err(SignError::Unavailable | SignError::Refused) => self.asking.unavailable(now),
             Err(SignError::Forked) => {
                 if self.asking.forked(now) {
                     tracing::error!(
@@ -444,7 +444,7 @@ impl Syncing {
     }
 }
 
-/// How often the tree follows the writer while nobody waits for it.
+/// How often the tree follows the writer.
 const FOLLOW_EVERY: Duration = Duration::from_millis(10);
 /// Most entries that are followed before the boundary's answer is looked at.
 const FOLLOWED_AT_ONCE: u64 = 4096;

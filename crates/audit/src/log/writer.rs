@@ -111,7 +111,8 @@ impl Writer {
             let count = self.segments.room()?.min(self.batch.len());
             let (items, _) = self.batch.split_at(count);
             let asked = self.receipts.ask(self.segments.size(), items);
-            self.gap = if asked.is_some() { SIGNED_SYNC_GAP } else { SYNC_GAP };
+            let signs = asked.is_some() && self.receipts.may_ask();
+            self.gap = if signs { SIGNED_SYNC_GAP } else { SYNC_GAP };
             let written = self.segments.write(items.iter().map(|item| item.entry.as_slice()));
             if let (Some(asked), Err(_)) = (&asked, written) {
                 asked.is_lost();

@@ -260,6 +260,20 @@ async fn gaps(rig: &Rig, gone: u64, index: u64) {
     let proof = crate::proof::Proof::prove(&folder, 77, signed.size, note).unwrap();
     let entry = crate::record::finish(&draft(77), None).unwrap();
     proof.verify(&Signer::new().key, &envelope::merkle::leaf_hash(&entry)).unwrap();
+    // and receipts of it
+    let leaves = (60..90).map(|at| envelope::merkle::leaf_hash(&crate::record::finish(&draft(at), None).unwrap()));
+    let tree = envelope::merkle::Layers::over(leaves.collect());
+    for (first, is_kept) in [(60, true), (61, false)] {
+        let batch = crate::receipt::Batch { origin: ORIGIN.into(), first, count: 30, root: tree.root() };
+        let signature = Signer::new().pair.sign(batch.body().as_bytes()).as_ref().try_into().unwrap();
+        let key = &Signer::new().key;
+        let receipt = crate::receipt::Receipts::of(&batch, &tree, key, signature).at(17).unwrap();
+        let promises = vec![crate::verify::Promise::of(&receipt, key).unwrap()];
+        let options = crate::verify::Options { promises, ..Default::default() };
+        let log = crate::read::LogReader::over(rig.folder());
+        let verified = crate::verify::verify(&log, key, &options, &mut |_| {});
+        assert_eq!(verified.is_ok(), is_kept, "{first}");
+    }
     // a hash that stands for one is held to the tree
     let tile = rig.dir.join("tile/0/300");
     let sound = fs::read(&tile).unwrap();

@@ -131,7 +131,7 @@ fn writer_over(segments: Segments, queue: &Arc<Queue>, rig: &Rig) -> Writer {
     let reserve = Reserve::open(&rig.dir, 0).unwrap();
     let inbox = Arc::new(Inbox::of(segments.size()));
     let (queue, failure) = (Arc::clone(queue), watch::channel(false).0);
-    let receipts = Receipts::new(Arc::new(rig.place()), Published::default());
+    let receipts = Receipts::new(Arc::new(rig.place()), rig.signer(), watch::channel(Standing::Agreed).1);
     Writer::new((segments, reserve), Arc::new(TestForm), (queue, inbox), receipts, Arc::default(), failure)
 }
 

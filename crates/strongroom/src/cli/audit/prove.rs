@@ -18,8 +18,8 @@ use std::time::Duration;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  strongroom audit prove 1234 --data-dir /var/lib/strongroom --key log.vkey --out receipt
-  strongroom audit verify --key log.vkey --receipt receipt
+  strongroom audit prove 1234 --data-dir /var/lib/strongroom --key log.vkey --out entry.proof
+  strongroom audit verify --key log.vkey --receipt entry.proof
 
 The proof is a C2SP tlog-proof: the entry's hash, its way to the tree's root, and the signed checkpoint. It holds nothing of what
 the entry says.")]
@@ -40,8 +40,8 @@ impl Prove {
         let log = self.place.log()?;
         let key = self.key.read(Some(log.source().dir()))?;
         let prepared = self.out.prepare()?;
-        let (receipt, checkpoint) = prove(&log, &key, self.index)?;
-        let text = receipt.encode();
+        let (proof, checkpoint) = prove(&log, &key, self.index)?;
+        let text = proof.encode();
         let record = Record::new().with("index", self.index).with("signed", checkpoint.size);
         match prepared {
             Prepared::Shown => Ok(Answer::Text { record: record.with("proof", text.as_str()), text }),
@@ -77,12 +77,12 @@ fn attempt(log: &LogReader<LogFolder>, key: &VerifierKey, index: u64) -> Result<
         let entry = log.entry(index)?.with_context(|| format!("entry {index} is missing: run `audit verify`"))?;
         leaf_hash(&entry)
     };
-    let receipt =
+    let proof =
         Proof::prove(log.source(), index, signed, note).context("the tree cannot be read: run `audit verify`")?;
     // what we hand out, we would believe
-    let checked = receipt.verify(key, &leaf);
+    let checked = proof.verify(key, &leaf);
     checked.context("entry, tiles and checkpoint do not fit together: run `audit verify`")?;
-    Ok((receipt, checkpoint))
+    Ok((proof, checkpoint))
 }
 
 const ATTEMPTS: u32 = 5;

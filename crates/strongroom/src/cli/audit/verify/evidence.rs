@@ -28,8 +28,8 @@ impl Evidence {
             let checkpoint = proof.verify(key, proof.leaf())?;
             return Ok(Self::Proven { proof, checkpoint });
         }
-        // as it stands in the metadata: of some clients the bytes, of others their base64, padded or not
-        let text = bytes.trim_ascii();
+        // as it stands in the metadata: of some clients the bytes, of others their base64, padded or not, in lines or not
+        let text: Vec<u8> = bytes.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
         let decoded = PERMISSIVE.decode(text).ok();
         let receipt = Receipt::parse(decoded.as_deref().unwrap_or(bytes))?;
         Ok(Self::Promised(Promise::of(&receipt, key)?))
