@@ -6,7 +6,7 @@
 use audit::checkpoint::Checkpoint;
 use audit::note::{Note, VerifierKey};
 use audit::proof::Proof;
-use audit::receipt::{Batch, Receipt, Receipts};
+use audit::receipt::{Batch, Receipt, SignedBatch};
 use audit::tile::{TileFolder, TileId, Tiles, consistency_proof, entries_path, partials_at};
 use audit::witness::{AddCheckpoint, Cosigner, Witness, cosignatures};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
@@ -161,7 +161,7 @@ fn receipt(first: u64, count: u32, at: usize) -> Receipt {
     let tree = Layers::over((first..first + u64::from(count)).map(|index| leaf_hash(&entry(index))).collect());
     let batch = Batch { origin: ORIGIN.into(), first, count, root: tree.root() };
     let signature = log_pair().sign(batch.body().as_bytes()).as_ref().try_into().unwrap();
-    Receipts::of(&batch, &tree, &log_key(), signature).at(at).unwrap()
+    SignedBatch::of(&batch, &tree, &log_key(), signature).receipt(at).unwrap()
 }
 
 /// With the Ed25519 line of the two: Go's packages know no ML-DSA-44.

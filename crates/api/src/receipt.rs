@@ -48,7 +48,7 @@ impl ReceiptLane {
         let last = std::mem::take(&mut *self.last.lock().unwrap_or_else(PoisonError::into_inner));
         let Some(receipt) = last else { return Ok(reply) };
         match receipt.await {
-            Ok(receipt) => Ok(with(reply, &receipt)),
+            Ok(receipt) => with(reply, &receipt),
             Err(_) if outcome == OK => Err(Refusal::RECEIPT_UNAVAILABLE),
             Err(_) => Ok(reply),
         }
@@ -79,18 +79,17 @@ impl AuditSink for ReceiptLane {
     }
 }
 
-fn with(reply: Reply, receipt: &Receipt) -> Reply {
-    // PROTOCOL-HTTP2, "Binary headers"; base64 is text
-    let Ok(mut value) = HeaderValue::from_maybe_shared(Bytes::from(STANDARD_NO_PAD.encode(receipt.encode()))) else {
-        return reply;
-    };
+fn with(reply: Reply, receipt: &Receipt) -> Result<Reply, Refusal> {
+    // PROTOCOL-HTTP2, "Binary headers"; base64 is text, which a value may hold
+    let value = HeaderValue::from_maybe_shared(Bytes::from(STANDARD_NO_PAD.encode(receipt.encode())));
+    let mut value = value.map_err(|_| Refusal::RECEIPT_UNAVAILABLE)?;
     // nothing of it comes again: it would drive what does out of the connection's table (RFC 7541 §7.1.3)
     value.set_sensitive(true);
     let (mut head, body) = reply.into_parts();
     // PROTOCOL-HTTP2, "Responses": Trailers-Only are headers, with the status among them
     if head.headers.contains_key(STATUS) {
         head.headers.insert(CARRIES, value);
-        return Reply::from_parts(head, body);
+        return Ok(Reply::from_parts(head, body));
     }
     let body = body.map_frame(move |mut frame| {
         if let Some(trailers) = frame.trailers_mut() {
@@ -98,7 +97,7 @@ fn with(reply: Reply, receipt: &Receipt) -> Reply {
         }
         frame
     });
-    Reply::from_parts(head, tonic::body::Body::new(body))
+    Ok(Reply::from_parts(head, tonic::body::Body::new(body)))
 }
 
 /// What asks, with the value 1.

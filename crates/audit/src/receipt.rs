@@ -57,7 +57,7 @@ impl Batch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
     /// Of all receipts of a batch there is one.
-    batch: Arc<Signed>,
+    batch: Arc<Shared>,
     index: u64,
     leaf: Hash,
     path: Vec<Hash>,
@@ -65,32 +65,32 @@ pub struct Receipt {
 
 /// What the receipts of a batch share.
 #[derive(Debug, PartialEq, Eq)]
-struct Signed {
+struct Shared {
     key_id: [u8; 4],
     first: u64,
     count: u32,
     signature: [u8; 64],
 }
 
-/// Makes the receipts of a batch.
+/// A batch that the log signed: its entries have receipts.
 #[derive(Debug)]
-pub struct Receipts<'a> {
+pub struct SignedBatch<'a> {
     tree: &'a Layers,
-    signed: Arc<Signed>,
+    shared: Arc<Shared>,
 }
 
-impl<'a> Receipts<'a> {
+impl<'a> SignedBatch<'a> {
     /// Of the batch over the leaves of `tree`, which the log of `key` signed so.
     pub fn of(batch: &Batch, tree: &'a Layers, key: &VerifierKey, signature: [u8; 64]) -> Self {
         let Batch { first, count, .. } = *batch;
-        Self { tree, signed: Arc::new(Signed { key_id: key.id(), first, count, signature }) }
+        Self { tree, shared: Arc::new(Shared { key_id: key.id(), first, count, signature }) }
     }
 
-    /// Of the entry in this place of the batch.
-    pub fn at(&self, at: usize) -> Option<Receipt> {
+    /// The receipt of the entry in this place of it.
+    pub fn receipt(&self, at: usize) -> Option<Receipt> {
         let (leaf, path) = (*self.tree.leaf(at)?, self.tree.path(at)?);
-        let index = self.signed.first.checked_add(u64::try_from(at).ok()?)?;
-        Some(Receipt { batch: Arc::clone(&self.signed), index, leaf, path })
+        let index = self.shared.first.checked_add(u64::try_from(at).ok()?)?;
+        Some(Receipt { batch: Arc::clone(&self.shared), index, leaf, path })
     }
 }
 
@@ -102,7 +102,7 @@ impl Receipt {
 
     /// `strongroom.audit.v1.Receipt`.
     pub fn encode(&self) -> Vec<u8> {
-        let Signed { key_id, first, count, signature } = &*self.batch;
+        let Shared { key_id, first, count, signature } = &*self.batch;
         let path = self.path.as_flattened();
         let mut out = Vec::with_capacity(RESERVED + path.len());
         wire::bytes(&mut out, KEY_ID, key_id);
@@ -128,7 +128,7 @@ impl Receipt {
     /// That the log of `key` signed a batch with `leaf` in its place. With [`Receipt::leaf`] it says that the receipt is the
     /// log's; with the hash of an entry, that the receipt is that entry's.
     pub fn verify(&self, key: &VerifierKey, leaf: &Hash) -> Result<Batch, ReceiptError> {
-        let Signed { key_id, first, count, signature } = &*self.batch;
+        let Shared { key_id, first, count, signature } = &*self.batch;
         if *key_id != key.id() {
             return Err(ReceiptError::Foreign);
         }
@@ -156,7 +156,7 @@ impl Receipt {
             }
         }
         let is_batch = count > 0 && first.checked_add(count.into()).is_some();
-        let batch = Arc::new(Signed { key_id: key_id?, first, count, signature: signature? });
+        let batch = Arc::new(Shared { key_id: key_id?, first, count, signature: signature? });
         is_batch.then_some(Self { batch, index, leaf: leaf?, path })
     }
 }
@@ -204,7 +204,7 @@ mod tests {
         let tree = Layers::over(entries.map(leaf).collect());
         let batch = Batch { origin: key().name().into(), first, count, root: tree.root() };
         let signature = pair().sign(batch.body().as_bytes()).as_ref().try_into().unwrap();
-        Receipts::of(&batch, &tree, &key(), signature).at(within as usize).unwrap()
+        SignedBatch::of(&batch, &tree, &key(), signature).receipt(within as usize).unwrap()
     }
 
     #[test]
@@ -243,8 +243,8 @@ mod tests {
             assert_eq!(receipt(3, 9, 2).verify(&other, &leaf(5)), Err(ReceiptError::Foreign));
             // whoever says that it is that log's has not its signature
             let mut forged = receipt(3, 9, 2);
-            let Signed { first, count, signature, .. } = *forged.batch;
-            forged.batch = Arc::new(Signed { key_id: other.id(), first, count, signature });
+            let Shared { first, count, signature, .. } = *forged.batch;
+            forged.batch = Arc::new(Shared { key_id: other.id(), first, count, signature });
             assert_eq!(forged.verify(&other, &leaf(5)), Err(ReceiptError::Rejected));
         }
     }
@@ -275,8 +275,8 @@ mod tests {
         };
         let signed = |first, count| {
             move |receipt: &mut Receipt| {
-                let Signed { key_id, signature, .. } = *receipt.batch;
-                receipt.batch = Arc::new(Signed { key_id, first, count, signature });
+                let Shared { key_id, signature, .. } = *receipt.batch;
+                receipt.batch = Arc::new(Shared { key_id, first, count, signature });
             }
         };
         assert!(altered(&|_| {}).is_ok());

@@ -1,5 +1,6 @@
 //! What is signed for the audit log: the body of a C2SP `tlog-checkpoint`, and that of a batch's receipt.
 
+use crate::message::ORIGIN_BYTES_MAX;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -7,6 +8,16 @@ use base64::engine::general_purpose::STANDARD;
 /// with Ed25519, and the log puts them in front of the signature lines.
 pub fn note_body(origin: &str, size: u64, root: &[u8; 32]) -> Vec<u8> {
     format!("{origin}\n{size}\n{}\n", STANDARD.encode(root)).into_bytes()
+}
+
+/// Whether a log may be named so: neither body has a line more by it.
+pub fn is_origin(origin: &str) -> bool {
+    (1..=ORIGIN_BYTES_MAX).contains(&origin.len()) && !origin.contains(char::is_control)
+}
+
+/// Whether a log may have such a batch.
+pub fn is_batch(origin: &str, first: u64, count: u32) -> bool {
+    is_origin(origin) && count > 0 && first.checked_add(count.into()).is_some()
 }
 
 /// Of a batch of entries: what it is, `origin`, the number of its first entry and how many they are in decimal, and the root of

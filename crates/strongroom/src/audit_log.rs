@@ -37,11 +37,14 @@ pub enum Disagreement {
     Store(String),
 }
 
+/// An open log, and the key in the boundary that signs it.
+pub type KeyedLog = (Arc<Log>, LogKey);
+
 /// The log and what the store says to it.
 #[derive(Debug)]
 pub struct Opened {
     /// `None` where it cannot be opened because it is not what it was.
-    pub log: Option<Arc<Log>>,
+    pub log: Option<KeyedLog>,
     pub disagreement: Option<Disagreement>,
 }
 
@@ -57,7 +60,8 @@ impl Disagreement {
 pub async fn open(config: &Config, cluster: &Cluster, boundary: &Arc<SocketBoundary>) -> Result<Opened> {
     let (revision, anchor) = log_anchor::read(&cluster.barrier, config.node()).await?;
     let remembered = anchor.map(|anchor| (anchor.size, anchor.root));
-    let options = LogOptions { remembered, ..options(config, cluster, boundary).await? };
+    let (options, key) = options(config, cluster, boundary).await?;
+    let options = LogOptions { remembered, ..options };
     let dir = options.dir.clone();
     let opened = tokio::task::spawn_blocking(move || Log::open(options)).await?;
     let log = match opened {
@@ -68,7 +72,7 @@ pub async fn open(config: &Config, cluster: &Cluster, boundary: &Arc<SocketBound
         Err(error) => return Err(error).with_context(|| format!("the audit log in {}", dir.display())),
     };
     let disagreement = compare(cluster, &log, &dir, revision).await?;
-    Ok(Opened { log: Some(log), disagreement })
+    Ok(Opened { log: Some((log, key)), disagreement })
 }
 
 /// After the operator has acknowledged: every older token is void, and a log that cannot go on stands aside.
@@ -77,11 +81,11 @@ pub async fn settle(
     cluster: &mut Cluster,
     found: Opened,
     boundary: &Arc<SocketBoundary>,
-) -> Result<Arc<Log>> {
+) -> Result<KeyedLog> {
     let Opened { log, disagreement } = found;
     let Some(disagreement) = disagreement else { return log.context("an audit log that agrees is open") };
     cluster.raise_generation().await?;
-    let log = match (&disagreement, log) {
+    let (log, key) = match (&disagreement, log) {
         (Disagreement::Store(_), Some(log)) => log,
         (Disagreement::Store(_) | Disagreement::Log(_), log) => {
             let dir = config.audit_dir();
@@ -92,8 +96,8 @@ pub async fn settle(
             })
             .await??;
             log_anchor::remove(&cluster.barrier, config.node()).await?;
-            let options = options(config, cluster, boundary).await?;
-            tokio::task::spawn_blocking(move || Log::open(options)).await?.context("the new audit log")?
+            let (options, key) = options(config, cluster, boundary).await?;
+            (tokio::task::spawn_blocking(move || Log::open(options)).await?.context("the new audit log")?, key)
         }
     };
     let (revision, _) = log_anchor::read(&cluster.barrier, config.node()).await?;
@@ -106,7 +110,7 @@ pub async fn settle(
         ..Record::new(SystemClock.now(), "", ROLLBACK, &Subject::System)
     };
     log.lane().append(record.encode()).await.with_context(|| format!("{ROLLBACK} cannot be recorded"))?;
-    Ok(log)
+    Ok((log, key))
 }
 
 /// Records something that the server itself does.
@@ -231,7 +235,7 @@ fn last_store_state(reader: &LogReader<LogFolder>, size: u64) -> Result<Option<S
     Ok(None)
 }
 
-async fn options(config: &Config, cluster: &Cluster, boundary: &Arc<SocketBoundary>) -> Result<LogOptions> {
+async fn options(config: &Config, cluster: &Cluster, boundary: &Arc<SocketBoundary>) -> Result<(LogOptions, LogKey)> {
     let dir = config.audit_dir();
     let base = cluster.log_origin(config.node());
     let incarnation = match written_origin(&dir)? {
@@ -243,25 +247,15 @@ async fn options(config: &Config, cluster: &Cluster, boundary: &Arc<SocketBounda
         // a log that begins after others, which the boundary may know by their origins
         None => format!("/g{}", cluster.core().generation),
     };
-    let key = key(config, cluster, &incarnation, boundary).await?;
-    let signer = Signer::new(boundary, key);
-    Ok(LogOptions {
+    let name = format!("{}{}", config.node(), incarnation.replace('/', "-"));
+    let key = cluster.log_key(&name, &**boundary).await.context("the audit log's key")?;
+    let signer = Signer::new(boundary, key.clone());
+    let options = LogOptions {
         personal: config.audit.personal_to()?,
         reserve_bytes: config.audit.reserve_mib << 20,
         ..LogOptions::new(dir, base + &incarnation, config.node(), signer, Arc::new(SystemClock))
-    })
-}
-
-/// The key of the log that is open.
-pub async fn key_of(log: &Log, config: &Config, cluster: &Cluster, boundary: &Arc<SocketBoundary>) -> Result<LogKey> {
-    let base = cluster.log_origin(config.node());
-    let incarnation = log.key().name().strip_prefix(&base).context("the open log is this node's")?;
-    key(config, cluster, incarnation, boundary).await
-}
-
-async fn key(config: &Config, cluster: &Cluster, incarnation: &str, boundary: &Arc<SocketBoundary>) -> Result<LogKey> {
-    let name = format!("{}{}", config.node(), incarnation.replace('/', "-"));
-    cluster.log_key(&name, &**boundary).await.context("the audit log's key")
+    };
+    Ok((options, key))
 }
 
 fn written_origin(dir: &Path) -> Result<Option<String>> {
@@ -338,7 +332,6 @@ impl Signer {
                 Err(HsmError::CheckpointForked) => Err(SignError::Forked),
                 Ok(_) => Err(SignError::Unavailable),
                 Err(HsmError::Protocol | HsmError::OutOfRange | HsmError::UsageForbidden | HsmError::Unsupported) => {
-                    tracing::error!("the boundary refuses to sign for the audit log: is it of an older version?");
                     Err(SignError::Refused)
                 }
                 Err(error) => {

@@ -3,7 +3,7 @@
 //! Always: the store's sentinel opened, and every leaf of the outbox in the log, before the first request.
 //! Never: service beside a store or a log whose sync failed.
 
-use crate::audit_log::{self, Disagreement};
+use crate::audit_log::{self, Disagreement, KeyedLog};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::cores::Cores;
@@ -58,7 +58,7 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
         () = signals.end(None) => return Ok(ExitCode::SUCCESS),
     };
     let restored = config.data_dir.join(RESTORED).exists();
-    let log = tokio::select! {
+    let (log, log_key) = tokio::select! {
         log = audit_log(config, cores, &mut cluster, (&boundary, restored)) => log?,
         () = &mut orphaned => return Ok(ExitCode::SUCCESS),
         () = signals.end(None) => return Ok(ExitCode::SUCCESS),
@@ -66,7 +66,6 @@ async fn serve(config: &Config, cores: &Cores) -> Result<ExitCode> {
     if restored {
         files::remove(&config.data_dir.join(RESTORED))?;
     }
-    let log_key = audit_log::key_of(&log, config, &cluster, &boundary).await?;
     let wired = Wired::new(&cluster, &storage, (&log, log_key), (options, boundary), config)?;
     let replayed = wired.changes().replay().await.context("cannot replay the outbox")?;
     tracing::info!(replayed, "the audit log holds every change");
@@ -128,7 +127,7 @@ async fn audit_log(
     cores: &Cores,
     cluster: &mut Cluster,
     (boundary, restored): (&Arc<SocketBoundary>, bool),
-) -> Result<Arc<Log>> {
+) -> Result<KeyedLog> {
     let mut opened = audit_log::open(config, cluster, boundary).await?;
     match &opened.disagreement {
         Some(Disagreement::Store(_)) | None if restored => {
@@ -139,14 +138,14 @@ async fn audit_log(
         None => {}
     }
     let disagreed = opened.disagreement.is_some();
-    let log = audit_log::settle(config, cluster, opened, boundary).await?;
+    let (log, key) = audit_log::settle(config, cluster, opened, boundary).await?;
     // also where the newer copy was brought back instead
     sealed::forget(&config.data_dir)?;
     if disagreed {
         tracing::warn!(generation = cluster.core().generation, "every older token is void");
     }
     audit_log::tell(&*log.lane(), "Start", config.node(), None).await?;
-    Ok(log)
+    Ok((log, key))
 }
 
 /// Opens the store, waiting for a boundary that is away.

@@ -10,7 +10,7 @@ use ed25519_dalek::Signer;
 use envelope::SecretBytes;
 use envelope::merkle::verify_consistency;
 use envelope::sealed::{Kind, SUITE1_OVERHEAD_BYTES, parse_system};
-use hsm_api::message::{ITEM_BYTES_MAX, ORIGIN_BYTES_MAX, PROOF_HASHES_MAX};
+use hsm_api::message::{ITEM_BYTES_MAX, PROOF_HASHES_MAX};
 use hsm_api::{CounterPage, HsmError, KeyId, KeyToken, KeyUsage, Reply, checkpoint};
 
 impl Desk<'_> {
@@ -55,7 +55,7 @@ impl Desk<'_> {
         proof: &[[u8; 32]],
     ) -> Result<Reply, Stop> {
         let key = self.key(key, &[KeyUsage::Log])?;
-        if !is_origin(&origin) || proof.len() > PROOF_HASHES_MAX {
+        if !checkpoint::is_origin(&origin) || proof.len() > PROOF_HASHES_MAX {
             return Err(HsmError::OutOfRange.into());
         }
         let Material::Ed25519(signer) = &key.material else { return Err(HsmError::UsageForbidden.into()) };
@@ -86,7 +86,7 @@ impl Desk<'_> {
         root: &[u8; 32],
     ) -> Result<Reply, Stop> {
         let key = self.key(key, &[KeyUsage::Log])?;
-        if !is_origin(origin) || count == 0 || first.checked_add(count.into()).is_none() {
+        if !checkpoint::is_batch(origin, first, count) {
             return Err(HsmError::OutOfRange.into());
         }
         let Material::Ed25519(signer) = &key.material else { return Err(HsmError::UsageForbidden.into()) };
@@ -105,10 +105,6 @@ impl Desk<'_> {
         page.signature = module.root.identity().sign(&page.signed_bytes(&module.module_id, challenge)).to_bytes();
         Ok(Reply::Counters(page))
     }
-}
-
-fn is_origin(origin: &str) -> bool {
-    (1..=ORIGIN_BYTES_MAX).contains(&origin.len()) && !origin.contains(char::is_control)
 }
 
 /// RFC 6962 §2.1.2; an empty log is extended by every other.

@@ -35,8 +35,17 @@ pub(super) struct Lane {
 pub(super) struct Signatures {
     /// When one was verified last, and was right.
     pub(super) verified: Option<Instant>,
-    /// The last one was wrong, which was told.
-    pub(super) rejected: bool,
+    /// What is wrong was told, since one was right.
+    pub(super) told: bool,
+}
+
+impl Signatures {
+    pub(super) fn are_wrong(&mut self, why: &str) {
+        if !self.told {
+            tracing::error!(why, "there are no receipts until a signature is right");
+        }
+        *self = Self { verified: None, told: true };
+    }
 }
 
 /// Places of those who wait, used again and again.

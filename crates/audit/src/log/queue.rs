@@ -96,7 +96,7 @@ impl Queue {
 
 /// Least time from one sync's start to the next one's.
 pub(super) const SYNC_GAP: Duration = Duration::from_micros(300);
-/// The same where the boundary signs as well: more callers share the signature, which costs as much as three calls.
+/// The same where the last batch was to be signed: more callers share the next signature.
 pub(super) const SIGNED_SYNC_GAP: Duration = Duration::from_micros(600);
 /// So many records do not wait for the gap to pass.
 pub(super) const ENOUGH_RECORDS: usize = 40;

@@ -10,7 +10,7 @@ use super::lane::{Answer, Lane, Signatures, deliver};
 use super::queue::Item;
 use super::{CheckpointSigner, Place, SignError, Standing};
 use crate::AuditError;
-use crate::receipt::{self, Batch};
+use crate::receipt::{Batch, SignedBatch};
 use envelope::merkle::{Layers, leaf_hash};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,8 +35,8 @@ pub(super) struct Wanted {
     pub(super) slot: u32,
 }
 
-/// A batch whose root the boundary was asked to sign.
-pub(super) struct Asked {
+/// A batch on its way to the disk, of which receipts are wanted.
+pub(super) struct Pending {
     place: Arc<Place>,
     batch: Batch,
     tree: Layers,
@@ -65,8 +65,8 @@ impl Receipts {
         Self { place, signer, standing, out: Arc::default() }
     }
 
-    /// Before these are written as the entries from `first` on: asks the boundary where a receipt is wanted.
-    pub(super) fn ask(&self, first: u64, items: &[Item]) -> Option<Arc<Asked>> {
+    /// Before these are written as the entries from `first` on: asks the boundary where a receipt is wanted, and could be given.
+    pub(super) fn ask(&self, first: u64, items: &[Item]) -> Option<Arc<Pending>> {
         let lane = &items.iter().find(|item| item.receipt.is_some())?.lane;
         let asks = self.may_ask();
         let leaf = |item: &Item| item.receipt.as_ref().map_or_else(|| leaf_hash(&item.entry), |wanted| wanted.leaf);
@@ -77,9 +77,9 @@ impl Receipts {
         let batch = Batch { origin, first, count, root: tree.root() };
         let stage = Mutex::new(if asks { Stage::Neither } else { Stage::Signed(None) });
         let (place, out) = (Arc::clone(&self.place), Arc::clone(&self.out));
-        let asked = Arc::new(Asked { place, batch, tree, stage, out });
+        let pending = Arc::new(Pending { place, batch, tree, stage, out });
         if asks {
-            let waits = End(Arc::clone(&asked));
+            let waits = End(Arc::clone(&pending));
             let (lane, place) = (Arc::clone(lane), Arc::clone(&self.place));
             let (own, standing) = (Arc::clone(&self.signer), self.standing.clone());
             let question = Question { place, lane: Arc::clone(&lane), own, standing };
@@ -88,11 +88,11 @@ impl Receipts {
                 waits.0.is_signed(signature);
             });
         }
-        Some(asked)
+        Some(pending)
     }
 
     /// Whether anybody would get a receipt.
-    pub(super) fn may_ask(&self) -> bool {
+    fn may_ask(&self) -> bool {
         *self.standing.borrow() != Standing::Behind && self.out.load(Ordering::Relaxed) < RECEIPTS_MAX
     }
 }
@@ -114,7 +114,11 @@ impl Question {
         for signer in [self.lane.signer(), &self.own].into_iter().cycle() {
             match timeout_at(deadline, signer.sign_batch(batch.clone())).await.ok()? {
                 Ok(signature) if self.believes(batch, &signature) => return self.agrees().then_some(signature),
-                Ok(_) | Err(SignError::Forked | SignError::Refused) => return None,
+                Ok(_) => return None,
+                Err(SignError::Forked | SignError::Refused) => {
+                    self.lane.signatures().are_wrong("the boundary refuses to sign batches: is it an older one?");
+                    return None;
+                }
                 Err(SignError::Unavailable) => {}
             }
             timeout_at(deadline, sleep(AGAIN)).await.ok()?;
@@ -133,17 +137,16 @@ impl Question {
             return true;
         }
         let is_signed = batch.is_signed(&self.place.key, signature);
-        if !is_signed && !seen.rejected {
-            tracing::error!(
-                "the boundary's signature of a batch was rejected: there are no receipts until one is right"
-            );
+        if is_signed {
+            *seen = Signatures { verified: Some(Instant::now()), told: false };
+        } else {
+            seen.are_wrong("the boundary's signature of a batch was rejected");
         }
-        *seen = Signatures { verified: is_signed.then(Instant::now), rejected: !is_signed };
         is_signed
     }
 }
 
-impl Asked {
+impl Pending {
     /// It is not durable: nobody gets a receipt.
     pub(super) fn is_lost(&self) {
         *self.stage() = Stage::Over;
@@ -180,10 +183,9 @@ impl Asked {
     }
 
     fn answers(&self, wanted: Vec<Wanted>, signature: Option<[u8; 64]>) -> Answers {
-        let receipts =
-            signature.map(|signature| receipt::Receipts::of(&self.batch, &self.tree, &self.place.key, signature));
+        let signed = signature.map(|signature| SignedBatch::of(&self.batch, &self.tree, &self.place.key, signature));
         let answer = |Wanted { at, lane, slot }| {
-            let receipt = receipts.as_ref().and_then(|receipts| receipts.at(at));
+            let receipt = signed.as_ref().and_then(|batch| batch.receipt(at));
             (lane, slot, receipt.map(|receipt| Some(Box::new(receipt))).ok_or(AuditError::Unsigned))
         };
         wanted.into_iter().map(answer).collect()
@@ -195,7 +197,7 @@ impl Asked {
 }
 
 /// The task's end, by whatever cause: nobody waits for it in vain.
-struct End(Arc<Asked>);
+struct End(Arc<Pending>);
 
 impl Drop for End {
     fn drop(&mut self) {
@@ -213,13 +215,13 @@ const AGAIN: Duration = Duration::from_millis(50);
 mod tests {
     use super::*;
     use crate::log::queue::Queue;
-    use crate::log::tests::{Rig, TestForm, draft};
+    use crate::log::tests::{Mode, Rig, TestForm, draft};
     use futures_util::future::FutureExt;
 
     /// Entries that were handed over, each for a receipt, and those who wait for it.
     struct Waiting {
         items: Vec<Item>,
-        receipts: Vec<futures_util::future::BoxFuture<'static, Result<receipt::Receipt, AuditError>>>,
+        receipts: Vec<futures_util::future::BoxFuture<'static, Result<crate::receipt::Receipt, AuditError>>>,
     }
 
     fn asking(rig: &Rig) -> Receipts {
@@ -253,9 +255,9 @@ mod tests {
     async fn whichever_comes_last_gives_the_receipts_and_neither_alone() {
         let rig = Rig::of(64);
         let asking = asking(&rig);
-        for (signed_first, mode_is_silent) in [(true, false), (false, true)] {
+        for signed_first in [true, false] {
             let Waiting { items, mut receipts } = waiting(&rig, 3);
-            rig.silent(mode_is_silent);
+            rig.set(if signed_first { Mode::Answers } else { Mode::Silent });
             let asked = asking.ask(100, &items).unwrap();
             settled().await;
             assert!(receipts.iter_mut().all(|receipt| receipt.now_or_never().is_none()), "nothing is durable");
@@ -276,6 +278,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_boundary_that_refuses_or_lies_is_asked_once() {
+        for mode in [Mode::Refuses, Mode::Lies] {
+            let rig = Rig::of(64);
+            rig.set(mode);
+            let asking = asking(&rig);
+            let Waiting { items, receipts } = waiting(&rig, 2);
+            deliver(asking.ask(0, &items).unwrap().is_durable(wanted(&items)).into_iter());
+            settled().await;
+            let answers = receipts.into_iter().map(|receipt| receipt.now_or_never().map(Result::err));
+            let told = Some(Some(AuditError::Unsigned));
+            assert_eq!(answers.collect::<Vec<_>>(), [told, told], "{mode:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_batch_that_is_lost_has_no_receipts_though_it_was_signed() {
         let rig = Rig::of(64);
         let asking = asking(&rig);
@@ -290,7 +307,7 @@ mod tests {
     #[tokio::test]
     async fn who_is_one_too_many_is_told_at_once_and_who_asks_nothing_costs_nothing() {
         let rig = Rig::of(64);
-        rig.silent(true);
+        rig.set(Mode::Silent);
         let asking = asking(&rig);
         asking.out.store(RECEIPTS_MAX - 1, Ordering::Relaxed);
         let Waiting { mut items, receipts } = waiting(&rig, 3);

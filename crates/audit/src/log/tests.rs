@@ -71,7 +71,7 @@ struct State {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Mode {
+pub(super) enum Mode {
     #[default]
     Answers,
     Away,
@@ -79,6 +79,7 @@ enum Mode {
     LosesAnswers,
     Slow(Duration),
     Silent,
+    Refuses,
     /// Signs with another key.
     Lies,
     Panics,
@@ -112,6 +113,7 @@ impl Boundary {
                 Mode::Slow(time) => tokio::time::sleep(time).await,
                 Mode::Silent => std::future::pending().await,
                 Mode::Away => return Err(SignError::Unavailable),
+                Mode::Refuses => return Err(SignError::Refused),
                 Mode::Panics => panic!("a defect of the boundary's client"),
                 Mode::Answers | Mode::LosesAnswers | Mode::Lies => {}
             }
@@ -226,8 +228,8 @@ impl Rig {
         Arc::clone(&self.boundary) as _
     }
 
-    pub(super) fn silent(&self, silent: bool) {
-        self.boundary.set(if silent { Mode::Silent } else { Mode::Answers });
+    pub(super) fn set(&self, mode: Mode) {
+        self.boundary.set(mode);
     }
 
     fn key(&self) -> VerifierKey {

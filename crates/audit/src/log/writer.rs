@@ -4,7 +4,7 @@ use super::form::Form;
 use super::inbox::Inbox;
 use super::lane::deliver;
 use super::queue::{Item, Queue, SIGNED_SYNC_GAP, SYNC_GAP};
-use super::receipts::{Asked, Receipts, Wanted};
+use super::receipts::{Pending, Receipts, Wanted};
 use super::reserve::Reserve;
 use super::segment::{Hindrance, Segments, hindrance};
 use crate::AuditError;
@@ -110,27 +110,23 @@ impl Writer {
         while !self.batch.is_empty() {
             let count = self.segments.room()?.min(self.batch.len());
             let (items, _) = self.batch.split_at(count);
-            let asked = self.receipts.ask(self.segments.size(), items);
-            let signs = asked.is_some() && self.receipts.may_ask();
-            self.gap = if signs { SIGNED_SYNC_GAP } else { SYNC_GAP };
+            let pending = self.receipts.ask(self.segments.size(), items);
+            self.gap = if pending.is_some() { SIGNED_SYNC_GAP } else { SYNC_GAP };
             let written = self.segments.write(items.iter().map(|item| item.entry.as_slice()));
-            if let (Some(asked), Err(_)) = (&asked, written) {
-                asked.is_lost();
-            }
-            written?;
-            self.answer(count, asked.as_deref());
+            written.inspect_err(|_| pending.iter().for_each(|pending| pending.is_lost()))?;
+            self.answer(count, pending.as_deref());
         }
         Ok(())
     }
 
     /// The first of the batch are durable. Those of them who want a receipt have it with the same wake where it is signed by now.
-    fn answer(&mut self, count: usize, asked: Option<&Asked>) {
+    fn answer(&mut self, count: usize, pending: Option<&Pending>) {
         self.size.store(self.segments.size(), Ordering::Release);
-        let receipts = asked.map_or_else(Vec::new, |asked| {
+        let receipts = pending.map_or_else(Vec::new, |pending| {
             let wanted = self.batch.iter().take(count).enumerate().filter_map(|(at, item)| {
                 item.receipt.as_ref().map(|wanted| Wanted { at, lane: Arc::clone(&item.lane), slot: wanted.slot })
             });
-            asked.is_durable(wanted.collect())
+            pending.is_durable(wanted.collect())
         });
         let durable = self.batch.drain(..count).map(|item| (item.lane, item.slot, Ok(None)));
         deliver(durable.chain(receipts));

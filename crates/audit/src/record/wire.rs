@@ -31,7 +31,7 @@ pub(crate) fn bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
 }
 
 /// Of an `optional` field: what is empty is told.
-pub(crate) fn present_bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
+pub(super) fn present_bytes(out: &mut Vec<u8>, field: u32, value: &[u8]) {
     tag(out, field, LENGTH_DELIMITED);
     varint(out, value.len() as u64);
     out.extend_from_slice(value);
@@ -219,7 +219,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    pub(crate) fn text(self) -> Result<String, Malformed> {
+    pub(super) fn text(self) -> Result<String, Malformed> {
         std::str::from_utf8(self.bytes()?).map(str::to_owned).map_err(|_| Malformed::Field)
     }
 

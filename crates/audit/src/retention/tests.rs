@@ -267,7 +267,7 @@ async fn gaps(rig: &Rig, gone: u64, index: u64) {
         let batch = crate::receipt::Batch { origin: ORIGIN.into(), first, count: 30, root: tree.root() };
         let signature = Signer::new().pair.sign(batch.body().as_bytes()).as_ref().try_into().unwrap();
         let key = &Signer::new().key;
-        let receipt = crate::receipt::Receipts::of(&batch, &tree, key, signature).at(17).unwrap();
+        let receipt = crate::receipt::SignedBatch::of(&batch, &tree, key, signature).receipt(17).unwrap();
         let promises = vec![crate::verify::Promise::of(&receipt, key).unwrap()];
         let options = crate::verify::Options { promises, ..Default::default() };
         let log = crate::read::LogReader::over(rig.folder());

@@ -1,7 +1,7 @@
 use super::*;
 use crate::read::rig::{ORIGIN, SEGMENT, Signer, entries, entry, segments, tiles};
 use crate::read::{LogMemory, SEGMENT_ENTRIES};
-use crate::receipt::{Batch, Receipt, ReceiptError, Receipts};
+use crate::receipt::{Batch, Receipt, ReceiptError, SignedBatch};
 use aws_lc_rs::signature::KeyPair as _;
 use envelope::merkle::Layers;
 
@@ -172,7 +172,7 @@ fn receipt(signer: &Signer, entries: &[Vec<u8>], batch: std::ops::Range<usize>, 
     let tree = Layers::over(entries[batch.clone()].iter().map(|entry| leaf_hash(entry)).collect());
     let signed = Batch { origin: ORIGIN.into(), first, count, root: tree.root() };
     let signature = signer.pair.sign(signed.body().as_bytes()).as_ref().try_into().unwrap();
-    Receipts::of(&signed, &tree, &signer.key, signature).at(index - batch.start).unwrap()
+    SignedBatch::of(&signed, &tree, &signer.key, signature).receipt(index - batch.start).unwrap()
 }
 
 #[test]

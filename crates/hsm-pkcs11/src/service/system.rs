@@ -10,7 +10,7 @@ use envelope::SecretBytes;
 use envelope::mac::sha256;
 use envelope::merkle::verify_consistency;
 use envelope::sealed::{Kind, SUITE1_OVERHEAD_BYTES, parse_system};
-use hsm_api::message::{ITEM_BYTES_MAX, ORIGIN_BYTES_MAX, PROOF_HASHES_MAX};
+use hsm_api::message::{ITEM_BYTES_MAX, PROOF_HASHES_MAX};
 use hsm_api::{CounterPage, HsmError, KeyId, KeySpec, KeyToken, KeyUsage, Reply, SigningAlgorithm, checkpoint};
 
 impl Desk<'_> {
@@ -62,7 +62,7 @@ impl Desk<'_> {
         proof: &[[u8; 32]],
     ) -> Result<Reply, HsmError> {
         let key = self.device.run(|link| self.key(link, token, &[KeyUsage::Log]))?;
-        if !is_origin(origin) || proof.len() > PROOF_HASHES_MAX {
+        if !checkpoint::is_origin(origin) || proof.len() > PROOF_HASHES_MAX {
             return Err(HsmError::OutOfRange);
         }
         let body = checkpoint::note_body(origin, size, &root);
@@ -97,7 +97,7 @@ impl Desk<'_> {
     ) -> Result<Reply, HsmError> {
         let (key, signature) = self.device.run(|link| {
             let key = self.key(link, token, &[KeyUsage::Log])?;
-            if !is_origin(origin) || count == 0 || first.checked_add(count.into()).is_none() {
+            if !checkpoint::is_batch(origin, first, count) {
                 return Err(HsmError::OutOfRange.into());
             }
             let handle = key.resident.locate(link)?.handle;
@@ -132,10 +132,6 @@ impl Desk<'_> {
         })?;
         Ok(Reply::Counters(page))
     }
-}
-
-fn is_origin(origin: &str) -> bool {
-    (1..=ORIGIN_BYTES_MAX).contains(&origin.len()) && !origin.contains(char::is_control)
 }
 
 /// RFC 6962 §2.1.2; an empty log is extended by every other.
