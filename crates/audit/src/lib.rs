@@ -7,6 +7,7 @@
 pub mod ack;
 pub mod checkpoint;
 pub mod export;
+mod lock;
 pub mod log;
 pub mod note;
 pub mod proof;

@@ -38,6 +38,7 @@ mod writer;
 use crate::AuditSink;
 use crate::ack::{Acks, Witnesses};
 use crate::checkpoint::Checkpoint;
+use crate::lock::Lock;
 use crate::note::{Note, VerifierKey};
 use crate::receipt::Batch;
 use crate::record::AuditorPublic;
@@ -51,7 +52,6 @@ use queue::Queue;
 use receipts::Receipts;
 use recover::{Recovered, recover};
 use reserve::Reserve;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -188,7 +188,7 @@ pub struct Log {
     syncs: Arc<AtomicU64>,
     writer: Option<JoinHandle<Option<u64>>>,
     tree: Option<JoinHandle<bool>>,
-    _lock: File,
+    _lock: Lock,
 }
 
 /// What does not change while a log is open.

@@ -11,6 +11,7 @@ mod backup;
 mod checkpoint;
 mod examine;
 mod ids;
+mod lock;
 mod reader;
 mod schema;
 mod writer;
@@ -29,9 +30,9 @@ use crate::{
 use checkpoint::Checkpoints;
 use envelope::Clock;
 use futures_util::stream::BoxStream;
+use lock::Lock;
 use rusqlite::Connection;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -65,8 +66,8 @@ pub struct Sqlite {
     threads: Vec<JoinHandle<()>>,
     feed: Arc<Feed>,
     failed: watch::Receiver<bool>,
-    /// Released last: closing the file unlocks it.
-    _lock: File,
+    /// Released last.
+    _lock: Lock,
 }
 
 struct Asks {
@@ -106,7 +107,7 @@ impl Sqlite {
         prepare: impl FnOnce(&mut Connection) -> rusqlite::Result<()>,
     ) -> Result<Self, StorageError> {
         make_folder(dir)?;
-        let lock = lock(dir)?;
+        let lock = Lock::make(dir)?;
         let file = dir.join(FILE_NAME);
         let mut connection = schema::open_or_make(&file)?;
         schema::limit_pages(&connection, options.pages_max)?;
@@ -222,16 +223,6 @@ impl std::fmt::Debug for Sqlite {
 
 fn make_folder(dir: &Path) -> Result<(), StorageError> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| io_error(&error))
-}
-
-fn lock(dir: &Path) -> Result<File, StorageError> {
-    let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(dir.join(LOCK_NAME));
-    let file = open.map_err(|error| io_error(&error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StorageError::Held),
-        Err(TryLockError::Error(error)) => Err(io_error(&error)),
-    }
 }
 
 /// Its cause goes to the log: a caller can only tell full from unavailable.

@@ -14,6 +14,7 @@ use super::tree::Found;
 use super::walk::{LENGTH_BYTES, Step, Walk};
 use super::{ENTRY_BYTES_MAX, OpenError, Place, QUEUE_BYTES_MAX, QUEUE_RECORDS_MAX};
 use crate::checkpoint::Checkpoint;
+use crate::lock::Lock;
 use crate::note::{Note, VerifierKey};
 use crate::tile::{TileFolder, Tiles};
 use std::fs::{self, DirBuilder, File, TryLockError};
@@ -24,13 +25,13 @@ use std::path::Path;
 /// A log as it was found, ready to go on.
 pub(super) struct Recovered {
     /// Held while the log is open.
-    pub(super) lock: File,
+    pub(super) lock: Lock,
     pub(super) segments: Segments,
     pub(super) tree: Found,
 }
 
 /// Under the lock that [`lock`] gives.
-pub(super) fn recover(place: &Place, lock: File) -> Result<Recovered, OpenError> {
+pub(super) fn recover(place: &Place, lock: Lock) -> Result<Recovered, OpenError> {
     let (dir, folder) = (&place.dir, place.dir.join(SEGMENTS));
     make_folder(&folder)?;
     keep_key(dir, &place.key)?;
@@ -121,14 +122,12 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
 }
 
 /// Makes the folder where it is missing, and keeps everybody else out.
-pub(super) fn lock(dir: &Path) -> Result<File, OpenError> {
+pub(super) fn lock(dir: &Path) -> Result<Lock, OpenError> {
     make_folder(dir)?;
-    let lock = create(&dir.join(LOCK))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Held),
-        Err(TryLockError::Error(error)) => Err(error.into()),
-    }
+    Lock::of(create(&dir.join(LOCK))?).map_err(|error| match error {
+        TryLockError::WouldBlock => OpenError::Held,
+        TryLockError::Error(error) => error.into(),
+    })
 }
 
 /// A small file; `None` where it is missing.

@@ -14,6 +14,7 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use bytes::Bytes;
 use envelope::merkle::{self, leaf_hash, verify_consistency};
 use futures_util::future::FutureExt;
+use std::fs::File;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;

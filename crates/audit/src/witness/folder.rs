@@ -3,6 +3,7 @@
 //!
 //! Always: a file is synced before it gets its name, and its folder after.
 
+use crate::lock::Lock;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -23,7 +24,7 @@ pub enum OpenError {
 pub(super) struct WitnessFolder {
     logs: PathBuf,
     /// Held as long as this lives.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl WitnessFolder {
@@ -31,7 +32,7 @@ impl WitnessFolder {
         let logs = dir.join("log");
         DirBuilder::new().recursive(true).mode(0o700).create(&logs)?;
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock"))?;
-        lock.try_lock().map_err(|error| match error {
+        let lock = Lock::of(lock).map_err(|error| match error {
             TryLockError::WouldBlock => OpenError::Locked,
             TryLockError::Error(error) => OpenError::Io(error),
         })?;

@@ -2,6 +2,7 @@
 //!
 //! Always: a copy has another name until it is whole and synced. Never: anything that exists is replaced.
 
+use super::lock::Lock;
 use super::{FILE_NAME, io_error, schema};
 use crate::{Entry, EntryPath, Revision, StorageError};
 use rusqlite::backup::{Backup, StepResult};
@@ -61,9 +62,9 @@ pub fn restore(from: &Path, dir: &Path) -> Result<Revision, StorageError> {
 }
 
 /// A folder in which no store stands, for whoever makes one there: nobody else is at it while this value lives.
-fn empty_place(dir: &Path) -> Result<File, StorageError> {
+fn empty_place(dir: &Path) -> Result<Lock, StorageError> {
     super::make_folder(dir)?;
-    let lock = super::lock(dir)?;
+    let lock = Lock::make(dir)?;
     // A log beside the new file would be taken for its own.
     for stale in ["store.db-wal", "store.db-shm"] {
         if dir.join(stale).exists() {

@@ -3,11 +3,12 @@
 //! Always: file and folder stay as they are. Where a log stands beside the file, both are copied, and the copy is read.
 //! Never: a store that a server has open.
 
+use super::lock::Lock;
 use super::{FILE_NAME, LOCK_NAME, io_error, schema};
 use crate::{Revision, StorageError};
 use rusqlite::{Connection, OpenFlags};
 use std::ffi::OsString;
-use std::fs::{DirBuilder, File, TryLockError};
+use std::fs::{DirBuilder, File};
 use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -27,7 +28,7 @@ pub struct Examined {
     connection: Connection,
     /// Removed when this is dropped.
     _copy: Option<Copied>,
-    _lock: Option<File>,
+    _lock: Option<Lock>,
 }
 
 impl Examined {
@@ -73,17 +74,12 @@ impl Examined {
 }
 
 /// The lock of the folder's store, so that no server begins meanwhile; `None` where the file is no folder's store.
-fn held(file: &Path) -> Result<Option<File>, StorageError> {
-    let lock = match File::open(file.with_file_name(LOCK_NAME)) {
-        Ok(lock) if file.file_name().is_some_and(|name| name == FILE_NAME) => lock,
-        Ok(_) => return Ok(None),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io_error(&error)),
-    };
-    match lock.try_lock() {
-        Ok(()) => Ok(Some(lock)),
-        Err(TryLockError::WouldBlock) => Err(StorageError::Held),
-        Err(TryLockError::Error(error)) => Err(io_error(&error)),
+fn held(file: &Path) -> Result<Option<Lock>, StorageError> {
+    match File::open(file.with_file_name(LOCK_NAME)) {
+        Ok(lock) if file.file_name().is_some_and(|name| name == FILE_NAME) => Lock::of(lock).map(Some),
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error(&error)),
     }
 }
 
