@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
 
 use envelope::Timestamp;
+use futures_util::future::join_all;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tests::{MariaDb, Postgres, Redis};
@@ -109,6 +110,25 @@ async fn answers(kind: &Kind) -> Vec<(&'static str, Result<(), String>)> {
     said
 }
 
+/// At the same moment: one has a name that another has, one is another lease's.
+async fn at_once(kind: &Kind) {
+    kind.make("v-taken", OTHER, &Ask::default()).await.unwrap();
+    let names: Vec<String> = (0..30).map(|number| format!("v-{number:02}")).chain(["v-taken".to_owned()]).collect();
+    let ask = Ask::default();
+    let made = join_all(names.iter().map(|name| kind.make(name, LEASE, &ask))).await;
+    for (name, made) in names.iter().zip(made) {
+        let is_refused = matches!(made, Err(DatabaseError::Refused(_)));
+        assert!(if name == "v-taken" { is_refused } else { made.is_ok() }, "{}: {name}: {made:?}", kind.to.id);
+    }
+    assert_eq!(kind.own().await.len(), names.len());
+    assert!(kind.comes_in("v-07").await && kind.comes_in("v-29").await);
+    let ended = join_all(names.iter().map(|name| kind.end(name, LEASE))).await;
+    assert!(ended.iter().all(Result::is_ok), "{}: {ended:?}", kind.to.id);
+    assert_eq!(kind.own().await, BTreeMap::from([("v-taken".to_owned(), OTHER.to_owned())]));
+    assert!(kind.comes_in("v-taken").await, "it is the other lease's");
+    kind.end("v-taken", OTHER).await.unwrap();
+}
+
 #[test]
 fn every_kind_answers_every_question_or_names_why_not() {
     let (pg, maria, redis) = (Postgres::start(), MariaDb::start(), Redis::start());
@@ -130,6 +150,9 @@ fn every_kind_answers_every_question_or_names_why_not() {
     ];
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let said: Vec<_> = kinds.iter().map(|kind| runtime.block_on(answers(kind))).collect();
+    for kind in &kinds {
+        runtime.block_on(at_once(kind));
+    }
     let done = [None, None, None];
     let table = [
         ("make", done),

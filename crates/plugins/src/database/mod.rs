@@ -5,6 +5,7 @@ pub mod mariadb;
 pub mod postgres;
 pub mod redis;
 mod tls;
+mod together;
 
 use envelope::Timestamp;
 use std::time::Duration;
@@ -36,10 +37,15 @@ fn ahead_millis(its: i64, now: Timestamp) -> i64 {
 }
 
 async fn within<T>(outcome: impl Future<Output = Outcome<T>>) -> Outcome<T> {
-    let outcome = tokio::time::timeout(DONE_WITHIN, outcome).await;
-    outcome.unwrap_or_else(|_| Err(DatabaseError::Unreachable("no answer in time".to_owned())))
+    within_time(DONE_WITHIN, outcome).await
 }
 
+async fn within_time<T>(most: Duration, outcome: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    let outcome = tokio::time::timeout(most, outcome).await;
+    outcome.unwrap_or_else(|_| Err(DatabaseError::Unreachable(NO_ANSWER.to_owned())))
+}
+
+const NO_ANSWER: &str = "no answer in time";
 const SAID_MAX: usize = 300;
 const DONE_WITHIN: Duration = Duration::from_secs(9);
 /// How long after its lease a user can still come in where nobody ends it.

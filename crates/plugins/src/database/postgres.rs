@@ -12,14 +12,20 @@
 //! What is needed of the account: `CREATEROLE`, and membership with `ADMIN OPTION` in the roles that are given as `groups`
 //! where the server demands it (PostgreSQL 16 and later).
 
+mod ending;
+mod making;
 mod pool;
 mod sql;
 
-use super::{LET_IN_WITHIN, LOOKED_FOR_SESSIONS, NET, Outcome, SESSIONS_PAUSE, ahead_millis, refused, said, within};
+use super::together::Together;
+use super::{LET_IN_WITHIN, Outcome, ahead_millis, refused, said, within};
 use crate::fault;
+use ending::{CleanUp, EndSessions, Gone, ShutOut};
 use envelope::Timestamp;
+use making::{Make, Wanted};
 use pool::Pools;
 use rustls::RootCertStore;
+use std::sync::Arc;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 use vault::engine::database::plugin::{Connection, DatabaseError, DatabasePlugin, NewUser, OwnUser, Probe, User};
@@ -27,13 +33,24 @@ use zeroize::Zeroizing;
 
 #[derive(Debug)]
 pub struct Postgres {
-    pools: Pools,
+    pools: Arc<Pools>,
+    make: Together<Make>,
+    shut_out: Together<ShutOut>,
+    end_sessions: Together<EndSessions>,
+    clean_up: Together<CleanUp>,
 }
 
 impl Postgres {
     /// Without authorities of its own a server is believed by `roots`.
     pub fn new(roots: RootCertStore) -> Self {
-        Self { pools: Pools::new(roots) }
+        let pools = Arc::new(Pools::new(roots));
+        Self {
+            make: Together::new(Make(Arc::clone(&pools))),
+            shut_out: Together::new(ShutOut(Arc::clone(&pools))),
+            end_sessions: Together::new(EndSessions(Arc::clone(&pools))),
+            clean_up: Together::new(CleanUp(Arc::clone(&pools))),
+            pools,
+        }
     }
 }
 
@@ -43,16 +60,19 @@ impl DatabasePlugin for Postgres {
         let client = self.pools.take(to).await?;
         let query = "SELECT version(), (extract(epoch from clock_timestamp()) * 1000)::bigint";
         let rows = within(rows(&client, query)).await?;
-        let (version, millis) = (text(&rows, 0), text(&rows, 1).parse().unwrap_or_default());
+        let (version, millis) = (first(&rows, 0), first(&rows, 1).parse().unwrap_or_default());
         client.keep();
         Ok(Probe { version, ahead_millis: ahead_millis(millis, now) })
     }
 
     async fn create_user(&self, to: &Connection, user: &NewUser<'_>, now: Timestamp) -> Outcome<()> {
         fault::point("before-create");
-        let client = self.pools.take(to).await?;
-        within(create(&client, to, user, now)).await?;
-        client.keep();
+        let wanted = Wanted::of(user, now);
+        // what a role's own texts do is not known, here and below
+        match user.statements.is_empty() {
+            true => self.make.done(to, wanted).await?,
+            false => self.make.alone(to, &wanted).await?,
+        }
         fault::point("after-create");
         Ok(())
     }
@@ -60,8 +80,12 @@ impl DatabasePlugin for Postgres {
     async fn renew_user(&self, to: &Connection, user: &User<'_>, until: Timestamp, now: Timestamp) -> Outcome<()> {
         let client = self.pools.take(to).await?;
         let renewed = async {
-            ours(&client, user).await?.ok_or_else(|| DatabaseError::Refused("the role is gone".to_owned()))?;
-            let end = end_text(&client, until, now).await?;
+            ending::ours(&client, &[Gone::of(user)])
+                .await?
+                .pop()
+                .flatten()
+                .ok_or_else(|| DatabaseError::Refused("the role is gone".to_owned()))?;
+            let end = making::ends(&client, [until.since(now)]).await?.concat();
             let values = [("name", user.name), ("username", user.name), ("expiration", end.as_str())];
             let text = script(user.statements, &values)?;
             let name = sql::ident(user.name);
@@ -75,24 +99,20 @@ impl DatabasePlugin for Postgres {
 
     async fn end_access(&self, to: &Connection, user: &User<'_>) -> Outcome<()> {
         fault::point("before-end");
-        let client = self.pools.take(to).await?;
-        let oid = within(shut_out(&client, user)).await?;
-        client.keep();
-        let Some(oid) = oid else { return Ok(()) };
-        // others use the connection meanwhile
+        let Some(oid) = self.shut_out.done(to, Gone::of(user)).await? else { return Ok(()) };
         tokio::time::sleep(LET_IN_WITHIN).await;
-        let client = self.pools.take(to).await?;
-        within(end_sessions(&client, oid)).await?;
-        client.keep();
+        self.end_sessions.done(to, oid).await?;
         fault::point("after-end");
         Ok(())
     }
 
     async fn clean_up(&self, to: &Connection, user: &User<'_>) -> Outcome<()> {
         fault::point("before-clean-up");
-        let client = self.pools.take(to).await?;
-        within(self.clean(&client, to, user)).await?;
-        client.keep();
+        let gone = Gone::of(user);
+        match user.statements.is_empty() {
+            true => self.clean_up.done(to, gone).await?,
+            false => self.clean_up.alone(to, &gone).await?,
+        }
         fault::point("after-clean-up");
         Ok(())
     }
@@ -129,7 +149,7 @@ impl DatabasePlugin for Postgres {
         let query = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = {name}");
         let counted = within(rows(&client, &query)).await?;
         client.keep();
-        Ok(text(&counted, 0).parse().unwrap_or(u32::MAX))
+        Ok(first(&counted, 0).parse().unwrap_or(u32::MAX))
     }
 
     async fn own_users(&self, to: &Connection) -> Outcome<Vec<OwnUser>> {
@@ -153,6 +173,10 @@ impl DatabasePlugin for Postgres {
 
     fn forget(&self, id: &str) {
         self.pools.forget(id);
+        self.make.forget(id);
+        self.shut_out.forget(id);
+        self.end_sessions.forget(id);
+        self.clean_up.forget(id);
     }
 
     fn forget_all(&self) {
@@ -164,194 +188,10 @@ impl DatabasePlugin for Postgres {
     }
 }
 
-impl Postgres {
-    async fn clean(&self, client: &Client, to: &Connection, user: &User<'_>) -> Outcome<()> {
-        let Some(oid) = ours(client, user).await? else { return Ok(()) };
-        join(client, user.name).await?;
-        if !user.statements.is_empty() {
-            let text = script(user.statements, &[("name", user.name), ("username", user.name)])?;
-            run(client, &format!("BEGIN; {} COMMIT", *text)).await?;
-        }
-        if let Some(heir) = user.heir {
-            powerless(client, heir).await?;
-        }
-        let name = sql::ident(user.name);
-        let give = user.heir.map_or(String::new(), |heir| format!("REASSIGN OWNED BY {name} TO {};", sql::ident(heir)));
-        let drop_owned = format!("{give} DROP OWNED BY {name}");
-        // what it owns and what it was granted, wherever: the catalogue of dependencies is shared
-        let elsewhere = format!(
-            "SELECT datname FROM pg_database WHERE datallowconn AND datname <> current_database() AND oid IN \
-             (SELECT dbid FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = {oid})"
-        );
-        for row in rows(client, &elsewhere).await? {
-            let other = self.pools.dial(to, row.get(0), None).await?;
-            if user.heir.is_some() {
-                let_run_as_callers(&other, oid).await?;
-            }
-            run(&other, &drop_owned).await?;
-            fault::point("between-databases");
-        }
-        if exists(client, user.name).await? {
-            if user.heir.is_some() {
-                let_run_as_callers(client, oid).await?;
-            }
-            run(client, &drop_owned).await?;
-            fault::point("before-drop");
-            run(client, &format!("DROP ROLE IF EXISTS {name}")).await?;
-        }
-        Ok(())
-    }
-}
-
-async fn create(client: &Client, to: &Connection, new: &NewUser<'_>, now: Timestamp) -> Outcome<()> {
-    let (name, user) = (sql::ident(new.user.name), &new.user);
-    refuse_powerful(client, new.groups).await?;
-    let end = end_text(client, new.until, now).await?;
-    let verifier = verifier(new.password);
-    let mut text = Zeroizing::new(String::from("BEGIN;"));
-    if new.statements.is_empty() {
-        text.push_str(&format!(
-            "CREATE ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD {};",
-            sql::literal(&verifier)
-        ));
-    } else {
-        text.push_str("SET LOCAL search_path = public;");
-        let values = [
-            ("name", user.name),
-            ("username", user.name),
-            ("password", verifier.as_str()),
-            ("expiration", end.as_str()),
-        ];
-        text.push_str(&script(new.statements, &values)?);
-        text.push_str("SET LOCAL search_path = pg_catalog;");
-    }
-    for group in new.groups {
-        text.push_str(&format!("GRANT {} TO {name};", sql::ident(group)));
-    }
-    if let Some(most) = new.connections_max {
-        text.push_str(&format!("ALTER ROLE {name} CONNECTION LIMIT {most};"));
-    }
-    for (setting, value) in new.settings {
-        text.push_str(&format!("ALTER ROLE {name} SET {} = {};", sql::setting(setting), sql::literal(value)));
-    }
-    let mark = format!("{MARK}{} instance={}", user.lease, to.instance);
-    text.push_str(&format!(
-        "ALTER ROLE {name} VALID UNTIL {}; COMMENT ON ROLE {name} IS {}",
-        sql::literal(&end),
-        sql::literal(&mark)
-    ));
-    run(client, &text).await?;
-    fault::point("before-commit");
-    // from here on it is not known whether it came to be
-    match client.batch_execute("COMMIT").await {
-        Ok(()) if exists(client, user.name).await? => Ok(()),
-        Ok(()) => {
-            Err(DatabaseError::Refused("its statements make no role of the name that they were given".to_owned()))
-        }
-        Err(error) => Err(DatabaseError::Unknown(words(&error))),
-    }
-}
-
-/// No login, no password, no session. Sessions end twice: who was let in just before may become a session just after.
-async fn shut_out(client: &Client, user: &User<'_>) -> Outcome<Option<u32>> {
-    let Some(oid) = ours(client, user).await? else { return Ok(None) };
-    let name = sql::ident(user.name);
-    run(client, &format!("ALTER ROLE {name} NOLOGIN PASSWORD NULL CONNECTION LIMIT 0 VALID UNTIL '-infinity'")).await?;
-    fault::point("no-login");
-    join(client, user.name).await?;
-    end_sessions(client, oid).await?;
-    Ok(Some(oid))
-}
-
-async fn end_sessions(client: &Client, oid: u32) -> Outcome<()> {
-    let end = format!(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usesysid = {oid} AND pid <> pg_backend_pid()"
-    );
-    let mut left = u32::MAX;
-    for _ in 0..LOOKED_FOR_SESSIONS {
-        left = text(&rows(client, &end).await?, 0).parse().unwrap_or(u32::MAX);
-        if left == 0 {
-            return Ok(());
-        }
-        tokio::time::sleep(SESSIONS_PAUSE).await;
-    }
-    Err(DatabaseError::Refused(format!("{left} sessions do not end")))
-}
-
-/// The role's oid, where there is one. One that bears another lease's mark is not the lease's; who lost its mark is.
-async fn ours(client: &Client, user: &User<'_>) -> Outcome<Option<u32>> {
-    let name = sql::literal(user.name);
-    let query = format!("SELECT oid, shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = {name}");
-    let found = rows(client, &query).await?;
-    let marked = |row: &&SimpleQueryRow| {
-        let mark = row.get(1).unwrap_or_default();
-        !mark.starts_with(MARK) || mark.starts_with(&format!("{MARK}{} ", user.lease))
-    };
-    Ok(found.iter().find(marked).and_then(|row| row.get(0)?.parse().ok()))
-}
-
-async fn exists(client: &Client, name: &str) -> Outcome<bool> {
-    let name = sql::literal(name);
-    Ok(!rows(client, &format!("SELECT 1 FROM pg_roles WHERE rolname = {name}")).await?.is_empty())
-}
-
-/// Who may end its sessions and drop what it owns is its member, or a superuser.
-async fn join(client: &Client, name: &str) -> Outcome<()> {
-    let (quoted, ident) = (sql::literal(name), sql::ident(name));
-    let may = rows(client, &format!("SELECT pg_has_role(current_user, {quoted}, 'USAGE')")).await?;
-    if text(&may, 0) == "t" { Ok(()) } else { run(client, &format!("GRANT {ident} TO CURRENT_USER")).await }
-}
-
-/// Groups through which somebody could become more than a user.
-async fn refuse_powerful(client: &Client, groups: &[String]) -> Outcome<()> {
-    if groups.is_empty() {
-        return Ok(());
-    }
-    let names = sql::literals(groups.iter().map(String::as_str));
-    let query = format!(
-        "WITH RECURSIVE up AS (SELECT oid FROM pg_roles WHERE rolname IN ({names}) UNION \
-             SELECT m.roleid FROM up JOIN pg_auth_members m ON m.member = up.oid) \
-             SELECT rolname FROM up JOIN pg_roles r ON r.oid = up.oid WHERE rolsuper OR rolcreaterole OR rolcreatedb \
-             OR rolreplication OR rolbypassrls OR (starts_with(rolname, 'pg_') AND rolname NOT IN \
-             ('pg_read_all_data', 'pg_read_all_settings', 'pg_read_all_stats', 'pg_stat_scan_tables', 'pg_monitor')) LIMIT 1"
-    );
-    match rows(client, &query).await?.first().and_then(|row| row.get(0)) {
-        Some(name) => Err(DatabaseError::Refused(format!("group `{name}` is more than a user may be"))),
-        None => Ok(()),
-    }
-}
-
-/// Who inherits what a user leaves can do nothing with it, nor be it.
-async fn powerless(client: &Client, heir: &str) -> Outcome<()> {
-    let name = sql::literal(heir);
-    let query = format!(
-        "SELECT 1 FROM pg_roles r WHERE rolname = {name} AND NOT (rolcanlogin OR rolsuper OR rolcreaterole OR rolbypassrls) \
-             AND NOT EXISTS (SELECT FROM pg_auth_members WHERE member = r.oid)"
-    );
-    match rows(client, &query).await?.is_empty() {
-        false => Ok(()),
-        true => Err(DatabaseError::Refused(format!("`{heir}` is no role that can do nothing: NOLOGIN, in no group"))),
-    }
-}
-
-/// What it leaves to an heir runs as whoever calls it, not as the heir, who owns what others left.
-async fn let_run_as_callers(client: &Client, oid: u32) -> Outcome<()> {
-    let query = format!("SELECT oid::regprocedure FROM pg_proc WHERE proowner = {oid} AND prosecdef");
-    for row in rows(client, &query).await? {
-        // as the server quotes it
-        run(client, &format!("ALTER ROUTINE {} SECURITY INVOKER", row.get(0).unwrap_or_default())).await?;
-    }
-    Ok(())
-}
-
-/// When the role's password ends to count: a moment after the lease, by the server's own clock, for where we are dead.
-async fn end_text(client: &Client, until: Timestamp, now: Timestamp) -> Outcome<String> {
-    let left = until.since(now) + NET;
-    let query = format!(
-        "SELECT to_char((clock_timestamp() + interval '{} milliseconds') AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || '+00'",
-        left.as_millis()
-    );
-    Ok(text(&rows(client, &query).await?, 0))
+/// Those of them that are roles.
+async fn roles(client: &Client, names: impl Iterator<Item = &str>) -> Outcome<Vec<String>> {
+    let query = format!("SELECT rolname FROM pg_roles WHERE rolname IN ({})", sql::literals(names));
+    Ok(rows(client, &query).await?.iter().filter_map(|row| row.get(0).map(str::to_owned)).collect())
 }
 
 /// What the server stores of it.
@@ -383,7 +223,7 @@ async fn rows(client: &Client, query: &str) -> Outcome<Vec<SimpleQueryRow>> {
 }
 
 /// Of the first row.
-fn text(rows: &[SimpleQueryRow], column: usize) -> String {
+fn first(rows: &[SimpleQueryRow], column: usize) -> String {
     rows.first().and_then(|row| row.get(column)).unwrap_or_default().to_owned()
 }
 

@@ -330,9 +330,10 @@ fn since(path: &storage::EntryPath) -> Option<u64> {
 const TOLD_AFTER_MILLIS: u64 = 10_000;
 /// Longer than all steps of what is claimed at once take.
 const CLAIMED_FOR: Duration = Duration::from_secs(45);
-const CLAIMED_AT_ONCE: u32 = 16;
-/// Of one database: more than it has connections, as each waits a while for sessions that are just beginning.
-const AT_ONCE: usize = 16;
+const CLAIMED_AT_ONCE: u32 = 64;
+/// Of one database: more than it has connections, as each waits a while for sessions that are just beginning, and what ends at
+/// one moment is ended at once.
+const AT_ONCE: usize = 64;
 const PARTS_AT_ONCE: usize = 16;
 /// Of a part that has nothing to do while others have.
 const PAUSE: Duration = Duration::from_millis(250);

@@ -288,6 +288,7 @@ fn answer(scope: &Scope<'_>, lease: &Lease, password: &str) -> Result<Reply, Vau
 const ID_LENGTH: usize = 24;
 /// After so long it is not intended any more, and not begun.
 const WAITED_MAX: Duration = Duration::from_secs(4);
-const BEGUN_MAX: Duration = Duration::from_secs(12);
-/// Together well before the queue takes it for unfinished.
-const MADE_WITHIN: Duration = Duration::from_secs(9);
+const BEGUN_MAX: Duration = Duration::from_secs(8);
+/// A plugin that does not stop when nobody waits any more, because it makes others, too, ends within the same time again.
+/// All together well before the queue takes it for unfinished.
+const MADE_WITHIN: Duration = Duration::from_secs(8);

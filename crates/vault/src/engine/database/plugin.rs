@@ -11,6 +11,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// How a database is reached, and as whom.
+#[derive(Clone)]
 pub struct Connection {
     /// Of the configuration that it was made from, with its revision: what is kept open is kept under both.
     pub id: String,
