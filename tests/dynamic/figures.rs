@@ -3,21 +3,14 @@
 
 use super::stand::Stand;
 use client::{ApiRequest, Client, Method, Options, SecretBytes};
-use envelope::Timestamp;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use vault::engine::database::plugin::{Connection, DatabasePlugin, NewUser, User};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio_postgres::NoTls;
 
 const CONNECTIONS: u32 = 4;
 const ASKERS: usize = 16;
-
-fn now() -> Timestamp {
-    #[expect(clippy::disallowed_methods, reason = "the servers' clocks are the machine's")]
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    Timestamp::from_unix_millis(u64::try_from(since.as_millis()).unwrap())
-}
 
 /// So many a second: made, and their access ended and they cleaned up.
 #[derive(Debug, Clone, Copy)]
@@ -41,38 +34,61 @@ async fn spread<F: Future<Output = ()> + Send + 'static>(count: usize, one: impl
     count as f64 / began.elapsed().as_secs_f64()
 }
 
-async fn bare(plugin: &Arc<dyn DatabasePlugin>, to: &Arc<Connection>, count: usize, round: usize) -> Rates {
-    let named = move |number: usize| (format!("v-bare-{round}-{number:06}"), format!("{round:04x}{number:08x}"));
-    let both = || (Arc::clone(plugin), Arc::clone(to));
-    let made = spread(count, |number| {
-        let ((plugin, to), (name, lease)) = (both(), named(number));
-        async move {
-            let new = NewUser {
-                user: User { name: &name, lease: &lease, statements: &[], heir: None },
-                password: "A1b2C3d4E5f6G7h8A1b2C3d4E5f6G7h8",
-                until: now().plus(Duration::from_secs(3600)),
-                statements: &[],
-                groups: &["app_ro".to_owned()],
-                connections_max: None,
-                settings: &BTreeMap::new(),
-            };
-            plugin.create_user(&to, &new, now()).await.unwrap();
-        }
-    })
-    .await;
-    let ended = spread(count, |number| {
-        let ((plugin, to), (name, lease)) = (both(), named(number));
-        async move {
-            let user = User { name: &name, lease: &lease, statements: &[], heir: None };
-            plugin.end_access(&to, &user).await.unwrap();
-            plugin.clean_up(&to, &user).await.unwrap();
-        }
-    })
-    .await;
-    Rates { made, ended }
+/// Each connection one user after the other: what changes something, without what is looked up before, and without the pause
+/// in which a login that was just allowed becomes a session.
+async fn bare(connections: &[Arc<tokio_postgres::Client>], count: usize, round: usize) -> Rates {
+    let make = |name: &str| {
+        let verifier = postgres_protocol::password::scram_sha_256(b"A1b2C3d4E5f6G7h8A1b2C3d4E5f6G7h8");
+        vec![
+            format!(
+                "BEGIN; CREATE ROLE \"{name}\" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS \
+                 PASSWORD '{verifier}'; GRANT app_ro TO \"{name}\"; ALTER ROLE \"{name}\" VALID UNTIL '2100-01-01'; \
+                 COMMENT ON ROLE \"{name}\" IS 'bare'"
+            ),
+            "COMMIT".to_owned(),
+        ]
+    };
+    let end = |name: &str| {
+        vec![
+            format!("ALTER ROLE \"{name}\" NOLOGIN PASSWORD NULL CONNECTION LIMIT 0 VALID UNTIL '-infinity'"),
+            format!("GRANT \"{name}\" TO CURRENT_USER"),
+            format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{name}'"),
+            format!("DROP OWNED BY \"{name}\""),
+            format!("DROP ROLE \"{name}\""),
+        ]
+    };
+    Rates { made: looped(connections, count, round, make).await, ended: looped(connections, count, round, end).await }
 }
 
-async fn ours(stand: &Stand, client: &Client, count: usize) -> Rates {
+async fn looped(
+    connections: &[Arc<tokio_postgres::Client>],
+    count: usize,
+    round: usize,
+    statements: impl Fn(&str) -> Vec<String> + Clone + Send + 'static,
+) -> f64 {
+    let (began, next) = (Instant::now(), Arc::new(AtomicUsize::new(0)));
+    let mut tasks = tokio::task::JoinSet::new();
+    for connection in connections {
+        let (connection, next, statements) = (Arc::clone(connection), Arc::clone(&next), statements.clone());
+        tasks.spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= count {
+                    break;
+                }
+                for statement in statements(&format!("bare-{round}-{number:06}")) {
+                    connection.batch_execute(&statement).await.unwrap();
+                }
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    count as f64 / began.elapsed().as_secs_f64()
+}
+
+async fn ours(pg: &tokio_postgres::Client, client: &Client, count: usize) -> Rates {
     let made = spread(count, |_| {
         let (client, path) = (client.clone(), "database/creds/figures".to_owned());
         async move { drop(client.api(ApiRequest::new(Method::GET, path)).await.unwrap()) }
@@ -83,7 +99,8 @@ async fn ours(stand: &Stand, client: &Client, count: usize) -> Rates {
     let revoke = ApiRequest { body: Some(SecretBytes::copy_from(b"{}")), ..ApiRequest::new(Method::POST, below) };
     // where there are more than one request waits for, the queue goes on
     let _ = client.api(revoke).await;
-    while !stand.roles().is_empty() {
+    let left = "SELECT count(*) FROM pg_roles WHERE starts_with(rolname, 'v-')";
+    while pg.query_one(left, &[]).await.unwrap().get::<_, i64>(0) > 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Rates { made, ended: count as f64 / began.elapsed().as_secs_f64() }
@@ -97,18 +114,6 @@ fn how_fast_users_are_made_and_ended_beside_a_bare_loop() {
     let stand = Stand::new();
     stand.role("figures", json!({}));
     stand.done("write", "database/config/pg", json!({ "max_open_connections": CONNECTIONS }));
-    let plugin =
-        Arc::clone(plugins::databases(rustls::RootCertStore::empty()).plugin("postgresql-database-plugin").unwrap());
-    let to = Arc::new(Connection {
-        id: "bare".to_owned(),
-        revision: 1,
-        url: stand.pg.url("postgres"),
-        username: "vaultadm".to_owned(),
-        password: "admins-first-password".to_owned().into(),
-        tls_ca: None,
-        connections_max: CONNECTIONS,
-        instance: "cd".repeat(16),
-    });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     println!("load before: {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());
     runtime.block_on(async {
@@ -119,9 +124,17 @@ fn how_fast_users_are_made_and_ended_beside_a_bare_loop() {
             ..Options::new(format!("https://{}", stand.dev.addr()))
         };
         let client = Client::connect(options).await.unwrap();
+        let url = stand.pg.url("postgres").replace("{{username}}", "vaultadm");
+        let url = url.replace("{{password}}", "admins-first-password");
+        let mut connections = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+            tokio::spawn(connection);
+            connections.push(Arc::new(client));
+        }
         for round in 0..rounds {
-            let bare = bare(&plugin, &to, count, round).await;
-            let ours = ours(&stand, &client, count).await;
+            let bare = bare(&connections, count, round).await;
+            let ours = ours(connections.first().unwrap(), &client, count).await;
             println!(
                 "round {round}, {count} users: made {:.0}/s, bare {:.0}/s, {:.2}; ended {:.0}/s, bare {:.0}/s, {:.2}",
                 ours.made,
