@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use tests::{Postgres, until};
 
 /// What a user can leave behind: a table, a function that runs as its owner, something in another database; and sessions, one
-/// of which has become somebody else.
+/// of which has become somebody else, and one of which changes its role and does not end.
 fn misuse(stand: &Stand, user: &User) -> Vec<tests::postgres::Session> {
     let made = "CREATE TABLE public.\"x';--\" (a int); CREATE FUNCTION public.f() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'";
     let open = |database: &str, text: &str| stand.pg.session(&user.name, &user.password, database, text);
@@ -29,6 +29,8 @@ fn misuse(stand: &Stand, user: &User) -> Vec<tests::postgres::Session> {
         open("a\";drop", "CREATE SCHEMA IF NOT EXISTS own; SELECT 1"),
         open("a\";drop", "CREATE TABLE public.y (a int)"),
         open("postgres", "SET ROLE app_ro; SELECT a FROM public.t"),
+        // keeps its role from being changed
+        open("postgres", "BEGIN; ALTER ROLE CURRENT_USER PASSWORD 'x'"),
     ]
 }
 
@@ -42,7 +44,7 @@ fn a_user_ends_with_its_lease_whatever_it_has_left_behind() {
     let shown = stand.lookup(&user.lease).unwrap();
     assert_eq!(shown["data"]["state"], "active");
     let mut sessions = misuse(&stand, &user);
-    assert_eq!(stand.sessions(&user), "4");
+    assert_eq!(stand.sessions(&user), "5");
     assert!(sessions.iter_mut().all(tests::postgres::Session::lives));
     stand.gone(&user, 15);
     assert!(sessions.iter_mut().all(|session| !session.lives()));

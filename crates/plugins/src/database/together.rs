@@ -25,8 +25,8 @@ pub(super) trait Step: Send + Sync + 'static {
 
 pub(super) struct Together<S: Step> {
     step: Arc<S>,
-    /// By the configuration that is asked of.
-    places: Mutex<HashMap<String, Place<S>>>,
+    /// By the configuration that is asked of, with its revision: nobody is served with another's settings.
+    places: Mutex<HashMap<(String, u64), Place<S>>>,
     seats: AtomicU64,
 }
 
@@ -50,12 +50,13 @@ impl<S: Step> Together<S> {
     pub(super) async fn done(&self, to: &Connection, item: S::Item) -> Outcome<S::Answer> {
         let (tell, mut told) = oneshot::channel();
         let seat = self.seats.fetch_add(1, Ordering::Relaxed);
-        let turn = self.sit_down(&to.id, Waiting { seat, item: item.clone(), tell });
+        let place = (to.id.clone(), to.revision);
+        let turn = self.sit_down(&place, Waiting { seat, item: item.clone(), tell });
         let answer = tokio::select! {
             biased;
             answer = &mut told => answer,
             turn = turn.lock_owned() => {
-                let group = self.take(&to.id, seat);
+                let group = self.take(&place, seat);
                 match group.len() {
                     // taken along
                     0 => drop(turn),
@@ -81,21 +82,24 @@ impl<S: Step> Together<S> {
     }
 
     pub(super) fn forget(&self, id: &str) {
-        self.locked().retain(|other, place| other != id || !place.waiting.is_empty());
+        self.locked().retain(|(other, _), place| {
+            place.waiting.retain(|waiting| !waiting.tell.is_closed());
+            other != id || !place.waiting.is_empty()
+        });
     }
 
-    fn sit_down(&self, id: &str, waiting: Waiting<S>) -> Arc<tokio::sync::Mutex<()>> {
+    fn sit_down(&self, place: &(String, u64), waiting: Waiting<S>) -> Arc<tokio::sync::Mutex<()>> {
         let mut places = self.locked();
         let empty = || Place { waiting: Vec::new(), turn: Arc::default() };
-        let place = places.entry(id.to_owned()).or_insert_with(empty);
+        let place = places.entry(place.clone()).or_insert_with(empty);
         place.waiting.push(waiting);
         Arc::clone(&place.turn)
     }
 
     /// Those who wait, with this one; nobody where another has taken it along.
-    fn take(&self, id: &str, seat: u64) -> Vec<Waiting<S>> {
+    fn take(&self, place: &(String, u64), seat: u64) -> Vec<Waiting<S>> {
         let mut places = self.locked();
-        let Some(place) = places.get_mut(id) else { return Vec::new() };
+        let Some(place) = places.get_mut(place) else { return Vec::new() };
         place.waiting.retain(|waiting| !waiting.tell.is_closed());
         let Some(own) = place.waiting.iter().position(|waiting| waiting.seat == seat) else { return Vec::new() };
         let mut group = vec![place.waiting.swap_remove(own)];
@@ -104,7 +108,7 @@ impl<S: Step> Together<S> {
         group
     }
 
-    fn locked(&self) -> MutexGuard<'_, HashMap<String, Place<S>>> {
+    fn locked(&self) -> MutexGuard<'_, HashMap<(String, u64), Place<S>>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -124,8 +128,7 @@ async fn do_all<S: Step>(step: Arc<S>, to: Connection, group: Vec<Waiting<S>>) {
     for (waiting, answer) in group.into_iter().zip(answers) {
         let answer = match &answer {
             Ok(_) | Err(DatabaseError::Unknown(_)) => Some(answer),
-            // one of them may have taken all the time
-            Err(DatabaseError::Unreachable(why)) if why != NO_ANSWER => Some(answer),
+            // one connection, or what one of them needs, may be away
             Err(DatabaseError::Refused(_) | DatabaseError::Unreachable(_)) => None,
         };
         // whoever has gone needs none
@@ -155,7 +158,7 @@ mod tests {
     use super::*;
     use tokio::sync::Semaphore;
 
-    /// Odd numbers are refused, 13 spoils it for all; of 15 nothing is known; 17 finds the database away.
+    /// Odd numbers are refused, 13 spoils it for all; of 15 nothing is known; for 17 it is away.
     #[derive(Debug)]
     struct Halve {
         asked: Mutex<Vec<Vec<u64>>>,
@@ -231,11 +234,23 @@ mod tests {
         let (answers, groups) = asked([2, 4, 15]).await;
         assert_eq!(answers.last(), Some(&Err(DatabaseError::Unknown("15".to_owned()))));
         assert_eq!(groups.iter().flatten().filter(|number| **number == 15).count(), 1, "{groups:?}");
-        let (answers, groups) = asked([2, 4, 17]).await;
-        assert!(matches!(answers.last(), Some(Err(DatabaseError::Unreachable(_)))), "{answers:?}");
-        assert_eq!(groups.len(), 2, "a database that is away is not asked once more by each: {groups:?}");
+        let (answers, _) = asked([2, 4, 17, 6]).await;
+        assert_eq!(answers, [Ok(1), Ok(2), Err(DatabaseError::Unreachable("away".to_owned())), Ok(3)]);
         let (answers, asked) = asked([3]).await;
         assert_eq!((answers, asked.len()), (vec![refused("odd")], 1), "what is refused alone is not asked again");
+    }
+
+    #[tokio::test]
+    async fn nobody_is_served_with_the_settings_of_another_revision() {
+        let (together, to) = (Together::new(Halve::new(1000)), to());
+        let newer = Connection { revision: 2, ..Connection::clone(&to) };
+        let all = (0..10).map(|number| together.done(if number % 2 == 0 { &to } else { &newer }, number * 2));
+        let answers = futures_util::future::join_all(all).await;
+        assert!(answers.into_iter().eq((0..10).map(Ok)));
+        let groups = together.step.asked.lock().unwrap().clone();
+        assert!(groups.iter().all(|group| group.iter().all(|one| one % 4 == group[0] % 4)), "{groups:?}");
+        together.forget("a");
+        assert!(together.locked().is_empty());
     }
 
     #[tokio::test]

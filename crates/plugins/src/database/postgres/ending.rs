@@ -3,7 +3,7 @@
 use super::pool::Pools;
 use super::{MARK, roles, rows, run, script, sql};
 use crate::database::together::Step;
-use crate::database::{LOOKED_FOR_SESSIONS, Outcome, SESSIONS_PAUSE, within};
+use crate::database::{LOOKED_FOR_SESSIONS, Outcome, SESSIONS_PAUSE, refused, within_share};
 use crate::fault;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -49,7 +49,7 @@ impl Step for ShutOut {
 
     async fn all(&self, to: &Connection, users: &[Gone]) -> Outcome<Vec<Outcome<Option<u32>>>> {
         let client = self.0.take(to).await?;
-        let oids = within(shut_out(&client, users)).await?;
+        let oids = within_share(users.len(), shut_out(&client, users)).await?;
         client.keep();
         Ok(oids.into_iter().map(Ok).collect())
     }
@@ -62,7 +62,7 @@ impl Step for EndSessions {
 
     async fn all(&self, to: &Connection, oids: &[u32]) -> Outcome<Vec<Outcome<()>>> {
         let client = self.0.take(to).await?;
-        let left = within(end_sessions(&client, oids)).await?;
+        let left = within_share(oids.len(), end_sessions(&client, oids)).await?;
         client.keep();
         let ended = |oid: &u32| match left.get(oid) {
             None => Ok(()),
@@ -79,7 +79,7 @@ impl Step for CleanUp {
 
     async fn all(&self, to: &Connection, users: &[Gone]) -> Outcome<Vec<Outcome<()>>> {
         let client = self.0.take(to).await?;
-        within(clean_up(&self.0, &client, to, users)).await?;
+        within_share(users.len(), clean_up(&self.0, &client, to, users)).await?;
         client.keep();
         Ok(users.iter().map(|_| Ok(())).collect())
     }
@@ -87,18 +87,21 @@ impl Step for CleanUp {
 
 async fn shut_out(client: &Client, users: &[Gone]) -> Outcome<Vec<Option<u32>>> {
     let oids = ours(client, users).await?;
+    let found: Vec<u32> = oids.iter().copied().flatten().collect();
+    if found.is_empty() {
+        return Ok(oids);
+    }
     let mut text = String::new();
     for (user, _) in users.iter().zip(&oids).filter(|(_, oid)| oid.is_some()) {
         let name = sql::ident(&user.name);
         text.push_str(&format!("ALTER ROLE {name} NOLOGIN PASSWORD NULL CONNECTION LIMIT 0 VALID UNTIL '-infinity';"));
     }
-    if !text.is_empty() {
-        run(client, &text).await?;
-        fault::point("no-login");
-        let found: Vec<u32> = oids.iter().copied().flatten().collect();
-        join(client, &found).await?;
-        terminate(client, &found).await?;
-    }
+    join(client, &found).await?;
+    // before, too: who changes its own password in a transaction that it leaves open keeps the role from being changed
+    terminate(client, &found).await?;
+    run(client, &format!("BEGIN; {} {text} COMMIT", sql::hurry(users.len()))).await?;
+    fault::point("no-login");
+    terminate(client, &found).await?;
     Ok(oids)
 }
 
@@ -151,7 +154,8 @@ async fn clean_up(pools: &Pools, client: &Client, to: &Connection, users: &[Gone
         numbers(&oids)
     );
     for row in rows(client, &elsewhere).await? {
-        let other = pools.dial(to, row.get(0), None).await?;
+        // that it is away says nothing of the server
+        let other = pools.dial(to, row.get(0), None).await.map_err(|error| refused(&error.to_string()))?;
         leave_nothing(&other, &found).await?;
         fault::point("between-databases");
     }
@@ -174,7 +178,7 @@ async fn leave_nothing(client: &Client, users: &[(&Gone, u32)]) -> Outcome<()> {
         let_run_as_callers(client, *oid).await?;
         text.push_str(&format!("REASSIGN OWNED BY {} TO {};", sql::ident(&user.name), sql::ident(heir)));
     }
-    run(client, &format!("{text} DROP OWNED BY {}", names(users))).await
+    run(client, &format!("BEGIN; {} {text} DROP OWNED BY {}; COMMIT", sql::hurry(users.len()), names(users))).await
 }
 
 /// The roles' oids, where there are some. One that bears another lease's mark is not the lease's; who lost its mark is.

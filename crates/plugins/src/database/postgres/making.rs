@@ -3,7 +3,7 @@
 use super::pool::Pools;
 use super::{MARK, first, roles, rows, run, script, sql, verifier, words};
 use crate::database::together::Step;
-use crate::database::{NET, NO_ANSWER, Outcome, within_time};
+use crate::database::{NET, NO_ANSWER, Outcome, within_share};
 use crate::fault;
 use envelope::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,7 +59,7 @@ impl Step for Make {
             prepare(&client, to, users).await?;
             Ok(client)
         };
-        let client = within_time(PREPARED_WITHIN, prepared).await?;
+        let client = within_share(users.len(), prepared).await?;
         fault::point("before-commit");
         // from here on it is not known whether they came to be
         let committed = async {
@@ -82,44 +82,57 @@ impl Step for Make {
 
 async fn prepare(client: &Client, to: &Connection, users: &[Wanted]) -> Outcome<()> {
     refuse_powerful(client, users).await?;
-    let mut text = Zeroizing::new(String::from("BEGIN;"));
-    for (user, end) in users.iter().zip(ends(client, users.iter().map(|user| user.0.left)).await?) {
-        text.push_str(&creation(&user.0, &end, &to.instance)?);
+    let ends = ends(client, users.iter().map(|user| user.0.left)).await?;
+    let mut text = Zeroizing::new(format!("BEGIN; {}", sql::hurry(users.len())));
+    let mut members: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (user, end) in users.iter().zip(&ends) {
+        text.push_str(&creation(&user.0, end)?);
+        user.0.groups.iter().for_each(|group| members.entry(group).or_default().push(sql::ident(&user.0.name)));
     }
-    run(client, &text).await
+    // in one order, for each locks its group
+    for (group, members) in members {
+        text.push_str(&format!("GRANT {} TO {};", sql::ident(group), members.join(", ")));
+    }
+    for (user, end) in users.iter().zip(&ends) {
+        text.push_str(&settings(&user.0, end, &to.instance));
+    }
+    run(client, &text).await?;
+    // by itself: a server's log tells the text that failed, and this one does not
+    let mut text = Zeroizing::new(String::new());
+    for user in users.iter().filter(|user| user.0.statements.is_empty()) {
+        let (name, verifier) = (sql::ident(&user.0.name), sql::literal(&user.0.verifier));
+        text.push_str(&format!("ALTER ROLE {name} PASSWORD {verifier};"));
+    }
+    if text.is_empty() { Ok(()) } else { run(client, &text).await }
 }
 
-fn creation(user: &Inner, end: &str, instance: &str) -> Outcome<Zeroizing<String>> {
+fn creation(user: &Inner, end: &str) -> Outcome<Zeroizing<String>> {
     let name = sql::ident(&user.name);
-    let mut text = Zeroizing::new(String::new());
     if user.statements.is_empty() {
-        text.push_str(&format!(
-            "CREATE ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD {};",
-            sql::literal(&user.verifier)
-        ));
-    } else {
-        text.push_str("SET LOCAL search_path = public;");
-        let values =
-            [("name", user.name.as_str()), ("username", &user.name), ("password", &user.verifier), ("expiration", end)];
-        text.push_str(&script(&user.statements, &values)?);
-        text.push_str("SET LOCAL search_path = pg_catalog;");
+        return Ok(Zeroizing::new(format!(
+            "CREATE ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS;"
+        )));
     }
-    for group in &user.groups {
-        text.push_str(&format!("GRANT {} TO {name};", sql::ident(group)));
-    }
+    let mut text = Zeroizing::new(String::from("SET LOCAL search_path = public;"));
+    let values =
+        [("name", user.name.as_str()), ("username", &user.name), ("password", &user.verifier), ("expiration", end)];
+    text.push_str(&script(&user.statements, &values)?);
+    text.push_str("SET LOCAL search_path = pg_catalog;");
+    Ok(text)
+}
+
+fn settings(user: &Inner, end: &str, instance: &str) -> String {
+    let name = sql::ident(&user.name);
+    let mut text = String::new();
     if let Some(most) = user.connections_max {
         text.push_str(&format!("ALTER ROLE {name} CONNECTION LIMIT {most};"));
     }
     for (setting, value) in &user.settings {
         text.push_str(&format!("ALTER ROLE {name} SET {} = {};", sql::setting(setting), sql::literal(value)));
     }
-    let mark = format!("{MARK}{} instance={instance}", user.lease);
-    text.push_str(&format!(
-        "ALTER ROLE {name} VALID UNTIL {}; COMMENT ON ROLE {name} IS {};",
-        sql::literal(end),
-        sql::literal(&mark)
-    ));
-    Ok(text)
+    let (end, mark) = (sql::literal(end), sql::literal(&format!("{MARK}{} instance={instance}", user.lease)));
+    text.push_str(&format!("ALTER ROLE {name} VALID UNTIL {end}; COMMENT ON ROLE {name} IS {mark};"));
+    text
 }
 
 /// Groups through which somebody could become more than a user.
@@ -156,7 +169,4 @@ pub(super) async fn ends(client: &Client, left: impl IntoIterator<Item = Duratio
 }
 
 const NAMELESS: &str = "its statements make no role of the name that they were given";
-/// Together with how long one may wait for its turn, and with how long it may take until it is asked for, well before the
-/// queue takes it for unfinished.
-const PREPARED_WITHIN: Duration = Duration::from_secs(5);
 const COMMITTED_WITHIN: Duration = Duration::from_secs(3);

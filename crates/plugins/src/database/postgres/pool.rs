@@ -109,7 +109,7 @@ impl Pools {
             Ok(client)
         };
         let connected = tokio::time::timeout(CONNECTED_WITHIN, connected).await;
-        connected.unwrap_or_else(|_| Err(DatabaseError::Unreachable("no connection in time".to_owned())))
+        connected.unwrap_or_else(|_| Err(DatabaseError::Unreachable("no answer in time".to_owned())))
     }
 
     fn locked(&self) -> MutexGuard<'_, HashMap<String, Pool>> {

@@ -23,6 +23,11 @@ pub(super) fn literals<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
     if out.is_empty() { "NULL".to_owned() } else { out }
 }
 
+/// What several at once begin with: where one has to wait, each goes by itself instead.
+pub(super) fn hurry(users: usize) -> &'static str {
+    if users > 1 { "SET LOCAL lock_timeout = '200ms'; SET LOCAL statement_timeout = '2s';" } else { "" }
+}
+
 /// A setting's name, which may have parts: each as an identifier.
 pub(super) fn setting(name: &str) -> String {
     name.split('.').map(ident).collect::<Vec<_>>().join(".")
