@@ -129,6 +129,23 @@ async fn at_once(kind: &Kind) {
     kind.end("v-taken", OTHER).await.unwrap();
 }
 
+/// While a role is being committed its lease does not end, for nobody sees the role yet.
+#[test]
+fn a_role_of_postgresql_that_is_being_committed_is_waited_for() {
+    let pg = Postgres::start();
+    pg.sql("postgres", "CREATE ROLE vaultadm LOGIN CREATEROLE PASSWORD 'admins-first-password'");
+    let kind = Kind::of("postgresql-database-plugin", pg.url("postgres"), &[]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let made = "BEGIN; CREATE ROLE \"v-slow\" LOGIN";
+    let session = pg.session("vaultadm", "admins-first-password", "postgres", made);
+    let ended = runtime.block_on(kind.end("v-slow", LEASE));
+    assert!(matches!(&ended, Err(DatabaseError::Refused(why)) if why.contains("55P03")), "{ended:?}");
+    // it is given up
+    drop(session);
+    runtime.block_on(kind.end("v-slow", LEASE)).unwrap();
+    assert_eq!(pg.sql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname = 'v-slow'"), "0");
+}
+
 #[test]
 fn every_kind_answers_every_question_or_names_why_not() {
     let (pg, maria, redis) = (Postgres::start(), MariaDb::start(), Redis::start());

@@ -86,7 +86,11 @@ impl Step for CleanUp {
 }
 
 async fn shut_out(client: &Client, users: &[Gone]) -> Outcome<Vec<Option<u32>>> {
-    let oids = ours(client, users).await?;
+    let mut oids = ours(client, users).await?;
+    if oids.contains(&None) {
+        come_to_be(client, users, &oids).await?;
+        oids = ours(client, users).await?;
+    }
     let found: Vec<u32> = oids.iter().copied().flatten().collect();
     if found.is_empty() {
         return Ok(oids);
@@ -103,6 +107,20 @@ async fn shut_out(client: &Client, users: &[Gone]) -> Outcome<Vec<Option<u32>>> 
     fault::point("no-login");
     terminate(client, &found).await?;
     Ok(oids)
+}
+
+/// A role that is being committed is not seen yet, and would come to be when its lease is gone: whoever wants its name waits
+/// for that commit, or fails. Nothing is left of the attempt.
+async fn come_to_be(client: &Client, users: &[Gone], oids: &[Option<u32>]) -> Outcome<()> {
+    let missing = || users.iter().zip(oids).filter(|(_, oid)| oid.is_none()).map(|(user, _)| user.name.as_str());
+    // others' roles of these names
+    let there = roles(client, missing()).await?;
+    let free = missing().filter(|name| !there.iter().any(|other| other == name));
+    let text: String = free.map(|name| format!("CREATE ROLE {} NOLOGIN;", sql::ident(name))).collect();
+    if text.is_empty() {
+        return Ok(());
+    }
+    run(client, &format!("BEGIN; {} {text} ROLLBACK", sql::hurry(users.len()))).await
 }
 
 /// How many are left of whom.
