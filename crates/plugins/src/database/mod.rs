@@ -37,15 +37,12 @@ fn ahead_millis(its: i64, now: Timestamp) -> i64 {
 }
 
 async fn within<T>(outcome: impl Future<Output = Outcome<T>>) -> Outcome<T> {
-    within_time(DONE_WITHIN, outcome).await
+    within_share(1, outcome).await
 }
 
 /// For so many at once: several together take less than one may, so that each has its time by itself still.
 async fn within_share<T>(users: usize, outcome: impl Future<Output = Outcome<T>>) -> Outcome<T> {
-    within_time(if users > 1 { TOGETHER_WITHIN } else { DONE_WITHIN }, outcome).await
-}
-
-async fn within_time<T>(most: Duration, outcome: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    let most = if users > 1 { TOGETHER_WITHIN } else { DONE_WITHIN };
     let outcome = tokio::time::timeout(most, outcome).await;
     outcome.unwrap_or_else(|_| Err(DatabaseError::Unreachable(NO_ANSWER.to_owned())))
 }

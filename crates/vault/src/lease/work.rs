@@ -328,7 +328,8 @@ fn since(path: &storage::EntryPath) -> Option<u64> {
 
 /// How late a lease may be before it is told.
 const TOLD_AFTER_MILLIS: u64 = 10_000;
-/// Longer than all steps of what is claimed at once take.
+/// Longer than what is claimed at once takes where its database answers. Where it does not, somebody else may come to a lease
+/// that is still attended to: its fence lets one of them go on.
 const CLAIMED_FOR: Duration = Duration::from_secs(45);
 const CLAIMED_AT_ONCE: u32 = 64;
 /// Of one database: more than it has connections, as each waits a while for sessions that are just beginning, and what ends at
