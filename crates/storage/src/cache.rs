@@ -256,7 +256,9 @@ impl Recent {
     fn knows(&self, change: &Change) -> bool {
         match change {
             Change::Paths { revision, paths } => {
-                self.changed.get(revision).is_some_and(|known| paths.iter().all(|path| known.contains(path)))
+                let tells = |known: &[EntryPath]| paths.iter().all(|path| known.contains(path));
+                // by its maker, mostly, in the same order
+                self.changed.get(revision).is_some_and(|known| known == paths || tells(known))
             }
             Change::Gap { .. } => false,
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 pub(super) async fn judge(court: &Court<'_>) {
     a_batch_is_all_or_nothing(&court.case()).await;
     preconditions_hold_or_name_the_path(&court.case()).await;
+    conditions_on_what_is_written_are_of_before(&court.case()).await;
     of_two_writes_to_a_path_the_later_counts(&court.case()).await;
     batches_of_a_group_fail_alone(&court.case()).await;
     revisions_come_in_commit_order(&court.case()).await;
@@ -57,6 +58,38 @@ async fn preconditions_hold_or_name_the_path(case: &Case) {
     ] {
         let expected = differs.map(|differs| CommitError::Conflict(path(differs)));
         assert_eq!(case.store.commit(batch.clone()).await.err(), expected, "{batch:?}");
+    }
+}
+
+async fn conditions_on_what_is_written_are_of_before(case: &Case) {
+    let a = || path("t/a");
+    let writes: [fn(Batch) -> Batch; 4] = [
+        |batch| batch.put(path("t/a"), "new"),
+        |batch| batch.put(path("t/a"), "old").put(path("t/a"), "new"),
+        |batch| batch.delete(path("t/a")).put(path("t/a"), "new"),
+        |batch| batch.put(path("t/b"), "1").put(path("t/a"), "new").delete(path("t/b")),
+    ];
+    let conflict = || Err(CommitError::Conflict(a()));
+    for write in writes {
+        case.delete("t/a").await;
+        let absent = case.batch();
+        let wrong = write(Batch::new(absent.id).put(path("t/other"), "1").revision_is(a(), Revision(1)));
+        assert_eq!(case.store.commit(wrong).await, conflict());
+        assert_eq!((case.value("t/a").await, case.value("t/other").await), (None, None));
+        assert_eq!(case.store.committed(absent.id).await, Ok(None));
+        // who was refused has left nothing, and may come again
+        let absent = write(absent.absent(a()));
+        let made = case.store.commit(absent.clone()).await.unwrap();
+        assert_eq!(case.store.commit(absent).await, Ok(made));
+        assert_eq!(case.store.commit(write(case.batch().absent(a()))).await, conflict());
+        let next = case.store.commit(write(case.batch().revision_is(a(), made))).await.unwrap();
+        assert_eq!(case.store.commit(write(case.batch().revision_is(a(), made))).await, conflict());
+        // its place was taken meanwhile
+        let late = write(case.batch().revision_is(a(), next));
+        let taken = case.store.commit(Batch::new(late.id)).await;
+        assert_eq!(case.store.commit(late).await, taken);
+        let stands = case.entry("t/a").await.unwrap();
+        assert_eq!((stands.value, stands.revision), ("new".into(), next));
     }
 }
 

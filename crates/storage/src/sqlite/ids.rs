@@ -109,6 +109,12 @@ impl Ids {
             connection.prepare_cached("INSERT INTO commits VALUES(?1, ?2, ?3) ON CONFLICT DO NOTHING")?;
         remember.execute(params![self.slot, id.0, revision]).map(|rows| rows > 0)
     }
+
+    /// What was remembered in this group, of a batch that was not written after all.
+    pub(super) fn forget(&self, connection: &Connection, id: CommitId) -> rusqlite::Result<()> {
+        let mut forget = connection.prepare_cached("DELETE FROM commits WHERE slot = ?1 AND id = ?2")?;
+        forget.execute(params![self.slot, id.0]).map(drop)
+    }
 }
 
 fn secs(time: Timestamp) -> i64 {

@@ -29,7 +29,7 @@ pub(super) fn open_or_make(file: &Path) -> Result<Connection, StorageError> {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         // KiB: what is written over and over is not read again each time
-        connection.pragma_update(None, "cache_size", -16384)?;
+        connection.pragma_update(None, "cache_size", -32768)?;
         connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
         Ok(mode == "wal")
     };

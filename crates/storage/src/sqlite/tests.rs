@@ -29,6 +29,15 @@ async fn sqlite_keeps_the_contract() {
     contract::judge(|folder| Arc::new(Sqlite::open(folder).unwrap()), Durability::Durable).await;
 }
 
+/// `fdatasync` is not among the options that SQLite tells; it is set beside this one.
+#[test]
+fn sqlite_is_compiled_as_the_workspace_says() {
+    let connection = Connection::open_in_memory().unwrap();
+    let mut told = connection.prepare("PRAGMA compile_options").unwrap();
+    let told: Vec<String> = told.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    assert!(told.iter().any(|option| option == "DEFAULT_MEMSTATUS=0"), "{told:?}; see .cargo/config.toml");
+}
+
 #[test]
 fn one_store_has_one_owner() {
     let folder = folder();

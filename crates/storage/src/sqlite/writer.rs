@@ -190,7 +190,8 @@ impl Writer {
         if let Some(revision) = self.ids.known_before(&self.connection, batch.id)? {
             return Ok(Ok(revision));
         }
-        for condition in &batch.preconditions {
+        let (looked_up, guarded) = guarded(batch);
+        for condition in looked_up {
             if !self.holds(condition)? {
                 // its own effect, where it was committed before
                 let known = self.ids.known_now(&self.connection, batch.id)?;
@@ -203,26 +204,55 @@ impl Writer {
         {
             return Ok(Ok(known));
         }
+        if let Some(guarded) = &guarded
+            && !self.put_where(guarded, revision)?
+        {
+            self.ids.forget(&self.connection, batch.id)?;
+            return Ok(Err(CommitError::Conflict(guarded.condition.path().clone())));
+        }
+        self.write(batch, guarded.map(|guarded| guarded.write), revision)?;
+        group.head = revision;
+        group.changes.push((revision, batch.writes.iter().map(Write::path).cloned().collect()));
+        Ok(Ok(revision))
+    }
+
+    /// Whether the condition held.
+    fn put_where(&self, guarded: &Guarded<'_>, revision: Revision) -> rusqlite::Result<bool> {
+        let key = guarded.condition.path().as_str().as_bytes();
+        let changed = match guarded.condition {
+            Precondition::Absent(_) => self
+                .connection
+                .prepare_cached("INSERT INTO kv VALUES(?1, ?2, ?3) ON CONFLICT(k) DO NOTHING")?
+                .execute(params![key, revision, guarded.value])?,
+            Precondition::RevisionIs(_, expected) => self
+                .connection
+                .prepare_cached("UPDATE kv SET rev = ?2, v = ?3 WHERE k = ?1 AND rev = ?4")?
+                .execute(params![key, revision, guarded.value, expected])?,
+        };
+        Ok(changed > 0)
+    }
+
+    /// All but what is written already.
+    fn write(&self, batch: &Batch, done: Option<usize>, revision: Revision) -> rusqlite::Result<()> {
         let mut put = self.connection.prepare_cached(
             "INSERT INTO kv VALUES(?1, ?2, ?3) ON CONFLICT(k) DO UPDATE SET rev = excluded.rev, v = excluded.v",
         )?;
         let mut delete = self.connection.prepare_cached("DELETE FROM kv WHERE k = ?1")?;
         let mut unclaim = self.connection.prepare_cached("DELETE FROM claims WHERE k = ?1")?;
-        let mut paths = Vec::with_capacity(batch.writes.len());
-        for write in &batch.writes {
+        for (number, write) in batch.writes.iter().enumerate() {
             let key = write.path().as_str().as_bytes();
             if self.claims {
                 unclaim.execute([key])?;
+            }
+            if done == Some(number) {
+                continue;
             }
             match write {
                 Write::Put(_, value) => put.execute(params![key, revision, &value[..]])?,
                 Write::Delete(_) => delete.execute([key])?,
             };
-            paths.push(write.path().clone());
         }
-        group.head = revision;
-        group.changes.push((revision, paths));
-        Ok(Ok(revision))
+        Ok(())
     }
 
     fn holds(&self, condition: &Precondition) -> rusqlite::Result<bool> {
@@ -294,6 +324,24 @@ impl Writer {
 
     fn execute(&self, statement: &str) -> rusqlite::Result<()> {
         self.connection.prepare_cached(statement)?.execute([]).map(|_| ())
+    }
+}
+
+/// A condition that its own path's write checks: one look at the row instead of two.
+struct Guarded<'a> {
+    condition: &'a Precondition,
+    /// Its place among the writes.
+    write: usize,
+    value: &'a [u8],
+}
+
+/// The conditions that are looked up first, and the last one, where the only write of its path is one that puts a value.
+fn guarded(batch: &Batch) -> (&[Precondition], Option<Guarded<'_>>) {
+    let Some((condition, others)) = batch.preconditions.split_last() else { return (&[], None) };
+    let mut writes = batch.writes.iter().enumerate().filter(|(_, write)| write.path() == condition.path());
+    match (writes.next(), writes.next()) {
+        (Some((write, Write::Put(_, value))), None) => (others, Some(Guarded { condition, write, value })),
+        _ => (&batch.preconditions, None),
     }
 }
 
