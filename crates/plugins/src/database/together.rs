@@ -1,5 +1,5 @@
-//! What several ask for at the same moment is done at once, as a log commits a group: whoever has the turn does it for all
-//! who wait by then.
+//! What several ask for at the same moment is done at once, as a log commits a group: whoever has a turn does it for all who
+//! wait by then.
 //!
 //! Always: what cannot be done for all is done for each: nobody fails for another's sake, nor because another went away.
 //! Never: done again, where it is not known whether it was done.
@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, oneshot};
 use vault::engine::database::plugin::{Connection, DatabaseError};
 
 /// What can be done for several at once.
@@ -25,6 +25,8 @@ pub(super) trait Step: Send + Sync + 'static {
 
 pub(super) struct Together<S: Step> {
     step: Arc<S>,
+    /// At a time, of one place.
+    turns: usize,
     /// By the configuration that is asked of, with its revision: nobody is served with another's settings.
     places: Mutex<HashMap<(String, u64), Place<S>>>,
     seats: AtomicU64,
@@ -32,7 +34,7 @@ pub(super) struct Together<S: Step> {
 
 struct Place<S: Step> {
     waiting: Vec<Waiting<S>>,
-    turn: Arc<tokio::sync::Mutex<()>>,
+    turns: Arc<Semaphore>,
 }
 
 struct Waiting<S: Step> {
@@ -43,19 +45,26 @@ struct Waiting<S: Step> {
 }
 
 impl<S: Step> Together<S> {
+    /// One group after the other.
     pub(super) fn new(step: S) -> Self {
-        Self { step: Arc::new(step), places: Mutex::default(), seats: AtomicU64::new(0) }
+        Self::side_by_side(step, 1)
+    }
+
+    /// So many groups at a time, over as many connections.
+    pub(super) fn side_by_side(step: S, turns: usize) -> Self {
+        Self { step: Arc::new(step), turns, places: Mutex::default(), seats: AtomicU64::new(0) }
     }
 
     pub(super) async fn done(&self, to: &Connection, item: S::Item) -> Outcome<S::Answer> {
         let (tell, mut told) = oneshot::channel();
         let seat = self.seats.fetch_add(1, Ordering::Relaxed);
         let place = (to.id.clone(), to.revision);
-        let turn = self.sit_down(&place, Waiting { seat, item: item.clone(), tell });
+        let most = usize::try_from(to.connections_max).unwrap_or(1).clamp(1, self.turns);
+        let turns = self.sit_down(&place, most, Waiting { seat, item: item.clone(), tell });
         let answer = tokio::select! {
             biased;
             answer = &mut told => answer,
-            turn = turn.lock_owned() => {
+            turn = turns.acquire_owned() => {
                 let group = self.take(&place, seat);
                 match group.len() {
                     // taken along
@@ -88,12 +97,12 @@ impl<S: Step> Together<S> {
         });
     }
 
-    fn sit_down(&self, place: &(String, u64), waiting: Waiting<S>) -> Arc<tokio::sync::Mutex<()>> {
+    fn sit_down(&self, place: &(String, u64), turns: usize, waiting: Waiting<S>) -> Arc<Semaphore> {
         let mut places = self.locked();
-        let empty = || Place { waiting: Vec::new(), turn: Arc::default() };
+        let empty = || Place { waiting: Vec::new(), turns: Arc::new(Semaphore::new(turns)) };
         let place = places.entry(place.clone()).or_insert_with(empty);
         place.waiting.push(waiting);
-        Arc::clone(&place.turn)
+        Arc::clone(&place.turns)
     }
 
     /// Those who wait, with this one; nobody where another has taken it along.
@@ -141,7 +150,7 @@ fn unanswered() -> DatabaseError {
 }
 
 /// With the turn, for a while: others do not wait for one that takes long.
-async fn holding<T>(turn: OwnedMutexGuard<()>, work: impl Future<Output = T>) -> T {
+async fn holding<T>(turn: Turn, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     if let Ok(done) = tokio::time::timeout(TURN, &mut work).await {
         return done;
@@ -150,13 +159,15 @@ async fn holding<T>(turn: OwnedMutexGuard<()>, work: impl Future<Output = T>) ->
     work.await
 }
 
+/// An error is one that does not come: nobody closes the turns.
+type Turn = Result<OwnedSemaphorePermit, AcquireError>;
+
 const TOGETHER_MAX: usize = 64;
 const TURN: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::sync::Semaphore;
 
     /// Odd numbers are refused, 13 spoils it for all; of 15 nothing is known; for 17 it is away.
     #[derive(Debug)]
@@ -222,6 +233,27 @@ mod tests {
         let (answers, asked) = asked((0..200).map(|number| number * 2)).await;
         assert!(answers.into_iter().eq((0..200).map(Ok)));
         assert!(asked.len() <= 5 && asked.iter().all(|group| group.len() <= TOGETHER_MAX), "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn groups_are_done_side_by_side_as_far_as_there_are_turns_and_connections() {
+        for (turns, connections_max, at_once) in [(1, 4, 1), (3, 4, 3), (3, 2, 2), (3, 0, 1)] {
+            let together = Arc::new(Together::side_by_side(Halve::new(0), turns));
+            let to = Arc::new(Connection { connections_max, ..Connection::clone(&to()) });
+            let asked = |number: u64| {
+                let (together, to) = (Arc::clone(&together), Arc::clone(&to));
+                tokio::spawn(async move { together.done(&to, number).await })
+            };
+            let all: Vec<_> = (0..20).map(|number| asked(number * 2)).collect();
+            for _ in 0..1000 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(together.step.asked.lock().unwrap().len(), at_once);
+            together.step.gate.add_permits(100);
+            for (number, one) in (0..).zip(all) {
+                assert_eq!(one.await.unwrap(), Ok(number));
+            }
+        }
     }
 
     #[tokio::test]

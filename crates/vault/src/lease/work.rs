@@ -14,7 +14,7 @@ use crate::service::Vault;
 use crate::stored::decode;
 use audit::Outcome;
 use envelope::Timestamp;
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -141,24 +141,40 @@ pub(crate) async fn work_at(vault: &Vault, id: &str, target: &Target, now: Times
     if limit == 1 && target.next_password.is_some() {
         crate::engine::database::root::settle(vault, id, now).await?;
     }
-    let (queue, began) = (Leases::of(vault)?.queue(id)?, Instant::now());
-    let claims = vault.barrier().storage().claim(&queue, limit, CLAIMED_FOR).await?;
-    if claims.is_empty() && limit == 1 {
-        vault.breakers().reached(id);
-    }
-    let count = claims.len();
-    let outcomes = futures_util::stream::iter(claims)
-        .map(|claim| async move { attend(vault, id, &claim, now.plus(began.elapsed())).await })
+    let began = Instant::now();
+    let attended = pages(vault, id, limit)
+        .map(|claim| async move { attend(vault, id, &claim?, now.plus(began.elapsed())).await })
         .buffer_unordered(AT_ONCE);
-    let mut outcomes = std::pin::pin!(outcomes);
-    let mut failed = None;
-    while let Some(outcome) = outcomes.next().await {
+    let mut attended = std::pin::pin!(attended);
+    let (mut count, mut failed) = (0, None);
+    while let Some(outcome) = attended.next().await {
+        count += 1;
         if let Err(error) = outcome {
             tracing::warn!(%error, "a lease that is due was not looked at; it stays due");
             failed = Some(error);
         }
     }
     failed.map_or(Ok(count), Err)
+}
+
+/// What is due, claimed page by page: the next one once there is room for it, while there are full ones.
+fn pages<'a>(vault: &'a Vault, id: &'a str, limit: u32) -> impl Stream<Item = Result<Claim, VaultError>> + 'a {
+    let most = if limit == 1 { 1 } else { PAGES_MAX };
+    futures_util::stream::try_unfold(most, move |left| async move {
+        if left == 0 {
+            return Ok::<_, VaultError>(None);
+        }
+        let claims = vault.barrier().storage().claim(&Leases::of(vault)?.queue(id)?, limit, CLAIMED_FOR).await?;
+        if claims.is_empty() {
+            if limit == 1 {
+                vault.breakers().reached(id);
+            }
+            return Ok(None);
+        }
+        let left = if claims.len() < limit as usize { 0 } else { left - 1 };
+        Ok(Some((futures_util::stream::iter(claims.into_iter().map(Ok)), left)))
+    })
+    .try_flatten()
 }
 
 async fn attend(vault: &Vault, id: &str, claim: &Claim, now: Timestamp) -> Result<(), VaultError> {
@@ -332,9 +348,11 @@ const TOLD_AFTER_MILLIS: u64 = 10_000;
 /// that is still attended to: its fence lets one of them go on.
 const CLAIMED_FOR: Duration = Duration::from_secs(45);
 const CLAIMED_AT_ONCE: u32 = 64;
+/// In one turn.
+const PAGES_MAX: usize = 16;
 /// Of one database: more than it has connections, as each waits a while for sessions that are just beginning, and what ends at
-/// one moment is ended at once.
-const AT_ONCE: usize = 64;
+/// one moment is ended at once: meanwhile a second group is shut out, and a third one is cleaned up.
+const AT_ONCE: usize = 192;
 const PARTS_AT_ONCE: usize = 16;
 /// Of a part that has nothing to do while others have.
 const PAUSE: Duration = Duration::from_millis(250);

@@ -89,13 +89,6 @@ async fn prepare(client: &Client, to: &Connection, users: &[Wanted]) -> Outcome<
         text.push_str(&creation(&user.0, end)?);
         user.0.groups.iter().for_each(|group| members.entry(group).or_default().push(sql::ident(&user.0.name)));
     }
-    // in one order, for each locks its group
-    for (group, members) in members {
-        text.push_str(&format!("GRANT {} TO {};", sql::ident(group), members.join(", ")));
-    }
-    for (user, end) in users.iter().zip(&ends) {
-        text.push_str(&settings(&user.0, end, &to.instance));
-    }
     run(client, &text).await?;
     // by itself: a server's log tells the text that failed, and this one does not
     let mut text = Zeroizing::new(String::new());
@@ -103,7 +96,18 @@ async fn prepare(client: &Client, to: &Connection, users: &[Wanted]) -> Outcome<
         let (name, verifier) = (sql::ident(&user.0.name), sql::literal(&user.0.verifier));
         text.push_str(&format!("ALTER ROLE {name} PASSWORD {verifier};"));
     }
-    if text.is_empty() { Ok(()) } else { run(client, &text).await }
+    if !text.is_empty() {
+        run(client, &text).await?;
+    }
+    let mut text = String::new();
+    // in one order, for each locks its group; late, since a password takes the server milliseconds
+    for (group, members) in members {
+        text.push_str(&format!("GRANT {} TO {};", sql::ident(group), members.join(", ")));
+    }
+    for (user, end) in users.iter().zip(&ends) {
+        text.push_str(&settings(&user.0, end, &to.instance));
+    }
+    run(client, &text).await
 }
 
 fn creation(user: &Inner, end: &str) -> Outcome<Zeroizing<String>> {
