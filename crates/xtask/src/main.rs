@@ -43,6 +43,16 @@ enum Command {
         #[arg(long, default_value_t = 1000)]
         users: u32,
     },
+    /// Kill the server at every step of a database user's life, a thousand times in all
+    Kills {
+        #[arg(long, default_value_t = 1000)]
+        kills: u32,
+    },
+    /// Tokens, secrets and leases by the million: what they cost beside a thousand, in release
+    Many {
+        #[arg(long, default_value_t = 1_000_000)]
+        each: u32,
+    },
     /// The audit log's long forms: power losses, mutations, and a log of many records
     Audit {
         #[arg(long, default_value_t = 10_000)]
@@ -84,6 +94,8 @@ fn main() -> Result<()> {
         Command::Soak { kills } => steps::soak(kills),
         Command::Nodes => steps::nodes(),
         Command::Leases { users } => steps::leases(users),
+        Command::Kills { kills } => steps::kills(kills),
+        Command::Many { each } => steps::many(each),
         Command::Audit { losses, mutations, records } => steps::audit(losses, mutations, records),
         Command::Policies { cases } => steps::policies(cases),
         Command::KubeApiserver => setup::kube_apiserver(),

@@ -103,6 +103,24 @@ pub(crate) fn leases(users: u32) -> Result<()> {
     run(cargo().env("STRONGROOM_LEASES", users.to_string()).args(test).args(["--", "--nocapture"]))
 }
 
+/// Users of a database whose server is killed at every step of making and ending them: in debug, for release has no such places.
+pub(crate) fn kills(kills: u32) -> Result<()> {
+    crate::setup::install()?;
+    build_debug()?;
+    let test = ["test", "--package", "tests", "--test", "dynamic", "killed_at_any_step"];
+    run(cargo().env("STRONGROOM_KILLS", kills.to_string()).args(test).args(["--", "--nocapture"]))
+}
+
+/// Stores of many entries beside one of few. Takes some 20 GB of disk.
+pub(crate) fn many(each: u32) -> Result<()> {
+    crate::setup::install()?;
+    say("building in release");
+    run(cargo().args(["build", "--release"]).args(PROGRAMS).arg("--bins"))?;
+    let test =
+        ["test", "--release", "--package", "tests", "--test", "many", "--", "--nocapture", "--test-threads", "1"];
+    run(cargo().env("STRONGROOM_MANY", each.to_string()).args(test))
+}
+
 /// The long forms that are tests: kills, and the numbers that the README promises, in release.
 pub(crate) fn soak(kills: u32) -> Result<()> {
     crate::setup::install()?;

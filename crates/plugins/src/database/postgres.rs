@@ -183,6 +183,10 @@ impl DatabasePlugin for Postgres {
         self.pools.forget_all();
     }
 
+    fn ends_together(&self) -> bool {
+        true
+    }
+
     fn name_bytes_max(&self) -> usize {
         63
     }

@@ -235,7 +235,7 @@ mod tests {
         assert!(asked.len() <= 5 && asked.iter().all(|group| group.len() <= TOGETHER_MAX), "{asked:?}");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn groups_are_done_side_by_side_as_far_as_there_are_turns_and_connections() {
         for (turns, connections_max, at_once) in [(1, 4, 1), (3, 4, 3), (3, 2, 2), (3, 0, 1)] {
             let together = Arc::new(Together::side_by_side(Halve::new(0), turns));

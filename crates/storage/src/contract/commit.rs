@@ -73,8 +73,10 @@ async fn conditions_on_what_is_written_are_of_before(case: &Case) {
     for write in writes {
         case.delete("t/a").await;
         let absent = case.batch();
-        let wrong = write(Batch::new(absent.id).put(path("t/other"), "1").revision_is(a(), Revision(1)));
-        assert_eq!(case.store.commit(wrong).await, conflict());
+        for wrong in [Revision(1), Revision(u64::MAX)] {
+            let wrong = write(Batch::new(absent.id).put(path("t/other"), "1").revision_is(a(), wrong));
+            assert_eq!(case.store.commit(wrong).await, conflict());
+        }
         assert_eq!((case.value("t/a").await, case.value("t/other").await), (None, None));
         assert_eq!(case.store.committed(absent.id).await, Ok(None));
         // who was refused has left nothing, and may come again

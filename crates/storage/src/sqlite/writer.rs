@@ -227,7 +227,8 @@ impl Writer {
             Precondition::RevisionIs(_, expected) => self
                 .connection
                 .prepare_cached("UPDATE kv SET rev = ?2, v = ?3 WHERE k = ?1 AND rev = ?4")?
-                .execute(params![key, revision, guarded.value, expected])?,
+                // SQLite's integers are signed: one beyond them is one that no entry has
+                .execute(params![key, revision, guarded.value, i64::try_from(expected.0).unwrap_or(-1)])?,
         };
         Ok(changed > 0)
     }

@@ -51,9 +51,14 @@ impl Breakers {
         self.locked().get(target).is_some_and(|breaker| now < breaker.open_until && !breaker.probed)
     }
 
+    /// It was not reached the last time.
+    pub(crate) fn fails(&self, target: &str) -> bool {
+        self.locked().contains_key(target)
+    }
+
     /// Now and then, and first right after the start.
     pub(crate) fn is_time_to_reconcile(&self, target: &str, now: Timestamp) -> bool {
-        if self.locked().contains_key(target) {
+        if self.fails(target) {
             return false;
         }
         let mut reconciled = self.reconciled.lock().unwrap_or_else(PoisonError::into_inner);

@@ -14,9 +14,10 @@ use crate::service::Vault;
 use crate::stored::decode;
 use audit::Outcome;
 use envelope::Timestamp;
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 use storage::{AtLeast, Claim, PAGE_ENTRIES_MAX, Revision};
 use tokio::sync::Semaphore;
@@ -141,40 +142,60 @@ pub(crate) async fn work_at(vault: &Vault, id: &str, target: &Target, now: Times
     if limit == 1 && target.next_password.is_some() {
         crate::engine::database::root::settle(vault, id, now).await?;
     }
-    let began = Instant::now();
-    let attended = pages(vault, id, limit)
+    let (queue, began, failing) = (Leases::of(vault)?.queue(id)?, Instant::now(), AtomicBool::new(false));
+    let goes_on = || began.elapsed() < CLAIMS_FOR && !failing.load(Ordering::Relaxed) && !vault.breakers().fails(id);
+    let claim = || {
+        async {
+            let claims = vault.barrier().storage().claim(&queue, limit, CLAIMED_FOR).await?;
+            if claims.is_empty() && limit == 1 {
+                vault.breakers().reached(id);
+            }
+            Ok(claims)
+        }
+        .boxed()
+    };
+    let attended = pages(limit, &goes_on, &claim)
         .map(|claim| async move { attend(vault, id, &claim?, now.plus(began.elapsed())).await })
-        .buffer_unordered(AT_ONCE);
+        .buffer_unordered(at_once(vault, target));
     let mut attended = std::pin::pin!(attended);
     let (mut count, mut failed) = (0, None);
     while let Some(outcome) = attended.next().await {
         count += 1;
         if let Err(error) = outcome {
             tracing::warn!(%error, "a lease that is due was not looked at; it stays due");
+            failing.store(true, Ordering::Relaxed);
             failed = Some(error);
         }
     }
     failed.map_or(Ok(count), Err)
 }
 
-/// What is due, claimed page by page: the next one once there is room for it, while there are full ones.
-fn pages<'a>(vault: &'a Vault, id: &'a str, limit: u32) -> impl Stream<Item = Result<Claim, VaultError>> + 'a {
+/// Claims, page by page: the next one once there is room for it, while there are full ones and it goes on.
+fn pages<'a, T: Send + 'a>(
+    limit: u32,
+    goes_on: &'a (impl Fn() -> bool + Sync),
+    claim: &'a (impl Fn() -> BoxFuture<'a, Result<Vec<T>, VaultError>> + Sync),
+) -> impl Stream<Item = Result<T, VaultError>> + 'a {
     let most = if limit == 1 { 1 } else { PAGES_MAX };
-    futures_util::stream::try_unfold(most, move |left| async move {
-        if left == 0 {
+    futures_util::stream::try_unfold(0, move |number| async move {
+        if number == most || (number > 0 && !goes_on()) {
             return Ok::<_, VaultError>(None);
         }
-        let claims = vault.barrier().storage().claim(&Leases::of(vault)?.queue(id)?, limit, CLAIMED_FOR).await?;
+        let claims = claim().await?;
         if claims.is_empty() {
-            if limit == 1 {
-                vault.breakers().reached(id);
-            }
             return Ok(None);
         }
-        let left = if claims.len() < limit as usize { 0 } else { left - 1 };
-        Ok(Some((futures_util::stream::iter(claims.into_iter().map(Ok)), left)))
+        let next = if claims.len() < limit as usize { most } else { number + 1 };
+        Ok(Some((futures_util::stream::iter(claims.into_iter().map(Ok)), next)))
     })
     .try_flatten()
+}
+
+/// Who ends users together has several groups of them under way; each other one waits for a connection by itself.
+fn at_once(vault: &Vault, target: &Target) -> usize {
+    let together = vault.databases().plugin(&target.plugin).is_some_and(|plugin| plugin.ends_together());
+    let most = if together { 3 * AT_ONCE } else { AT_ONCE };
+    (48 * target.connections_max as usize).clamp(AT_ONCE, most)
 }
 
 async fn attend(vault: &Vault, id: &str, claim: &Claim, now: Timestamp) -> Result<(), VaultError> {
@@ -344,18 +365,55 @@ fn since(path: &storage::EntryPath) -> Option<u64> {
 
 /// How late a lease may be before it is told.
 const TOLD_AFTER_MILLIS: u64 = 10_000;
-/// Longer than what is claimed at once takes where its database answers. Where it does not, somebody else may come to a lease
-/// that is still attended to: its fence lets one of them go on.
+/// Longer than what is claimed takes where its database answers. Where it does not, somebody else may come to a lease that is
+/// still attended to: its fence lets one of them go on.
 const CLAIMED_FOR: Duration = Duration::from_secs(45);
 const CLAIMED_AT_ONCE: u32 = 64;
-/// In one turn.
+/// In one turn, and for how long: other parts may be new meanwhile.
 const PAGES_MAX: usize = 16;
+const CLAIMS_FOR: Duration = Duration::from_secs(5);
 /// Of one database: more than it has connections, as each waits a while for sessions that are just beginning, and what ends at
-/// one moment is ended at once: meanwhile a second group is shut out, and a third one is cleaned up.
-const AT_ONCE: usize = 192;
+/// one moment is ended at once.
+const AT_ONCE: usize = 64;
 const PARTS_AT_ONCE: usize = 16;
 /// Of a part that has nothing to do while others have.
 const PAUSE: Duration = Duration::from_millis(250);
 /// Two operations each, of 128.
 const TOKENS_AT_ONCE: u32 = 48;
 const ENTITIES_AT_ONCE: u32 = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn claimed(limit: u32, due: usize, goes_on: impl Fn(usize) -> bool + Sync) -> (usize, usize) {
+        let (left, claims) = (AtomicUsize::new(due), AtomicUsize::new(0));
+        let goes_on = || goes_on(claims.load(Ordering::Relaxed));
+        let claim = || {
+            claims.fetch_add(1, Ordering::Relaxed);
+            let some = left.load(Ordering::Relaxed).min(limit as usize);
+            left.fetch_sub(some, Ordering::Relaxed);
+            futures_util::future::ready(Ok(vec![(); some])).boxed()
+        };
+        let all = pages(limit, &goes_on, &claim).count().await;
+        (all, claims.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn no_more_is_claimed_than_there_is_and_nothing_once_it_does_not_go_on() {
+        for (limit, due, until, expected) in [
+            (64, 0, 9, (0, 1)),
+            (64, 63, 9, (63, 1)),
+            (64, 64, 9, (64, 2)),
+            (64, 200, 9, (200, 4)),
+            (64, 10_000, 99, (64 * PAGES_MAX, PAGES_MAX)),
+            // it is away, or the turn has lasted long
+            (64, 10_000, 0, (64, 1)),
+            (64, 10_000, 2, (128, 2)),
+            // one that probes
+            (1, 10_000, 99, (1, 1)),
+        ] {
+            assert_eq!(claimed(limit, due, |claims| claims < until).await, expected, "{limit} {due} {until}");
+        }
+    }
+}

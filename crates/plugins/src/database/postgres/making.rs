@@ -62,9 +62,14 @@ impl Step for Make {
         let client = within_share(users.len(), prepared).await?;
         fault::point("before-commit");
         // from here on it is not known whether they came to be
+        let by_own_texts =
+            || users.iter().filter(|user| !user.0.statements.is_empty()).map(|user| user.0.name.as_str());
         let committed = async {
             client.batch_execute("COMMIT").await.map_err(|error| words(&error))?;
-            roles(&client, users.iter().map(|user| user.0.name.as_str())).await.map_err(|error| error.to_string())
+            match by_own_texts().next() {
+                None => Ok(Vec::new()),
+                Some(_) => roles(&client, by_own_texts()).await.map_err(|error| error.to_string()),
+            }
         };
         let made = tokio::time::timeout(COMMITTED_WITHIN, committed).await;
         let made = match made.unwrap_or_else(|_| Err(NO_ANSWER.to_owned())) {
@@ -72,7 +77,7 @@ impl Step for Make {
             Err(why) => return Ok(users.iter().map(|_| Err(DatabaseError::Unknown(why.clone()))).collect()),
         };
         client.keep();
-        let is_made = |user: &Wanted| match made.contains(&user.0.name) {
+        let is_made = |user: &Wanted| match user.0.statements.is_empty() || made.contains(&user.0.name) {
             true => Ok(()),
             false => Err(DatabaseError::Refused(NAMELESS.to_owned())),
         };
@@ -100,12 +105,12 @@ async fn prepare(client: &Client, to: &Connection, users: &[Wanted]) -> Outcome<
         run(client, &text).await?;
     }
     let mut text = String::new();
-    // in one order, for each locks its group; late, since a password takes the server milliseconds
-    for (group, members) in members {
-        text.push_str(&format!("GRANT {} TO {};", sql::ident(group), members.join(", ")));
-    }
     for (user, end) in users.iter().zip(&ends) {
         text.push_str(&settings(&user.0, end, &to.instance));
+    }
+    // in one order, for each locks its group; last, since a password takes the server milliseconds
+    for (group, members) in members {
+        text.push_str(&format!("GRANT {} TO {};", sql::ident(group), members.join(", ")));
     }
     run(client, &text).await
 }
@@ -113,8 +118,9 @@ async fn prepare(client: &Client, to: &Connection, users: &[Wanted]) -> Outcome<
 fn creation(user: &Inner, end: &str) -> Outcome<Zeroizing<String>> {
     let name = sql::ident(&user.name);
     if user.statements.is_empty() {
+        let end = sql::literal(end);
         return Ok(Zeroizing::new(format!(
-            "CREATE ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS;"
+            "CREATE ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS VALID UNTIL {end};"
         )));
     }
     let mut text = Zeroizing::new(String::from("SET LOCAL search_path = public;"));
@@ -134,8 +140,11 @@ fn settings(user: &Inner, end: &str, instance: &str) -> String {
     for (setting, value) in &user.settings {
         text.push_str(&format!("ALTER ROLE {name} SET {} = {};", sql::setting(setting), sql::literal(value)));
     }
-    let (end, mark) = (sql::literal(end), sql::literal(&format!("{MARK}{} instance={instance}", user.lease)));
-    text.push_str(&format!("ALTER ROLE {name} VALID UNTIL {end}; COMMENT ON ROLE {name} IS {mark};"));
+    if !user.statements.is_empty() {
+        text.push_str(&format!("ALTER ROLE {name} VALID UNTIL {};", sql::literal(end)));
+    }
+    let mark = sql::literal(&format!("{MARK}{} instance={instance}", user.lease));
+    text.push_str(&format!("COMMENT ON ROLE {name} IS {mark};"));
     text
 }
 

@@ -130,6 +130,11 @@ pub trait DatabasePlugin: Send + Sync + fmt::Debug {
     /// Closes all that is kept open and not in use.
     fn forget_all(&self);
 
+    /// What ends at one moment is ended at once, over one connection.
+    fn ends_together(&self) -> bool {
+        false
+    }
+
     /// Longest name of a user, bytes.
     fn name_bytes_max(&self) -> usize;
 }

@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use storage::EntryPath;
+use tokio::time::Instant;
 
 /// The lease of this id, if it is one of ours.
 pub(super) async fn find(scope: &Scope<'_>, id: &str) -> Result<Option<Found>, VaultError> {
@@ -177,7 +178,9 @@ async fn worked(scope: &Scope<'_>, leases: &Leases, databases: &BTreeSet<String>
 
 async fn worked_at(scope: &Scope<'_>, leases: &Leases, id: &str) -> Result<(), VaultError> {
     let Some((target, _)) = leases.load_target(id).await? else { return Ok(()) };
-    while work_at(scope.vault, id, &target, scope.now()).await? > 0 {}
+    // what was claimed late would be left to nobody when the request ends
+    let began = Instant::now();
+    while began.elapsed() < BEGUN_WITHIN && work_at(scope.vault, id, &target, scope.now()).await? > 0 {}
     Ok(())
 }
 
@@ -266,6 +269,8 @@ pub(super) async fn queue(scope: &Scope<'_>) -> Result<Reply, VaultError> {
 const NOT_YET: &str = "not all access has ended yet: it is tried until it has, see sys/leases/queue";
 /// How long a request waits for what goes on without it.
 const TRIED_FOR: Duration = Duration::from_secs(15);
+/// Before [`TRIED_FOR`] ends, by what is under way at the end.
+const BEGUN_WITHIN: Duration = Duration::from_secs(7);
 /// How long the queue leaves to a request what it takes back itself.
 const HELD_FOR: Duration = Duration::from_secs(16);
 /// Worked at by one request; the queue does the others.
