@@ -16,6 +16,7 @@ const FEW: usize = 1_000;
 const ASKED: usize = 1_000;
 const CONNECTIONS: usize = 8;
 const IN_FLIGHT: usize = 128;
+const KIB_MAX: u64 = 256 * 1024;
 /// From here on figures are held to, in release.
 const MANY: usize = 1_000_000;
 
@@ -139,33 +140,46 @@ async fn cost(stand: &Stand, asked: &[(usize, SecretBytes)], times: usize) -> f6
     (stand.cpu() - before) * 1e6 / times as f64
 }
 
-#[tokio::test]
-async fn a_million_tokens_and_secrets_cost_what_a_thousand_cost() {
-    let (many, mut stand) = (many(), Stand::new().await);
-    let reads = if many >= MANY { 60_000 } else { 2_000 };
+async fn filled(numbers: Range<usize>, kept: impl Fn(usize) -> bool) -> (Stand, Vec<(usize, SecretBytes)>) {
+    let (count, mut stand) = (numbers.len(), Stand::new().await);
     let policy = "path \"secret/data/many/*\" { capabilities = [\"read\"] }";
     stand.write("sys/policies/acl/many", json!({ "policy": policy })).await;
-    let first = grow(&stand, 0..FEW, |_| true).await;
-    let (ready, at_ready) = stand.started().await;
-    cost(&stand, &first, reads).await;
-    let few = cost(&stand, &first, reads).await;
-    println!("{FEW} each: ready after {ready:?}, {at_ready} KiB; a read takes {few:.1} us");
-    let spread = grow(&stand, FEW..many, |number| number % (many / ASKED) == 0).await;
-    let (ready, at_ready) = stand.started().await;
-    cost(&stand, &first, reads).await;
-    let same = cost(&stand, &first, reads).await;
-    let elsewhere = cost(&stand, &spread, reads).await;
-    let resident = stand.resident_kib();
+    let tokens = grow(&stand, numbers, kept).await;
+    let (ready, resident) = stand.started().await;
+    println!("{count} each: ready after {ready:?}, {resident} KiB");
+    if count >= MANY && !cfg!(debug_assertions) {
+        assert!(ready < Duration::from_secs(1) && resident < KIB_MAX);
+    }
+    (stand, tokens)
+}
+
+#[tokio::test]
+async fn a_million_tokens_and_secrets_cost_what_a_thousand_cost() {
+    let many = many();
+    let (small, few) = filled(0..FEW, |_| true).await;
+    let (large, all_over) = filled(0..many, |number| number < FEW || number % (many / ASKED) == 0).await;
+    let (same, spread) = all_over.split_at(FEW);
+    let reads = if many >= MANY { 30_000 } else { 1_000 };
+    let mut costs = [Vec::new(), Vec::new(), Vec::new()];
+    // in turns, so that what the machine does to one it does to all; the first round warms up
+    for round in 0..4 {
+        for (costs, (stand, asked)) in costs.iter_mut().zip([(&small, &few[..]), (&large, same), (&large, spread)]) {
+            let cost = cost(stand, asked, reads).await;
+            if round > 0 {
+                costs.push(cost);
+            }
+        }
+    }
+    costs.iter_mut().for_each(|costs| costs.sort_by(f64::total_cmp));
+    let ([few, same, elsewhere], resident) = (costs.map(|costs| costs[1]), large.resident_kib());
     println!(
-        "{many} each: ready after {ready:?}, {at_ready} KiB; a read takes {same:.1} us for the same thousand ({:.2}), \
-         {elsewhere:.1} for a thousand all over the store ({:.2}); {resident} KiB in the end",
+        "a read takes {few:.1} us of {FEW}; of {many} {same:.1} for the same thousand ({:.2}) and {elsewhere:.1} for a \
+         thousand all over the store ({:.2}); {resident} KiB in the end",
         same / few,
         elsewhere / few
     );
     if many >= MANY && !cfg!(debug_assertions) {
-        assert!(ready < Duration::from_secs(1), "{ready:?}");
-        assert!(at_ready.max(resident) < 256 * 1024, "{resident} KiB");
-        assert!(same / few < 1.2 && elsewhere / few < 1.2);
+        assert!(resident < KIB_MAX && same / few < 1.2 && elsewhere / few < 1.2);
     }
 }
 

@@ -92,6 +92,7 @@ async fn looped(
     count as f64 / began.elapsed().as_secs_f64()
 }
 
+#[expect(clippy::disallowed_methods, reason = "records tell when by the machine's clock")]
 async fn ours(stand: &Stand, pg: &tokio_postgres::Client, client: &Client, count: usize) -> Rates {
     let made = spread(count, |_| {
         let (client, path) = (client.clone(), "database/creds/figures".to_owned());
