@@ -21,7 +21,8 @@ const KIB_MAX: u64 = 256 * 1024;
 const MANY: usize = 1_000_000;
 
 fn many() -> usize {
-    std::env::var("STRONGROOM_MANY").ok().and_then(|many| many.parse().ok()).unwrap_or(2 * FEW)
+    let asked = std::env::var("STRONGROOM_MANY").ok().and_then(|many| many.parse().ok());
+    asked.unwrap_or(0).max(2 * FEW)
 }
 
 struct Stand {

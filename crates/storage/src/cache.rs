@@ -256,9 +256,7 @@ impl Recent {
     fn knows(&self, change: &Change) -> bool {
         match change {
             Change::Paths { revision, paths } => {
-                let tells = |known: &[EntryPath]| paths.iter().all(|path| known.contains(path));
-                // by its maker, mostly, in the same order
-                self.changed.get(revision).is_some_and(|known| known == paths || tells(known))
+                self.changed.get(revision).is_some_and(|known| paths.iter().all(|path| known.contains(path)))
             }
             Change::Gap { .. } => false,
         }
