@@ -93,7 +93,7 @@ fn verify(dir: &Path) -> Took {
     while child.try_wait().unwrap().is_none() {
         let kib = pid.field("VmHWM:").and_then(|kib| kib.trim_end_matches("kB").trim().parse().ok());
         peak_kib = peak_kib.max(kib.unwrap_or(0));
-        cpu_secs = cpu_secs.max(cpu(pid).unwrap_or(0.0));
+        cpu_secs = cpu_secs.max(pid.cpu_secs().unwrap_or(0.0));
         std::thread::sleep(Duration::from_millis(2));
     }
     let elapsed = began.elapsed();
@@ -101,14 +101,6 @@ fn verify(dir: &Path) -> Took {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     Took { entries: report["entries"].as_u64().unwrap(), cpu_secs, elapsed, peak_kib }
-}
-
-fn cpu(pid: Pid) -> Option<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.0)).ok()?;
-    // proc_pid_stat(5): fields 14 and 15, counted after the name, which may hold spaces
-    let ticks = stat.rsplit_once(')')?.1.split_whitespace().skip(11).take(2);
-    let ticks: f64 = ticks.filter_map(|field| field.parse::<f64>().ok()).sum();
-    Some(ticks / rustix::param::clock_ticks_per_second() as f64)
 }
 
 fn records() -> u64 {

@@ -79,9 +79,7 @@ impl Stand {
 
     /// The server's, so far, in seconds.
     fn cpu(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.dev.server().unwrap().0)).unwrap();
-        let ticks = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2);
-        ticks.map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
+        self.dev.server().unwrap().cpu_secs().unwrap()
     }
 }
 

@@ -409,15 +409,6 @@ fn nodes_on_two_boundaries_of_one_domain_key_serve_one_store() {
     }
 }
 
-/// Processor seconds that a process has used, with those of its threads.
-fn cpu_secs(pid: tests::Pid) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.0)).unwrap();
-    // proc_pid_stat(5): fields 14 and 15, counted after the name
-    let (_, rest) = stat.rsplit_once(')').unwrap();
-    let ticks: f64 = rest.split_whitespace().skip(11).take(2).map(|field| field.parse::<f64>().unwrap()).sum();
-    ticks / rustix::param::clock_ticks_per_second() as f64
-}
-
 /// `cargo xtask nodes`: one server on the database beside two, windows alternated; what idle ones ask of it. Else it is shown
 /// that this runs.
 #[test]
@@ -430,7 +421,7 @@ fn how_much_two_nodes_serve_beside_one_and_what_they_cost_while_idle() {
     let ((mut one, two), root) = (scene.clients(), scene.root.clone());
     let key = scene.runtime.block_on(create_key(&mut one, &root)).unwrap();
     let window = |clients: Vec<Clients>| {
-        let before = [scene.one.pid(), scene.two.pid(), scene.stand.pid()].map(cpu_secs);
+        let before = [scene.one.pid(), scene.two.pid(), scene.stand.pid()].map(|pid| pid.cpu_secs().unwrap());
         let began = Instant::now();
         let calls: u64 = scene.runtime.block_on(async {
             let tasks = (0..TASKS).map(|task| {
@@ -451,7 +442,7 @@ fn how_much_two_nodes_serve_beside_one_and_what_they_cost_while_idle() {
             calls
         });
         let rate = calls as f64 / began.elapsed().as_secs_f64();
-        let after = [scene.one.pid(), scene.two.pid(), scene.stand.pid()].map(cpu_secs);
+        let after = [scene.one.pid(), scene.two.pid(), scene.stand.pid()].map(|pid| pid.cpu_secs().unwrap());
         let used: Vec<f64> =
             before.iter().zip(after).map(|(before, after)| (after - before) * 1e6 / calls as f64).collect();
         (rate, used[0] + used[1], used[2])
@@ -471,10 +462,11 @@ fn how_much_two_nodes_serve_beside_one_and_what_they_cost_while_idle() {
         scene.database.psql(count).parse::<u64>().unwrap()
     };
     std::thread::sleep(length);
-    let (before, cpu) = (transactions(), cpu_secs(scene.one.pid()) + cpu_secs(scene.two.pid()));
+    let (before, cpu) = (transactions(), scene.one.pid().cpu_secs().unwrap() + scene.two.pid().cpu_secs().unwrap());
     let idle = length * 5;
     std::thread::sleep(idle);
-    let (asked, used) = (transactions() - before, cpu_secs(scene.one.pid()) + cpu_secs(scene.two.pid()) - cpu);
+    let (asked, used) =
+        (transactions() - before, scene.one.pid().cpu_secs().unwrap() + scene.two.pid().cpu_secs().unwrap() - cpu);
     println!(
         "two idle nodes: {:.0} transactions/s in all, {:.1} % of a core in all",
         asked as f64 / idle.as_secs_f64(),

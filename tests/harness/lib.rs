@@ -100,6 +100,15 @@ impl Pid {
         field.trim_end_matches("kB").trim().parse().expect("kibibytes")
     }
 
+    /// Processor seconds that it has used, with those of its threads. `None` once it is gone.
+    pub fn cpu_secs(self) -> Option<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0)).ok()?;
+        // proc_pid_stat(5): fields 14 and 15, counted after the name, which may hold spaces
+        let ticks = stat.rsplit_once(')')?.1.split_whitespace().skip(11).take(2);
+        let ticks: f64 = ticks.filter_map(|field| field.parse::<f64>().ok()).sum();
+        Some(ticks / rustix::param::clock_ticks_per_second() as f64)
+    }
+
     /// Its children that are named so.
     pub fn child(self, name: &str) -> Option<Pid> {
         let children = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
