@@ -19,16 +19,22 @@ pub struct MalformedPath;
 
 impl EntryPath {
     pub fn parse(raw: &str) -> Result<Self, MalformedPath> {
-        let legal = |segment: &str| {
-            !matches!(segment, "" | "." | "..") && segment.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
-        };
-        let sound = raw.len() <= PATH_BYTES_MAX && raw.split('/').count() <= SEGMENTS_MAX && raw.split('/').all(legal);
+        let sound = raw.len() <= PATH_BYTES_MAX && segments_of(raw).is_some_and(|count| count <= SEGMENTS_MAX);
         if sound { Ok(Self(raw.into())) } else { Err(MalformedPath) }
     }
 
     /// A path below this one.
     pub fn join(&self, rest: &str) -> Result<Self, MalformedPath> {
-        Self::parse(&format!("{}/{rest}", self.0))
+        let count = segments_of(rest).ok_or(MalformedPath)? + self.segments().count();
+        let len = self.0.len() + 1 + rest.len();
+        if len > PATH_BYTES_MAX || count > SEGMENTS_MAX {
+            return Err(MalformedPath);
+        }
+        let mut path = String::with_capacity(len);
+        path.push_str(&self.0);
+        path.push('/');
+        path.push_str(rest);
+        Ok(Self(path.into()))
     }
 
     pub fn as_str(&self) -> &str {
@@ -43,6 +49,23 @@ impl EntryPath {
     pub fn starts_with(&self, prefix: &Self) -> bool {
         self.0.strip_prefix(&*prefix.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
+}
+
+/// How many, where each is one.
+fn segments_of(raw: &str) -> Option<usize> {
+    let (mut count, mut begins) = (1, 0);
+    let legal = |segment: &[u8]| !matches!(segment, b"" | b"." | b"..");
+    for (at, byte) in raw.bytes().enumerate() {
+        if byte == b'/' {
+            if !legal(raw.as_bytes().get(begins..at)?) {
+                return None;
+            }
+            (count, begins) = (count + 1, at + 1);
+        } else if !byte.is_ascii_graphic() {
+            return None;
+        }
+    }
+    legal(raw.as_bytes().get(begins..)?).then_some(count)
 }
 
 /// Equal, ordered and hashed as its text.
@@ -78,6 +101,46 @@ mod tests {
         let deep = vec!["a"; SEGMENTS_MAX].join("/");
         assert!(EntryPath::parse(&deep).is_ok());
         assert!(EntryPath::parse(&format!("{deep}/a")).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_path_is_what_its_segments_are(raw in "[a./ \u{e9}]{0,24}") {
+            let legal = |segment: &str| {
+                !matches!(segment, "" | "." | "..") && segment.bytes().all(|byte| byte.is_ascii_graphic())
+            };
+            let sound = raw.split('/').count() <= SEGMENTS_MAX && raw.split('/').all(legal);
+            proptest::prop_assert_eq!(EntryPath::parse(&raw).is_ok(), sound);
+        }
+    }
+
+    #[test]
+    fn what_is_joined_is_what_would_be_parsed() {
+        let path = EntryPath::parse("a/bc").unwrap();
+        let (long, deep) = ("x".repeat(PATH_BYTES_MAX - 5), vec!["d"; SEGMENTS_MAX - 2].join("/"));
+        let (longer, deeper) = (format!("{long}x"), format!("{deep}/d"));
+        for (rest, sound) in [
+            ("d", true),
+            ("d/e", true),
+            (&long, true),
+            (&longer, false),
+            (&deep, true),
+            (&deeper, false),
+            ("", false),
+            ("/d", false),
+            ("d/", false),
+            ("d//e", false),
+            (".", false),
+            ("..", false),
+            ("../d", false),
+            ("...", true),
+            ("d e", false),
+            ("d\n", false),
+        ] {
+            let joined = path.join(rest);
+            assert_eq!(joined.is_ok(), sound, "{rest:?}");
+            assert_eq!(joined, EntryPath::parse(&format!("a/bc/{rest}")), "{rest:?}");
+        }
     }
 
     #[test]
