@@ -81,6 +81,10 @@ impl Caches {
 
 impl Invalidate for Caches {
     fn apply(&self, change: &Change) {
+        // nothing that is kept depends on anything else
+        if !change.concerns(DOMAIN) {
+            return;
+        }
         self.tokens.apply(change);
         self.certificates.apply(change);
         self.acls.apply(change);
@@ -118,14 +122,14 @@ type PathResult = Result<EntryPath, IdentityError>;
 
 impl Layout {
     pub(crate) fn new(barrier: Arc<Barrier>, tenant: &[u8; 16]) -> Result<Self, IdentityError> {
-        let root = EntryPath::parse(&format!("{}/identity", hex::encode(tenant)))
+        let root = EntryPath::parse(&format!("{}/{DOMAIN}", hex::encode(tenant)))
             .map_err(|_| IdentityError::Internal("a tenant is a segment"))?;
         Ok(Self { barrier, root, mark: None })
     }
 
     /// Of a namespace whose part of the store is below `part`.
     pub(crate) fn in_namespace(barrier: Arc<Barrier>, part: &EntryPath, mark: &str) -> Result<Self, IdentityError> {
-        let root = part.join("identity").map_err(|_| IdentityError::Internal("a namespace is two segments"))?;
+        let root = part.join(DOMAIN).map_err(|_| IdentityError::Internal("a namespace is two segments"))?;
         Ok(Self { barrier, root, mark: Some(mark.into()) })
     }
 
@@ -313,6 +317,9 @@ pub(crate) fn digest_in(path: &EntryPath) -> Option<Digest> {
     hex::decode_to_slice(path.segments().last()?, &mut digest).ok()?;
     Some(Digest(digest))
 }
+
+/// The segment below which all of it stands.
+const DOMAIN: &str = "identity";
 
 #[cfg(test)]
 mod tests {

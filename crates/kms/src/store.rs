@@ -58,6 +58,10 @@ impl Caches {
 
 impl Invalidate for Caches {
     fn apply(&self, change: &Change) {
+        // nothing that is kept depends on anything else
+        if !change.concerns(DOMAIN) {
+            return;
+        }
         self.keys.apply(change);
         self.aliases.apply(change);
         self.grants.apply(change);
@@ -106,14 +110,14 @@ type PathResult = Result<EntryPath, KmsError>;
 
 impl Store {
     pub(crate) fn new(barrier: Arc<Barrier>, caches: Arc<Caches>, tenant: TenantId) -> Result<Self, KmsError> {
-        let root = EntryPath::parse(&format!("{}/kms", hex::encode(tenant)))
+        let root = EntryPath::parse(&format!("{}/{DOMAIN}", hex::encode(tenant)))
             .map_err(|_| KmsError::Internal("a tenant is a segment"))?;
         Ok(Self { barrier, caches, tenant, root, is_of_namespace: false })
     }
 
     /// The same, of a namespace whose part of the store is below `part`.
     pub(crate) fn in_namespace(&self, part: &EntryPath, tenant: TenantId) -> Result<Self, KmsError> {
-        let root = part.join("kms").map_err(|_| KmsError::Internal("a namespace is two segments"))?;
+        let root = part.join(DOMAIN).map_err(|_| KmsError::Internal("a namespace is two segments"))?;
         Ok(Self { tenant, root, is_of_namespace: true, ..self.clone() })
     }
 
@@ -325,6 +329,8 @@ pub(crate) fn unreadable(path: &EntryPath) -> KmsError {
     KmsError::DataAltered(format!("the stored value at {path} cannot be read"))
 }
 
+/// The segment below which all of it stands.
+const DOMAIN: &str = "kms";
 /// Entries in one look at the store.
 const SCAN_ENTRIES: u32 = 500;
 /// Looks at the store for one page of a listing.

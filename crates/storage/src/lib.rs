@@ -91,6 +91,19 @@ pub enum Change {
     Gap { revision: Revision },
 }
 
+impl Change {
+    /// Whether it may be of the part that `domain` keeps its entries in, `<tenant>/<domain>` or that of a namespace,
+    /// `<tenant>/ns/<its own tenant>/<domain>`.
+    pub fn concerns(&self, domain: &str) -> bool {
+        match self {
+            Self::Paths { paths, .. } => {
+                paths.iter().any(|path| path.segments().skip(1).take(3).any(|segment| segment == domain))
+            }
+            Self::Gap { .. } => true,
+        }
+    }
+}
+
 /// Due work, claimed for a while.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {

@@ -282,3 +282,19 @@ fn what_is_kept_is_used_until_it_is_not_current_any_more() {
         assert_eq!(cache.peek(&1).is_some(), used, "{until:?}");
     }
 }
+
+#[test]
+fn a_change_concerns_the_domain_whose_part_it_is_of() {
+    for (at, concerned) in [
+        (&["t/kms/keys/1"][..], "kms"),
+        (&["t/ns/u/kms/keys/1"], "kms"),
+        (&["t/vault/m/x", "t/identity/tokens/1"], "vault identity"),
+        (&["t/vault/m/x/identity"], "vault"),
+        (&["c/outbox/1"], ""),
+    ] {
+        for domain in ["kms", "identity", "vault"] {
+            assert_eq!(changed(11, at).concerns(domain), concerned.contains(domain), "{at:?} {domain}");
+        }
+    }
+    assert!(["kms", "identity"].iter().all(|domain| gap(1).concerns(domain)));
+}
