@@ -68,5 +68,5 @@ fn passive(connection: &Connection) {
     }
 }
 
-/// 8 MiB.
-const LOG_PAGES: i32 = 2048;
+/// 16 MiB: what is written over and over goes into the file once.
+const LOG_PAGES: i32 = 4096;
