@@ -53,7 +53,7 @@ impl Backend for Kv2 {
             return Ok(true);
         }
         let view = scope.view()?;
-        Ok(view.read(&Secret::new(&view, rest)?.meta_path()?).await?.is_some())
+        Ok(view.read(&Secret::new(&view, rest)?.meta_path).await?.is_some())
     }
 
     async fn handle(&self, scope: &Scope<'_>) -> Result<Reply, VaultError> {
@@ -97,11 +97,17 @@ pub(super) struct Secret<'v> {
     view: &'v View,
     name: &'v str,
     slot: String,
+    /// All of it is below.
+    root: EntryPath,
+    meta_path: EntryPath,
 }
 
 impl<'v> Secret<'v> {
     fn new(view: &'v View, name: &'v str) -> Result<Self, VaultError> {
-        Ok(Self { view, name, slot: Tree::new(view, LIST).slot(name)? })
+        let slot = Tree::new(view, LIST).slot(name)?;
+        let root = view.path(&format!("s/{slot}"))?;
+        let meta_path = below(&root, "m")?;
+        Ok(Self { view, name, slot, root, meta_path })
     }
 
     fn tree(&self) -> Tree<'v> {
@@ -109,12 +115,12 @@ impl<'v> Secret<'v> {
     }
 
     /// Beside its data: neighbours in the store, which a write touches together.
-    fn meta_path(&self) -> Result<EntryPath, VaultError> {
-        self.view.path(&format!("s/{}/m", self.slot))
+    fn meta_path(&self) -> EntryPath {
+        self.meta_path.clone()
     }
 
     fn data_path(&self, version: u32) -> Result<EntryPath, VaultError> {
-        self.view.path(&format!("s/{}/d/{version:08x}", self.slot))
+        below(&self.root, &format!("d/{version:08x}"))
     }
 
     /// Perhaps from memory.
@@ -124,16 +130,20 @@ impl<'v> Secret<'v> {
 
     /// Perhaps from memory. A change that stands on it commits if it is what stands in the store.
     async fn known(&self) -> Result<Option<(Meta, Revision)>, VaultError> {
-        let found = self.view.read(&self.meta_path()?).await?;
+        let found = self.view.read(&self.meta_path).await?;
         let decoded = found.as_ref().as_ref().map(|found| Ok((Meta::decode(found.value.expose())?, found.revision)));
         decoded.transpose()
     }
 
     /// To be changed: as it stands in the store.
     async fn load(&self) -> Result<Option<(Meta, Revision)>, VaultError> {
-        let found = self.view.load(&self.meta_path()?).await?;
+        let found = self.view.load(&self.meta_path).await?;
         found.map(|found| Ok((Meta::decode(found.value.expose())?, found.revision))).transpose()
     }
+}
+
+fn below(root: &EntryPath, rest: &str) -> Result<EntryPath, VaultError> {
+    root.join(rest).map_err(|_| VaultError::field("path", "too long to be stored"))
 }
 
 async fn config(view: &View) -> Result<Config, VaultError> {

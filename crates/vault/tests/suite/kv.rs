@@ -86,7 +86,7 @@ async fn a_new_version_is_rolled_out_before_the_old_one_is_withdrawn() {
 }
 
 #[tokio::test]
-async fn what_was_noted_of_reads_goes_with_the_version_and_is_never_an_older_one() {
+async fn what_was_noted_of_reads_does_not_stay_for_long_without_its_version_and_is_never_an_older_one() {
     let rig = Rig::new().await;
     let node = rig.another_node();
     let last_read = async |version: &str| {
@@ -120,6 +120,14 @@ async fn what_was_noted_of_reads_goes_with_the_version_and_is_never_an_older_one
         let time = format!("2023-11-14T22:13:2{at}Z");
         assert_eq!((status, meta["data"]["versions"]["5"]["last_read_time"].as_str()), (200, Some(time.as_str())));
     }
+    // notes outlive their versions until the secret goes, or one of its versions is noted
+    for n in 6..=7 {
+        rig.done(Write, "secret/data/n", json!({"data": {"n": n}})).await;
+    }
+    assert_eq!((rows(&rig, "d").await, rows(&rig, "r").await), (2, 2));
+    rig.done(Delete, "secret/metadata/n", Value::Null).await;
+    assert_eq!((rows(&rig, "d").await, rows(&rig, "r").await), (0, 0));
+    rig.done(Write, "secret/data/n", json!({"data": {"n": 8}})).await;
     // what was read and is gone leaves no note, and the next of that name knows nothing of it
     rig.clock.advance(Duration::from_secs(1));
     read("secret/data/n", None).await;
@@ -136,6 +144,43 @@ async fn what_was_noted_of_reads_goes_with_the_version_and_is_never_an_older_one
     assert_eq!(last_read("1").await, "");
     read("secret/data/n", None).await;
     assert_eq!(last_read("1").await, "2023-11-14T22:13:24Z");
+}
+
+#[tokio::test]
+async fn notes_that_outlived_their_versions_are_few_however_fast_versions_come() {
+    let rig = Rig::new().await;
+    rig.done(Write, "secret/metadata/n", json!({"max_versions": 3})).await;
+    for tick in 0..12 {
+        for n in 0..3 {
+            rig.done(Write, "secret/data/n", json!({"data": {"n": n}})).await;
+            rig.done(Read, "secret/data/n", Value::Null).await;
+            // its entry stands at the notes' prefix
+            if (tick, n) == (0, 2) {
+                let hook = json!({"hook_url": "https://hook.example/", "rotation_period": "1h"});
+                rig.done(Write, "secret/rotation/n", hook).await;
+            }
+        }
+        vault::tend(&rig.vault, rig.clock_now()).await.unwrap();
+        let (data, notes) = (rows(&rig, "d").await, rows(&rig, "r").await);
+        assert!(data == 3 && (3..=6).contains(&notes), "{data} {notes} after {tick}");
+    }
+    assert_eq!(rig.done(Read, "secret/rotation/n", Value::Null).await["hook_url"], "https://hook.example/");
+    // more of them than a commit takes
+    let many = json!({"max_versions": 100});
+    rig.done(Write, "secret/metadata/n", many).await;
+    for n in 0..70 {
+        rig.done(Write, "secret/data/n", json!({"data": {"n": n}})).await;
+        rig.done(Read, "secret/data/n", Value::Null).await;
+    }
+    while vault::tend(&rig.vault, rig.clock_now()).await.unwrap() > 0 {}
+    rig.done(Write, "secret/metadata/n", json!({"max_versions": 1})).await;
+    for n in 0..4 {
+        rig.done(Write, "secret/data/n", json!({"data": {"n": n}})).await;
+    }
+    assert_eq!(rows(&rig, "d").await, 1);
+    assert!(rows(&rig, "r").await > 70);
+    rig.done(Delete, "secret/metadata/n", Value::Null).await;
+    assert_eq!((rows(&rig, "d").await, rows(&rig, "r").await), (0, 0));
 }
 
 #[tokio::test]

@@ -1,6 +1,5 @@
 //! The data of versions: read, written, patched, deleted, destroyed.
 
-use super::last_read::noted_at;
 use super::meta::{Config, Meta, Version};
 use super::{ATTEMPTS_MAX, Secret, config, merge};
 use crate::error::VaultError;
@@ -132,7 +131,7 @@ async fn put(
             Err(ChangeError::Conflict(_)) => {}
             Err(error) => return Err(error.into()),
             Ok(revision) => {
-                secret.view.keep(secret.meta_path()?, &encoded, revision);
+                secret.view.keep(secret.meta_path(), &encoded, revision);
                 let version = meta.versions.get(&number).copied().unwrap_or_default();
                 return Reply::data(&meta.shown(number, version));
             }
@@ -169,7 +168,7 @@ async fn prepare(
     let batch = secret.view.put(batch, secret.data_path(number)?, data.as_bytes())?;
     let batch = shed(secret, batch, &mut meta, config)?;
     let encoded = meta.encode()?;
-    let batch = secret.view.put(batch, secret.meta_path()?, &encoded)?;
+    let batch = secret.view.put(batch, secret.meta_path(), &encoded)?;
     Ok(Prepared { batch, meta, encoded, number })
 }
 
@@ -195,10 +194,10 @@ pub(super) async fn begin(
     match found {
         Some((meta, revision)) => {
             scope.may_change()?;
-            Ok((batch.revision_is(secret.meta_path()?, revision), meta))
+            Ok((batch.revision_is(secret.meta_path(), revision), meta))
         }
         None => {
-            let batch = secret.tree().add(batch.absent(secret.meta_path()?), secret.name).await?;
+            let batch = secret.tree().add(batch.absent(secret.meta_path()), secret.name).await?;
             Ok((batch, Meta::new(scope.now())))
         }
     }
@@ -211,8 +210,7 @@ pub(super) fn shed(
     config: &Config,
 ) -> Result<Batch, VaultError> {
     for gone in meta.shed(meta.kept_versions(config)) {
-        let path = secret.data_path(gone)?;
-        batch = batch.delete(noted_at(&path)?).delete(path);
+        batch = batch.delete(secret.data_path(gone)?);
     }
     Ok(batch)
 }
@@ -258,7 +256,7 @@ async fn change(
     for _ in 0..ATTEMPTS_MAX {
         let Some((mut meta, revision)) = secret.load().await? else { return Ok(Reply::empty()) };
         let current = [meta.current()];
-        let mut batch = scope.batch()?.revision_is(secret.meta_path()?, revision);
+        let mut batch = scope.batch()?.revision_is(secret.meta_path(), revision);
         for number in numbers.unwrap_or(&current) {
             let Some(version) = meta.versions.get_mut(number) else { continue };
             apply(version, fate, scope.now());
@@ -267,7 +265,7 @@ async fn change(
             }
         }
         meta.updated = scope.now().unix_millis();
-        let batch = secret.view.put(batch, secret.meta_path()?, &meta.encode()?)?;
+        let batch = secret.view.put(batch, secret.meta_path(), &meta.encode()?)?;
         match scope.commit(batch).await {
             Err(ChangeError::Conflict(_)) => {}
             outcome => return Ok(outcome.map(|_| Reply::empty())?),

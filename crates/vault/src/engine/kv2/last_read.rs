@@ -2,17 +2,22 @@
 //!
 //! To the second, and at most as old as the last note; the audit log has every read.
 //!
-//! Always: a note stands beside its version's data and goes with the version; a later one is never replaced by an earlier.
+//! Always: a note stands beside its version's data; a later one is never replaced by an earlier.
+//! Always: whoever writes a version need not look for the note of the one that goes for it. Notes that outlive their versions
+//! are taken out when others of the secret are noted for the first time, two for one, and with the secret (by a server that
+//! knows of them: before, one had as many notes as versions).
 
 use super::ATTEMPTS_MAX;
+use super::meta::{Meta, Version};
 use crate::error::VaultError;
 use crate::service::Vault;
 use audit::{Decision, Record, Subject};
 use envelope::Timestamp;
 use identity::ChangeError;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
-use storage::{AtLeast, EntryPath};
+use storage::batch::BATCH_OPERATIONS_MAX;
+use storage::{AtLeast, Batch, EntryPath, PAGE_ENTRIES_MAX, Revision};
 
 /// By the entry of the version's data. One for the whole process.
 #[derive(Debug, Default)]
@@ -86,8 +91,12 @@ pub(crate) async fn note(vault: &Vault, now: Timestamp) -> Result<usize, VaultEr
         // whether it stands there, not what
         let (_, data) = vault.barrier().storage().get(&data, AtLeast::Latest).await?;
         let (_, notes) = vault.barrier().get(&places, AtLeast::Latest).await?;
-        let (mut batch, mut later, mut gone) = (vault.changes().batch()?, 0, Vec::new());
+        let (mut batch, mut looked, mut later, mut gone) = (vault.changes().batch()?, 0, 0, Vec::new());
         for ((read, place), (data, note)) in reads.iter().zip(places).zip(data.into_iter().zip(notes)) {
+            if batch.preconditions.len() + batch.writes.len() > OPERATIONS_MAX {
+                break;
+            }
+            looked += 1;
             let (path, at) = read;
             let Some(data) = data else {
                 gone.push(read.clone());
@@ -99,7 +108,7 @@ pub(crate) async fn note(vault: &Vault, now: Timestamp) -> Result<usize, VaultEr
             batch = batch.revision_is(path.clone(), data.revision);
             batch = match note {
                 Some(note) => batch.revision_is(place.clone(), note.revision),
-                None => batch.absent(place.clone()),
+                None => without_outlived(vault, batch.absent(place.clone()), &place).await?,
             };
             let sealed = vault.barrier().seal(&place, &at.to_be_bytes())?;
             batch = batch.put(place, sealed);
@@ -116,11 +125,56 @@ pub(crate) async fn note(vault: &Vault, now: Timestamp) -> Result<usize, VaultEr
                 outcome => outcome?,
             };
         }
-        vault.last_reads().noted(&reads);
+        vault.last_reads().noted(reads.get(..looked).unwrap_or(&reads));
         vault.last_reads().forget(&gone);
-        return Ok(reads.len());
+        return Ok(looked);
     }
     Err(VaultError::Conflict)
+}
+
+/// The notes below `secret`, at `s/SLOT`, as they stand in the store, unopened; and whether there are more.
+pub(super) async fn notes(vault: &Vault, secret: &EntryPath) -> Result<(Vec<Note>, bool), VaultError> {
+    let prefix = super::below(secret, "r")?;
+    let page = vault.barrier().storage().scan(&prefix, None, PAGE_ENTRIES_MAX, AtLeast::Latest).await?;
+    // the rotation's entry stands at their prefix
+    let below = page.entries.into_iter().filter(|(path, _)| *path != prefix);
+    let notes = below.map(|(path, entry)| {
+        let of = path.segments().last().and_then(|number| u32::from_str_radix(number, 16).ok());
+        Note { of, revision: entry.revision, path }
+    });
+    Ok((notes.collect(), page.more))
+}
+
+#[derive(Debug)]
+pub(super) struct Note {
+    pub(super) path: EntryPath,
+    revision: Revision,
+    /// The version.
+    of: Option<u32>,
+}
+
+impl Note {
+    /// Of a version that is not among these.
+    pub(super) fn outlives(&self, versions: &BTreeMap<u32, Version>) -> bool {
+        self.of.is_none_or(|number| !versions.contains_key(&number))
+    }
+}
+
+/// With some of those that outlived their versions taken out, beside a first note at `place`.
+async fn without_outlived(vault: &Vault, batch: Batch, place: &EntryPath) -> Result<Batch, VaultError> {
+    let secret = place.as_str().rsplitn(3, '/').last().and_then(|secret| EntryPath::parse(secret).ok());
+    let secret = secret.ok_or_else(|| VaultError::Internal("a path of ours".into()))?;
+    // first the notes, then what they may be of: a version that came in between is among these
+    let (notes, _) = notes(vault, &secret).await?;
+    let meta = vault.barrier().get(&[super::below(&secret, "m")?], AtLeast::Latest).await;
+    let meta = meta.ok().and_then(|(_, found)| found.into_iter().flatten().next());
+    // what cannot be read keeps nobody from being noted
+    let Some(meta) = meta.and_then(|meta| Meta::decode(meta.value.expose()).ok()) else { return Ok(batch) };
+    let taken = |batch: &Batch, note: &Note| batch.writes.iter().any(|write| *write.path() == note.path);
+    let outlived = notes.into_iter().filter(|note| note.outlives(&meta.versions));
+    let outlived: Vec<Note> = outlived.filter(|note| !taken(&batch, note)).take(TAKEN_OUT_BESIDE).collect();
+    let take_out = |batch: Batch, note: Note| batch.revision_is(note.path.clone(), note.revision).delete(note.path);
+    Ok(outlived.into_iter().fold(batch, take_out))
 }
 
 /// `s/SLOT/r/VERSION` for `s/SLOT/d/VERSION`.
@@ -138,5 +192,8 @@ pub(super) fn millis(note: &[u8]) -> u64 {
 }
 
 const READS_MAX: usize = 16_384;
-/// Three operations each, of the 128 of a commit.
 const NOTED_AT_ONCE: usize = 40;
+/// For each that is noted for the first time.
+const TAKEN_OUT_BESIDE: usize = 2;
+/// Beside these another one has room: three operations, two for each that is taken out, and the outbox's.
+const OPERATIONS_MAX: usize = BATCH_OPERATIONS_MAX - (3 + 2 * TAKEN_OUT_BESIDE) - 1;

@@ -22,6 +22,7 @@ pub(super) struct Config {
     pub(super) delete_version_after_secs: u64,
 }
 
+/// Written without what is not set: with ten versions its entry is read and written in one page of the store then.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Meta {
@@ -30,12 +31,18 @@ pub(super) struct Meta {
     /// The newest version, staged or not; zero before the first.
     pub(super) latest: u32,
     /// The version that is served where none is asked for, if it is not the newest.
+    #[serde(skip_serializing_if = "is_unset")]
     pub(super) serving: Option<u32>,
     /// The version that was served before.
+    #[serde(skip_serializing_if = "is_unset")]
     pub(super) previous: Option<u32>,
+    #[serde(skip_serializing_if = "is_unset")]
     pub(super) max_versions: u32,
+    #[serde(skip_serializing_if = "is_unset")]
     pub(super) cas_required: bool,
+    #[serde(skip_serializing_if = "is_unset")]
     pub(super) delete_version_after_secs: u64,
+    #[serde(skip_serializing_if = "is_unset")]
     pub(super) custom: BTreeMap<String, String>,
     pub(super) versions: BTreeMap<u32, Version>,
 }
@@ -46,8 +53,14 @@ pub(super) struct Meta {
 pub(super) struct Version {
     pub(super) created: u64,
     /// From then on it is deleted. Zero: never.
+    #[serde(skip_serializing_if = "is_unset")]
     pub(super) deleted: u64,
+    #[serde(skip_serializing_if = "is_unset")]
     pub(super) destroyed: bool,
+}
+
+fn is_unset<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 #[derive(Serialize)]
@@ -212,6 +225,31 @@ const SHED_MAX: usize = 32;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// In 4 KiB pages SQLite keeps 1002 bytes of a row with its neighbours, and the rest in a page of its own.
+    #[test]
+    fn metadata_of_ten_versions_is_small_and_that_of_older_servers_is_read() {
+        let mut meta = Meta::new(Timestamp::from_unix_millis(1_764_422_345_123));
+        for _ in 0..10 {
+            meta.add(&Config::default(), Timestamp::from_unix_millis(1_764_422_345_123), false).unwrap();
+        }
+        let encoded = meta.encode().unwrap();
+        // beside its path, in a namespace, and SQLite's header
+        let room = 1002 - 200 - envelope::sealed::SUITE1_OVERHEAD_BYTES;
+        assert!(encoded.len() < room, "{} bytes", encoded.len());
+        assert_eq!(Meta::decode(&encoded).unwrap(), meta);
+        let all = r#"{"created":1,"updated":2,"latest":2,"serving":null,"previous":1,"max_versions":0,
+            "cas_required":false,"delete_version_after_secs":0,"custom":{},
+            "versions":{"1":{"created":1,"deleted":0,"destroyed":true},"2":{"created":2,"deleted":3,"destroyed":false}}}"#;
+        let read = Meta::decode(all.as_bytes()).unwrap();
+        let versions = [(1, (1, 0, true)), (2, (2, 3, false))];
+        let versions =
+            versions.map(|(number, (created, deleted, destroyed))| (number, Version { created, deleted, destroyed }));
+        let expected =
+            Meta { created: 1, updated: 2, latest: 2, previous: Some(1), versions: versions.into(), ..Meta::default() };
+        assert_eq!(read, expected);
+        assert_eq!(Meta::decode(&read.encode().unwrap()).unwrap(), expected);
+    }
 
     #[test]
     fn a_staged_version_is_served_once_it_is_promoted() {

@@ -1,7 +1,7 @@
 //! What is kept of a secret beside its data: read, written, deleted with everything; which version is served.
 
 use super::data::{begin, shed};
-use super::last_read::{millis, noted_at};
+use super::last_read::{self, millis, noted_at};
 use super::meta::{Config, Meta, VERSIONS_MAX};
 use super::{ATTEMPTS_MAX, CONFIG, Secret, config};
 use crate::body::Body;
@@ -145,7 +145,7 @@ pub(super) async fn write(scope: &Scope<'_>, secret: &Secret<'_>, way: Way) -> R
         custom(&mut meta, body, way)?;
         meta.updated = scope.now().unix_millis();
         let batch = shed(secret, batch, &mut meta, &config)?;
-        let batch = secret.view.put(batch, secret.meta_path()?, &meta.encode()?)?;
+        let batch = secret.view.put(batch, secret.meta_path(), &meta.encode()?)?;
         match scope.commit(batch).await {
             Err(ChangeError::Conflict(_)) => {}
             outcome => return Ok(outcome.map(|_| Reply::empty())?),
@@ -179,24 +179,30 @@ fn custom(meta: &mut Meta, body: &Body, way: Way) -> Result<(), VaultError> {
     if meta.custom.len() > 64 { Err(wrong("more than 64 keys")) } else { Ok(()) }
 }
 
-/// All of it goes: every version, and the name.
+/// All of it goes: every version, and the name. With very many versions and notes, in several commits.
 pub(super) async fn delete(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Reply, VaultError> {
     for _ in 0..ATTEMPTS_MAX {
         let Some((mut meta, revision)) = secret.load().await? else { return Ok(Reply::empty()) };
-        let numbers: Vec<u32> = meta.versions.keys().copied().collect();
+        let before = meta.versions.clone();
+        let numbers: Vec<u32> = before.keys().copied().collect();
         let (now, later) = numbers.split_at(numbers.len().min(DELETED_AT_ONCE));
-        let mut batch = scope.batch()?.revision_is(secret.meta_path()?, revision);
+        let mut batch = scope.batch()?.revision_is(secret.meta_path(), revision);
         for number in now {
             let path = secret.data_path(*number)?;
             batch = batch.delete(noted_at(&path)?).delete(path);
             meta.versions.remove(number);
         }
-        let over = later.is_empty();
+        // of versions that went before
+        let (notes, more) = last_read::notes(scope.vault, &secret.root).await?;
+        let outlived: Vec<_> = notes.into_iter().filter(|note| note.outlives(&before)).collect();
+        let free = 2 * (DELETED_AT_ONCE - now.len());
+        let over = later.is_empty() && outlived.len() <= free && !more;
+        batch = outlived.into_iter().take(free).fold(batch, |batch, note| batch.delete(note.path));
         let batch = if over {
-            let batch = secret.forget_rotation(batch.delete(secret.meta_path()?))?;
+            let batch = secret.forget_rotation(batch.delete(secret.meta_path()))?;
             secret.tree().remove(batch, secret.name)?
         } else {
-            secret.view.put(batch, secret.meta_path()?, &meta.encode()?)?
+            secret.view.put(batch, secret.meta_path(), &meta.encode()?)?
         };
         match scope.commit(batch).await {
             Ok(_) if over => {
@@ -221,8 +227,8 @@ pub(super) async fn promote(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Re
             return Err(VaultError::field("version", "deleted or destroyed"));
         }
         meta.promote(number, scope.now());
-        let batch = scope.batch()?.revision_is(secret.meta_path()?, revision);
-        match scope.commit(secret.view.put(batch, secret.meta_path()?, &meta.encode()?)?).await {
+        let batch = scope.batch()?.revision_is(secret.meta_path(), revision);
+        match scope.commit(secret.view.put(batch, secret.meta_path(), &meta.encode()?)?).await {
             Err(ChangeError::Conflict(_)) => {}
             Err(error) => return Err(error.into()),
             Ok(_) => {
