@@ -425,9 +425,18 @@ fn passwords_of_users_that_stay_are_rotated_by_one_account_or_two() {
     assert!([&first, &second, &old, &new].iter().all(|user| !log.contains(&user.password)));
 }
 
+/// For how long accounts are rotated under a client: some half a minute in CI, an hour by `cargo xtask rotations`.
+#[expect(clippy::disallowed_methods, reason = "a long form says how long it takes")]
+fn rotating(quick: Duration) -> Duration {
+    let asked = std::env::var("STRONGROOM_ROTATION_SECS").ok().and_then(|secs| secs.parse().ok());
+    asked.map_or(quick, Duration::from_secs)
+}
+
+/// Ten rotations in CI.
 #[test]
 fn a_client_that_connects_all_the_time_never_fails_while_two_accounts_are_rotated_in_turn() {
     let stand = Stand::new();
+    let turns = (rotating(Duration::from_secs(27)).as_millis() / BETWEEN_ROTATIONS.as_millis()).max(1);
     stand.pg.sql("postgres", "CREATE ROLE svc_e LOGIN; CREATE ROLE svc_f LOGIN");
     // by its period it is rotated every five seconds at most; whoever asks rotates it as soon as the overlap is over
     let two = json!({"db_name": "pg", "usernames": ["svc_e", "svc_f"], "rotation_period": "1h", "overlap": "2s"});
@@ -437,8 +446,8 @@ fn a_client_that_connects_all_the_time_never_fails_while_two_accounts_are_rotate
     let took = std::thread::scope(|scope| {
         let rotations = scope.spawn(|| {
             let began = Instant::now();
-            for _ in 0..10 {
-                std::thread::sleep(Duration::from_millis(2700));
+            for _ in 0..turns {
+                std::thread::sleep(BETWEEN_ROTATIONS);
                 // not while a session of the one before is open
                 until("it is rotated", Duration::from_secs(20), rotated);
             }
@@ -456,9 +465,12 @@ fn a_client_that_connects_all_the_time_never_fails_while_two_accounts_are_rotate
         }
         rotations.join().unwrap()
     });
-    println!("ten rotations in {took:?}: {logins} logins by {} passwords, none failed", given.len());
-    assert!(given.len() > 10, "the first, and ten more: {}", given.len());
+    println!("{turns} rotations in {took:?}: {logins} logins by {} passwords, none failed", given.len());
+    assert!(given.len() as u128 > turns, "the first, and one more each turn: {}", given.len());
 }
+
+/// Longer than the overlap.
+const BETWEEN_ROTATIONS: Duration = Duration::from_millis(2700);
 
 #[test]
 fn the_servers_own_account_is_rotated_whenever_the_process_dies() {

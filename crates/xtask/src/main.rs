@@ -48,6 +48,11 @@ enum Command {
         #[arg(long, default_value_t = 1000)]
         kills: u32,
     },
+    /// Rotate accounts of a database, by the server and by a hook, for an hour under clients that connect all the time
+    Rotations {
+        #[arg(long, default_value_t = 3600)]
+        seconds: u32,
+    },
     /// Tokens, secrets and leases by the million: what they cost beside a thousand, in release
     Many {
         #[arg(long, default_value_t = 1_000_000)]
@@ -95,6 +100,7 @@ fn main() -> Result<()> {
         Command::Nodes => steps::nodes(),
         Command::Leases { users } => steps::leases(users),
         Command::Kills { kills } => steps::kills(kills),
+        Command::Rotations { seconds } => steps::rotations(seconds),
         Command::Many { each } => steps::many(each),
         Command::Audit { losses, mutations, records } => steps::audit(losses, mutations, records),
         Command::Policies { cases } => steps::policies(cases),

@@ -111,6 +111,14 @@ pub(crate) fn kills(kills: u32) -> Result<()> {
     run(cargo().env("STRONGROOM_KILLS", kills.to_string()).args(test).args(["--", "--nocapture"]))
 }
 
+/// Accounts of a database rotated for long, under clients that log in all the time.
+pub(crate) fn rotations(seconds: u32) -> Result<()> {
+    crate::setup::install()?;
+    build_debug()?;
+    let test = ["test", "--package", "tests", "--test", "dynamic", "a_client_that_connects_all_the_time"];
+    run(cargo().env("STRONGROOM_ROTATION_SECS", seconds.to_string()).args(test).args(["--", "--nocapture"]))
+}
+
 /// Stores of many entries beside one of few. Takes some 20 GB of disk.
 pub(crate) fn many(each: u32) -> Result<()> {
     crate::setup::install()?;
