@@ -414,6 +414,7 @@ fn nodes_on_two_boundaries_of_one_domain_key_serve_one_store() {
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a long form says how long its windows are")]
 fn how_much_two_nodes_serve_beside_one_and_what_they_cost_while_idle() {
+    // of each node that is asked: who adds a node adds callers, and batches stay what they were
     const TASKS: usize = 32;
     let secs: Option<u64> = std::env::var("STRONGROOM_WINDOW_SECS").ok().and_then(|secs| secs.parse().ok());
     let length = secs.map_or(Duration::from_millis(200), Duration::from_secs);
@@ -424,7 +425,7 @@ fn how_much_two_nodes_serve_beside_one_and_what_they_cost_while_idle() {
         let before = [scene.one.pid(), scene.two.pid(), scene.stand.pid()].map(|pid| pid.cpu_secs().unwrap());
         let began = Instant::now();
         let calls: u64 = scene.runtime.block_on(async {
-            let tasks = (0..TASKS).map(|task| {
+            let tasks = (0..TASKS * clients.len()).map(|task| {
                 let (mut clients, root, key) = (clients[task % clients.len()].clone(), root.clone(), key.clone());
                 tokio::spawn(async move {
                     let (mut calls, began) = (0, Instant::now());
