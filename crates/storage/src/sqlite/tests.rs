@@ -351,7 +351,7 @@ async fn a_store_of_a_hundred_thousand_entries_opens_at_once_and_its_log_stays_s
     let folder = folder();
     let store = Sqlite::open(folder.path()).unwrap();
     let batches = (0..1000_u64).map(|number| {
-        (0..100).fold(batch(number), |batch, i| batch.put(path(&format!("t/{number:04}/{i:02}")), vec![7; 300]))
+        (0..100).fold(batch(number), |batch, i| batch.put(path(&format!("t/{number:04}/{i:02}")), vec![7; 900]))
     });
     for outcome in join_all(batches.map(|batch| store.commit(batch))).await {
         outcome.unwrap();
@@ -361,11 +361,12 @@ async fn a_store_of_a_hundred_thousand_entries_opens_at_once_and_its_log_stays_s
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let log = std::fs::metadata(folder.path().join("store.db-wal")).unwrap().len();
+    // all of it would be some 110 MiB
     assert!(log <= 64 << 20, "{log}");
     drop(store);
     let begun = Instant::now();
     let store = Sqlite::open(folder.path()).unwrap();
-    assert_eq!(value(&store, "t/0999/99").await.unwrap(), [7; 300]);
+    assert_eq!(value(&store, "t/0999/99").await.unwrap(), [7; 900]);
     let page = store.scan(&path("t/0500"), None, 1000, AtLeast::Latest).await.unwrap();
     assert_eq!((page.entries.len(), page.more), (100, false));
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
