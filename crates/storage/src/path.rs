@@ -25,9 +25,9 @@ impl EntryPath {
 
     /// A path below this one.
     pub fn join(&self, rest: &str) -> Result<Self, MalformedPath> {
-        let count = segments_of(rest).ok_or(MalformedPath)? + self.segments().count();
         let len = self.0.len() + 1 + rest.len();
-        if len > PATH_BYTES_MAX || count > SEGMENTS_MAX {
+        let sound = |count| count + self.segments().count() <= SEGMENTS_MAX;
+        if len > PATH_BYTES_MAX || !segments_of(rest).is_some_and(sound) {
             return Err(MalformedPath);
         }
         let mut path = String::with_capacity(len);

@@ -99,6 +99,7 @@ pub(super) struct Secret<'v> {
     slot: String,
     /// All of it is below.
     root: EntryPath,
+    /// Beside its data: neighbours in the store, which a write touches together.
     meta_path: EntryPath,
 }
 
@@ -112,11 +113,6 @@ impl<'v> Secret<'v> {
 
     fn tree(&self) -> Tree<'v> {
         Tree::new(self.view, LIST)
-    }
-
-    /// Beside its data: neighbours in the store, which a write touches together.
-    fn meta_path(&self) -> EntryPath {
-        self.meta_path.clone()
     }
 
     fn data_path(&self, version: u32) -> Result<EntryPath, VaultError> {

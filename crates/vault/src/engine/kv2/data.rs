@@ -131,7 +131,7 @@ async fn put(
             Err(ChangeError::Conflict(_)) => {}
             Err(error) => return Err(error.into()),
             Ok(revision) => {
-                secret.view.keep(secret.meta_path(), &encoded, revision);
+                secret.view.keep(secret.meta_path.clone(), &encoded, revision);
                 let version = meta.versions.get(&number).copied().unwrap_or_default();
                 return Reply::data(&meta.shown(number, version));
             }
@@ -168,7 +168,7 @@ async fn prepare(
     let batch = secret.view.put(batch, secret.data_path(number)?, data.as_bytes())?;
     let batch = shed(secret, batch, &mut meta, config)?;
     let encoded = meta.encode()?;
-    let batch = secret.view.put(batch, secret.meta_path(), &encoded)?;
+    let batch = secret.view.put(batch, secret.meta_path.clone(), &encoded)?;
     Ok(Prepared { batch, meta, encoded, number })
 }
 
@@ -194,10 +194,10 @@ pub(super) async fn begin(
     match found {
         Some((meta, revision)) => {
             scope.may_change()?;
-            Ok((batch.revision_is(secret.meta_path(), revision), meta))
+            Ok((batch.revision_is(secret.meta_path.clone(), revision), meta))
         }
         None => {
-            let batch = secret.tree().add(batch.absent(secret.meta_path()), secret.name).await?;
+            let batch = secret.tree().add(batch.absent(secret.meta_path.clone()), secret.name).await?;
             Ok((batch, Meta::new(scope.now())))
         }
     }
@@ -256,7 +256,7 @@ async fn change(
     for _ in 0..ATTEMPTS_MAX {
         let Some((mut meta, revision)) = secret.load().await? else { return Ok(Reply::empty()) };
         let current = [meta.current()];
-        let mut batch = scope.batch()?.revision_is(secret.meta_path(), revision);
+        let mut batch = scope.batch()?.revision_is(secret.meta_path.clone(), revision);
         for number in numbers.unwrap_or(&current) {
             let Some(version) = meta.versions.get_mut(number) else { continue };
             apply(version, fate, scope.now());
@@ -265,7 +265,7 @@ async fn change(
             }
         }
         meta.updated = scope.now().unix_millis();
-        let batch = secret.view.put(batch, secret.meta_path(), &meta.encode()?)?;
+        let batch = secret.view.put(batch, secret.meta_path.clone(), &meta.encode()?)?;
         match scope.commit(batch).await {
             Err(ChangeError::Conflict(_)) => {}
             outcome => return Ok(outcome.map(|_| Reply::empty())?),

@@ -145,7 +145,7 @@ pub(super) async fn write(scope: &Scope<'_>, secret: &Secret<'_>, way: Way) -> R
         custom(&mut meta, body, way)?;
         meta.updated = scope.now().unix_millis();
         let batch = shed(secret, batch, &mut meta, &config)?;
-        let batch = secret.view.put(batch, secret.meta_path(), &meta.encode()?)?;
+        let batch = secret.view.put(batch, secret.meta_path.clone(), &meta.encode()?)?;
         match scope.commit(batch).await {
             Err(ChangeError::Conflict(_)) => {}
             outcome => return Ok(outcome.map(|_| Reply::empty())?),
@@ -186,7 +186,7 @@ pub(super) async fn delete(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Rep
         let before = meta.versions.clone();
         let numbers: Vec<u32> = before.keys().copied().collect();
         let (now, later) = numbers.split_at(numbers.len().min(DELETED_AT_ONCE));
-        let mut batch = scope.batch()?.revision_is(secret.meta_path(), revision);
+        let mut batch = scope.batch()?.revision_is(secret.meta_path.clone(), revision);
         for number in now {
             let path = secret.data_path(*number)?;
             batch = batch.delete(noted_at(&path)?).delete(path);
@@ -199,10 +199,10 @@ pub(super) async fn delete(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Rep
         let over = later.is_empty() && outlived.len() <= free && !more;
         batch = outlived.into_iter().take(free).fold(batch, |batch, note| batch.delete(note.path));
         let batch = if over {
-            let batch = secret.forget_rotation(batch.delete(secret.meta_path()))?;
+            let batch = secret.forget_rotation(batch.delete(secret.meta_path.clone()))?;
             secret.tree().remove(batch, secret.name)?
         } else {
-            secret.view.put(batch, secret.meta_path(), &meta.encode()?)?
+            secret.view.put(batch, secret.meta_path.clone(), &meta.encode()?)?
         };
         match scope.commit(batch).await {
             Ok(_) if over => {
@@ -227,8 +227,8 @@ pub(super) async fn promote(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Re
             return Err(VaultError::field("version", "deleted or destroyed"));
         }
         meta.promote(number, scope.now());
-        let batch = scope.batch()?.revision_is(secret.meta_path(), revision);
-        match scope.commit(secret.view.put(batch, secret.meta_path(), &meta.encode()?)?).await {
+        let batch = scope.batch()?.revision_is(secret.meta_path.clone(), revision);
+        match scope.commit(secret.view.put(batch, secret.meta_path.clone(), &meta.encode()?)?).await {
             Err(ChangeError::Conflict(_)) => {}
             Err(error) => return Err(error.into()),
             Ok(_) => {

@@ -167,7 +167,7 @@ pub(super) async fn write(scope: &Scope<'_>, secret: &Secret<'_>) -> Result<Repl
             rotation.due = rotation.next(scope.now());
         }
         // of a secret that is there, and stays
-        let batch = scope.batch()?.revision_is(secret.meta_path(), meta_revision);
+        let batch = scope.batch()?.revision_is(secret.meta_path.clone(), meta_revision);
         let batch = put(scope.vault, batch, (&scope.mount.id, secret), found.as_ref(), &rotation)?;
         match scope.commit(batch).await {
             Err(ChangeError::Conflict(_)) => {}

@@ -120,10 +120,10 @@ impl Turn<'_> {
         let data = self.renewed(stored.value.expose()).await?;
         let config = config(self.secret.view).await?;
         let number = meta.add(&config, self.now(), true)?;
-        let batch = self.batch()?.revision_is(self.secret.meta_path(), at);
+        let batch = self.batch()?.revision_is(self.secret.meta_path.clone(), at);
         let batch = self.secret.view.put(batch, self.secret.data_path(number)?, data.as_bytes())?;
         let batch = data::shed(&self.secret, batch, &mut meta, &config)?;
-        let batch = self.secret.view.put(batch, self.secret.meta_path(), &meta.encode()?)?;
+        let batch = self.secret.view.put(batch, self.secret.meta_path.clone(), &meta.encode()?)?;
         self.begun(batch, number).await
     }
 
@@ -181,8 +181,8 @@ impl Turn<'_> {
         }
         let replaced = meta.current();
         meta.promote(self.rotation.version, self.now());
-        let batch = self.batch()?.revision_is(self.secret.meta_path(), at);
-        let batch = self.secret.view.put(batch, self.secret.meta_path(), &meta.encode()?)?;
+        let batch = self.batch()?.revision_is(self.secret.meta_path.clone(), at);
+        let batch = self.secret.view.put(batch, self.secret.meta_path.clone(), &meta.encode()?)?;
         let promoted = self.now().unix_millis();
         let rotation = Rotation { step: Step::Finish, promoted, replaced, due: self.held(), ..self.rotation.clone() };
         Ok(self.store(batch, rotation, Outcome::Done).await?)
