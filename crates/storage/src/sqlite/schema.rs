@@ -28,8 +28,9 @@ pub(super) fn open_or_make(file: &Path) -> Result<Connection, StorageError> {
         let mode: String = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-        // KiB: what is written over and over is not read again each time
-        connection.pragma_update(None, "cache_size", -32768)?;
+        // KiB: what is written over and over is not read again each time. Not more: a commit that has moved pages of a tree
+        // looks at all that are kept here
+        connection.pragma_update(None, "cache_size", -8192)?;
         connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
         Ok(mode == "wal")
     };
