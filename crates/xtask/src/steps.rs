@@ -94,13 +94,14 @@ pub(crate) fn nodes() -> Result<()> {
     run(cargo().env("STRONGROOM_WINDOW_SECS", "3").args(test).args(["--", "--nocapture"]))
 }
 
-/// How fast users of a database are made and ended.
+/// How fast users of a database are made and ended, and that they end where it goes away.
 pub(crate) fn leases(users: u32) -> Result<()> {
     crate::setup::install()?;
     say("building in release");
     run(cargo().args(["build", "--release"]).args(PROGRAMS).arg("--bins"))?;
-    let test = ["test", "--release", "--package", "tests", "--test", "dynamic", "how_fast_users"];
-    run(cargo().env("STRONGROOM_LEASES", users.to_string()).args(test).args(["--", "--nocapture"]))
+    let test = ["test", "--release", "--package", "tests", "--test", "dynamic", "figures::"];
+    let alone = ["--", "--nocapture", "--test-threads", "1"];
+    run(cargo().env("STRONGROOM_LEASES", users.to_string()).args(test).args(alone))
 }
 
 /// Users of a database whose server is killed at every step of making and ending them: in debug, for release has no such places.
@@ -117,6 +118,17 @@ pub(crate) fn rotations(seconds: u32) -> Result<()> {
     build_debug()?;
     let test = ["test", "--package", "tests", "--test", "dynamic", "a_client_that_connects_all_the_time"];
     run(cargo().env("STRONGROOM_ROTATION_SECS", seconds.to_string()).args(test).args(["--", "--nocapture"]))
+}
+
+/// Storage on PostgreSQL and users of it, with a newer server than Debian's.
+pub(crate) fn postgres() -> Result<()> {
+    crate::setup::install()?;
+    let bin = crate::setup::newer_postgres()?;
+    build_debug()?;
+    let on_it =
+        |test: &[&str]| run(cargo().env("STRONGROOM_POSTGRES_BIN", &bin).args(["test", "--workspace"]).args(test));
+    on_it(&["--lib", "postgres"])?;
+    on_it(&["--test", "database_plugins", "--test", "dynamic", "--test", "two_nodes", "--test", "migrate"])
 }
 
 /// Stores of many entries beside one of few. Takes some 20 GB of disk.
