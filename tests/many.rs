@@ -14,7 +14,7 @@ use tests::{Dev, Redis};
 const FEW: usize = 1_000;
 /// Who are asked as what they are: a token and a secret of its own each.
 const ASKED: usize = 1_000;
-const CONNECTIONS: usize = 8;
+const CONNECTIONS: usize = 64;
 const IN_FLIGHT: usize = 128;
 const KIB_MAX: u64 = 256 * 1024;
 /// From here on figures are held to, in release.
@@ -184,7 +184,7 @@ async fn a_million_tokens_and_secrets_cost_what_a_thousand_cost() {
 
 #[tokio::test]
 async fn a_million_leases_are_not_loaded_at_the_start() {
-    let (many, mut stand, redis) = (many(), Stand::new().await, Redis::start());
+    let (many, mut stand, redis) = (many(), Stand::new().await, Redis::forgetful());
     stand.write("sys/mounts/database", json!({"type": "database"})).await;
     let config = json!({"plugin_name": "redis-database-plugin", "connection_url": redis.url(), "username": "vaultadm",
                         "password": "admins-first-password", "allowed_roles": "*", "max_open_connections": 16});

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// A server with an `aclfile`. Ends with this value.
+/// A server. Ends with this value.
 #[derive(Debug)]
 pub struct Redis {
     dir: tempfile::TempDir,
@@ -23,18 +23,29 @@ pub struct Redis {
 pub struct RedisSession(BufReader<TcpStream>);
 
 impl Redis {
-    /// Notes every command. `default` may do everything, `vaultadm` what the server needs.
+    /// With an `aclfile`. Notes every command. `default` may do everything, `vaultadm` what the server needs.
     pub fn start() -> Self {
+        Self::with(|users| ("aclfile users.acl\nslowlog-log-slower-than 0\nslowlog-max-len 100000", users))
+    }
+
+    /// Without an `aclfile`, which Redis writes anew, with all who are in it, for each who is made.
+    pub fn forgetful() -> Self {
+        Self::with(|users| (users, ""))
+    }
+
+    /// More of its configuration, and what stands in its `aclfile`.
+    fn with(files: impl FnOnce(&str) -> (&str, &str)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let redis = Self { dir, port: free_port(), child: Mutex::default() };
         let users = format!(
             "user default on >{} ~* &* +@all\nuser vaultadm on >admins-first-password resetchannels -@all +acl +client +info +time +ping\n",
             Self::PASSWORD
         );
+        let (more, users) = files(&users);
         std::fs::write(redis.dir.path().join("users.acl"), users).unwrap();
         let config = format!(
-            "port {}\nbind 127.0.0.1\ndir {dir}\naclfile {dir}/users.acl\nlogfile {dir}/log\nloglevel verbose\n\
-             appendonly yes\nsave \"\"\nmaxclients 500\nslowlog-log-slower-than 0\nslowlog-max-len 100000\n",
+            "port {}\nbind 127.0.0.1\ndir {dir}\nlogfile {dir}/log\nloglevel verbose\nappendonly yes\nsave \"\"\n\
+             maxclients 500\n{more}\n",
             redis.port,
             dir = redis.dir.path().display()
         );
