@@ -26,6 +26,7 @@ impl Kind {
             password: "admins-first-password".to_owned().into(),
             tls_ca: None,
             connections_max: 4,
+            scram_iterations: None,
             instance: "cd".repeat(16),
         };
         let statements = statements.iter().map(|text| (*text).to_owned()).collect();
@@ -146,6 +147,36 @@ fn a_role_of_postgresql_that_is_being_committed_is_waited_for() {
     assert_eq!(pg.sql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname = 'v-slow'"), "0");
 }
 
+/// A server logs each text that fails: of those that make a user by groups, none that the server refuses holds a verifier.
+#[test]
+fn a_user_that_postgresql_refuses_to_make_leaves_no_verifier_in_its_log() {
+    let pg = Postgres::start();
+    pg.sql(
+        "postgres",
+        "CREATE ROLE vaultadm LOGIN CREATEROLE PASSWORD 'admins-first-password'; CREATE ROLE \"v-taken\"; \
+         ALTER ROLE vaultadm SET log_statement = 'none'; ALTER ROLE vaultadm SET log_min_duration_statement = -1",
+    );
+    let kind = Kind::of("postgresql-database-plugin", pg.url("postgres"), &[]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let since = pg.log().len();
+    let no_group = Ask { group: Some("nobodys"), ..Ask::default() };
+    let no_setting = Ask { setting: Some(("work_mem", "much")), ..Ask::default() };
+    for (name, ask, said) in [
+        ("v-taken", &Ask::default(), "role \"v-taken\" already exists"),
+        ("v-one", &no_group, "role \"nobodys\" does not exist"),
+        ("v-one", &no_setting, "invalid value for parameter \"work_mem\""),
+    ] {
+        let refused = runtime.block_on(kind.make(name, LEASE, ask));
+        assert!(matches!(refused, Err(DatabaseError::Refused(_))), "{name}: {refused:?}");
+        let log = pg.log().split_off(since);
+        assert!(log.contains(said) && log.contains("STATEMENT:  "), "{log}");
+        assert!(!log.contains("SCRAM-SHA-256$") && !log.contains(PASSWORD), "{log}");
+    }
+    // the same server does log what an administrator sends it
+    pg.sql("postgres", "CREATE ROLE other PASSWORD 'SCRAM-SHA-256$4096:c2FsdA==$aaaa:bbbb'");
+    assert!(pg.log().contains("SCRAM-SHA-256$"));
+}
+
 #[test]
 fn every_kind_answers_every_question_or_names_why_not() {
     let (pg, maria, redis) = (Postgres::start(), MariaDb::start(), Redis::start());
@@ -154,6 +185,7 @@ fn every_kind_answers_every_question_or_names_why_not() {
         "CREATE ROLE vaultadm LOGIN CREATEROLE PASSWORD 'admins-first-password'; CREATE ROLE app_ro NOLOGIN; \
          CREATE ROLE svc LOGIN; GRANT pg_signal_backend TO vaultadm",
     );
+    pg.gives("vaultadm", "app_ro, svc");
     maria.sql(
         "CREATE SCHEMA app; CREATE ROLE app_ro; CREATE USER vaultadm@'%' IDENTIFIED BY 'admins-first-password'; \
          GRANT CREATE USER, CONNECTION ADMIN, PROCESS ON *.* TO vaultadm@'%'; GRANT SELECT ON mysql.* TO vaultadm@'%'; \

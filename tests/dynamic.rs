@@ -38,15 +38,19 @@ fn misuse(stand: &Stand, user: &User) -> Vec<tests::postgres::Session> {
 fn a_user_ends_with_its_lease_whatever_it_has_left_behind() {
     let stand = Stand::new();
     stand.pg.sql("postgres", "GRANT CREATE ON DATABASE \"a\"\";drop\" TO app_ro");
-    stand.role("short", json!({"default_ttl": "7s"}));
+    stand.role("short", json!({"default_ttl": "10s"}));
     let user = stand.user("short");
     assert!(stand.logs_in(&user));
     let shown = stand.lookup(&user.lease).unwrap();
     assert_eq!(shown["data"]["state"], "active");
     let mut sessions = misuse(&stand, &user);
     assert_eq!(stand.sessions(&user), "5");
+    // whoever does not end that session first waits for it in vain
+    let shut_out = format!("BEGIN; SET LOCAL lock_timeout = 100; ALTER ROLE \"{}\" NOLOGIN; ROLLBACK", user.name);
+    let refused = stand.pg.try_as("vaultadm", "admins-first-password", "postgres", &shut_out);
+    assert!(refused.as_ref().is_err_and(|said| said.contains("lock timeout")), "{refused:?}");
     assert!(sessions.iter_mut().all(tests::postgres::Session::lives));
-    stand.gone(&user, 15);
+    stand.gone(&user, 20);
     assert!(sessions.iter_mut().all(|session| !session.lives()));
     let said = stand.recorded(&user.lease);
     assert_eq!(said, ["VaultRead", "LeaseEnd", "LeaseAccessEnded", "LeaseCleanedUp"]);
@@ -305,6 +309,43 @@ fn nothing_that_is_named_is_executed_and_no_group_is_too_powerful() {
 }
 
 #[test]
+fn a_password_of_190_bits_is_hashed_as_often_as_is_asked_for() {
+    let stand = Stand::new();
+    stand.role("r", json!({}));
+    stand.done(
+        "write",
+        "sys/policies/password/digits",
+        json!({"policy": "length = 8\nrule \"charset\" { charset = \"0123456789\" }"}),
+    );
+    for (config, said) in [
+        (json!({"scram_iterations": 4097}), Err("scram_iterations")),
+        (json!({"scram_iterations": -1}), Err("scram_iterations")),
+        (json!({"scram_iterations": 1, "password_policy": "digits"}), Err("password_policy")),
+        (json!({"scram_iterations": 4096, "password_policy": "digits"}), Ok("SCRAM-SHA-256$4096:")),
+        (json!({"scram_iterations": 1, "password_policy": ""}), Ok("SCRAM-SHA-256$1:")),
+        (json!({"password_policy": "digits"}), Err("password_policy")),
+        (json!({"scram_iterations": 0}), Ok("SCRAM-SHA-256$4096:")),
+    ] {
+        let written = stand.ask(&stand.dev.root_token(), "write", "database/config/pg", config.clone());
+        match said {
+            Err(named) => assert!(
+                written.as_ref().is_err_and(|told| told.starts_with("400") && told.contains(named)),
+                "{config} {written:?}"
+            ),
+            Ok(verifier) => {
+                assert!(written.is_ok(), "{config} {written:?}");
+                let user = stand.user("r");
+                let by_policy = config["password_policy"] == "digits";
+                assert_eq!(user.password.len(), if by_policy { 8 } else { 32 }, "{config}");
+                let stored = format!("SELECT rolpassword FROM pg_authid WHERE rolname = '{}'", user.name);
+                assert!(stand.pg.sql("postgres", &stored).starts_with(verifier), "{config} {written:?}");
+                assert!(stand.logs_in(&user), "{config}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_stored_of_a_configuration_is_sent_nowhere_else() {
     let stand = Stand::new();
     stand.role("r", json!({}));
@@ -375,6 +416,7 @@ fn so_many_live_at_once_and_the_same_is_given_again() {
 fn passwords_of_users_that_stay_are_rotated_by_one_account_or_two() {
     let stand = Stand::new();
     stand.pg.sql("postgres", "CREATE ROLE svc LOGIN; CREATE ROLE svc_a LOGIN; CREATE ROLE svc_b LOGIN");
+    stand.pg.gives("vaultadm", "svc, svc_a, svc_b");
     let one = json!({"db_name": "pg", "username": "svc", "rotation_period": "5s"});
     stand.done("write", "database/static-roles/one", one);
     let first = stand.static_user("one");
@@ -409,6 +451,7 @@ fn passwords_of_users_that_stay_are_rotated_by_one_account_or_two() {
     assert!(stand.comes_in(&new));
     // an overlap that is longer than the period is kept whole
     stand.pg.sql("postgres", "CREATE ROLE svc_c LOGIN; CREATE ROLE svc_d LOGIN");
+    stand.pg.gives("vaultadm", "svc_c, svc_d");
     let long = json!({"db_name": "pg", "usernames": ["svc_c", "svc_d"], "rotation_period": "5s", "overlap": "1h"});
     stand.done("write", "database/static-roles/long", long);
     let given = stand.static_user("long");
@@ -438,6 +481,7 @@ fn a_client_that_connects_all_the_time_never_fails_while_two_accounts_are_rotate
     let stand = Stand::new();
     let turns = (rotating(Duration::from_secs(27)).as_millis() / BETWEEN_ROTATIONS.as_millis()).max(1);
     stand.pg.sql("postgres", "CREATE ROLE svc_e LOGIN; CREATE ROLE svc_f LOGIN");
+    stand.pg.gives("vaultadm", "svc_e, svc_f");
     // by its period it is rotated every five seconds at most; whoever asks rotates it as soon as the overlap is over
     let two = json!({"db_name": "pg", "usernames": ["svc_e", "svc_f"], "rotation_period": "1h", "overlap": "2s"});
     stand.done("write", "database/static-roles/two", two);
@@ -514,6 +558,7 @@ fn strays_are_found_and_what_is_lent_and_gone_is_told() {
     let stray = |name: &str, instance: &str| {
         let mark = format!("strongroom lease={} {instance}", "ab".repeat(32));
         stand.pg.sql("postgres", &format!("CREATE ROLE {name} LOGIN; COMMENT ON ROLE {name} IS '{mark}'"));
+        stand.pg.gives("vaultadm", name);
     };
     stray("others", "instance=another");
     stray("stray1", &instance);

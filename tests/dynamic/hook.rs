@@ -151,6 +151,7 @@ fn is_idle_after(stand: &Stand, name: &str, version: u64) -> bool {
 fn a_secret_is_rotated_by_its_hook_step_by_step_whatever_fails() {
     let stand = Stand::new();
     stand.pg.sql("postgres", "CREATE ROLE svc LOGIN PASSWORD 'first'");
+    stand.pg.gives("vaultadm", "svc");
     stand.done(
         "write",
         "secret/data/app/db",
@@ -236,6 +237,7 @@ fn is_overtaken(stand: &Stand, hook: &Hook<'_>) {
 fn a_client_that_connects_all_the_time_never_fails_while_a_hook_rotates_two_accounts() {
     let stand = Stand::new();
     stand.pg.sql("postgres", "CREATE ROLE svc_a LOGIN PASSWORD 'first'; CREATE ROLE svc_b LOGIN");
+    stand.pg.gives("vaultadm", "svc_a, svc_b");
     stand.done("write", "secret/data/app/two", json!({"data": {"username": "svc_a", "password": "first"}}));
     let hook = Hook::new(&stand);
     beside(&hook, |url| {

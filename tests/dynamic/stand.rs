@@ -31,6 +31,7 @@ impl Stand {
              CREATE ROLE heir NOLOGIN; CREATE ROLE app_owner NOLOGIN; CREATE TABLE t (a int); INSERT INTO t VALUES (7); \
              GRANT SELECT ON t TO app_ro; GRANT CREATE ON SCHEMA public TO app_ro; GRANT pg_signal_backend TO vaultadm",
         );
+        pg.gives("vaultadm", "app_ro");
         pg.sql("postgres", "CREATE DATABASE \"a\"\";drop\"");
         pg.sql("a\";drop", "GRANT CREATE ON SCHEMA public TO app_ro");
         let file = faults.path().join("fault").display().to_string();

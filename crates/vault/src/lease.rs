@@ -140,6 +140,9 @@ pub(crate) struct Target {
     #[serde(default)]
     pub(crate) tls_ca: Option<String>,
     pub(crate) connections_max: u32,
+    /// Of verifiers of passwords, where they are not 4096.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) scram_iterations: Option<u32>,
     /// Its configuration was deleted: nothing new is made there.
     #[serde(default)]
     pub(crate) retired: bool,

@@ -15,6 +15,7 @@
 mod ending;
 mod making;
 mod pool;
+mod scram;
 mod sql;
 
 use super::together::Together;
@@ -67,7 +68,7 @@ impl DatabasePlugin for Postgres {
 
     async fn create_user(&self, to: &Connection, user: &NewUser<'_>, now: Timestamp) -> Outcome<()> {
         fault::point("before-create");
-        let wanted = Wanted::of(user, now);
+        let wanted = Wanted::of(user, to, now);
         // what a role's own texts do is not known, here and below
         match user.statements.is_empty() {
             true => self.make.done(to, wanted).await?,
@@ -125,7 +126,7 @@ impl DatabasePlugin for Postgres {
         statements: &[String],
     ) -> Outcome<()> {
         let client = self.pools.take(to).await?;
-        let verifier = verifier(password);
+        let verifier = scram::verifier(password, to.scram_iterations);
         if statements.is_empty() {
             let name = sql::ident(username);
             within(run(&client, &format!("ALTER ROLE {name} PASSWORD {}", sql::literal(&verifier)))).await?;
@@ -198,11 +199,6 @@ async fn roles(client: &Client, names: impl Iterator<Item = &str>) -> Outcome<Ve
     Ok(rows(client, &query).await?.iter().filter_map(|row| row.get(0).map(str::to_owned)).collect())
 }
 
-/// What the server stores of it.
-fn verifier(password: &str) -> Zeroizing<String> {
-    Zeroizing::new(postgres_protocol::password::scram_sha_256(password.as_bytes()))
-}
-
 /// A role's texts, one after the other.
 fn script(statements: &[String], values: &[(&str, &str)]) -> Outcome<Zeroizing<String>> {
     let mut script = Zeroizing::new(String::new());
@@ -262,7 +258,7 @@ fn words(error: &tokio_postgres::Error) -> String {
     format!("{} ({})", said(&format!("{}{detail}", its.message())), its.code().code())
 }
 
-/// Groups: the server hashes each password 4096 times, one after the other on a connection.
+/// Groups: the server hashes each password 4096 times by default, one after the other on a connection.
 const MADE_SIDE_BY_SIDE: usize = 4;
 /// Before the lease's key in a mark.
 const MARK: &str = "strongroom lease=";

@@ -215,6 +215,7 @@ mod tests {
             password: String::new().into(),
             tls_ca: None,
             connections_max: 1,
+            scram_iterations: None,
             instance: String::new(),
         })
     }

@@ -16,6 +16,10 @@
 //! - A password in `connection_url` is refused: it stands in `password`, and as `{{password}}` in the URL.
 //! - A configuration keeps its `plugin_name`. Another `connection_url` or `tls_ca` goes with `password` in the same request: one
 //!   that is stored is sent nowhere else.
+//! - `scram_iterations` of a configuration of PostgreSQL, 1 to 4096 (the default; 0 takes it back): how often a password is
+//!   hashed for its verifier when it is set, and when its user logs in; what is set already stays. Less than 4096 (RFC 7677 §4)
+//!   is enough for passwords of 190 bits, and counts for those alone; beside a `password_policy` it is refused. Some clients
+//!   refuse it, too (Java's driver).
 //! - `max_leases`, `reuse_window` and `owned_objects` of a role, `usernames` and `overlap` of a static role, and `reconcile`
 //!   are ours. `rotation_schedule` knows numbers, in UTC.
 //! - `username_template` knows `.DisplayName`, `.RoleName`, `random`, `unix_time`, and the pipes `truncate`, `lowercase`,
@@ -116,6 +120,7 @@ pub(crate) fn connection(
         password: target.password.clone(),
         tls_ca: target.tls_ca.clone(),
         connections_max: target.connections_max,
+        scram_iterations: target.scram_iterations,
         instance: hex::encode(vault.barrier().cluster_id()),
     };
     Ok((Arc::clone(plugin), to))

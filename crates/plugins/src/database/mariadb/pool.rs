@@ -165,6 +165,7 @@ mod tests {
             password: String::new().into(),
             tls_ca: None,
             connections_max: 4,
+            scram_iterations: None,
             instance: String::new(),
         };
         for (url, read) in [

@@ -1,7 +1,8 @@
 //! How users are made: several at once, where several are asked for at the same moment.
 
 use super::pool::Pools;
-use super::{MARK, first, roles, rows, run, script, sql, verifier, words};
+use super::scram::verifier;
+use super::{MARK, first, roles, rows, run, script, sql, words};
 use crate::database::together::Step;
 use crate::database::{NET, NO_ANSWER, Outcome, within_share};
 use crate::fault;
@@ -30,11 +31,11 @@ struct Inner {
 }
 
 impl Wanted {
-    pub(super) fn of(new: &NewUser<'_>, now: Timestamp) -> Self {
+    pub(super) fn of(new: &NewUser<'_>, to: &Connection, now: Timestamp) -> Self {
         Self(Arc::new(Inner {
             name: new.user.name.to_owned(),
             lease: new.user.lease.to_owned(),
-            verifier: verifier(new.password),
+            verifier: verifier(new.password, to.scram_iterations),
             left: new.until.since(now),
             statements: new.statements.to_vec(),
             groups: new.groups.to_vec(),

@@ -207,6 +207,7 @@ mod tests {
                 password: "p".to_owned().into(),
                 tls_ca: None,
                 connections_max: 4,
+                scram_iterations: None,
                 instance: String::new(),
             };
             assert_eq!(parse(&to).ok().map(|config| config.get_ssl_mode()), mode, "{url}");

@@ -71,6 +71,8 @@ pub(super) async fn read(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultEr
         connection_url: &'a str,
         username: &'a str,
         max_open_connections: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        scram_iterations: Option<u32>,
         #[serde(skip_serializing_if = "str::is_empty")]
         username_template: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,6 +87,7 @@ pub(super) async fn read(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultEr
             connection_url: &target.url,
             username: &target.username,
             max_open_connections: target.connections_max,
+            scram_iterations: target.scram_iterations,
             username_template: &config.username_template,
             tls_ca: target.tls_ca.as_deref(),
         },
@@ -175,6 +178,7 @@ fn changed(scope: &Scope<'_>, name: &str, found: Option<&Loaded>) -> Result<(Con
             "missing",
         ));
     }
+    check_iterations(&config, &target)?;
     // what is stored is shown to no server but the one that it was given for
     if let Some(found) = found
         && is_elsewhere(&found.target, &target)
@@ -209,6 +213,7 @@ fn first(scope: &Scope<'_>, name: &str) -> Result<(Config, Target), VaultError> 
         next_password: None,
         tls_ca: None,
         connections_max: CONNECTIONS_DEFAULT,
+        scram_iterations: None,
         retired: false,
         ended: false,
         version: 0,
@@ -234,8 +239,22 @@ fn target_changed(body: &Body, target: &mut Target) -> Result<(), VaultError> {
     if let Some(most) = body.count("max_open_connections", CONNECTIONS_MAX)? {
         target.connections_max = if most == 0 { CONNECTIONS_DEFAULT } else { most };
     }
+    if let Some(iterations) = body.count("scram_iterations", SCRAM_ITERATIONS)? {
+        target.scram_iterations = Some(iterations).filter(|iterations| !matches!(*iterations, 0 | SCRAM_ITERATIONS));
+    }
     target.version += 1;
     Ok(())
+}
+
+/// What makes a password that somebody chose harder to guess is needed there; not where 190 bits of it are random.
+fn check_iterations(config: &Config, target: &Target) -> Result<(), VaultError> {
+    let why = match target.scram_iterations {
+        None => return Ok(()),
+        Some(_) if target.plugin != "postgresql-database-plugin" => "of PostgreSQL alone",
+        Some(_) if !config.password_policy.is_empty() => "less than 4096 only without a `password_policy`",
+        Some(_) => return Ok(()),
+    };
+    Err(VaultError::field("scram_iterations", why))
 }
 
 /// What is read back holds no password.
@@ -305,6 +324,8 @@ const MOVED: &str =
     "users live where the old `connection_url` leads: they are taken back only if the new one leads there too";
 const CONNECTIONS_DEFAULT: u32 = 4;
 const CONNECTIONS_MAX: u32 = 64;
+/// RFC 7677 §4.
+const SCRAM_ITERATIONS: u32 = 4096;
 const CLOCKS_APART_MILLIS: u64 = 5000;
 const URL_BYTES_MAX: usize = 2048;
 const STATEMENTS_MAX: usize = 32;

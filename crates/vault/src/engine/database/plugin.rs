@@ -24,6 +24,8 @@ pub struct Connection {
     pub tls_ca: Option<String>,
     /// Most connections at once.
     pub connections_max: u32,
+    /// Of the SCRAM verifiers of passwords, where they are not 4096.
+    pub scram_iterations: Option<u32>,
     /// This cluster, as its marks on users name it.
     pub instance: String,
 }
