@@ -513,3 +513,23 @@ async fn tokens_are_found_and_ended_by_where_they_were_made_a_page_at_a_time() {
     }
     assert_eq!(refusal(&house, &node, other.expose()).await, None);
 }
+
+/// So that those who are lent something with one token at the same moment do not wait for each other.
+#[tokio::test]
+async fn that_a_token_was_lent_something_is_written_once_and_its_end_is_heard() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    let (_, holder) = child(&house, &node, &root, token(&["p"], 60)).await;
+    let (changes, call) = (house.changes(), house.call());
+    let record = call.record("Lend", holder.subject(), audit::Outcome::Done);
+    for written in [1, 0] {
+        let (batch, accessor) = node.prepare_lending(changes.batch().unwrap(), &holder, call.now).await.unwrap();
+        assert_eq!((batch.writes.len(), accessor.is_some()), (written, true));
+        changes.commit(batch, &record).await.unwrap();
+    }
+    let (late, _) = node.prepare_lending(changes.batch().unwrap(), &holder, call.now).await.unwrap();
+    node.revoke_token(&holder, &house.call(), Target::Own).await.unwrap();
+    assert_eq!(node.ended_tokens(8, Duration::from_secs(1)).await.unwrap().len(), 1);
+    let refused = changes.commit(late, &record).await;
+    assert!(matches!(refused, Err(identity::ChangeError::Conflict(_))), "{refused:?}: nothing is lent to who is gone");
+}
