@@ -175,8 +175,9 @@ impl Identities {
             }
             let ancestor = store::decode_token(&value)?;
             if ancestor.terms.released {
-                // up there nobody knows of this one, whose own record would not outlast it: it ends with it
-                if *kind == Kind::TokenAbove {
+                // up there nobody knows of this one, whose own record would not outlast it: it ends with it; so does a child
+                // that has no record
+                if *kind == Kind::TokenAbove || (i == 0 && record.terms.kind == TokenKind::Stateless) {
                     return Err(gone());
                 }
                 // What it let go does not depend on what is above it.

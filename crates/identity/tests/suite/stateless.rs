@@ -377,3 +377,21 @@ async fn a_rotation_of_the_barrier_ends_stateless_tokens_known_ones_too_and_no_o
     let anew = node.create_token(&root, &house.call(), stateless(&["p"], 600)).await.unwrap();
     assert_eq!(refusal(&house, &node, anew.token.expose()).await, None);
 }
+
+/// Its parent's record stands for other children's sake: nobody would hear of the end of what was lent.
+#[tokio::test]
+async fn a_stateless_token_whose_parent_let_its_children_go_is_lent_nothing() {
+    let (house, node, root) = open_with_rights().await;
+    let (grandparent, old) = child(&house, &node, &root, token(&["p"], 4000)).await;
+    let (parent, holder) = child(&house, &node, &old, token(&["p"], 1000)).await;
+    let _keeps_the_record = child(&house, &node, &holder, token(&[], 500)).await;
+    let (_, lent) = child(&house, &node, &holder, stateless(&[], 500)).await;
+    let (changes, own) = (house.changes(), holder.token().unwrap().accessor);
+    let lend = async || node.prepare_lending(changes.batch().unwrap(), &lent, house.call().now).await;
+    assert_eq!(lend().await.unwrap().1, Some(own.clone()));
+    // higher up it changes nothing
+    node.revoke_token_orphan(&root, &house.call(), Target::Token(grandparent.expose())).await.unwrap();
+    assert_eq!(lend().await.unwrap().1, Some(own));
+    node.revoke_token_orphan(&root, &house.call(), Target::Token(parent.expose())).await.unwrap();
+    assert_eq!(lend().await.unwrap_err().cause(), "ANCESTOR_GONE");
+}

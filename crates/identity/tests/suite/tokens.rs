@@ -522,14 +522,16 @@ async fn that_a_token_was_lent_something_is_written_once_and_its_end_is_heard() 
     let (_, holder) = child(&house, &node, &root, token(&["p"], 60)).await;
     let (changes, call) = (house.changes(), house.call());
     let record = call.record("Lend", holder.subject(), audit::Outcome::Done);
+    let own = holder.token().unwrap().accessor;
     for written in [1, 0] {
         let (batch, accessor) = node.prepare_lending(changes.batch().unwrap(), &holder, call.now).await.unwrap();
-        assert_eq!((batch.writes.len(), accessor.is_some()), (written, true));
+        assert_eq!((batch.writes.len(), accessor.as_ref()), (written, Some(&own)));
         changes.commit(batch, &record).await.unwrap();
     }
     let (late, _) = node.prepare_lending(changes.batch().unwrap(), &holder, call.now).await.unwrap();
     node.revoke_token(&holder, &house.call(), Target::Own).await.unwrap();
-    assert_eq!(node.ended_tokens(8, Duration::from_secs(1)).await.unwrap().len(), 1);
+    let ended = node.ended_tokens(8, Duration::from_secs(1)).await.unwrap();
+    assert_eq!(ended.iter().map(|ended| ended.accessor.as_str()).collect::<Vec<_>>(), [own.as_str()]);
     let refused = changes.commit(late, &record).await;
     assert!(matches!(refused, Err(identity::ChangeError::Conflict(_))), "{refused:?}: nothing is lent to who is gone");
 }

@@ -258,7 +258,7 @@ fn words(error: &tokio_postgres::Error) -> String {
     format!("{} ({})", said(&format!("{}{detail}", its.message())), its.code().code())
 }
 
-/// Groups: the server hashes each password 4096 times by default, one after the other on a connection.
+/// Groups: for each verifier the server hashes 4096 times, to see that no password is empty, one after the other on a connection.
 const MADE_SIDE_BY_SIDE: usize = 4;
 /// Before the lease's key in a mark.
 const MARK: &str = "strongroom lease=";

@@ -17,9 +17,9 @@
 //! - A configuration keeps its `plugin_name`. Another `connection_url` or `tls_ca` goes with `password` in the same request: one
 //!   that is stored is sent nowhere else.
 //! - `scram_iterations` of a configuration of PostgreSQL, 1 to 4096 (the default; 0 takes it back): how often a password is
-//!   hashed for its verifier when it is set, and when its user logs in; what is set already stays. Less than 4096 (RFC 7677 §4)
-//!   is enough for passwords of 190 bits, and counts for those alone; beside a `password_policy` it is refused. Some clients
-//!   refuse it, too (Java's driver).
+//!   hashed for its verifier, by the server when it is set and by the client at each login; what is set already stays. Less than
+//!   4096 (RFC 7677 §4) is enough for passwords of 190 bits, and counts for those of 32 letters and digits at least; beside a
+//!   `password_policy` it is refused. Some clients refuse it, too (Java's driver).
 //! - `max_leases`, `reuse_window` and `owned_objects` of a role, `usernames` and `overlap` of a static role, and `reconcile`
 //!   are ours. `rotation_schedule` knows numbers, in UTC.
 //! - `username_template` knows `.DisplayName`, `.RoleName`, `random`, `unix_time`, and the pipes `truncate`, `lowercase`,

@@ -48,9 +48,9 @@ impl Identities {
         let Some((digest, accessor)) = lent else { return Ok((batch, None)) };
         let path = self.layout.lent(&digest)?;
         let (_, found) = self.barrier.storage().get(std::slice::from_ref(&path), AtLeast::Latest).await?;
-        // written once: what is lent to one token at the same moment waits for no other change of the same entry
-        if let Some(said) = found.into_iter().flatten().next() {
-            return Ok((batch.revision_is(path, said.revision), Some(accessor)));
+        // said already: changes of one entry wait for each other. It goes with the token's record, whose revision is a condition
+        if found.into_iter().flatten().next().is_some() {
+            return Ok((batch, Some(accessor)));
         }
         let sealed = self.barrier.seal(&path, &[])?;
         Ok((batch.put(path, sealed), Some(accessor)))

@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use std::num::NonZeroU32;
 use zeroize::Zeroizing;
 
-/// With 4096 iterations; with as many as are asked for where nobody guesses the password: as it is made without a policy.
+/// With 4096 iterations; with as many as are asked for where the password looks as one that is made without a policy.
 pub(super) fn verifier(password: &str, iterations: Option<u32>) -> Zeroizing<String> {
     let is_random = password.len() >= 32 && password.bytes().all(|byte| byte.is_ascii_alphanumeric());
     let (asked, mut salt) = (iterations.and_then(NonZeroU32::new).filter(|_| is_random), [0; 16]);
@@ -22,7 +22,7 @@ fn salted(password: &str, salt: &[u8; 16], iterations: NonZeroU32) -> Zeroizing<
     let mut key = Zeroizing::new([0; digest::SHA256_OUTPUT_LEN]);
     pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password.as_bytes(), &mut *key);
     let key = hmac::Key::new(hmac::HMAC_SHA256, &*key);
-    // a tag cannot be wiped: what stays of it on the stack is of a key that logs nobody in without the database's half
+    // the library's tag cannot be wiped: what stays of it on the stack would log this user in
     let stored = digest::digest(&digest::SHA256, hmac::sign(&key, b"Client Key").as_ref());
     let server = hmac::sign(&key, b"Server Key");
     let mut text = Zeroizing::new(String::with_capacity(VERIFIER_BYTES_MAX));

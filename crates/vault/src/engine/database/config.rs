@@ -240,6 +240,9 @@ fn target_changed(body: &Body, target: &mut Target) -> Result<(), VaultError> {
         target.connections_max = if most == 0 { CONNECTIONS_DEFAULT } else { most };
     }
     if let Some(iterations) = body.count("scram_iterations", SCRAM_ITERATIONS)? {
+        if target.plugin != POSTGRESQL {
+            return Err(VaultError::field("scram_iterations", "of PostgreSQL alone"));
+        }
         target.scram_iterations = Some(iterations).filter(|iterations| !matches!(*iterations, 0 | SCRAM_ITERATIONS));
     }
     target.version += 1;
@@ -248,13 +251,12 @@ fn target_changed(body: &Body, target: &mut Target) -> Result<(), VaultError> {
 
 /// What makes a password that somebody chose harder to guess is needed there; not where 190 bits of it are random.
 fn check_iterations(config: &Config, target: &Target) -> Result<(), VaultError> {
-    let why = match target.scram_iterations {
-        None => return Ok(()),
-        Some(_) if target.plugin != "postgresql-database-plugin" => "of PostgreSQL alone",
-        Some(_) if !config.password_policy.is_empty() => "less than 4096 only without a `password_policy`",
-        Some(_) => return Ok(()),
-    };
-    Err(VaultError::field("scram_iterations", why))
+    match target.scram_iterations {
+        Some(_) if !config.password_policy.is_empty() => {
+            Err(VaultError::field("scram_iterations", "less than 4096 only without a `password_policy`"))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// What is read back holds no password.
@@ -324,6 +326,7 @@ const MOVED: &str =
     "users live where the old `connection_url` leads: they are taken back only if the new one leads there too";
 const CONNECTIONS_DEFAULT: u32 = 4;
 const CONNECTIONS_MAX: u32 = 64;
+const POSTGRESQL: &str = "postgresql-database-plugin";
 /// RFC 7677 §4.
 const SCRAM_ITERATIONS: u32 = 4096;
 const CLOCKS_APART_MILLIS: u64 = 5000;
