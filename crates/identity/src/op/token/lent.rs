@@ -1,6 +1,9 @@
 //! What is lent to a token ends with it: whoever lends says so beside the token, and hears of its end.
 //!
 //! Always: the end of a token that was lent something leaves a mark in the commit that drops it, however it ended.
+//!
+//! Heard when it is dropped, at its own end, and not before: that it was used up, that a higher generation voids it, that the
+//! role of the certificate it came from is gone.
 
 use crate::entity::{EntityId, EntityRef, Work};
 use crate::error::{Cause, IdentityError};
