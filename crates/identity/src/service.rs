@@ -197,6 +197,10 @@ impl Identities {
             let sealed = self.barrier.seal(&uses, &store::encode_uses(left)?)?;
             let batch = self.changes.batch()?.revision_is(uses.clone(), revision).put(uses, sealed);
             let batch = batch.revision_is(self.layout.token(&digest)?, loaded.revision);
+            let batch = match left {
+                0 => self.used_up(batch, &digest, &loaded.record.accessor, call.now).await?,
+                _ => batch,
+            };
             let principal = Principal::of_token(digest, loaded.record, Some(left), loaded.parents_end, loaded.acl);
             let record = Record {
                 path: "auth/token/use",

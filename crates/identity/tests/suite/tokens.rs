@@ -1,9 +1,9 @@
 use crate::house::{House, ROOT, START, child, policies, refusal, token, within_two_seconds};
-use envelope::Timestamp;
+use envelope::{SecretBytes, Timestamp};
 use identity::token::{Parent, TTL_MAX};
 use identity::{
-    Accessor, CreateToken, DefaultPolicy, IdentityError, LEASES_A_BATCH, RoleName, Target, Through, TokenKind,
-    TokenRole,
+    Accessor, CreateToken, DefaultPolicy, IdentityError, LEASES_A_BATCH, Principal, RoleName, Target, Through,
+    TokenKind, TokenRole,
 };
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -534,4 +534,42 @@ async fn that_a_token_was_lent_something_is_written_once_and_its_end_is_heard() 
     assert_eq!(ended.iter().map(|ended| ended.accessor.as_str()).collect::<Vec<_>>(), [own.as_str()]);
     let refused = changes.commit(late, &record).await;
     assert!(matches!(refused, Err(identity::ChangeError::Conflict(_))), "{refused:?}: nothing is lent to who is gone");
+}
+
+#[tokio::test]
+async fn whoever_lent_something_to_a_token_hears_of_its_last_use() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    let (changes, call) = (house.changes(), house.call());
+    let counted = CreateToken { num_uses: NonZeroU32::new(4), ..token(&["p"], 600) };
+    let (secret, holder) = child(&house, &node, &root, counted.clone()).await;
+    let own = holder.token().unwrap().accessor;
+    let record = call.record("Lend", holder.subject(), audit::Outcome::Done);
+    let lend = async |holder: &Principal| node.prepare_lending(changes.batch().unwrap(), holder, call.now).await;
+    let uses =
+        async |secret: &SecretBytes| node.authenticate(Some(secret.expose()), None, &house.call()).await.unwrap();
+    let ended = async || {
+        let ended = node.ended_tokens(8, Duration::from_secs(1)).await.unwrap();
+        ended.iter().map(|ended| ended.accessor.clone()).collect::<Vec<_>>()
+    };
+    changes.commit(lend(&holder).await.unwrap().0, &record).await.unwrap();
+    uses(&secret).await;
+    uses(&secret).await;
+    let late = lend(&holder).await.unwrap().0;
+    assert!(ended().await.is_empty());
+    let last = uses(&secret).await;
+    assert_eq!(ended().await, [own.as_str()]);
+    let refused = changes.commit(late, &record).await;
+    assert!(
+        matches!(refused, Err(identity::ChangeError::Conflict(_))),
+        "{refused:?}: nothing is lent to who is used up"
+    );
+    assert_eq!(lend(&last).await.unwrap_err().cause(), "TOKEN_USED_UP");
+    // one that was lent nothing; and what it is lent as it is used up is heard, or not lent
+    let (secret, holder) = child(&house, &node, &root, CreateToken { num_uses: NonZeroU32::new(2), ..counted }).await;
+    let late = lend(&holder).await.unwrap().0;
+    uses(&secret).await;
+    assert!(changes.commit(late, &record).await.is_err());
+    house.clock.advance(Duration::from_secs(2));
+    assert_eq!(ended().await, [own.as_str()], "still due: nobody has taken back what it was lent");
 }

@@ -1,9 +1,10 @@
 //! What is lent to a token ends with it: whoever lends says so beside the token, and hears of its end.
 //!
-//! Always: the end of a token that was lent something leaves a mark in the commit that drops it, however it ended.
+//! Always: the end of a token that was lent something leaves a mark in the commit that drops it, however it ended, or in the one
+//! that counts its last use.
 //!
-//! Heard when it is dropped, at its own end, and not before: that it was used up, that a higher generation voids it, that the
-//! role of the certificate it came from is gone.
+//! Not heard, but found by whoever asks ([`Identities::void_tokens`]): that a higher generation voids it, that the role of the
+//! certificate it came from is gone.
 
 use crate::entity::{EntityId, EntityRef, Work};
 use crate::error::{Cause, IdentityError};
@@ -72,6 +73,22 @@ impl Identities {
             return Err(IdentityError::Unauthenticated(Cause::EntityDisabled));
         }
         work.add_to(batch)
+    }
+
+    /// With the last use of a token: who lent it something is told, and who is about to lend finds its record changed.
+    pub(crate) async fn used_up(
+        &self,
+        batch: Batch,
+        digest: &Digest,
+        accessor: &Accessor,
+        now: Timestamp,
+    ) -> Result<Batch, IdentityError> {
+        let path = self.layout.token(digest)?;
+        let (_, found) = self.barrier.get(std::slice::from_ref(&path), AtLeast::Latest).await?;
+        let stands = found.into_iter().flatten().next().ok_or(IdentityError::Unauthenticated(Cause::TokenUnknown))?;
+        let sealed = self.barrier.seal(&path, stands.value.expose())?;
+        let batch = batch.revision_is(path.clone(), stands.revision).put(path, sealed);
+        self.tell_lenders(batch, digest, accessor, now).await
     }
 
     pub(crate) async fn tell_lenders(
