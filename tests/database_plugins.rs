@@ -3,10 +3,11 @@
 
 use envelope::Timestamp;
 use futures_util::future::join_all;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tests::{MariaDb, Postgres, Redis};
-use vault::engine::database::plugin::{Connection, DatabaseError, DatabasePlugin, NewUser, User};
+use tokio::sync::mpsc;
+use vault::engine::database::plugin::{Connection, DatabaseError, DatabasePlugin, NewUser, OwnUser, USERS_PAGE, User};
 
 struct Kind {
     plugin: std::sync::Arc<dyn DatabasePlugin>,
@@ -53,7 +54,27 @@ impl Kind {
     }
 
     async fn own(&self) -> BTreeMap<String, String> {
-        self.plugin.own_users(&self.to).await.unwrap().into_iter().map(|user| (user.name, user.lease)).collect()
+        self.pages(&|_| true).await.concat().into_iter().map(|user| (user.name, user.lease)).collect()
+    }
+
+    /// Each is looked at before there is room for another: over the connections that there are.
+    async fn pages(&self, goes_on: &(dyn Fn(usize) -> bool + Sync)) -> Vec<Vec<OwnUser>> {
+        let (sender, mut receiver) = mpsc::channel::<Vec<OwnUser>>(1);
+        let look = async {
+            let mut pages = Vec::new();
+            while let Some(page) = receiver.recv().await {
+                let names: Vec<&str> = page.iter().map(|user| user.name.as_str()).collect();
+                assert_eq!(self.plugin.strangers(&self.to, &names).await.unwrap(), Vec::<String>::new());
+                pages.push(page);
+                if !goes_on(pages.len()) {
+                    receiver.close();
+                }
+            }
+            pages
+        };
+        let (listed, pages) = tokio::join!(self.plugin.own_users(&self.to, sender), look);
+        listed.unwrap();
+        pages
     }
 
     async fn end(&self, name: &str, lease: &str) -> Result<(), DatabaseError> {
@@ -96,7 +117,9 @@ async fn answers(kind: &Kind) -> Vec<(&'static str, Result<(), String>)> {
     said.push(("end nobody", told(kind.end("v-none", LEASE).await)));
     for _ in 0..2 {
         said.push(("end", told(plugin.end_access(to, &user("v-one", LEASE)).await)));
-        assert!(!kind.comes_in("v-one").await && plugin.sessions(to, "v-one").await.unwrap() == 0);
+        // in this order: who is refused is there for a moment
+        assert_eq!(plugin.sessions(to, "v-one").await.unwrap(), 0);
+        assert!(!kind.comes_in("v-one").await);
     }
     for _ in 0..2 {
         said.push(("clean up", told(plugin.clean_up(to, &user("v-one", LEASE)).await)));
@@ -128,6 +151,60 @@ async fn at_once(kind: &Kind) {
     assert_eq!(kind.own().await, BTreeMap::from([("v-taken".to_owned(), OTHER.to_owned())]));
     assert!(kind.comes_in("v-taken").await, "it is the other lease's");
     kind.end("v-taken", OTHER).await.unwrap();
+}
+
+/// As many as are more than a page, among those of others.
+#[test]
+fn users_are_listed_page_by_page_over_one_connection() {
+    let (pg, maria, redis) = (Postgres::start(), MariaDb::start(), Redis::start());
+    let (ours, many) = ("cd".repeat(16), 4 * USERS_PAGE + 7);
+    pg.sql(
+        "postgres",
+        &format!(
+            "CREATE ROLE vaultadm LOGIN CREATEROLE PASSWORD 'admins-first-password'; DO $$ BEGIN FOR n IN 1..{many} LOOP \
+             EXECUTE format('CREATE ROLE \"v-%s\"', n); EXECUTE format('COMMENT ON ROLE \"v-%s\" IS %L', n, \
+             'strongroom lease={LEASE} instance={ours}'); EXECUTE format('CREATE ROLE \"w-%s\"', n); END LOOP; END $$",
+        ),
+    );
+    maria.sql(&format!(
+        "CREATE USER vaultadm@'%' IDENTIFIED BY 'admins-first-password'; GRANT SELECT ON mysql.* TO vaultadm@'%'; \
+         GRANT ALL ON strongroom.* TO vaultadm@'%'; CREATE SCHEMA strongroom; CREATE TABLE strongroom.leased (name \
+         VARCHAR(128) PRIMARY KEY, lease VARCHAR(128) NOT NULL, instance VARCHAR(64) NOT NULL) ENGINE=InnoDB CHARACTER \
+         SET utf8mb4 COLLATE utf8mb4_bin; USE strongroom; INSERT INTO leased VALUES ('v-gone', '{LEASE}', '{ours}'); \
+         INSERT INTO leased SELECT CONCAT('v-', seq), '{LEASE}', '{ours}' FROM seq_1_to_{many} UNION SELECT \
+         CONCAT('w-', seq), '{LEASE}', 'another' FROM seq_1_to_{many}; SET group_concat_max_len = 1000000; SET @users = \
+         (SELECT GROUP_CONCAT('''v-', seq, '''@''%'', ''w-', seq, '''@''%''') FROM seq_1_to_{many}); \
+         SET @text = CONCAT('CREATE USER ', @users); EXECUTE IMMEDIATE @text",
+    ));
+    let marked =
+        |name: &str, instance: &str| format!("ACL SETUSER {name} (~strongroom:lease={LEASE}:instance={instance})");
+    let mut session = redis.session("default", Redis::PASSWORD);
+    for n in 1..=many {
+        assert_eq!(session.ask(&marked(&format!("v-{n}"), &ours)).as_deref(), Some("+OK"));
+        assert_eq!(session.ask(&marked(&format!("w-{n}"), "another")).as_deref(), Some("+OK"));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    for (name, url) in [
+        ("postgresql-database-plugin", pg.url("postgres")),
+        ("mariadb-database-plugin", maria.url()),
+        ("redis-database-plugin", redis.url()),
+    ] {
+        let mut kind = Kind::of(name, url, &[]);
+        kind.to.connections_max = 1;
+        let pages = runtime.block_on(kind.pages(&|_| true));
+        assert!(pages.len() > 4 && pages.iter().all(|page| page.len() <= USERS_PAGE), "{name}: {}", pages.len());
+        let own: Vec<OwnUser> = pages.concat();
+        let names: BTreeSet<&str> = own.iter().map(|user| user.name.as_str()).collect();
+        assert_eq!((own.len(), names.len()), (many, many), "{name}");
+        assert!(own.iter().all(|user| user.name.starts_with("v-") && user.lease == LEASE));
+        // nobody wants more than the first; one is there already
+        let pages = runtime.block_on(kind.pages(&|_| false));
+        assert!(pages.len() <= 2, "{name}: {}", pages.len());
+        let asked = ["v-1", "v-none", "w-7", "V-1", "v-'", ""];
+        let strangers = runtime.block_on(kind.plugin.strangers(&kind.to, &asked)).unwrap();
+        assert_eq!(strangers, ["v-none", "V-1", "v-'", ""], "{name}");
+        assert_eq!(runtime.block_on(kind.plugin.strangers(&kind.to, &[])).unwrap(), Vec::<String>::new());
+    }
 }
 
 /// While a role is being committed its lease does not end, for nobody sees the role yet.

@@ -569,12 +569,61 @@ fn strays_are_found_and_what_is_lent_and_gone_is_told() {
     let lost = stand.user("r");
     stand.pg.sql("postgres", &format!("DROP ROLE \"{}\"", lost.name));
     let report = stand.done("read", "database/reconcile/pg", Value::Null);
-    assert_eq!(report["data"], json!({"orphans": ["stray1", "stray2"], "lost": [lost.lease], "repaired": 0}));
+    assert_eq!(
+        report["data"],
+        json!({"orphans": ["stray1", "stray2"], "lost": [lost.lease], "repaired": 0, "unlisted": 0, "complete": true})
+    );
     assert!(has("stray1") && has("stray2"));
     let report = stand.done("write", "database/reconcile/pg", json!({"repair": true}));
     assert_eq!(report["data"]["repaired"], 3);
     stand.gone(&lost, 10);
     assert!(!has("stray1") && !has("stray2") && has("others") && stand.logs_in(&user));
+}
+
+#[test]
+fn what_was_lent_ends_with_a_token_that_is_used_up_or_whose_role_is_gone() {
+    let mut stand = Stand::with_certificate();
+    stand.role("r", json!({}));
+    let policy = "path \"database/creds/*\" { capabilities = [\"read\"] }\npath \"auth/token/*\" { capabilities = [\"read\", \"update\"] }";
+    stand.done("write", "sys/policies/acl/app", json!({ "policy": policy }));
+    let token = |made: &Value| made["auth"]["client_token"].as_str().unwrap().to_owned();
+    let counted = token(&stand.done("write", "auth/token/create", json!({"policies": ["app"], "num_uses": 3})));
+    let user = stand.user_of("r", &counted);
+    stand.ask(&counted, "read", "auth/token/lookup-self", Value::Null).unwrap();
+    assert!(stand.logs_in(&user));
+    // the last one is lent nothing: it would end at once
+    let said = stand.ask(&counted, "read", "database/creds/r", Value::Null).unwrap_err();
+    assert!(said.starts_with("400") && said.contains("one use left"), "{said}");
+    stand.gone(&user, 10);
+    // what no commit of the token's tells is found when what is lent is looked through: by itself, which has just been
+    std::thread::sleep(Duration::from_secs(12));
+    stand.cli(&["auth", "cert", "write", "web", "--policy", "app", "--certificate", stand.pair()]).unwrap();
+    let made = stand.ask("", "write", "auth/token/create", json!({"policies": ["app"]})).unwrap();
+    let (its, own, others) = (stand.user_of("r", &token(&made)), stand.user_of("r", ""), stand.user("r"));
+    stand.cli(&["auth", "cert", "delete", "web"]).unwrap();
+    let said = stand.ask(&token(&made), "read", "database/creds/r", Value::Null).unwrap_err();
+    assert!(said.starts_with("403"), "{said}");
+    assert!(stand.logs_in(&its) && stand.logs_in(&own));
+    let clean = json!({"orphans": [], "lost": [], "repaired": 0, "unlisted": 0, "complete": true});
+    for (what, body, state) in [("read", Value::Null, "active"), ("write", json!({"repair": true}), "")] {
+        assert_eq!(stand.done(what, "database/reconcile/pg", body)["data"], clean);
+        for user in [&its, &own] {
+            let found =
+                stand.ask(&stand.dev.root_token(), "write", "sys/leases/lookup", json!({"lease_id": user.lease}));
+            assert!(state.is_empty() || found.unwrap()["data"]["state"] == state, "{what}: {}", user.name);
+        }
+    }
+    for user in [&its, &own] {
+        stand.gone(user, 10);
+    }
+    assert!(stand.logs_in(&others));
+    // by itself, and first right after the start
+    stand.cli(&["auth", "cert", "write", "web", "--policy", "app", "--certificate", stand.pair()]).unwrap();
+    let own = stand.user_of("r", "");
+    stand.cli(&["auth", "cert", "delete", "web"]).unwrap();
+    stand.dev.start_again().unwrap();
+    stand.gone(&own, 25);
+    assert!(stand.logs_in(&others));
 }
 
 #[test]

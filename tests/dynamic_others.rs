@@ -197,7 +197,10 @@ fn strays_are_found_and_what_is_lent_and_gone_is_told() {
         let lost = stand.user("r");
         stand.server.remove(&lost.name);
         let report = stand.done("read", "database/reconcile/db", Value::Null);
-        assert_eq!(report["data"], json!({"orphans": ["stray1", "stray2"], "lost": [lost.lease], "repaired": 0}));
+        assert_eq!(
+            report["data"],
+            json!({"orphans": ["stray1", "stray2"], "lost": [lost.lease], "repaired": 0, "unlisted": 0, "complete": true})
+        );
         assert!(has("stray1") && has("stray2"));
         let report = stand.done("write", "database/reconcile/db", json!({"repair": true}));
         assert_eq!(report["data"]["repaired"], 3);

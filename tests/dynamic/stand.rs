@@ -11,6 +11,8 @@ pub(crate) struct Stand {
     pub(crate) dev: Dev,
     pub(crate) pg: Postgres,
     faults: tempfile::TempDir,
+    /// A certificate and its key, shown by whoever asks.
+    shown: Option<PathBuf>,
 }
 
 /// A user, as `creds` gives it.
@@ -24,7 +26,32 @@ pub(crate) struct User {
 impl Stand {
     /// With a table that `app_ro` may read, a second database, and an account that is no superuser.
     pub(crate) fn new() -> Self {
-        let (pg, faults) = (Postgres::start(), tempfile::tempdir().unwrap());
+        Self::trusting(tempfile::tempdir().unwrap())
+    }
+
+    /// Whoever asks shows a certificate of an authority that the server trusts.
+    pub(crate) fn with_certificate() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let made = "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -x509";
+        for arguments in [
+            format!("{made} -keyout ca.key -out ca.pem -subj /CN=authority"),
+            format!(
+                "{made} -keyout key.pem -out app.pem -subj /CN=app -CA ca.pem -CAkey ca.key \
+                 -addext basicConstraints=critical,CA:FALSE"
+            ),
+        ] {
+            let mut openssl = Command::new("openssl");
+            let output = openssl.args(arguments.split(' ')).current_dir(&folder).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        let pair = ["app.pem", "key.pem"].map(|name| std::fs::read_to_string(folder.path().join(name)).unwrap());
+        std::fs::write(folder.path().join("pair.pem"), pair.concat()).unwrap();
+        Self::trusting(folder)
+    }
+
+    /// The authority, where the folder holds one.
+    fn trusting(faults: tempfile::TempDir) -> Self {
+        let pg = Postgres::start();
         pg.sql(
             "postgres",
             "CREATE ROLE vaultadm LOGIN CREATEROLE PASSWORD 'admins-first-password'; CREATE ROLE app_ro NOLOGIN; \
@@ -36,8 +63,14 @@ impl Stand {
         pg.sql("a\";drop", "GRANT CREATE ON SCHEMA public TO app_ro");
         let file = faults.path().join("fault").display().to_string();
         let environment = vec![("STRONGROOM_FAULT_FILE".to_owned(), file)];
-        let dev = Dev::start(DevOptions { environment, ..DevOptions::default() });
-        let stand = Self { dev, pg, faults };
+        let [authority, pair] = ["ca.pem", "pair.pem"].map(|name| faults.path().join(name));
+        let shown = pair.exists().then_some(pair);
+        let arguments = match shown {
+            Some(_) => vec!["--client-ca".to_owned(), authority.display().to_string()],
+            None => Vec::new(),
+        };
+        let dev = Dev::start(DevOptions { environment, arguments, ..DevOptions::default() });
+        let stand = Self { dev, pg, faults, shown };
         stand.done("write", "sys/mounts/database", json!({"type": "database"}));
         stand.configure("pg");
         stand
@@ -90,6 +123,11 @@ impl Stand {
         self.ask(&self.dev.root_token(), what, path, body).unwrap_or_else(|said| panic!("{what} {path}: {said}"))
     }
 
+    /// Where the certificate stands that it shows.
+    pub(crate) fn pair(&self) -> &str {
+        self.shown.as_deref().unwrap().to_str().unwrap()
+    }
+
     /// By HTTP: the whole answer, or what is said instead.
     pub(crate) fn ask(&self, token: &str, what: &str, path: &str, body: Value) -> Result<Value, String> {
         let method = match what {
@@ -100,7 +138,11 @@ impl Stand {
         };
         let mut curl = Command::new("curl");
         curl.args(["-s", "-m", "60", "-X", method, "-w", "\n%{http_code}", "--data-binary", "@-", "-H"]);
-        curl.arg(format!("X-Vault-Token: {token}")).arg("--cacert").arg(self.dev.ca());
+        curl.arg(format!("X-Vault-Token: {token}"));
+        if let Some(pair) = &self.shown {
+            curl.arg("--cert").arg(pair).arg("--key").arg(pair);
+        }
+        curl.arg("--cacert").arg(self.dev.ca());
         curl.arg(format!("https://{}/v1/{path}", self.dev.addr()));
         let mut child = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let text = if body.is_null() { String::new() } else { body.to_string() };

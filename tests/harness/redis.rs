@@ -113,7 +113,8 @@ impl Redis {
 }
 
 impl RedisSession {
-    fn ask(&mut self, command: &str) -> Option<String> {
+    /// What a command is answered first.
+    pub fn ask(&mut self, command: &str) -> Option<String> {
         self.0.get_mut().write_all(format!("{command}\r\n").as_bytes()).ok()?;
         let mut line = String::new();
         self.0.read_line(&mut line).ok().filter(|count| *count > 0)?;

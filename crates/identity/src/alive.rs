@@ -126,11 +126,20 @@ impl Identities {
         now: Timestamp,
     ) -> Result<Batch, IdentityError> {
         self.check_alive(record, now)?;
+        let stand = self.ancestors_that_stand(record, now).await?;
+        Ok(stand.into_iter().fold(batch, |batch, (path, revision)| batch.revision_is(path, revision)))
+    }
+
+    /// All on whom a token depends, where none of them is gone or over.
+    pub(crate) async fn ancestors_that_stand(
+        &self,
+        record: &TokenRecord,
+        now: Timestamp,
+    ) -> Result<Vec<(EntryPath, Revision)>, IdentityError> {
         let (paths, kinds) = self.above(record)?.into_iter().unzip::<_, _, Vec<_>, Vec<_>>();
         let (_, entries) = self.barrier.storage().get(&paths, AtLeast::Latest).await?;
         self.check_ancestors(&mut record.clone(), paths.iter().zip(&kinds).zip(&entries), now)?;
-        let stand = paths.into_iter().zip(entries).filter_map(|(path, entry)| Some((path, entry?.revision)));
-        Ok(stand.fold(batch, |batch, (path, revision)| batch.revision_is(path, revision)))
+        Ok(paths.into_iter().zip(entries).filter_map(|(path, entry)| Some((path, entry?.revision))).collect())
     }
 
     /// The records of a token's ancestors, and behind them its role's; then the same of namespaces above.

@@ -95,7 +95,19 @@ async fn renew_in(kms: &Kms) -> Result<usize, KmsError> {
 
 /// What goes on in the vault, and beside it what waits for others.
 pub async fn tend(vault: vault::Vault) {
-    tokio::join!(tend_all(vault.clone()), wait_on_others(vault));
+    tokio::join!(tend_all(vault.clone()), wait_on_others(vault.clone()), compare_databases(vault));
+}
+
+/// Databases whose turn has come; one of many users takes minutes.
+async fn compare_databases(vault: vault::Vault) {
+    loop {
+        tokio::time::sleep(TEND_EVERY).await;
+        if !vault.is_sealed()
+            && let Err(error) = vault::compare_databases(&vault, SystemClock.now()).await
+        {
+            tracing::warn!(%error, "databases were not compared with what is lent; they will be");
+        }
+    }
 }
 
 /// Every ten seconds: officers' attempts and wrapped answers whose time is over, and when secrets were read last.

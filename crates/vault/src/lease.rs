@@ -20,6 +20,7 @@ pub(crate) mod breaker;
 pub(crate) mod end;
 pub(crate) mod mark;
 pub(crate) mod store;
+pub(crate) mod void;
 pub(crate) mod work;
 
 pub use work::{Late, work};
@@ -89,6 +90,9 @@ pub(crate) struct Lease {
     /// The accessor of the token that asked.
     #[serde(default)]
     pub(crate) token: Option<String>,
+    /// Or the role, and its incarnation, of the certificate that asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) role: Option<String>,
     #[serde(default)]
     pub(crate) entity: Option<String>,
     #[serde(default)]
@@ -120,6 +124,23 @@ pub(crate) struct Lease {
 impl std::fmt::Debug for Lease {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lease").field("id", &self.id).field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+/// The time, while something that takes long goes on.
+#[derive(Debug)]
+pub(crate) struct Since {
+    now: Timestamp,
+    began: tokio::time::Instant,
+}
+
+impl Since {
+    pub(crate) fn new(now: Timestamp) -> Self {
+        Self { now, began: tokio::time::Instant::now() }
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.now.plus(self.began.elapsed())
     }
 }
 

@@ -42,6 +42,7 @@ pub mod wrapping;
 pub use body::Body;
 pub use call::{ApiPath, Call, Verb};
 pub use engine::database::plugin::Databases;
+pub use engine::database::reconcile::compare as compare_databases;
 pub use engine::kv2::LastReads;
 pub use engine::kv2::rotation::rotate_secrets;
 pub use error::VaultError;

@@ -10,6 +10,7 @@ mod list;
 mod make;
 mod revoke;
 mod role;
+mod void;
 
 pub use lease::{LEASES_A_BATCH, Lease, LeasePage};
 pub use lent::EndedToken;
@@ -17,6 +18,7 @@ pub use list::{AccessorPage, Tidied};
 pub(super) use make::within_own;
 pub(crate) use revoke::LOOKED_AT_EVERY;
 pub use role::TokenRolePage;
+pub use void::Older;
 
 use super::Act;
 use crate::ChangeError;

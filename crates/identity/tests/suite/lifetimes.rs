@@ -1,7 +1,9 @@
 use crate::house::{House, ROOT, START, certificate, child, policies, refusal, token, within_two_seconds};
 use envelope::Timestamp;
 use identity::token::SYSTEM_TTL_MAX;
-use identity::{Accessor, CreateToken, Excess, Identities, IdentityError, Parentage, Principal, Target, Through};
+use identity::{
+    Accessor, CreateToken, Excess, Identities, IdentityError, Older, Parentage, Principal, Target, Through,
+};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -474,6 +476,59 @@ async fn an_orphan_does_not_depend_on_the_certificate_role_of_those_before_it() 
     assert!(found.is_orphan() && alive().await);
     let found = node.lookup_token(&root, &house.call(), Target::Token(secret.expose())).await.unwrap();
     assert!(found.is_orphan());
+}
+
+#[tokio::test]
+async fn tokens_and_roles_that_are_void_are_known_and_none_is_by_this_nodes_clock_or_generation() {
+    let house = House::new();
+    let (node, root) = house.open().await;
+    write(&house, &node, &root, "p", r#"path "auth/token/create" { capabilities = ["update"] }"#).await;
+    let role = identity::CertificateRole {
+        name: identity::RoleName::parse("web").unwrap(),
+        matches: identity::CertificateMatch::Thumbprint([1; 32]),
+        policies: policies(&["p"]).into(),
+    };
+    node.put_certificate_role(&root, &house.call(), &role).await.unwrap();
+    let by = node.authenticate(None, Some(&certificate(1, "web", &[])), &house.call()).await.unwrap();
+    let make = async |by: &Principal, command| {
+        let made = node.create_token(by, &house.call(), command).await.unwrap();
+        (made.token, made.metadata.accessor.as_str().to_owned())
+    };
+    let (parent, parents) = make(&root, token(&["p"], 900)).await;
+    let holder = node.authenticate(Some(parent.expose()), None, &house.call()).await.unwrap();
+    let [(_, child), (_, of_role), (_, short), (_, long)] = [
+        make(&holder, token(&[], 900)).await,
+        make(&by, token(&[], 900)).await,
+        make(&root, token(&["p"], 1)).await,
+        make(&root, token(&["p"], 900)).await,
+    ];
+    let all = [&*parents, &*child, &*of_role, &*short, &*long, "00112233445566778899aabbccddeeff", "nobodys", ""];
+    let void = async |node: &Identities| node.void_tokens(&all, Older::GoOn).await.unwrap();
+    let none: [&str; 0] = [];
+    assert_eq!(void(&node).await, none);
+    // whoever is over by time is told when it is swept up, and whoever is gone was
+    house.clock.advance(secs(1));
+    assert_eq!(void(&node).await, none);
+    node.revoke_token(&root, &house.call(), Target::Token(parent.expose())).await.unwrap();
+    assert_eq!(void(&node).await, [&*child]);
+    let link = by.certificate_role().unwrap();
+    assert_eq!((holder.certificate_role(), root.certificate_role()), (None, None));
+    let others = format!("web/{}", "00".repeat(16));
+    let roles = [link.as_str(), others.as_str(), "none/00", "web", ""];
+    assert_eq!(node.void_roles(&roles).await.unwrap(), [&others, "none/00"]);
+    node.delete_certificate_role(&root, &house.call(), &role.name).await.unwrap();
+    assert_eq!(void(&node).await, [&*child, &*of_role]);
+    node.put_certificate_role(&root, &house.call(), &role).await.unwrap();
+    assert_eq!(void(&node).await, [&*child, &*of_role], "it is another role of that name");
+    assert_eq!(node.void_roles(&roles).await.unwrap(), [&link, &others, "none/00"]);
+    // a node of a higher generation voids them where it is told to; one of a lower knows nothing of what it sees
+    let higher = house.node_of(2, crate::house::TENANT);
+    assert_eq!(void(&higher).await, [&*child, &*of_role]);
+    assert_eq!(higher.void_tokens(&all, Older::Void).await.unwrap(), [&*child, &*of_role, &*short, &*long]);
+    let lower = house.node_of(0, crate::house::TENANT);
+    for older in [Older::GoOn, Older::Void] {
+        assert!(matches!(lower.void_tokens(&all, older).await, Err(IdentityError::Conflict)), "{older:?}");
+    }
 }
 
 #[tokio::test]

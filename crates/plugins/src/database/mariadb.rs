@@ -22,13 +22,19 @@ mod owned;
 mod pool;
 mod sql;
 
-use super::{LET_IN_WITHIN, LOOKED_FOR_SESSIONS, NET, Outcome, SESSIONS_PAUSE, ahead_millis, refused, said, within};
+use super::{
+    LET_IN_WITHIN, LOOKED_FOR_SESSIONS, NET, Outcome, SESSIONS_PAUSE, ahead_millis, but, refused, said, within,
+};
 use crate::fault;
 use envelope::Timestamp;
 use mysql_async::prelude::{FromRow, Queryable as _};
 use mysql_async::{Conn, Error};
 use pool::Pools;
-use vault::engine::database::plugin::{Connection, DatabaseError, DatabasePlugin, NewUser, OwnUser, Probe, User};
+use std::collections::HashSet;
+use tokio::sync::mpsc;
+use vault::engine::database::plugin::{
+    Connection, DatabaseError, DatabasePlugin, NewUser, OwnUser, Probe, USERS_PAGE, User,
+};
 
 #[derive(Debug, Default)]
 pub struct MariaDb {
@@ -142,19 +148,40 @@ impl DatabasePlugin for MariaDb {
         within(sessions(&mut conn, username)).await
     }
 
-    async fn own_users(&self, to: &Connection) -> Outcome<Vec<OwnUser>> {
-        let mut conn = self.pools.take(to).await?;
-        let listed = async {
-            marks(&mut conn).await?;
+    async fn own_users(&self, to: &Connection, pages: mpsc::Sender<Vec<OwnUser>>) -> Outcome<()> {
+        let mut after = String::new();
+        loop {
             let query = format!(
-                "SELECT DISTINCT l.name, l.lease FROM strongroom.leased l JOIN mysql.global_priv p \
-                 ON p.User = l.name COLLATE utf8mb4_bin WHERE l.instance = {}",
-                sql::literal(&to.instance)
+                "SELECT name, lease FROM strongroom.leased WHERE instance = {} AND name > {} ORDER BY name LIMIT {USERS_PAGE}",
+                sql::literal(&to.instance),
+                sql::literal(&after)
             );
-            let found: Vec<(String, String)> = rows(&mut conn, &query).await?;
-            Ok(found.into_iter().map(|(name, lease)| OwnUser { name, lease }).collect())
-        };
-        within(listed).await
+            // none is kept while a page is looked at, which may take others
+            let mut conn = self.pools.take(to).await?;
+            let listed = async {
+                marks(&mut conn).await?;
+                let marked: Vec<(String, String)> = rows(&mut conn, &query).await?;
+                let known = known(&mut conn, marked.iter().map(|(name, _)| name.as_str())).await?;
+                Ok((marked, known))
+            };
+            let (marked, known) = within(listed).await?;
+            drop(conn);
+            let is_last = marked.len() < USERS_PAGE;
+            if let Some((last, _)) = marked.last() {
+                last.clone_into(&mut after);
+            }
+            let there = marked.into_iter().filter(|(name, _)| known.contains(name));
+            let own = there.map(|(name, lease)| OwnUser { name, lease }).collect();
+            if pages.send(own).await.is_err() || is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn strangers(&self, to: &Connection, names: &[&str]) -> Outcome<Vec<String>> {
+        let mut conn = self.pools.take(to).await?;
+        let known = within(known(&mut conn, names.iter().copied())).await?;
+        Ok(but(names, &known))
     }
 
     fn forget(&self, id: &str) {
@@ -335,6 +362,14 @@ async fn marks(conn: &mut Conn) -> Outcome<()> {
     let table = "CREATE TABLE IF NOT EXISTS strongroom.leased (name VARCHAR(128) PRIMARY KEY, lease VARCHAR(128) NOT \
                  NULL, instance VARCHAR(64) NOT NULL) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
     run(conn, table).await
+}
+
+/// Those of the names that somebody has.
+async fn known(conn: &mut Conn, names: impl Iterator<Item = &str>) -> Outcome<HashSet<String>> {
+    let quoted = names.map(|name| format!("{} COLLATE utf8mb4_bin", sql::literal(name)));
+    let listed: Vec<String> = quoted.chain(["NULL".to_owned()]).collect();
+    let query = format!("SELECT User FROM mysql.global_priv WHERE User IN ({})", listed.join(", "));
+    Ok(rows(conn, &query).await?.into_iter().collect())
 }
 
 async fn mark(conn: &mut Conn, to: &Connection, user: &User<'_>) -> Outcome<()> {

@@ -8,6 +8,7 @@ mod tls;
 mod together;
 
 use envelope::Timestamp;
+use std::collections::HashSet;
 use std::time::Duration;
 use vault::engine::database::plugin::DatabaseError;
 
@@ -29,6 +30,11 @@ fn away(error: DatabaseError) -> DatabaseError {
 /// What a server says, as it may stand in a log and in an answer.
 fn said(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(SAID_MAX).collect()
+}
+
+/// Those of the names that are not known.
+fn but(names: &[&str], known: &HashSet<String>) -> Vec<String> {
+    names.iter().filter(|name| !known.contains(**name)).map(|name| (*name).to_owned()).collect()
 }
 
 /// The server's clock, Unix milliseconds, less ours.

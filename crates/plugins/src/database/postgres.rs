@@ -19,7 +19,7 @@ mod scram;
 mod sql;
 
 use super::together::Together;
-use super::{LET_IN_WITHIN, Outcome, ahead_millis, refused, said, within};
+use super::{LET_IN_WITHIN, Outcome, ahead_millis, but, refused, said, within};
 use crate::fault;
 use ending::{CleanUp, EndSessions, Gone, ShutOut};
 use envelope::Timestamp;
@@ -27,9 +27,12 @@ use making::{Make, Wanted};
 use pool::Pools;
 use rustls::RootCertStore;
 use std::sync::Arc;
+use tokio::sync::mpsc;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
-use vault::engine::database::plugin::{Connection, DatabaseError, DatabasePlugin, NewUser, OwnUser, Probe, User};
+use vault::engine::database::plugin::{
+    Connection, DatabaseError, DatabasePlugin, NewUser, OwnUser, Probe, USERS_PAGE, User,
+};
 use zeroize::Zeroizing;
 
 #[derive(Debug)]
@@ -153,23 +156,37 @@ impl DatabasePlugin for Postgres {
         Ok(first(&counted, 0).parse().unwrap_or(u32::MAX))
     }
 
-    async fn own_users(&self, to: &Connection) -> Outcome<Vec<OwnUser>> {
+    async fn own_users(&self, to: &Connection, pages: mpsc::Sender<Vec<OwnUser>>) -> Outcome<()> {
+        let mut after = String::new();
+        loop {
+            // none is kept while a page is looked at, which may take others
+            let client = self.pools.take(to).await?;
+            let query = format!(
+                "SELECT r.rolname, d.description FROM pg_roles r JOIN pg_shdescription d \
+                 ON d.objoid = r.oid AND d.classoid = 'pg_authid'::regclass \
+                 WHERE r.rolname > {} AND d.description LIKE {} ORDER BY r.rolname LIMIT {USERS_PAGE}",
+                sql::literal(&after),
+                sql::literal(&format!("{MARK}% instance={}", to.instance)),
+            );
+            let found = within(rows(&client, &query)).await?;
+            client.keep();
+            let Some(last) = found.last().and_then(|row| row.get(0)) else { return Ok(()) };
+            last.clone_into(&mut after);
+            let own = found.iter().filter_map(|row| {
+                let lease = row.get(1)?.strip_prefix(MARK)?.split(' ').next()?;
+                Some(OwnUser { name: row.get(0)?.to_owned(), lease: lease.to_owned() })
+            });
+            if pages.send(own.collect()).await.is_err() || found.len() < USERS_PAGE {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn strangers(&self, to: &Connection, names: &[&str]) -> Outcome<Vec<String>> {
         let client = self.pools.take(to).await?;
-        let ours = format!("% instance={}", to.instance);
-        let query = format!(
-            "SELECT rolname, shobj_description(oid, 'pg_authid') FROM pg_roles \
-             WHERE shobj_description(oid, 'pg_authid') LIKE {} AND starts_with(shobj_description(oid, 'pg_authid'), {})",
-            sql::literal(&ours),
-            sql::literal(MARK)
-        );
-        let found = within(rows(&client, &query)).await?;
-        let own = found.iter().filter_map(|row| {
-            let lease = row.get(1)?.strip_prefix(MARK)?.split(' ').next()?;
-            Some(OwnUser { name: row.get(0)?.to_owned(), lease: lease.to_owned() })
-        });
-        let own = own.collect();
+        let known = within(roles(&client, names.iter().copied())).await?;
         client.keep();
-        Ok(own)
+        Ok(but(names, &known.into_iter().collect()))
     }
 
     fn forget(&self, id: &str) {

@@ -13,6 +13,7 @@
 //! What is needed of the account: `+acl +client +info +time`, no keys.
 
 mod link;
+mod names;
 mod rules;
 
 use super::{LOOKED_FOR_SESSIONS, Outcome, SESSIONS_PAUSE, ahead_millis, refused, within};
@@ -25,6 +26,7 @@ use rustls::RootCertStore;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::mpsc;
 use vault::engine::database::plugin::{Connection, DatabaseError, DatabasePlugin, NewUser, OwnUser, Probe, User};
 
 #[derive(Debug)]
@@ -63,6 +65,15 @@ impl Redis {
         let mut marks = Vec::new();
         texts(&found, &mut |text| marks.extend(mark_in(text).map(|(lease, _)| lease.to_owned())));
         Ok(marks.pop().map_or(Stands::Unmarked, Stands::Marked))
+    }
+
+    /// What the server says of each.
+    async fn all_of(&self, to: &Connection, names: &[&str]) -> Outcome<Vec<Value>> {
+        let mut asked = redis::pipe();
+        for name in names {
+            asked.cmd("ACL").arg("GETUSER").arg(*name);
+        }
+        if names.is_empty() { Ok(Vec::new()) } else { Ok(self.links.ask_all(to, &asked).await?) }
     }
 
     /// Whether it is the lease's: who lost its mark is.
@@ -241,15 +252,35 @@ impl DatabasePlugin for Redis {
         within(self.connections(to, username)).await
     }
 
-    async fn own_users(&self, to: &Connection) -> Outcome<Vec<OwnUser>> {
-        let listed = async { Ok(self.links.ask::<Vec<String>>(to, cmd("ACL").arg("LIST")).await?) };
-        let lines = within(listed).await?;
-        let own = lines.iter().filter_map(|line| {
-            let name = line.split(' ').nth(1)?;
-            let (lease, instance) = mark_in(line)?;
-            (instance == to.instance).then(|| OwnUser { name: name.to_owned(), lease: lease.to_owned() })
-        });
-        Ok(own.collect())
+    async fn own_users(&self, to: &Connection, pages: mpsc::Sender<Vec<OwnUser>>) -> Outcome<()> {
+        let mut names = self.links.names(to).await?;
+        loop {
+            let some = names.next(ASKED_AT_ONCE).await?;
+            let asked: Vec<&str> = some.iter().map(String::as_str).collect();
+            let found = within(self.all_of(to, &asked)).await?;
+            let mut own = Vec::new();
+            for (name, found) in some.iter().zip(&found) {
+                texts(found, &mut |text| {
+                    if let Some((lease, _)) = mark_in(text).filter(|(_, instance)| *instance == to.instance) {
+                        own.push(OwnUser { name: name.clone(), lease: lease.to_owned() });
+                    }
+                });
+            }
+            let is_last = some.len() < ASKED_AT_ONCE;
+            if pages.send(own).await.is_err() || is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn strangers(&self, to: &Connection, names: &[&str]) -> Outcome<Vec<String>> {
+        let mut strangers = Vec::new();
+        for some in names.chunks(ASKED_AT_ONCE) {
+            let found = within(self.all_of(to, some)).await?;
+            let gone = some.iter().zip(found).filter(|(_, found)| matches!(found, Value::Nil));
+            strangers.extend(gone.map(|(name, _)| (*name).to_owned()));
+        }
+        Ok(strangers)
     }
 
     fn forget(&self, id: &str) {
@@ -307,3 +338,5 @@ fn texts(value: &Value, each: &mut impl FnMut(&str)) {
 /// Keys of this name are nobody's: the selector that names them has no command.
 const MARK: &str = "strongroom:lease=";
 const INSTANCE: &str = ":instance=";
+/// Of the server, which does nothing else meanwhile: a few milliseconds.
+const ASKED_AT_ONCE: usize = 128;

@@ -10,8 +10,17 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub(crate) struct Breakers {
     breakers: Mutex<HashMap<String, Breaker>>,
-    /// When each was last compared with what is lent.
-    reconciled: Mutex<HashMap<String, Timestamp>>,
+    /// When each was last looked at.
+    looked: Mutex<HashMap<(Look, String), Timestamp>>,
+}
+
+/// At what, now and then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Look {
+    /// Whether those are there to whom its users were lent.
+    Holders,
+    /// Which users it has.
+    Users,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,14 +66,11 @@ impl Breakers {
     }
 
     /// Now and then, and first right after the start.
-    pub(crate) fn is_time_to_reconcile(&self, target: &str, now: Timestamp) -> bool {
-        if self.fails(target) {
-            return false;
-        }
-        let mut reconciled = self.reconciled.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_time = reconciled.get(target).is_none_or(|at| now >= at.plus(RECONCILED_EVERY));
+    pub(crate) fn is_time_to(&self, look: Look, target: &str, now: Timestamp) -> bool {
+        let (key, mut looked) = ((look, target.to_owned()), self.looked());
+        let is_time = looked.get(&key).is_none_or(|at| now >= at.plus(LOOKED_EVERY));
         if is_time {
-            reconciled.insert(target.to_owned(), now);
+            looked.insert(key, now);
         }
         is_time
     }
@@ -86,7 +92,11 @@ impl Breakers {
     /// It is not asked any more.
     pub(crate) fn forget(&self, target: &str) {
         self.locked().remove(target);
-        self.reconciled.lock().unwrap_or_else(PoisonError::into_inner).remove(target);
+        self.looked().retain(|(_, other), _| other != target);
+    }
+
+    fn looked(&self) -> MutexGuard<'_, HashMap<(Look, String), Timestamp>> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn locked(&self) -> MutexGuard<'_, HashMap<String, Breaker>> {
@@ -94,7 +104,7 @@ impl Breakers {
     }
 }
 
-const RECONCILED_EVERY: Duration = Duration::from_secs(600);
+const LOOKED_EVERY: Duration = Duration::from_secs(600);
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 /// A probe that never comes back keeps nobody from the next one.

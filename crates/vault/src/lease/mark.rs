@@ -42,16 +42,16 @@ pub(crate) fn told<'a>(now: Timestamp, operation: &'a str, about: &'a str, outco
 
 /// Marks those that go on; how many, with the revision at which they stand. Others change them too: then nothing is marked.
 /// Whoever takes them back itself holds them for so long: the queue looks at them later.
-pub(crate) async fn end(
+pub(crate) async fn end<'f>(
     vault: &Vault,
-    found: &[Found],
+    found: impl IntoIterator<Item = &'f Found>,
     (why, by): (Why, By<'_>),
     about: &str,
     held_for: Duration,
 ) -> Result<(usize, Revision), ChangeError> {
     let leases = Leases::of(vault).map_err(internal)?;
     let (mut batch, mut count) = (vault.changes().batch()?, 0);
-    for found in found.iter().filter(|found| matches!(found.lease.state, State::Active | State::Creating)) {
+    for found in found.into_iter().filter(|found| matches!(found.lease.state, State::Active | State::Creating)) {
         let mut lease = found.lease.clone();
         lease.end(why, by.now());
         lease.due = lease.due.max(by.now().plus(held_for).unix_millis());

@@ -146,8 +146,7 @@ impl Leases {
     }
 
     pub(crate) async fn load(&self, key: &str) -> Result<Option<Found>, VaultError> {
-        // a key is a hash; what is none stands nowhere
-        if key.len() != 64 || !key.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        if !is_key(key) {
             return Ok(None);
         }
         let found = self.view.load(&self.record(key)?).await?;
@@ -192,6 +191,11 @@ impl Leases {
     pub(crate) fn put(&self, batch: Batch, path: EntryPath, value: &impl Serialize) -> Result<Batch, VaultError> {
         self.view.put(batch, path, &encode(value)?)
     }
+}
+
+/// A key is a hash; what is none stands nowhere.
+pub(crate) fn is_key(key: &str) -> bool {
+    key.len() == 64 && key.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 pub(crate) fn last(path: &EntryPath) -> String {

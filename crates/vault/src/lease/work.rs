@@ -302,7 +302,6 @@ pub(crate) async fn look_after(vault: &Vault, now: Timestamp) -> Result<usize, V
         let found = late_at(vault, &id, told, PAGE_ENTRIES_MAX).await?;
         late += found.len();
         oldest = oldest.into_iter().chain(found.into_values()).min();
-        crate::engine::database::reconcile::by_itself(vault, &id, &target, now).await;
         if target.retired && forget(vault, &leases, (&id, &target), now).await? {
             dropped += 1;
         }

@@ -1,8 +1,11 @@
 //! One connection of each configuration, on which any number ask at once.
 
-use crate::database::{address, said, tls};
+use super::names::Names;
+use crate::database::{NO_ANSWER, address, said, tls};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisConnectionInfo, RedisError};
+use redis::{
+    AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisConnectionInfo, RedisError, RedisResult, Value,
+};
 use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
 use std::collections::HashMap;
@@ -51,10 +54,24 @@ impl Links {
 
     /// Asks. What is asked may be asked twice: a connection that was open may have ended meanwhile.
     pub(super) async fn ask<T: FromRedisValue>(&self, to: &Connection, command: &Cmd) -> Result<T, Failed> {
+        let ask = |mut connection: MultiplexedConnection| async move { command.query_async(&mut connection).await };
+        self.asked(to, ask).await
+    }
+
+    /// Asks all of it at once: an answer for each.
+    pub(super) async fn ask_all(&self, to: &Connection, commands: &Pipeline) -> Result<Vec<Value>, Failed> {
+        let ask = |mut connection: MultiplexedConnection| async move { commands.query_async(&mut connection).await };
+        self.asked(to, ask).await
+    }
+
+    async fn asked<T, F>(&self, to: &Connection, ask: impl Fn(MultiplexedConnection) -> F) -> Result<T, Failed>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
         let link = self.link(to);
         for again in [true, false] {
-            let (mut connection, was_open) = self.open(&link, to).await?;
-            let error = match command.query_async::<T>(&mut connection).await {
+            let (connection, was_open) = self.open(&link, to).await?;
+            let error = match ask(connection).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -85,26 +102,38 @@ impl Links {
         to: &Connection,
         (username, password): (&str, &str),
     ) -> Result<MultiplexedConnection, String> {
-        let address = Address::parse(&to.url).ok_or_else(|| "`connection_url` cannot be read".to_owned())?;
+        let address = Address::parse(&to.url).ok_or_else(|| NO_URL.to_owned())?;
         let mut login = RedisConnectionInfo { db: address.db, ..RedisConnectionInfo::default() };
         if !password.is_empty() {
             login.username = Some(if username.is_empty() { DEFAULT } else { username }.to_owned());
             login.password = Some(password.to_owned());
         }
-        let connected = async {
-            let stream = TcpStream::connect((address.host, address.port)).await.map_err(|error| error.to_string())?;
-            stream.set_nodelay(true).map_err(|error| error.to_string())?;
-            if !address.tls {
-                return speak(&login, stream).await;
-            }
-            let config = tls::client(&self.roots, to.tls_ca.as_deref()).map_err(|error| error.to_string())?;
-            let name = ServerName::try_from(address.host.to_owned()).map_err(|error| error.to_string())?;
-            let connector = tokio_rustls::TlsConnector::from(config);
-            let stream = connector.connect(name, stream).await.map_err(|error| error.to_string())?;
-            speak(&login, stream).await
-        };
+        let connected = async { speak(&login, self.stream(to, &address).await?).await };
         let connected = tokio::time::timeout(CONNECTED_WITHIN, connected).await;
-        connected.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+        connected.unwrap_or_else(|_| Err(NO_ANSWER.to_owned()))
+    }
+
+    /// All names of users, over a connection of its own: as an answer that takes long keeps all waiting that share one.
+    pub(super) async fn names(&self, to: &Connection) -> Result<Names<Box<dyn Stream>>, Failed> {
+        let address = Address::parse(&to.url).ok_or_else(|| Failed::Lost(NO_URL.to_owned()))?;
+        let asked = async {
+            let stream = self.stream(to, &address).await.map_err(Failed::Lost)?;
+            Names::ask(stream, (&to.username, &to.password)).await
+        };
+        let asked = tokio::time::timeout(NAMED_WITHIN, asked).await;
+        asked.unwrap_or_else(|_| Err(Failed::Lost(NO_ANSWER.to_owned())))
+    }
+
+    async fn stream(&self, to: &Connection, address: &Address<'_>) -> Result<Box<dyn Stream>, String> {
+        let stream = TcpStream::connect((address.host, address.port)).await.map_err(|error| error.to_string())?;
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        if !address.tls {
+            return Ok(Box::new(stream));
+        }
+        let config = tls::client(&self.roots, to.tls_ca.as_deref()).map_err(|error| error.to_string())?;
+        let name = ServerName::try_from(address.host.to_owned()).map_err(|error| error.to_string())?;
+        let connector = tokio_rustls::TlsConnector::from(config);
+        Ok(Box::new(connector.connect(name, stream).await.map_err(|error| error.to_string())?))
     }
 
     pub(super) fn forget(&self, id: &str) {
@@ -130,10 +159,12 @@ impl Links {
     }
 }
 
-async fn speak(
-    login: &RedisConnectionInfo,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> Result<MultiplexedConnection, String> {
+/// To the server, in TLS or not.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+async fn speak(login: &RedisConnectionInfo, stream: Box<dyn Stream>) -> Result<MultiplexedConnection, String> {
     let config = AsyncConnectionConfig::new().set_response_timeout(ANSWERED_WITHIN);
     let (connection, driver) =
         MultiplexedConnection::new_with_config(login, stream, config).await.map_err(|error| words(&error))?;
@@ -186,6 +217,9 @@ fn words(error: &RedisError) -> String {
 pub(super) const DEFAULT: &str = "default";
 const CONNECTED_WITHIN: Duration = Duration::from_secs(3);
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+/// The server looks at all of its users before it answers.
+const NAMED_WITHIN: Duration = Duration::from_secs(30);
+const NO_URL: &str = "`connection_url` cannot be read";
 
 #[cfg(test)]
 mod tests {

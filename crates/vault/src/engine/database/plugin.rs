@@ -1,13 +1,14 @@
 //! What the engine asks of a kind of database. Whoever implements it dials out; nothing here does.
 //!
 //! Always: each step is idempotent: what is done already succeeds, and so does ending a user that is not there.
-//! Always: a step ends within a bounded time, whatever the database does.
+//! Always: a step, and a page of users, ends within a bounded time, whatever the database does.
 //! Never: a password in a text that the database could log, nor in an error.
 
 use envelope::Timestamp;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
 /// How a database is reached, and as whom.
@@ -64,6 +65,9 @@ pub struct Probe {
     /// Its clock less ours.
     pub ahead_millis: i64,
 }
+
+/// At most so many users in a page.
+pub const USERS_PAGE: usize = 1000;
 
 /// A user that bears a mark of this cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,8 +127,11 @@ pub trait DatabasePlugin: Send + Sync + fmt::Debug {
     /// How many are in as this user.
     async fn sessions(&self, to: &Connection, username: &str) -> Result<u32, DatabaseError>;
 
-    /// Whom this cluster has made.
-    async fn own_users(&self, to: &Connection) -> Result<Vec<OwnUser>, DatabaseError>;
+    /// Whom this cluster has made: a page at a time, the next once there is room for it. Until nobody wants more.
+    async fn own_users(&self, to: &Connection, pages: mpsc::Sender<Vec<OwnUser>>) -> Result<(), DatabaseError>;
+
+    /// Those of these, a page at most, whom the database does not know.
+    async fn strangers(&self, to: &Connection, names: &[&str]) -> Result<Vec<String>, DatabaseError>;
 
     /// Closes what is kept open for this configuration.
     fn forget(&self, id: &str);

@@ -1,23 +1,33 @@
 //! `reconcile/:name`: what the database holds against what is lent.
 //!
 //! Always: only what bears this cluster's mark is looked at.
+//! Always: a page at a time, however many there are; what one page says is asked again before it is believed, for leases come
+//! and go meanwhile.
 
-use super::plugin::{DatabaseError, User};
+use super::plugin::{DatabaseError, DatabasePlugin, OwnUser, USERS_PAGE, User};
 use super::{config, connection, refused};
 use crate::error::VaultError;
+use crate::lease::breaker::Look;
 use crate::lease::mark::{self, By, told};
-use crate::lease::store::{Found, Leases};
-use crate::lease::{State, Target, Why};
+use crate::lease::store::{Found, Leases, is_key};
+use crate::lease::void::end_void;
+use crate::lease::work::targets;
+use crate::lease::{Since, State, Target, Why};
 use crate::reply::Reply;
 use crate::scope::Scope;
 use crate::service::Vault;
 use audit::Outcome;
 use envelope::Timestamp;
+use futures_util::StreamExt as _;
+use identity::Older;
 use serde::Serialize;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Report {
     /// Users that bear our mark and are nobody's.
     orphans: Vec<String>,
@@ -25,6 +35,24 @@ pub(crate) struct Report {
     lost: Vec<String>,
     /// How many of both were put right.
     repaired: usize,
+    /// How many more of both there are than are listed.
+    unlisted: usize,
+    /// Whether all was looked at in the time that a request has.
+    complete: bool,
+}
+
+impl Report {
+    fn is_clean(&self) -> bool {
+        self.orphans.is_empty() && self.lost.is_empty()
+    }
+
+    fn orphan(&mut self, name: &str) {
+        if self.orphans.len() < LISTED_MAX { self.orphans.push(name.to_owned()) } else { self.unlisted += 1 }
+    }
+
+    fn lost(&mut self, lease: &str) {
+        if self.lost.len() < LISTED_MAX { self.lost.push(lease.to_owned()) } else { self.unlisted += 1 }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,83 +63,174 @@ pub(crate) enum Repair {
 
 pub(super) async fn report(scope: &Scope<'_>, name: &str, repair: Repair) -> Result<Reply, VaultError> {
     let loaded = config::find(scope, name).await?.ok_or(VaultError::NotFound)?;
-    Reply::data(&reconcile(scope.vault, (&loaded.config.target, &loaded.target), repair, scope.now()).await?)
+    let (id, target) = (&loaded.config.target, &loaded.target);
+    let since = Since::new(scope.now());
+    if repair == Repair::Yes {
+        end_void(scope.vault, (id, target), Older::Void, &since).await?;
+    }
+    Reply::data(&reconcile(scope.vault, (id, target), repair, (&since, REPORTED_WITHIN)).await?)
 }
 
-pub(crate) async fn reconcile(
+async fn reconcile(
     vault: &Vault,
     (id, target): (&str, &Target),
     repair: Repair,
-    now: Timestamp,
+    (since, within): (&Since, Duration),
 ) -> Result<Report, VaultError> {
-    let away = |error: DatabaseError| refused(&error, true);
     let (plugin, to) = connection(vault, id, target).map_err(away)?;
-    let leases = Leases::of(vault)?;
-    // a lease is there before its user, and active after: what is active now has a user in the list that follows
-    let active = active(&leases, target, id).await?;
-    let users = plugin.own_users(&to).await.map_err(away)?;
-    let mut report = Report::default();
-    for user in &users {
-        if leases.load(&user.lease).await?.is_some_and(|found| found.lease.username == user.name) {
-            continue;
-        }
-        report.orphans.push(user.name.clone());
-        if repair == Repair::Yes {
-            let gone = User { name: &user.name, lease: &user.lease, statements: &[], heir: None };
-            plugin.end_access(&to, &gone).await.map_err(away)?;
-            plugin.clean_up(&to, &gone).await.map_err(away)?;
-            vault.log(&told(now, "DatabaseOrphanDropped", &user.name, Outcome::Done)).await?;
-            report.repaired += 1;
-        }
-    }
-    let there: HashSet<&str> = users.iter().map(|user| user.name.as_str()).collect();
-    for found in active.iter().filter(|found| !there.contains(found.lease.username.as_str())) {
-        report.lost.push(found.lease.id.clone());
-        if repair == Repair::Yes {
-            let (by, one) = ((Why::Revoked, By::System("LeaseLost", now)), std::slice::from_ref(found));
-            match mark::end(vault, one, by, &found.lease.id, Duration::ZERO).await {
-                Ok((count, _)) => report.repaired += count,
-                // it ends, or goes on, by itself
-                Err(identity::ChangeError::Conflict(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-    Ok(report)
-}
-
-async fn active(leases: &Leases, target: &Target, id: &str) -> Result<Vec<Found>, VaultError> {
-    let (folder, mut after, mut active) = (leases.of_target(&target.mount, id)?, None, Vec::new());
+    let at = At { vault, leases: Leases::of(vault)?, plugin, to, repair, since };
+    let mut report = Report { orphans: Vec::new(), lost: Vec::new(), repaired: 0, unlisted: 0, complete: true };
+    let (folder, mut after, began) = (at.leases.of_target(&target.mount, id)?, None, Instant::now());
     loop {
-        let (found, next) = leases.below(&folder, after.as_ref(), 1000).await?;
-        active.extend(found.into_iter().filter(|found| found.lease.state == State::Active));
-        if next.is_none() || active.len() > LEASES_MAX {
-            return Ok(active);
+        let (found, next) = at.leases.below(&folder, after.as_ref(), LEASES_PAGE).await?;
+        at.lent(&found, &mut report).await?;
+        if next.is_none() {
+            break;
+        }
+        if began.elapsed() > within / 2 {
+            report.complete = false;
+            break;
         }
         after = next;
     }
-}
-
-/// By itself, now and then: told, and put right by whoever is meant to. A copy of this store that was brought up elsewhere knows
-/// nothing of what was lent since, and would take it back.
-pub(crate) async fn by_itself(vault: &Vault, id: &str, target: &Target, now: Timestamp) {
-    if target.retired || !vault.breakers().is_time_to_reconcile(id, now) {
-        return;
-    }
-    match reconcile(vault, (id, target), Repair::No, now).await {
-        Ok(report) if report.orphans.is_empty() && report.lost.is_empty() => {}
-        Ok(report) => {
-            let (orphans, lost) = (report.orphans.len(), report.lost.len());
-            tracing::error!(
-                name = target.name,
-                orphans,
-                lost,
-                "a database does not hold what was lent: look at database/reconcile, and write repair=true to it"
-            );
+    let (pages, users) = mpsc::channel::<Vec<OwnUser>>(1);
+    let looked = async {
+        // gone with what went wrong: whoever sends more hears that nobody listens
+        let mut users = users;
+        while let Some(page) = users.recv().await {
+            at.users(&page, &mut report).await?;
+            if began.elapsed() > within {
+                report.complete = false;
+                break;
+            }
         }
-        Err(error) => tracing::warn!(name = target.name, %error, "a database was not compared with what is lent"),
+        Ok::<(), VaultError>(())
+    };
+    let (looked, listed) = tokio::join!(looked, at.plugin.own_users(&at.to, pages));
+    looked.and(listed.map_err(away)).map(|()| report)
+}
+
+/// One database, while it is looked at.
+struct At<'a> {
+    vault: &'a Vault,
+    leases: Leases,
+    plugin: Arc<dyn DatabasePlugin>,
+    to: super::plugin::Connection,
+    repair: Repair,
+    since: &'a Since,
+}
+
+impl At<'_> {
+    /// Those of the leases whose users are gone.
+    async fn lent(&self, found: &[Found], report: &mut Report) -> Result<(), VaultError> {
+        let active = || found.iter().filter(|found| found.lease.state == State::Active);
+        let gone = self.gone(active().map(|found| found.lease.username.as_str())).await?;
+        let without: Vec<String> =
+            active().filter(|found| gone.contains(&found.lease.username)).map(|found| found.key.clone()).collect();
+        // one that ended meanwhile has lost nobody
+        for found in self.leases.load_all(&without).await?.iter().filter(|found| found.lease.state == State::Active) {
+            report.lost(&found.lease.id);
+            if self.repair == Repair::Yes {
+                let by = By::System("LeaseLost", self.since.now());
+                let one = std::slice::from_ref(found);
+                match mark::end(self.vault, one, (Why::Revoked, by), &found.lease.id, Duration::ZERO).await {
+                    Ok((count, _)) => report.repaired += count,
+                    // it ends, or goes on, by itself
+                    Err(identity::ChangeError::Conflict(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Those of the users that are nobody's.
+    async fn users(&self, users: &[OwnUser], report: &mut Report) -> Result<(), VaultError> {
+        // a lease is there before its user
+        let keys: Vec<String> = users.iter().map(|user| user.lease.clone()).filter(|key| is_key(key)).collect();
+        let lent: HashMap<String, String> =
+            self.leases.load_all(&keys).await?.into_iter().map(|found| (found.key, found.lease.username)).collect();
+        let strays: Vec<&OwnUser> = users.iter().filter(|user| lent.get(&user.lease) != Some(&user.name)).collect();
+        let gone = self.gone(strays.iter().map(|user| user.name.as_str())).await?;
+        let orphans: Vec<OwnUser> = strays.into_iter().filter(|user| !gone.contains(&user.name)).cloned().collect();
+        orphans.iter().for_each(|user| report.orphan(&user.name));
+        if self.repair == Repair::No {
+            return Ok(());
+        }
+        let mut dropped = futures_util::stream::iter(orphans).map(|user| self.drop(user)).buffer_unordered(AT_ONCE);
+        while let Some(outcome) = dropped.next().await {
+            report.repaired += outcome?;
+        }
+        Ok(())
+    }
+
+    /// One that does not go keeps no other from going: how many did.
+    async fn drop(&self, user: OwnUser) -> Result<usize, VaultError> {
+        let gone = User { name: &user.name, lease: &user.lease, statements: &[], heir: None };
+        let dropped = async {
+            self.plugin.end_access(&self.to, &gone).await?;
+            self.plugin.clean_up(&self.to, &gone).await
+        };
+        if let Err(error) = dropped.await {
+            tracing::warn!(user = user.name, %error, "a user that is nobody's was not dropped");
+            return Ok(0);
+        }
+        self.vault.log(&told(self.since.now(), "DatabaseOrphanDropped", &user.name, Outcome::Done)).await?;
+        Ok(1)
+    }
+
+    async fn gone(&self, names: impl Iterator<Item = &str>) -> Result<HashSet<String>, VaultError> {
+        let names: Vec<&str> = names.collect();
+        let mut gone = HashSet::new();
+        for page in names.chunks(USERS_PAGE) {
+            gone.extend(self.plugin.strangers(&self.to, page).await.map_err(away)?);
+        }
+        Ok(gone)
     }
 }
 
-/// Looked at in one round.
-const LEASES_MAX: usize = 100_000;
+fn away(error: DatabaseError) -> VaultError {
+    refused(&error, true)
+}
+
+/// By itself, each database now and then: what is lent to whoever is void is taken back, also where the database is away; what
+/// it holds is told, and put right by whoever is meant to. A copy of this store that was brought up elsewhere knows nothing of
+/// what was lent since, and would take it back. For a worker of its own: many users take minutes.
+pub async fn compare(vault: &Vault, now: Timestamp) -> Result<(), VaultError> {
+    let since = &Since::new(now);
+    let targets = targets(vault).await?;
+    let compared = futures_util::stream::iter(&targets).for_each_concurrent(AT_ONCE, |(id, target)| async move {
+        let (name, breakers) = (&target.name, vault.breakers());
+        if breakers.is_time_to(Look::Holders, id, since.now())
+            && let Err(error) = end_void(vault, (id, target), Older::GoOn, since).await
+        {
+            tracing::warn!(name, %error, "it was not seen whether all who were lent users are there");
+        }
+        if target.retired || breakers.fails(id) || !breakers.is_time_to(Look::Users, id, since.now()) {
+            return;
+        }
+        let compared = reconcile(vault, (id, target), Repair::No, (since, COMPARED_WITHIN));
+        match tokio::time::timeout(2 * COMPARED_WITHIN, compared).await {
+            Ok(Ok(report)) if report.is_clean() && report.complete => {}
+            Ok(Ok(Report { orphans, lost, unlisted, complete, .. })) => {
+                let (orphans, lost) = (orphans.len(), lost.len());
+                let why = "a database does not hold what was lent, or too many to be looked at in time: look at \
+                           database/reconcile, and write repair=true to it";
+                tracing::error!(name, orphans, lost, unlisted, complete, "{why}");
+            }
+            Ok(Err(error)) => tracing::warn!(name, %error, "a database was not compared with what is lent"),
+            Err(_) => tracing::warn!(name, "a database was not compared with what is lent: it answers slowly"),
+        }
+    });
+    compared.await;
+    Ok(())
+}
+
+/// Of orphans, and of leases.
+const LISTED_MAX: usize = 10_000;
+const LEASES_PAGE: u32 = 500;
+/// Databases, and orphans of one.
+const AT_ONCE: usize = 4;
+/// A request has thirty seconds.
+const REPORTED_WITHIN: Duration = Duration::from_secs(16);
+const COMPARED_WITHIN: Duration = Duration::from_secs(600);
