@@ -143,7 +143,7 @@ impl Identities {
     }
 
     /// The records of a token's ancestors, and behind them its role's; then the same of namespaces above.
-    fn above(&self, record: &TokenRecord) -> Result<Vec<(EntryPath, Kind)>, IdentityError> {
+    pub(crate) fn above(&self, record: &TokenRecord) -> Result<Vec<(EntryPath, Kind)>, IdentityError> {
         let below = |root: &EntryPath, rest: String| {
             root.join(&rest).map_err(|_| IdentityError::Internal("names and hashes are segments"))
         };
@@ -219,7 +219,7 @@ impl Identities {
 
 /// What stands at a path on which a token's life depends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Token,
     /// Of a namespace above.
     TokenAbove,

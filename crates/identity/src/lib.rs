@@ -35,7 +35,7 @@ pub use entity::{Alias, AliasChange, Entity, EntityChange, EntityId, EntityRef, 
 pub use error::{Cause, Face, IdentityError};
 pub use name::{Accessor, DisplayName, Malformed, PolicyName, RoleName};
 pub use op::{
-    AccessorPage, CertificateRolePage, EndedToken, LEASES_A_BATCH, Lease, LeasePage, Older, PageRequest, PolicyPage,
+    AccessorPage, CertificateRolePage, EndedToken, LEASES_A_BATCH, Lease, LeasePage, PageRequest, PolicyPage,
     PolicyText, Progress, Target, Tidied, TokenRolePage, principal_id,
 };
 pub use policy::{Capability, Limits, MalformedPolicy, Policy, PolicyFault};

@@ -11,7 +11,7 @@ pub(crate) use policy::DEFAULT_POLICY;
 pub use policy::{PolicyPage, PolicyText};
 pub use role::{CertificateRolePage, principal_id};
 pub(crate) use token::LOOKED_AT_EVERY;
-pub use token::{AccessorPage, EndedToken, LEASES_A_BATCH, Lease, LeasePage, Older, Target, Tidied, TokenRolePage};
+pub use token::{AccessorPage, EndedToken, LEASES_A_BATCH, Lease, LeasePage, Target, Tidied, TokenRolePage};
 
 use crate::acl::{Decided, Verdict, decide, decide_on};
 use crate::error::IdentityError;

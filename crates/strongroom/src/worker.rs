@@ -95,7 +95,18 @@ async fn renew_in(kms: &Kms) -> Result<usize, KmsError> {
 
 /// What goes on in the vault, and beside it what waits for others.
 pub async fn tend(vault: vault::Vault) {
-    tokio::join!(tend_all(vault.clone()), wait_on_others(vault.clone()), compare_databases(vault));
+    let void = end_void_leases(vault.clone());
+    tokio::join!(tend_all(vault.clone()), wait_on_others(vault.clone()), void, compare_databases(vault));
+}
+
+/// What was lent to whoever is void by now; many leases take minutes.
+async fn end_void_leases(vault: vault::Vault) {
+    loop {
+        tokio::time::sleep(TEND_EVERY).await;
+        if !vault.is_sealed() {
+            told("leases of who is void", vault::lease::end_void(&vault, SystemClock.now()).await);
+        }
+    }
 }
 
 /// Databases whose turn has come; one of many users takes minutes.

@@ -23,6 +23,7 @@ pub(crate) mod store;
 pub(crate) mod void;
 pub(crate) mod work;
 
+pub use void::end_void;
 pub use work::{Late, work};
 
 use envelope::Timestamp;
@@ -90,9 +91,9 @@ pub(crate) struct Lease {
     /// The accessor of the token that asked.
     #[serde(default)]
     pub(crate) token: Option<String>,
-    /// Or the role, and its incarnation, of the certificate that asked.
+    /// Or the client certificate's principal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) role: Option<String>,
+    pub(crate) certificate: Option<String>,
     #[serde(default)]
     pub(crate) entity: Option<String>,
     #[serde(default)]

@@ -18,7 +18,6 @@ pub use list::{AccessorPage, Tidied};
 pub(super) use make::within_own;
 pub(crate) use revoke::LOOKED_AT_EVERY;
 pub use role::TokenRolePage;
-pub use void::Older;
 
 use super::Act;
 use crate::ChangeError;

@@ -1,9 +1,7 @@
 use crate::house::{House, ROOT, START, certificate, child, policies, refusal, token, within_two_seconds};
 use envelope::Timestamp;
 use identity::token::SYSTEM_TTL_MAX;
-use identity::{
-    Accessor, CreateToken, Excess, Identities, IdentityError, Older, Parentage, Principal, Target, Through,
-};
+use identity::{Accessor, CreateToken, Excess, Identities, IdentityError, Parentage, Principal, Target, Through};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -503,7 +501,7 @@ async fn tokens_and_roles_that_are_void_are_known_and_none_is_by_this_nodes_cloc
         make(&root, token(&["p"], 900)).await,
     ];
     let all = [&*parents, &*child, &*of_role, &*short, &*long, "00112233445566778899aabbccddeeff", "nobodys", ""];
-    let void = async |node: &Identities| node.void_tokens(&all, Older::GoOn).await.unwrap();
+    let void = async |node: &Identities| node.void_tokens(&all).await.unwrap();
     let none: [&str; 0] = [];
     assert_eq!(void(&node).await, none);
     // whoever is over by time is told when it is swept up, and whoever is gone was
@@ -511,24 +509,29 @@ async fn tokens_and_roles_that_are_void_are_known_and_none_is_by_this_nodes_cloc
     assert_eq!(void(&node).await, none);
     node.revoke_token(&root, &house.call(), Target::Token(parent.expose())).await.unwrap();
     assert_eq!(void(&node).await, [&*child]);
-    let link = by.certificate_role().unwrap();
-    assert_eq!((holder.certificate_role(), root.certificate_role()), (None, None));
-    let others = format!("web/{}", "00".repeat(16));
-    let roles = [link.as_str(), others.as_str(), "none/00", "web", ""];
-    assert_eq!(node.void_roles(&roles).await.unwrap(), [&others, "none/00"]);
-    node.delete_certificate_role(&root, &house.call(), &role.name).await.unwrap();
-    assert_eq!(void(&node).await, [&*child, &*of_role]);
+    let own = by.certificate().unwrap();
+    assert_eq!((holder.certificate(), root.certificate()), (None, None));
+    let lend = async || node.prepare_lending(house.changes().batch().unwrap(), &by, house.call().now).await;
+    let late = lend().await.unwrap().0;
+    let others = format!("cert/web@{}", "00".repeat(16));
+    let principals = [own, others.as_str(), "cert/none", "cert/", "token/x", ""];
+    // written again, a role is the same; what was made by it before is not
     node.put_certificate_role(&root, &house.call(), &role).await.unwrap();
-    assert_eq!(void(&node).await, [&*child, &*of_role], "it is another role of that name");
-    assert_eq!(node.void_roles(&roles).await.unwrap(), [&link, &others, "none/00"]);
-    // a node of a higher generation voids them where it is told to; one of a lower knows nothing of what it sees
-    let higher = house.node_of(2, crate::house::TENANT);
-    assert_eq!(void(&higher).await, [&*child, &*of_role]);
-    assert_eq!(higher.void_tokens(&all, Older::Void).await.unwrap(), [&*child, &*of_role, &*short, &*long]);
+    assert_eq!(node.void_certificates(&principals).await.unwrap(), [&others, "cert/none"]);
+    assert_eq!(void(&node).await, [&*child, &*of_role]);
+    assert_eq!(lend().await.unwrap_err().cause(), "CERTIFICATE_UNKNOWN", "it is known by the former still");
+    let record = house.call();
+    let refused = house.changes().commit(late, &record.record("Lend", by.subject(), audit::Outcome::Done)).await;
+    assert!(matches!(refused, Err(identity::ChangeError::Conflict(_))), "{refused:?}");
+    // made anew after its deletion, it is another
+    node.delete_certificate_role(&root, &house.call(), &role.name).await.unwrap();
+    assert_eq!(node.void_certificates(&principals).await.unwrap(), [own, &others, "cert/none"]);
+    node.put_certificate_role(&root, &house.call(), &role).await.unwrap();
+    assert_eq!(node.void_certificates(&principals).await.unwrap(), [own, &others, "cert/none"]);
+    // a node of a higher generation voids no more; one of a lower knows nothing of what it sees
+    assert_eq!(void(&house.node_of(2, crate::house::TENANT)).await, [&*child, &*of_role]);
     let lower = house.node_of(0, crate::house::TENANT);
-    for older in [Older::GoOn, Older::Void] {
-        assert!(matches!(lower.void_tokens(&all, older).await, Err(IdentityError::Conflict)), "{older:?}");
-    }
+    assert!(matches!(lower.void_tokens(&all).await, Err(IdentityError::Conflict)));
 }
 
 #[tokio::test]

@@ -22,8 +22,8 @@
 //!   `password_policy` it is refused. Some clients refuse it, too (Java's driver).
 //! - `max_leases`, `reuse_window` and `owned_objects` of a role, `usernames` and `overlap` of a static role, and `reconcile`
 //!   are ours. `reconcile` lists 10,000 orphans and lost leases at most; `unlisted` says how many more there are, `complete`
-//!   whether all was looked at in the 16 seconds that it has. With `repair=true` it also takes back what was lent to tokens of
-//!   an earlier generation. What was lent by the role of a certificate that is gone is taken back every ten minutes by itself.
+//!   whether all was looked at in the 12 seconds that it has; with `repair=true`, what is left is put right afterwards, and the
+//!   log tells.
 //!   `rotation_schedule` knows numbers, in UTC.
 //! - `username_template` knows `.DisplayName`, `.RoleName`, `random`, `unix_time`, and the pipes `truncate`, `lowercase`,
 //!   `uppercase`; of `random`, 10 characters at least must be left when a name is

@@ -3,7 +3,7 @@
 //! Always: of this process alone, and in memory; nothing is decided by it but when to ask.
 
 use envelope::Timestamp;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ pub(crate) struct Breakers {
     breakers: Mutex<HashMap<String, Breaker>>,
     /// When each was last looked at.
     looked: Mutex<HashMap<(Look, String), Timestamp>>,
+    /// What is to be put right by whoever looks next.
+    ordered: Mutex<HashSet<String>>,
 }
 
 /// At what, now and then.
@@ -75,6 +77,21 @@ impl Breakers {
         is_time
     }
 
+    /// It is time now.
+    pub(crate) fn again(&self, look: Look, target: &str) {
+        self.looked().remove(&(look, target.to_owned()));
+    }
+
+    /// Looked at as soon as may be, and put right.
+    pub(crate) fn order(&self, target: &str) {
+        self.ordered().insert(target.to_owned());
+        self.again(Look::Users, target);
+    }
+
+    pub(crate) fn take_order(&self, target: &str) -> bool {
+        self.ordered().remove(target)
+    }
+
     pub(crate) fn reached(&self, target: &str) {
         self.locked().remove(target);
     }
@@ -93,6 +110,11 @@ impl Breakers {
     pub(crate) fn forget(&self, target: &str) {
         self.locked().remove(target);
         self.looked().retain(|(_, other), _| other != target);
+        self.ordered().remove(target);
+    }
+
+    fn ordered(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.ordered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn looked(&self) -> MutexGuard<'_, HashMap<(Look, String), Timestamp>> {
@@ -113,6 +135,24 @@ const PROBED_WITHIN: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_is_looked_at_now_and_then_and_at_once_where_that_is_ordered() {
+        let (breakers, at) = (Breakers::default(), |secs: u64| Timestamp::from_unix_millis(1000 * secs));
+        let is_time = |look, secs| breakers.is_time_to(look, "a", at(secs));
+        assert!(is_time(Look::Users, 0) && is_time(Look::Holders, 1) && breakers.is_time_to(Look::Users, "b", at(1)));
+        assert!(!is_time(Look::Users, 599) && is_time(Look::Users, 600) && !is_time(Look::Users, 601));
+        assert!(!is_time(Look::Holders, 600) && is_time(Look::Holders, 601));
+        breakers.again(Look::Holders, "a");
+        assert!(is_time(Look::Holders, 602) && !is_time(Look::Users, 602) && !breakers.take_order("a"));
+        breakers.order("a");
+        assert!(is_time(Look::Users, 603) && !is_time(Look::Holders, 603) && !breakers.take_order("b"));
+        assert!(breakers.take_order("a") && !breakers.take_order("a"));
+        breakers.order("a");
+        breakers.forget("a");
+        assert!(is_time(Look::Users, 604) && is_time(Look::Holders, 604) && !breakers.take_order("a"));
+        assert!(!breakers.is_time_to(Look::Users, "b", at(604 - 4)));
+    }
 
     #[test]
     fn what_is_away_is_asked_once_in_a_while_and_then_by_all() {

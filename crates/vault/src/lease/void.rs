@@ -2,71 +2,74 @@
 //!
 //! Always: the store alone is asked; a database that is away keeps nothing from being marked.
 
+use super::breaker::Look;
 use super::mark::{self, By};
-use super::store::{Found, Leases};
+use super::store::{Found, Leases, last};
+use super::work::targets;
 use super::{Since, Target, Why};
 use crate::error::VaultError;
 use crate::service::Vault;
-use identity::Older;
+use envelope::Timestamp;
 use std::collections::BTreeSet;
 use std::time::Duration;
-use storage::EntryPath;
 
-/// Marks what was lent at one database to tokens and certificates that are void. How many leases.
-pub(crate) async fn end_void(
-    vault: &Vault,
-    (id, target): (&str, &Target),
-    older: Older,
-    since: &Since,
-) -> Result<usize, VaultError> {
-    let leases = Leases::of(vault)?;
-    let (folder, mut after, mut ended) = (leases.of_target(&target.mount, id)?, None, 0);
-    let mut failed = None;
-    loop {
-        let (next, outcome) = end_page(vault, &leases, (&folder, after.as_ref()), older, since).await?;
-        match outcome {
+/// What was lent to certificates whose roles are gone, and to tokens that came from these, is taken back. How many leases. For
+/// a worker of its own, every few seconds: each database's are looked through every ten minutes.
+pub async fn end_void(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
+    let (since, mut ended) = (Since::new(now), 0);
+    for (id, target) in targets(vault).await? {
+        if !vault.breakers().is_time_to(Look::Holders, &id, since.now()) {
+            continue;
+        }
+        match end_at(vault, (&id, &target), &since).await {
             Ok(count) => ended += count,
-            // what cannot be read keeps no other from being looked at
+            Err(error) => {
+                tracing::warn!(name = target.name, %error, "it was not seen whether all who were lent users are there");
+                vault.breakers().again(Look::Holders, &id);
+            }
+        }
+    }
+    Ok(ended)
+}
+
+async fn end_at(vault: &Vault, (id, target): (&str, &Target), since: &Since) -> Result<usize, VaultError> {
+    let leases = Leases::of(vault)?;
+    let (folder, mut after, mut ended, mut failed) = (leases.of_target(&target.mount, id)?, None, 0, None);
+    loop {
+        let page = leases.view.scan(&folder, after.as_ref(), PAGE).await?;
+        let keys: Vec<String> = page.entries.iter().map(|(path, _)| last(path)).collect();
+        match end_among(vault, &leases, &keys, since).await {
+            Ok(count) => ended += count,
+            // what cannot be read keeps those on other pages from nothing
             Err(error) => drop(failed.get_or_insert(error)),
         }
-        if next.is_none() {
+        after = page.entries.into_iter().next_back().map(|(path, _)| path);
+        if !page.more {
             return failed.map_or(Ok(ended), Err);
         }
-        after = next;
     }
 }
 
-type Page = (Option<EntryPath>, Result<usize, VaultError>);
-
-async fn end_page(
-    vault: &Vault,
-    leases: &Leases,
-    (folder, after): (&EntryPath, Option<&EntryPath>),
-    older: Older,
-    since: &Since,
-) -> Result<Page, VaultError> {
-    let (found, next) = leases.below(folder, after, PAGE).await?;
-    let outcome = async {
-        let void = void(vault, &found, older).await?;
-        let mut ended = 0;
-        for some in void.chunks(mark::A_BATCH as usize) {
-            ended += end(vault, leases, some, since).await?;
-        }
-        Ok(ended)
-    };
-    Ok((next, outcome.await))
+async fn end_among(vault: &Vault, leases: &Leases, keys: &[String], since: &Since) -> Result<usize, VaultError> {
+    let void = void(vault, &leases.load_all(keys).await?).await?;
+    let mut ended = 0;
+    for some in void.chunks(mark::A_BATCH as usize) {
+        ended += end(vault, leases, some, since).await?;
+    }
+    Ok(ended)
 }
 
 /// The keys of those whose holders are.
-async fn void(vault: &Vault, found: &[Found], older: Older) -> Result<Vec<String>, VaultError> {
+async fn void(vault: &Vault, found: &[Found]) -> Result<Vec<String>, VaultError> {
     let tokens: BTreeSet<&str> = found.iter().filter_map(|found| found.lease.token.as_deref()).collect();
-    let roles: BTreeSet<&str> = found.iter().filter_map(|found| found.lease.role.as_deref()).collect();
-    let (tokens, roles): (Vec<&str>, Vec<&str>) = (tokens.into_iter().collect(), roles.into_iter().collect());
-    let tokens = vault.identities().void_tokens(&tokens, older).await?;
-    let roles = vault.identities().void_roles(&roles).await?;
+    let certificates: BTreeSet<&str> = found.iter().filter_map(|found| found.lease.certificate.as_deref()).collect();
+    let (tokens, certificates): (Vec<&str>, Vec<&str>) =
+        (tokens.into_iter().collect(), certificates.into_iter().collect());
+    let tokens = vault.identities().void_tokens(&tokens).await?;
+    let certificates = vault.identities().void_certificates(&certificates).await?;
     let is = |holder: &Option<String>, void: &[&str]| holder.as_deref().is_some_and(|holder| void.contains(&holder));
-    let void = found.iter().filter(|found| is(&found.lease.token, &tokens) || is(&found.lease.role, &roles));
-    Ok(void.map(|found| found.key.clone()).collect())
+    let is_void = |found: &&Found| is(&found.lease.token, &tokens) || is(&found.lease.certificate, &certificates);
+    Ok(found.iter().filter(is_void).map(|found| found.key.clone()).collect())
 }
 
 async fn end(vault: &Vault, leases: &Leases, keys: &[String], since: &Since) -> Result<usize, VaultError> {

@@ -3,8 +3,8 @@
 //! Always: the end of a token that was lent something leaves a mark in the commit that drops it, however it ended, or in the one
 //! that counts its last use.
 //!
-//! Not heard, but found by whoever asks ([`Identities::void_tokens`]): that a higher generation voids it, that the role of the
-//! certificate it came from is gone.
+//! Not heard, but found by whoever asks ([`Identities::void_tokens`]): that the role of the certificate it came from is gone. Nor
+//! that a higher generation voids it: what it was lent ends in its own time.
 
 use crate::entity::{EntityId, EntityRef, Work};
 use crate::error::{Cause, IdentityError};
@@ -33,7 +33,13 @@ impl Identities {
         by: &Principal,
         now: Timestamp,
     ) -> Result<(Batch, Option<Accessor>), IdentityError> {
-        let Proof::Token { digest, record, .. } = &by.proof else { return Ok((batch, None)) };
+        let (digest, record) = match &by.proof {
+            Proof::Token { digest, record, .. } => (digest, record),
+            Proof::Certificate { role, incarnation, .. } => {
+                return Ok((self.while_role_stands(batch, role, incarnation).await?, None));
+            }
+            Proof::Above { .. } => return Ok((batch, None)),
+        };
         let (batch, lent) = match (record.terms.kind, &record.parent, record.ancestors.first()) {
             (TokenKind::Service, ..) => {
                 let loaded = self.load_token(digest, now).await?;

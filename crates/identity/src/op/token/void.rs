@@ -1,49 +1,38 @@
-//! Who was lent something and has ended without anybody's being told: by the loss of a certificate's role, or by a higher
-//! generation.
+//! Who was lent something and has ended without anybody's being told: by the loss of a certificate's role.
 //!
-//! Never: by time, which each node has of its own: whoever is over by it is told when it is swept up.
+//! Never: by time, which each node has of its own: whoever is over by it is told when it is swept up. Nor by a higher generation:
+//! a copy of the store that is only tried out would take back what the one that lives has lent.
 
-use crate::error::IdentityError;
+use crate::error::{Cause, IdentityError};
 use crate::name::{Accessor, RoleName};
-use crate::principal::{Principal, Proof};
+use crate::principal::{Principal, Proof, role_id};
 use crate::service::Identities;
 use crate::store;
-use crate::token::{TokenKind, TokenRecord};
+use crate::token::TokenRecord;
 use envelope::Timestamp;
-use storage::{AtLeast, EntryPath};
-
-/// Whether tokens of an earlier generation count as void.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Older {
-    GoOn,
-    Void,
-}
+use std::collections::HashMap;
+use storage::{AtLeast, Batch, EntryPath};
 
 impl Principal {
-    /// By which role of certificates asks who has no record of its own, in which incarnation: as [`Identities::void_roles`]
-    /// takes it.
-    pub fn certificate_role(&self) -> Option<String> {
-        let (role, incarnation) = match &self.proof {
-            Proof::Certificate { role, incarnation, .. } => (role, incarnation),
-            Proof::Token { record, .. } if record.terms.kind == TokenKind::Stateless && record.ancestors.is_empty() => {
-                record.role.as_ref().map(|(role, incarnation)| (role, incarnation))?
-            }
-            Proof::Token { .. } | Proof::Above { .. } => return None,
-        };
-        Some(format!("{role}/{}", hex::encode(incarnation)))
+    /// As whom a client certificate itself asks: what [`Identities::void_certificates`] takes.
+    pub fn certificate(&self) -> Option<&str> {
+        match self.proof {
+            Proof::Certificate { .. } => Some(self.id()),
+            Proof::Token { .. } | Proof::Above { .. } => None,
+        }
     }
 }
 
 impl Identities {
     /// Those tokens that stand in the store, and for nobody.
-    pub async fn void_tokens<'a>(&self, accessors: &[&'a str], older: Older) -> Result<Vec<&'a str>, IdentityError> {
-        let mut known = Vec::new();
+    pub async fn void_tokens<'a>(&self, accessors: &[&'a str]) -> Result<Vec<&'a str>, IdentityError> {
+        let (mut known, mut paths) = (Vec::new(), Vec::new());
         for raw in accessors {
             if let Ok(accessor) = Accessor::parse(raw) {
-                known.push((*raw, self.layout.accessor(&accessor)?));
+                known.push(*raw);
+                paths.push(self.layout.accessor(&accessor)?);
             }
         }
-        let (known, paths): (Vec<&str>, Vec<EntryPath>) = known.into_iter().unzip();
         let (_, found) = self.barrier.get(&paths, AtLeast::Latest).await?;
         let (mut standing, mut paths) = (Vec::new(), Vec::new());
         for (raw, found) in known.into_iter().zip(found) {
@@ -53,7 +42,8 @@ impl Identities {
             }
         }
         let (_, records) = self.barrier.get(&paths, AtLeast::Latest).await?;
-        let mut void = Vec::new();
+        // many were made by the same
+        let (mut void, mut judged) = (Vec::new(), HashMap::new());
         for (raw, opened) in standing.into_iter().zip(records) {
             let Some(opened) = opened else { continue };
             let record = store::decode_token(&opened.value)?;
@@ -61,24 +51,31 @@ impl Identities {
             if record.generation > self.generation {
                 return Err(IdentityError::Conflict);
             }
-            let is_older = older == Older::Void && record.generation < self.generation;
-            if is_older || self.is_cut_off(&record).await? {
+            let above: Vec<EntryPath> = self.above(&record)?.into_iter().map(|(path, _)| path).collect();
+            let by = (above, record.role.clone());
+            let is_cut_off = match judged.get(&by) {
+                _ if by.0.is_empty() => false,
+                Some(is_cut_off) => *is_cut_off,
+                None => self.is_cut_off(&record).await?,
+            };
+            if is_cut_off {
                 void.push(raw);
             }
+            judged.insert(by, is_cut_off);
         }
         Ok(void)
     }
 
-    /// Those roles, each with its incarnation, that are gone.
-    pub async fn void_roles<'a>(&self, roles: &[&'a str]) -> Result<Vec<&'a str>, IdentityError> {
+    /// Those certificates' principals whose roles are gone. A role that is written again is the same.
+    pub async fn void_certificates<'a>(&self, principals: &[&'a str]) -> Result<Vec<&'a str>, IdentityError> {
         let mut void = Vec::new();
-        for raw in roles {
-            let Some((name, incarnation)) = raw.split_once('/') else { continue };
-            let Ok(name) = RoleName::parse(name) else { continue };
+        for raw in principals {
+            let name = raw.strip_prefix("cert/").and_then(|raw| raw.split('@').next());
+            let Some(name) = name.and_then(|name| RoleName::parse(name).ok()) else { continue };
             let path = self.layout.role(&name)?;
             let (_, found) = self.barrier.get(std::slice::from_ref(&path), AtLeast::Latest).await?;
             let stands = match found.into_iter().flatten().next() {
-                Some(found) => hex::encode(store::decode_role(&found.value)?.incarnation) == incarnation,
+                Some(found) => role_id(&name, store::decode_role(&found.value)?.lineage) == *raw,
                 None => false,
             };
             if !stands {
@@ -86,6 +83,23 @@ impl Identities {
             }
         }
         Ok(void)
+    }
+
+    /// With the role of a certificate as a condition.
+    pub(crate) async fn while_role_stands(
+        &self,
+        batch: Batch,
+        role: &RoleName,
+        incarnation: &[u8; 16],
+    ) -> Result<Batch, IdentityError> {
+        let gone = || IdentityError::Unauthenticated(Cause::CertificateUnknown);
+        let path = self.layout.role(role)?;
+        let (_, found) = self.barrier.get(std::slice::from_ref(&path), AtLeast::Latest).await?;
+        let found = found.into_iter().flatten().next().ok_or_else(gone)?;
+        if store::decode_role(&found.value)?.incarnation != *incarnation {
+            return Err(gone());
+        }
+        Ok(batch.revision_is(path, found.revision))
     }
 
     /// Whether an ancestor is gone, or the role that it came from. At a time at which nobody's is over.

@@ -218,7 +218,7 @@ pub(super) const DEFAULT: &str = "default";
 const CONNECTED_WITHIN: Duration = Duration::from_secs(3);
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 /// The server looks at all of its users before it answers.
-const NAMED_WITHIN: Duration = Duration::from_secs(30);
+const NAMED_WITHIN: Duration = Duration::from_secs(9);
 const NO_URL: &str = "`connection_url` cannot be read";
 
 #[cfg(test)]

@@ -158,7 +158,7 @@ async fn intend(
         ttl_millis: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
         renewed: None,
         token: accessor.map(|accessor| accessor.as_str().to_owned()),
-        role: by.certificate_role(),
+        certificate: by.certificate().map(str::to_owned),
         entity: by.entity().map(|entity| entity.to_string()),
         renew_statements: role.renew_statements.clone(),
         revoke_statements: role.revocation_statements.clone(),

@@ -10,7 +10,6 @@ use crate::error::VaultError;
 use crate::lease::breaker::Look;
 use crate::lease::mark::{self, By, told};
 use crate::lease::store::{Found, Leases, is_key};
-use crate::lease::void::end_void;
 use crate::lease::work::targets;
 use crate::lease::{Since, State, Target, Why};
 use crate::reply::Reply;
@@ -19,9 +18,9 @@ use crate::service::Vault;
 use audit::Outcome;
 use envelope::Timestamp;
 use futures_util::StreamExt as _;
-use identity::Older;
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -65,10 +64,11 @@ pub(super) async fn report(scope: &Scope<'_>, name: &str, repair: Repair) -> Res
     let loaded = config::find(scope, name).await?.ok_or(VaultError::NotFound)?;
     let (id, target) = (&loaded.config.target, &loaded.target);
     let since = Since::new(scope.now());
-    if repair == Repair::Yes {
-        end_void(scope.vault, (id, target), Older::Void, &since).await?;
+    let report = reconcile(scope.vault, (id, target), repair, (&since, REPORTED_WITHIN)).await?;
+    if repair == Repair::Yes && !report.complete {
+        scope.vault.breakers().order(id);
     }
-    Reply::data(&reconcile(scope.vault, (id, target), repair, (&since, REPORTED_WITHIN)).await?)
+    Reply::data(&report)
 }
 
 async fn reconcile(
@@ -78,17 +78,14 @@ async fn reconcile(
     (since, within): (&Since, Duration),
 ) -> Result<Report, VaultError> {
     let (plugin, to) = connection(vault, id, target).map_err(away)?;
-    let at = At { vault, leases: Leases::of(vault)?, plugin, to, repair, since };
+    let at = At { vault, leases: Leases::of(vault)?, plugin, to, repair, since, until: Instant::now() + within };
     let mut report = Report { orphans: Vec::new(), lost: Vec::new(), repaired: 0, unlisted: 0, complete: true };
-    let (folder, mut after, began) = (at.leases.of_target(&target.mount, id)?, None, Instant::now());
+    let (folder, mut after) = (at.leases.of_target(&target.mount, id)?, None);
     loop {
         let (found, next) = at.leases.below(&folder, after.as_ref(), LEASES_PAGE).await?;
         at.lent(&found, &mut report).await?;
-        if next.is_none() {
-            break;
-        }
-        if began.elapsed() > within / 2 {
-            report.complete = false;
+        // half of the time is the users'
+        if next.is_none() || at.is_late(within / 2, &mut report) {
             break;
         }
         after = next;
@@ -99,8 +96,7 @@ async fn reconcile(
         let mut users = users;
         while let Some(page) = users.recv().await {
             at.users(&page, &mut report).await?;
-            if began.elapsed() > within {
-                report.complete = false;
+            if at.is_late(Duration::ZERO, &mut report) {
                 break;
             }
         }
@@ -118,9 +114,17 @@ struct At<'a> {
     to: super::plugin::Connection,
     repair: Repair,
     since: &'a Since,
+    until: Instant,
 }
 
 impl At<'_> {
+    /// Whether no more than this is left of the time.
+    fn is_late(&self, left: Duration, report: &mut Report) -> bool {
+        let is_late = Instant::now() + left >= self.until;
+        report.complete &= !is_late;
+        is_late
+    }
+
     /// Those of the leases whose users are gone.
     async fn lent(&self, found: &[Found], report: &mut Report) -> Result<(), VaultError> {
         let active = || found.iter().filter(|found| found.lease.state == State::Active);
@@ -130,7 +134,7 @@ impl At<'_> {
         // one that ended meanwhile has lost nobody
         for found in self.leases.load_all(&without).await?.iter().filter(|found| found.lease.state == State::Active) {
             report.lost(&found.lease.id);
-            if self.repair == Repair::Yes {
+            if self.repair == Repair::Yes && !self.is_late(Duration::ZERO, report) {
                 let by = By::System("LeaseLost", self.since.now());
                 let one = std::slice::from_ref(found);
                 match mark::end(self.vault, one, (Why::Revoked, by), &found.lease.id, Duration::ZERO).await {
@@ -157,8 +161,9 @@ impl At<'_> {
         if self.repair == Repair::No {
             return Ok(());
         }
-        let mut dropped = futures_util::stream::iter(orphans).map(|user| self.drop(user)).buffer_unordered(AT_ONCE);
-        while let Some(outcome) = dropped.next().await {
+        let in_time = futures_util::stream::iter(orphans).take_while(|_| ready(!self.is_late(Duration::ZERO, report)));
+        let outcomes: Vec<_> = in_time.map(|user| self.drop(user)).buffer_unordered(AT_ONCE).collect().await;
+        for outcome in outcomes {
             report.repaired += outcome?;
         }
         Ok(())
@@ -167,6 +172,8 @@ impl At<'_> {
     /// One that does not go keeps no other from going: how many did.
     async fn drop(&self, user: OwnUser) -> Result<usize, VaultError> {
         let gone = User { name: &user.name, lease: &user.lease, statements: &[], heir: None };
+        let told = |outcome| told(self.since.now(), "DatabaseOrphanDropped", &user.name, outcome);
+        self.vault.log(&told(Outcome::Asked)).await?;
         let dropped = async {
             self.plugin.end_access(&self.to, &gone).await?;
             self.plugin.clean_up(&self.to, &gone).await
@@ -175,7 +182,7 @@ impl At<'_> {
             tracing::warn!(user = user.name, %error, "a user that is nobody's was not dropped");
             return Ok(0);
         }
-        self.vault.log(&told(self.since.now(), "DatabaseOrphanDropped", &user.name, Outcome::Done)).await?;
+        self.vault.log(&told(Outcome::Done)).await?;
         Ok(1)
     }
 
@@ -193,30 +200,25 @@ fn away(error: DatabaseError) -> VaultError {
     refused(&error, true)
 }
 
-/// By itself, each database now and then: what is lent to whoever is void is taken back, also where the database is away; what
-/// it holds is told, and put right by whoever is meant to. A copy of this store that was brought up elsewhere knows nothing of
-/// what was lent since, and would take it back. For a worker of its own: many users take minutes.
+/// By itself, each database now and then: what it holds is told, and put right where that was ordered. A copy of this store that
+/// was brought up elsewhere knows nothing of what was lent since, and would take it back. For a worker of its own: many users
+/// take minutes.
 pub async fn compare(vault: &Vault, now: Timestamp) -> Result<(), VaultError> {
-    let since = &Since::new(now);
-    let targets = targets(vault).await?;
+    let (since, targets) = (&Since::new(now), targets(vault).await?);
     let compared = futures_util::stream::iter(&targets).for_each_concurrent(AT_ONCE, |(id, target)| async move {
         let (name, breakers) = (&target.name, vault.breakers());
-        if breakers.is_time_to(Look::Holders, id, since.now())
-            && let Err(error) = end_void(vault, (id, target), Older::GoOn, since).await
-        {
-            tracing::warn!(name, %error, "it was not seen whether all who were lent users are there");
-        }
         if target.retired || breakers.fails(id) || !breakers.is_time_to(Look::Users, id, since.now()) {
             return;
         }
-        let compared = reconcile(vault, (id, target), Repair::No, (since, COMPARED_WITHIN));
+        let repair = if breakers.take_order(id) { Repair::Yes } else { Repair::No };
+        let compared = reconcile(vault, (id, target), repair, (since, COMPARED_WITHIN));
         match tokio::time::timeout(2 * COMPARED_WITHIN, compared).await {
             Ok(Ok(report)) if report.is_clean() && report.complete => {}
-            Ok(Ok(Report { orphans, lost, unlisted, complete, .. })) => {
+            Ok(Ok(Report { orphans, lost, unlisted, complete, repaired })) => {
                 let (orphans, lost) = (orphans.len(), lost.len());
-                let why = "a database does not hold what was lent, or too many to be looked at in time: look at \
+                let why = "a database does not hold what was lent, or more than can be looked at in time: look at \
                            database/reconcile, and write repair=true to it";
-                tracing::error!(name, orphans, lost, unlisted, complete, "{why}");
+                tracing::error!(name, orphans, lost, unlisted, complete, repaired, "{why}");
             }
             Ok(Err(error)) => tracing::warn!(name, %error, "a database was not compared with what is lent"),
             Err(_) => tracing::warn!(name, "a database was not compared with what is lent: it answers slowly"),
@@ -231,6 +233,6 @@ const LISTED_MAX: usize = 10_000;
 const LEASES_PAGE: u32 = 500;
 /// Databases, and orphans of one.
 const AT_ONCE: usize = 4;
-/// A request has thirty seconds.
-const REPORTED_WITHIN: Duration = Duration::from_secs(16);
+/// A request has thirty seconds; what is under way then ends first.
+const REPORTED_WITHIN: Duration = Duration::from_secs(12);
 const COMPARED_WITHIN: Duration = Duration::from_secs(600);
