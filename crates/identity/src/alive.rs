@@ -218,7 +218,7 @@ impl Identities {
 }
 
 /// What stands at a path on which a token's life depends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     Token,
     /// Of a namespace above.

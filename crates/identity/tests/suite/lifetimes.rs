@@ -10,6 +10,15 @@ const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
 
+/// Of the certificate whose thumbprint is all ones.
+fn web() -> identity::CertificateRole {
+    identity::CertificateRole {
+        name: identity::RoleName::parse("web").unwrap(),
+        matches: identity::CertificateMatch::Thumbprint([1; 32]),
+        policies: policies(&["p"]).into(),
+    }
+}
+
 fn renewable(names: &[&str], ttl_secs: u64) -> CreateToken {
     CreateToken { renewable: true, excess: Excess::Cap, ..token(names, ttl_secs) }
 }
@@ -453,11 +462,7 @@ async fn an_orphan_does_not_depend_on_the_certificate_role_of_those_before_it() 
     let house = House::new();
     let (node, root) = house.open().await;
     write(&house, &node, &root, "p", r#"path "auth/token/create" { capabilities = ["update"] }"#).await;
-    let role = identity::CertificateRole {
-        name: identity::RoleName::parse("web").unwrap(),
-        matches: identity::CertificateMatch::Thumbprint([1; 32]),
-        policies: policies(&["p"]).into(),
-    };
+    let role = web();
     node.put_certificate_role(&root, &house.call(), &role).await.unwrap();
     let shown = certificate(1, "web", &[]);
     let by = node.authenticate(None, Some(&shown), &house.call()).await.unwrap();
@@ -481,11 +486,7 @@ async fn tokens_and_roles_that_are_void_are_known_and_none_is_by_this_nodes_cloc
     let house = House::new();
     let (node, root) = house.open().await;
     write(&house, &node, &root, "p", r#"path "auth/token/create" { capabilities = ["update"] }"#).await;
-    let role = identity::CertificateRole {
-        name: identity::RoleName::parse("web").unwrap(),
-        matches: identity::CertificateMatch::Thumbprint([1; 32]),
-        policies: policies(&["p"]).into(),
-    };
+    let role = web();
     node.put_certificate_role(&root, &house.call(), &role).await.unwrap();
     let by = node.authenticate(None, Some(&certificate(1, "web", &[])), &house.call()).await.unwrap();
     let make = async |by: &Principal, command| {

@@ -1,6 +1,7 @@
 //! A breaker for each database: one that cannot be reached is asked by one lease, not by all.
 //!
-//! Always: of this process alone, and in memory; nothing is decided by it but when to ask.
+//! Always: of this process alone, and in memory; nothing is decided by it but when to ask, and what to put right then, which is
+//! forgotten where the process ends first.
 
 use envelope::Timestamp;
 use std::collections::{HashMap, HashSet};

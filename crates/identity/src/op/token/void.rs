@@ -11,7 +11,7 @@ use crate::store;
 use crate::token::TokenRecord;
 use envelope::Timestamp;
 use std::collections::HashMap;
-use storage::{AtLeast, Batch, EntryPath};
+use storage::{AtLeast, Batch};
 
 impl Principal {
     /// As whom a client certificate itself asks: what [`Identities::void_certificates`] takes.
@@ -51,17 +51,16 @@ impl Identities {
             if record.generation > self.generation {
                 return Err(IdentityError::Conflict);
             }
-            let above: Vec<EntryPath> = self.above(&record)?.into_iter().map(|(path, _)| path).collect();
-            let by = (above, record.role.clone());
-            let is_cut_off = match judged.get(&by) {
-                _ if by.0.is_empty() => false,
+            let above = self.above(&record)?;
+            let is_cut_off = match judged.get(&above) {
+                _ if above.is_empty() => false,
                 Some(is_cut_off) => *is_cut_off,
                 None => self.is_cut_off(&record).await?,
             };
             if is_cut_off {
                 void.push(raw);
             }
-            judged.insert(by, is_cut_off);
+            judged.insert(above, is_cut_off);
         }
         Ok(void)
     }
