@@ -105,7 +105,7 @@ impl Server {
 
     fn end(&mut self, signal: Signal) {
         let Some(mut child) = self.child.take() else { return };
-        self.freeze(child.id(), Signal::CONT);
+        signal_all(child.id(), Signal::CONT);
         let _gone = kill_process(pid(child.id()), signal);
         let began = Instant::now();
         while began.elapsed() < END {
@@ -118,26 +118,19 @@ impl Server {
         let _ = child.wait();
     }
 
-    /// SIGSTOP to all its processes: connections stay open, and nothing is answered.
+    /// All its processes are stopped: connections stay open, and nothing is answered.
     pub fn pause(&self) {
-        self.freeze(self.child.as_ref().expect("it runs").id(), Signal::STOP);
+        let parent = self.child.as_ref().expect("it runs").id();
+        let began = Instant::now();
+        // a signal is not there at once, and one that is being forked is found by the next look
+        while (0..2).map(|_| stop_running(parent)).sum::<usize>() > 0 {
+            assert!(began.elapsed() < END, "the database does not stop");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     pub fn go_on(&self) {
-        self.freeze(self.child.as_ref().expect("it runs").id(), Signal::CONT);
-    }
-
-    fn freeze(&self, parent: u32, signal: Signal) {
-        // first the parent, so that it makes no new ones
-        let _gone = kill_process(pid(parent), signal);
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let Some(number) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-            let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-            let of = status.lines().find_map(|line| line.strip_prefix("PPid:")).map(str::trim);
-            if of == Some(parent.to_string().as_str()) {
-                let _gone = kill_process(pid(number), signal);
-            }
-        }
+        signal_all(self.child.as_ref().expect("it runs").id(), Signal::CONT);
     }
 
     /// Over its Unix socket.
@@ -195,6 +188,36 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.end(Signal::QUIT);
+    }
+}
+
+/// It and its children, with the state of each, it before them: so that it makes no new ones.
+fn processes(parent: u32) -> Vec<(u32, char)> {
+    let of = |number: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{number}/status")).ok()?;
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let is_its = number == parent || field("PPid:") == Some(parent.to_string().as_str());
+        is_its.then_some((number, field("State:")?.chars().next()?))
+    };
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let others =
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|number| *number != parent);
+    std::iter::once(parent).chain(others).filter_map(of).collect()
+}
+
+/// How many ran still.
+fn stop_running(parent: u32) -> usize {
+    let mut running = processes(parent);
+    running.retain(|(_, state)| !matches!(state, 'T' | 'Z'));
+    for (number, _) in &running {
+        let _gone = kill_process(pid(*number), Signal::STOP);
+    }
+    running.len()
+}
+
+fn signal_all(parent: u32, signal: Signal) {
+    for (number, _) in processes(parent) {
+        let _gone = kill_process(pid(number), signal);
     }
 }
 
