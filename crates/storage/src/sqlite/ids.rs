@@ -34,8 +34,7 @@ impl Ids {
     pub(super) fn load(connection: &Connection, steady: Arc<dyn Clock>, wall: Timestamp) -> rusqlite::Result<Self> {
         let now = secs(wall);
         let (oldest, newest): (Option<i64>, Option<i64>) =
-            connection
-                .query_row("SELECT min(slot), max(slot) FROM commits", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            connection.query_row(ENDS, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let (slot, began, told) = match newest {
             None => (now / SLOT_SECS, now, false),
             Some(slot) => {
@@ -121,6 +120,12 @@ fn secs(time: Timestamp) -> i64 {
     i64::try_from(time.unix_secs()).unwrap_or(i64::MAX)
 }
 
+/// The oldest slot and the newest. Asked for both at once, the whole table is read: all that was committed within an hour.
+pub(super) const ENDS: &str = "SELECT (SELECT min(slot) FROM commits), (SELECT max(slot) FROM commits)";
+/// Few slots exist at a time: the id is looked for in each.
+pub(super) const FIND: &str = "WITH RECURSIVE slots(s) AS (SELECT min(slot) FROM commits UNION ALL \
+     SELECT (SELECT min(slot) FROM commits WHERE slot > s) FROM slots WHERE s IS NOT NULL) \
+     SELECT rev FROM slots JOIN commits ON slot = s AND id = ?1 LIMIT 1";
 const SLOT: Duration = Duration::from_secs(30 * 60);
 const SLOT_SECS: i64 = 30 * 60;
 /// Ids forgotten with one group, so that forgetting never holds it up.

@@ -129,9 +129,6 @@ fn entry(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Entry> {
 }
 
 fn committed(connection: &Connection, id: CommitId) -> rusqlite::Result<Option<Revision>> {
-    // Few slots exist at a time: the id is looked for in each.
-    let mut found = connection.prepare_cached(
-        "SELECT rev FROM (SELECT DISTINCT slot AS s FROM commits) JOIN commits ON slot = s AND id = ?1 LIMIT 1",
-    )?;
+    let mut found = connection.prepare_cached(super::ids::FIND)?;
     found.query_row([&id.0], |row| row.get(0)).optional()
 }

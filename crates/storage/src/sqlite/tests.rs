@@ -281,6 +281,35 @@ async fn an_id_is_known_for_an_hour_and_forgotten_in_the_end() {
     assert_eq!(store.commit(batch(500)).await, Ok(Revision(number + 1)));
 }
 
+/// However many were committed within the hour: a start reads the table's ends, and who asks for an id a row of each slot.
+#[test]
+fn ids_are_looked_for_without_reading_all_of_them() {
+    const ROWS: i64 = 20_000;
+    let folder = folder();
+    let connection = schema::open_or_make(&folder.path().join("store.db")).unwrap();
+    let id = |row: i64| row.to_be_bytes();
+    let mut put = connection.prepare("INSERT INTO commits VALUES(?1, ?2, ?3)").unwrap();
+    for row in 0..ROWS {
+        put.execute((7 + row % 4, id(row), row)).unwrap();
+    }
+    let steps = |text: &str, id: Option<[u8; 8]>| {
+        let mut asked = connection.prepare(text).unwrap();
+        let read = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
+        let found = if let Some(id) = id { asked.query_row([id], read) } else { asked.query_row([], read) };
+        (found.ok(), asked.get_status(rusqlite::StatementStatus::VmStep))
+    };
+    for (text, asked, expected) in [
+        (ids::ENDS, None, Some(7)),
+        (ids::FIND, Some(id(0)), Some(0)),
+        (ids::FIND, Some(id(ROWS - 1)), Some(ROWS - 1)),
+        (ids::FIND, Some(id(ROWS)), None),
+    ] {
+        let (found, steps) = steps(text, asked);
+        assert_eq!(found, expected, "{text}");
+        assert!(steps < 500, "{text}: {steps} steps");
+    }
+}
+
 /// The machine's clock jumps every minute, and in the middle the process ends.
 #[tokio::test]
 async fn a_clock_that_jumps_neither_forgets_an_id_nor_keeps_it() {
