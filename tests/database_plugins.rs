@@ -207,6 +207,47 @@ fn users_are_listed_page_by_page_over_one_connection() {
     }
 }
 
+/// Each of them, those who are in as well: before they are cleaned up, and when the server has started again.
+#[test]
+fn users_of_redis_who_end_at_once_are_out_and_stay_out() {
+    let redis = Redis::start();
+    let kind = Kind::of("redis-database-plugin", redis.url(), &["~app:* +@read"]);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let names: Vec<String> = (0..100).map(|number| format!("v-{number:02}")).collect();
+    let users: Vec<User<'_>> = names.iter().map(|name| user(name, LEASE)).collect();
+    let ask = Ask::default();
+    let made = runtime.block_on(join_all(names.iter().map(|name| kind.make(name, LEASE, &ask))));
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
+    let mut sessions: Vec<_> = names.iter().step_by(3).map(|name| redis.session(name, PASSWORD)).collect();
+    // somebody's selector gives nothing either
+    redis.run(&["ACL", "SETUSER", "v-00", "(+@all ~*)"]);
+    runtime.block_on(kind.make("v-stays", OTHER, &ask)).unwrap();
+    let mut stays = redis.session("v-stays", PASSWORD);
+    let before = redis.run(&["INFO", "commandstats"]);
+    let ended = runtime.block_on(join_all(users.iter().map(|user| kind.plugin.end_access(&kind.to, user))));
+    assert!(ended.iter().all(Result::is_ok), "{ended:?}");
+    let saves = |stats: &str| {
+        let stats = stats.lines().find_map(|line| line.strip_prefix("cmdstat_acl|save:calls="));
+        stats.unwrap().split(',').next().unwrap().parse::<usize>().unwrap()
+    };
+    let saved = saves(&redis.run(&["INFO", "commandstats"])) - saves(&before);
+    assert!((1..=10).contains(&saved), "{saved} times for {} users", users.len());
+    assert!(sessions.iter_mut().all(|session| !session.lives()) && stays.lives());
+    let are_out = || names.iter().all(|name| !runtime.block_on(kind.comes_in(name)));
+    assert!(are_out() && !redis.run(&["ACL", "LIST"]).contains("+@all ~*"));
+    assert_eq!(runtime.block_on(kind.own()).len(), names.len() + 1, "they bear their marks");
+    let restart = || {
+        redis.stop();
+        redis.go_on();
+    };
+    restart();
+    assert!(are_out() && runtime.block_on(kind.comes_in("v-stays")));
+    let cleaned = runtime.block_on(join_all(users.iter().map(|user| kind.plugin.clean_up(&kind.to, user))));
+    assert!(cleaned.iter().all(Result::is_ok), "{cleaned:?}");
+    restart();
+    assert_eq!(redis.run(&["ACL", "USERS"]).lines().collect::<Vec<_>>(), ["default", "v-stays", "vaultadm"]);
+}
+
 /// While a role is being committed its lease does not end, for nobody sees the role yet.
 #[test]
 fn a_role_of_postgresql_that_is_being_committed_is_waited_for() {

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends where it fails")]
 #![allow(clippy::print_stdout, reason = "figures")]
 
+#[path = "dynamic_others/expiries.rs"]
+mod expiries;
 #[path = "dynamic_others/stand.rs"]
 mod stand;
 

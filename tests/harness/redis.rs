@@ -28,6 +28,11 @@ impl Redis {
         Self::with(|users| ("aclfile users.acl\nslowlog-log-slower-than 0\nslowlog-max-len 100000", users))
     }
 
+    /// With an `aclfile`. Notes nothing.
+    pub fn remembering() -> Self {
+        Self::with(|users| ("aclfile users.acl", users))
+    }
+
     /// Without an `aclfile`, which Redis writes anew, with all who are in it, for each who is made.
     pub fn forgetful() -> Self {
         Self::with(|users| (users, ""))

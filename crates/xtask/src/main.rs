@@ -38,7 +38,8 @@ enum Command {
     },
     /// Measure two servers on one PostgreSQL beside one of them, in release
     Nodes,
-    /// Measure users of a database by the server beside a bare loop of the same statements, in release; end them while it goes away
+    /// Measure users of a database beside a bare loop of the same statements, in release; end them while it goes away; end so
+    /// many users of Redis a second
     Leases {
         #[arg(long, default_value_t = 1000)]
         users: u32,

@@ -99,8 +99,9 @@ pub(crate) fn leases(users: u32) -> Result<()> {
     crate::setup::install()?;
     say("building in release");
     run(cargo().args(["build", "--release"]).args(PROGRAMS).arg("--bins"))?;
-    let test = ["test", "--release", "--package", "tests", "--test", "dynamic", "figures::"];
-    let alone = ["--", "--nocapture", "--test-threads", "1"];
+    let test =
+        ["test", "--release", "--package", "tests", "--test", "dynamic", "--test", "dynamic_others", "--no-fail-fast"];
+    let alone = ["--", "figures::", "expiries::", "--nocapture", "--test-threads", "1"];
     run(cargo().env("STRONGROOM_LEASES", users.to_string()).args(test).args(alone))
 }
 

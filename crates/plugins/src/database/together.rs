@@ -19,6 +19,9 @@ pub(super) trait Step: Send + Sync + 'static {
     type Item: Clone + Send + Sync + 'static;
     type Answer: Send + 'static;
 
+    /// Whether each is tried by itself where nobody was reached: not where all share the one connection.
+    const ALONE_IF_AWAY: bool = true;
+
     /// Bounded in time. An answer for each, in their order; an error: nothing was done for any, or it may be done again.
     async fn all(&self, to: &Connection, items: &[Self::Item]) -> Outcome<Vec<Outcome<Self::Answer>>>;
 }
@@ -135,11 +138,13 @@ async fn do_all<S: Step>(step: Arc<S>, to: Connection, group: Vec<Waiting<S>>) {
         items.iter().map(|_| Err(error.clone())).collect()
     });
     for (waiting, answer) in group.into_iter().zip(answers) {
-        let answer = match &answer {
-            Ok(_) | Err(DatabaseError::Unknown(_)) => Some(answer),
+        let is_final = match &answer {
+            Ok(_) | Err(DatabaseError::Unknown(_)) => true,
+            Err(DatabaseError::Refused(_)) => false,
             // one connection, or what one of them needs, may be away
-            Err(DatabaseError::Refused(_) | DatabaseError::Unreachable(_)) => None,
+            Err(DatabaseError::Unreachable(_)) => !S::ALONE_IF_AWAY,
         };
+        let answer = is_final.then_some(answer);
         // whoever has gone needs none
         drop(waiting.tell.send(answer));
     }
@@ -271,6 +276,31 @@ mod tests {
         assert_eq!(answers, [Ok(1), Ok(2), Err(DatabaseError::Unreachable("away".to_owned())), Ok(3)]);
         let (answers, asked) = asked([3]).await;
         assert_eq!((answers, asked.len()), (vec![refused("odd")], 1), "what is refused alone is not asked again");
+    }
+
+    /// As over one connection.
+    struct Shared(Halve);
+
+    #[async_trait::async_trait]
+    impl Step for Shared {
+        type Item = u64;
+        type Answer = u64;
+        const ALONE_IF_AWAY: bool = false;
+
+        async fn all(&self, to: &Connection, items: &[u64]) -> Outcome<Vec<Outcome<u64>>> {
+            self.0.all(to, items).await
+        }
+    }
+
+    #[tokio::test]
+    async fn over_one_connection_nobody_tries_again_what_was_away_for_all() {
+        let (together, to) = (Together::new(Shared(Halve::new(1000))), to());
+        let answers = futures_util::future::join_all([2, 4, 17, 6].map(|number| together.done(&to, number))).await;
+        let away = || Err(DatabaseError::Unreachable("away".to_owned()));
+        assert_eq!(answers, [Ok(1), away(), away(), away()]);
+        assert_eq!(together.step.0.asked.lock().unwrap().len(), 2);
+        let answers = futures_util::future::join_all([2, 4, 3, 6].map(|number| together.done(&to, number))).await;
+        assert_eq!(answers, [Ok(1), Ok(2), Err(super::super::refused("odd")), Ok(3)]);
     }
 
     #[tokio::test]

@@ -23,7 +23,14 @@ pub(super) struct Links {
 
 struct Link {
     revision: u64,
-    open: tokio::sync::Mutex<Option<MultiplexedConnection>>,
+    open: tokio::sync::Mutex<Open>,
+}
+
+/// The connection, and how many there were before it.
+#[derive(Default)]
+struct Open {
+    number: u64,
+    connection: Option<MultiplexedConnection>,
 }
 
 impl std::fmt::Debug for Link {
@@ -70,7 +77,7 @@ impl Links {
     {
         let link = self.link(to);
         for again in [true, false] {
-            let (connection, was_open) = self.open(&link, to).await?;
+            let (connection, number, was_open) = self.open(&link, to).await?;
             let error = match ask(connection).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
@@ -78,7 +85,12 @@ impl Links {
             if !is_lost(&error) {
                 return Err(Failed::Said(words(&error)));
             }
-            *link.open.lock().await = None;
+            let mut open = link.open.lock().await;
+            // another may be open by now
+            if open.number == number {
+                open.connection = None;
+            }
+            drop(open);
             if !(was_open && again) || error.is_timeout() {
                 return Err(Failed::Lost(words(&error)));
             }
@@ -86,14 +98,15 @@ impl Links {
         Err(Failed::Lost("the connection ends again and again".to_owned()))
     }
 
-    async fn open(&self, link: &Link, to: &Connection) -> Result<(MultiplexedConnection, bool), Failed> {
+    /// With its number, and whether it was open before.
+    async fn open(&self, link: &Link, to: &Connection) -> Result<(MultiplexedConnection, u64, bool), Failed> {
         let mut open = link.open.lock().await;
-        if let Some(connection) = &*open {
-            return Ok((connection.clone(), true));
+        if let Some(connection) = &open.connection {
+            return Ok((connection.clone(), open.number, true));
         }
         let connection = self.dial(to, (&to.username, &to.password)).await.map_err(Failed::Lost)?;
-        *open = Some(connection.clone());
-        Ok((connection, false))
+        *open = Open { number: open.number + 1, connection: Some(connection.clone()) };
+        Ok((connection, open.number, false))
     }
 
     /// As somebody, whom the server lets in or not.
