@@ -284,29 +284,39 @@ async fn an_id_is_known_for_an_hour_and_forgotten_in_the_end() {
 /// However many were committed within the hour: a start reads the table's ends, and who asks for an id a row of each slot.
 #[test]
 fn ids_are_looked_for_without_reading_all_of_them() {
-    const ROWS: i64 = 20_000;
     let folder = folder();
     let connection = schema::open_or_make(&folder.path().join("store.db")).unwrap();
-    let id = |row: i64| row.to_be_bytes();
-    let mut put = connection.prepare("INSERT INTO commits VALUES(?1, ?2, ?3)").unwrap();
-    for row in 0..ROWS {
-        put.execute((7 + row % 4, id(row), row)).unwrap();
-    }
-    let steps = |text: &str, id: Option<[u8; 8]>| {
+    let steps = |text: &str, id: Option<i64>| {
         let mut asked = connection.prepare(text).unwrap();
-        let read = |row: &rusqlite::Row<'_>| row.get::<_, i64>(0);
-        let found = if let Some(id) = id { asked.query_row([id], read) } else { asked.query_row([], read) };
-        (found.ok(), asked.get_status(rusqlite::StatementStatus::VmStep))
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1).unwrap_or_default()));
+        let found = match id {
+            Some(id) => asked.query_row([id.to_be_bytes()], read),
+            None => asked.query_row([], read),
+        };
+        let found: (Option<i64>, Option<i64>) = found.unwrap_or_default();
+        (found, asked.get_status(rusqlite::StatementStatus::VmStep))
     };
-    for (text, asked, expected) in [
-        (ids::ENDS, None, Some(7)),
-        (ids::FIND, Some(id(0)), Some(0)),
-        (ids::FIND, Some(id(ROWS - 1)), Some(ROWS - 1)),
-        (ids::FIND, Some(id(ROWS)), None),
-    ] {
-        let (found, steps) = steps(text, asked);
-        assert_eq!(found, expected, "{text}");
-        assert!(steps < 500, "{text}: {steps} steps");
+    let mut rows = 0;
+    for (slots, count) in [(1, 0_i64), (1, 1), (4, 20_000)] {
+        connection.execute_batch("BEGIN").unwrap();
+        let mut put = connection.prepare("INSERT INTO commits VALUES(?1, ?2, ?3)").unwrap();
+        for row in rows..count {
+            put.execute((7 + row % slots, row.to_be_bytes(), row)).unwrap();
+        }
+        connection.execute_batch("COMMIT").unwrap();
+        rows = count;
+        let (first, last) = ((count > 0).then_some(0), (count > 0).then_some(count - 1));
+        let ends = first.map(|_| (7, 6 + slots));
+        for (text, asked, expected) in [
+            (ids::ENDS, None, ends.unzip()),
+            (ids::FIND, Some(0), (first, None)),
+            (ids::FIND, Some(count - 1), (last, None)),
+            (ids::FIND, Some(count), (None, None)),
+        ] {
+            let (found, steps) = steps(text, asked);
+            assert_eq!(found, expected, "{count}: {text}");
+            assert!(steps < 500, "{count}: {text}: {steps} steps");
+        }
     }
 }
 
