@@ -215,10 +215,12 @@ fn older_store(dir: &Path, size: u64, store: StoreState) -> Result<Option<Disagr
     Ok(Some(Disagreement::Store(why)))
 }
 
-/// One stands in any [`WINDOW`] entries of a log that was kept by this program; where not, all are read.
+/// One stands within the last of [`WINDOWS`] in a log that was kept by this program, mostly within the first; where not, all
+/// entries are read.
 fn last_store_state(reader: &LogReader<LogFolder>, size: u64) -> Result<Option<StoreState>> {
     let first = reader.first()?;
-    for from in [size.saturating_sub(WINDOW).max(first), first] {
+    let windows = WINDOWS.map(|window| size.saturating_sub(window).max(first));
+    for from in windows.into_iter().chain([first]) {
         let mut last = None;
         let mut entries = reader.iter_from(from)?;
         while let Some((_, entry)) = entries.read()? {
@@ -352,4 +354,4 @@ const ROLLBACK: &str = "RollbackAcknowledged";
 const STORE_STATE: &str = "StoreState";
 /// The store's state is told once in so many entries, though it stays the same.
 const ENTRIES_BETWEEN: u64 = 1 << 15;
-const WINDOW: u64 = 1 << 18;
+const WINDOWS: [u64; 3] = [1 << 12, 1 << 15, 1 << 18];
