@@ -6,6 +6,7 @@ use crate::servers::{as_user, free_port};
 use crate::until;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -75,6 +76,12 @@ impl Redis {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// Nothing new is written beside its `aclfile`, as where the disk is full.
+    pub fn keep_from_saving(&self, is_kept: bool) {
+        let mode = if is_kept { 0o500 } else { 0o700 };
+        std::fs::set_permissions(self.dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
     }
 
     /// What a configuration calls `connection_url`.

@@ -60,6 +60,7 @@ impl Redis {
             Stands::Marked(its) if its == lease => {}
             Stands::Unmarked | Stands::Marked(_) => return Err(refused("somebody else has this name")),
         }
+        let number = self.server.links.number(to).await;
         let mut made = cmd("ACL");
         made.arg("SETUSER").arg(name).arg("reset").arg(hashed(new.password)).arg(&rules);
         made.arg(mark(lease, to)).arg("on");
@@ -70,7 +71,13 @@ impl Redis {
             Err(Failed::Lost(why)) => return Err(DatabaseError::Unknown(why)),
         }
         fault::point("before-commit");
-        self.server.save(to).await.map_err(|error| DatabaseError::Unknown(error.to_string()))
+        let saved = self.server.save(to).await.map_err(|error| DatabaseError::Unknown(error.to_string()));
+        match saved {
+            Ok(()) if number != self.server.links.number(to).await => {
+                Err(DatabaseError::Unknown("the connection was lost before the user was saved".to_owned()))
+            }
+            saved => saved,
+        }
     }
 }
 
@@ -141,6 +148,10 @@ impl DatabasePlugin for Redis {
         within(set).await?;
         fault::point("after-set-password");
         Ok(())
+    }
+
+    async fn make_durable(&self, to: &Connection) -> Outcome<()> {
+        within(self.server.save(to)).await
     }
 
     async fn verify_login(&self, to: &Connection, username: &str, password: &str) -> Outcome<()> {

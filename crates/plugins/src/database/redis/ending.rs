@@ -1,13 +1,13 @@
 //! How users end: several at once, where several end at the same moment.
 
 use super::link::Failed;
-use super::server::{Server, mark};
+use super::server::{NOT_SAVED, Server, mark};
 use crate::database::together::Step;
 use crate::database::{LOOKED_FOR_SESSIONS, Outcome, SESSIONS_PAUSE, refused, within};
 use crate::fault;
 use std::collections::HashMap;
 use std::sync::Arc;
-use vault::engine::database::plugin::{Connection, User};
+use vault::engine::database::plugin::{Connection, DatabaseError, User};
 
 /// A user whose time is over.
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ impl Gone {
     }
 }
 
-/// No login, no password, no command, no connection.
+/// No login, no password, no command, no channel, no connection.
 #[derive(Debug)]
 pub(super) struct EndAccess(pub(super) Arc<Server>);
 
@@ -68,9 +68,14 @@ async fn end_access<'a>(server: &Server, to: &Connection, users: &'a [Gone]) -> 
     for user in &its {
         off.cmd("ACL").arg("SETUSER").arg(&user.name).arg("off").arg("resetpass");
         // who may do nothing is described sooner as well, when users are saved; who is made by this is found by the mark
-        off.arg("nocommands").arg("clearselectors").arg(mark(&user.lease, to));
+        off.arg("nocommands").arg("resetchannels").arg("clearselectors").arg(mark(&user.lease, to));
     }
-    server.change(to, off).await?;
+    let changed = server.change(to, off).await.map_err(not_one_by_one);
+    match &changed {
+        // who is shut out for as long as the server runs is put out as well
+        Ok(()) | Err(DatabaseError::Unknown(_)) => {}
+        Err(error) => return Err(error.clone()),
+    }
     fault::point("no-login");
     // commands run one after the other: nobody is let in any more, so that those who are in are all
     let looks = if users.len() == 1 { LOOKED_FOR_SESSIONS } else { LOOKED_FOR_SESSIONS / 10 };
@@ -84,7 +89,15 @@ async fn end_access<'a>(server: &Server, to: &Connection, users: &'a [Gone]) -> 
         }
         tokio::time::sleep(SESSIONS_PAUSE).await;
     }
-    Ok(left)
+    changed.map(|()| left)
+}
+
+/// What the server cannot save for all it cannot save for each.
+fn not_one_by_one(error: DatabaseError) -> DatabaseError {
+    match error {
+        DatabaseError::Refused(why) if why.contains(NOT_SAVED) => DatabaseError::Unknown(why),
+        DatabaseError::Refused(_) | DatabaseError::Unreachable(_) | DatabaseError::Unknown(_) => error,
+    }
 }
 
 /// Whoever is gone meanwhile has none: who has some still is seen afterwards.
@@ -108,5 +121,5 @@ async fn clean_up(server: &Server, to: &Connection, users: &[Gone]) -> Outcome<(
         dropped.cmd("ACL").arg("DELUSER").arg(its.iter().map(|user| user.name.as_str()).collect::<Vec<_>>());
     }
     // also where they are gone: nobody knows whether that was saved
-    server.change(to, dropped).await
+    server.change(to, dropped).await.map_err(not_one_by_one)
 }

@@ -65,6 +65,11 @@ impl Links {
         self.asked(to, ask).await
     }
 
+    /// Of the connection that is open, or was last: another one may lead to a server that has started anew in between.
+    pub(super) async fn number(&self, to: &Connection) -> u64 {
+        self.link(to).open.lock().await.number
+    }
+
     /// Asks all of it at once: an answer for each.
     pub(super) async fn ask_all(&self, to: &Connection, commands: &Pipeline) -> Result<Vec<Value>, Failed> {
         let ask = |mut connection: MultiplexedConnection| async move { commands.query_async(&mut connection).await };

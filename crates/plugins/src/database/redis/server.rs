@@ -8,7 +8,7 @@ use rustls::RootCertStore;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use vault::engine::database::plugin::{Connection, DatabaseError};
+use vault::engine::database::plugin::Connection;
 
 #[derive(Debug)]
 pub(super) struct Server {
@@ -88,7 +88,6 @@ impl Server {
                 self.saves(to).tell_forgetful();
                 Ok(())
             }
-            Err(Failed::Said(why)) if why.contains(NOT_SAVED) => Err(DatabaseError::Unknown(why)),
             Err(failed) => Err(failed.into()),
         }
     }
@@ -176,4 +175,4 @@ pub(super) const MARK: &str = "strongroom:lease=";
 const INSTANCE: &str = ":instance=";
 /// Of what `ACL SAVE` says.
 const NO_FILE: &str = "ACL file";
-const NOT_SAVED: &str = "error trying to save the ACLs";
+pub(super) const NOT_SAVED: &str = "error trying to save the ACLs";

@@ -121,6 +121,11 @@ pub trait DatabasePlugin: Send + Sync + fmt::Debug {
         statements: &[String],
     ) -> Result<(), DatabaseError>;
 
+    /// What was set before outlives the database's next start, where that is not so by itself.
+    async fn make_durable(&self, _to: &Connection) -> Result<(), DatabaseError> {
+        Ok(())
+    }
+
     /// Whether the user comes in with this password.
     async fn verify_login(&self, to: &Connection, username: &str, password: &str) -> Result<(), DatabaseError>;
 

@@ -5,7 +5,7 @@
 //! Always: whoever tries again takes the same new password, so that any number at once agree.
 
 use super::config::{self, Loaded};
-use super::plugin::DatabaseError;
+use super::plugin::{Connection, DatabaseError};
 use super::{ATTEMPTS_MAX, connection, password, refused};
 use crate::error::VaultError;
 use crate::lease::Target;
@@ -49,12 +49,12 @@ pub(super) async fn rotate(scope: &Scope<'_>, name: &str) -> Result<Reply, Vault
 async fn set(vault: &Vault, id: &str, target: &Target, statements: &[String]) -> Result<(), DatabaseError> {
     let (plugin, to) = connection(vault, id, target)?;
     let next = target.next_password.as_ref().map(|next| next.as_str()).unwrap_or_default();
-    // it may be so already
-    if plugin.verify_login(&to, &target.username, next).await.is_err() {
-        plugin.set_password(&to, &target.username, next, statements).await?;
-        plugin.verify_login(&to, &target.username, next).await?;
+    // it may be so already, and in memory alone
+    if plugin.verify_login(&to, &target.username, next).await.is_ok() {
+        return plugin.make_durable(&Connection { password: next.to_owned().into(), ..to }).await;
     }
-    Ok(())
+    plugin.set_password(&to, &target.username, next, statements).await?;
+    plugin.verify_login(&to, &target.username, next).await
 }
 
 fn promoted(mut target: Target) -> Target {
@@ -71,7 +71,9 @@ pub(crate) async fn settle(vault: &Vault, id: &str, now: Timestamp) -> Result<()
     let Some((target, revision)) = leases.load_target(id).await? else { return Ok(()) };
     let Some(next) = target.next_password.clone() else { return Ok(()) };
     let Ok((plugin, to)) = connection(vault, id, &target) else { return Ok(()) };
-    if plugin.verify_login(&to, &target.username, &next).await.is_err() {
+    if plugin.verify_login(&to, &target.username, &next).await.is_err()
+        || plugin.make_durable(&Connection { password: next, ..to }).await.is_err()
+    {
         return Ok(());
     }
     let (path, name) = (leases.target(id)?, target.name.clone());
