@@ -80,20 +80,30 @@ pub fn partials_at(size: u64) -> Vec<TileId> {
     edge.filter(|id| id.width > 0).collect()
 }
 
-/// Reads tiles, and makes of the full ones below what is missing: a level-0 tile alone tells what nothing else does.
+/// Reads tiles, and makes of the full ones below what is missing: a level-0 tile alone tells what nothing else does. Partial
+/// ones are read where there is no other way: they are never synced.
 #[derive(Debug)]
 pub struct Derived<'a, R: ?Sized>(pub(crate) &'a R);
 
+impl<R: TileReader + ?Sized> Derived<'_, R> {
+    fn derive(&self, level: u8, index: u64, width: u16) -> Result<Vec<Hash>, TileError> {
+        let below = level.checked_sub(1).ok_or(TileError::Missing(TileId { level, index, width }))?;
+        let first = index.saturating_mul(u64::from(TILE_WIDTH));
+        let full = (first..first.saturating_add(u64::from(width)))
+            .map(|index| self.tile(below, index, TILE_WIDTH).map(|hashes| merkle::root(&hashes)));
+        full.collect()
+    }
+}
+
 impl<R: TileReader + ?Sized> TileReader for Derived<'_, R> {
     fn tile(&self, level: u8, index: u64, width: u16) -> Result<Vec<Hash>, TileError> {
-        let Some(below) = level.checked_sub(1) else { return self.0.tile(level, index, width) };
+        if width < TILE_WIDTH
+            && let Ok(derived) = self.derive(level, index, width)
+        {
+            return Ok(derived);
+        }
         match self.0.tile(level, index, width) {
-            Err(TileError::Missing(_)) => {
-                let first = index.saturating_mul(u64::from(TILE_WIDTH));
-                let full = (first..first.saturating_add(u64::from(width)))
-                    .map(|index| self.tile(below, index, TILE_WIDTH).map(|hashes| merkle::root(&hashes)));
-                full.collect()
-            }
+            Err(TileError::Missing(_)) if level > 0 => self.derive(level, index, width),
             found => found,
         }
     }

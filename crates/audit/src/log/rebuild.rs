@@ -14,14 +14,14 @@ use std::fs::File;
 
 /// The tree over all `size` entries, of which those before `first` were pruned. Goes on at the segment of the newest
 /// checkpoint, or at the first whose tiles may not be on the disk (`marked`); where that does not lead to the checkpoint, at
-/// the beginning.
+/// the beginning. Also: below what the tiles are on the disk.
 pub(super) fn grow(
     place: &Place,
     first: u64,
     size: u64,
     marked: u64,
     signed: Option<&Checkpoint>,
-) -> Result<Tiles, OpenError> {
+) -> Result<(Tiles, u64), OpenError> {
     let folder = TileFolder::new(&place.dir);
     let trusted = signed.map_or(0, |signed| signed.size).min(marked);
     let from = (trusted / place.entries_max * place.entries_max).max(first);
@@ -31,10 +31,10 @@ pub(super) fn grow(
             Err(error @ (OpenError::Tiles(_) | OpenError::Rewritten { .. })) if first == 0 => {
                 tracing::warn!(%error, "the audit log's tiles are made anew from its entries");
             }
-            outcome => return outcome,
+            outcome => return Ok((outcome?, marked.min(from))),
         }
     }
-    Rebuild::new(place, Tiles::default(), signed).run(size)
+    Ok((Rebuild::new(place, Tiles::default(), signed).run(size)?, 0))
 }
 
 struct Rebuild<'a> {

@@ -36,7 +36,7 @@ pub(super) fn recover(place: &Place, lock: Lock) -> Result<Recovered, OpenError>
     make_folder(&folder)?;
     keep_key(dir, &place.key)?;
     let checkpoint = read_checkpoint(dir, &place.key)?;
-    let (signing, asked) = Signing::open(dir)?;
+    let (mut signing, mut asked) = Signing::open(dir)?;
     sync_folder(dir)?;
     let closed = read_closed(dir)?;
     let covered = [checkpoint.as_ref().map(|(it, _)| it.size), asked.map(|it| it.signed.max(it.next)), closed];
@@ -50,7 +50,7 @@ pub(super) fn recover(place: &Place, lock: Lock) -> Result<Recovered, OpenError>
         segment::create(&segment::path(&folder, 0))?;
         sync_folder(&folder)?;
         let segments = Segments::resume(folder, place.entries_max, 0, 0, 0)?;
-        let tree = Found { tiles: Tiles::default(), signing, asked, checkpoint, walk: None };
+        let tree = Found { tiles: Tiles::default(), synced: 0, signing, asked, checkpoint, walk: None };
         return Ok(Recovered { lock, segments, tree });
     };
     let first = numbers.first().map_or(0, |first| first * place.entries_max);
@@ -61,7 +61,12 @@ pub(super) fn recover(place: &Place, lock: Lock) -> Result<Recovered, OpenError>
     };
     let (size, end) = settle(place, last, covered, closed.is_some())?;
     let marked = asked.map_or(0, |asked| asked.tiles);
-    let tiles = rebuild::grow(place, first, size, marked, checkpoint.as_ref().map(|(it, _)| it))?;
+    let (tiles, synced) = rebuild::grow(place, first, size, marked, checkpoint.as_ref().map(|(it, _)| it))?;
+    if let Some(asked) = asked.as_mut().filter(|asked| asked.tiles > synced) {
+        // some of them were made anew
+        asked.tiles = synced;
+        signing.put(*asked).map_err(|_| io::Error::other("`signing` cannot be written"))?;
+    }
     TileFolder::new(dir).remove_partials_but(checkpoint.as_ref().map_or(0, |(it, _)| it.size))?;
     match fs::remove_file(dir.join(CLOSED)) {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -72,7 +77,7 @@ pub(super) fn recover(place: &Place, lock: Lock) -> Result<Recovered, OpenError>
     }
     let walk = Some((last, Walk::from(File::open(segment::path(&folder, last))?, end)));
     let segments = Segments::resume(folder, place.entries_max, size, last, end)?;
-    let tree = Found { tiles, signing, asked, checkpoint, walk };
+    let tree = Found { tiles, synced, signing, asked, checkpoint, walk };
     if let Some(signed) = removal {
         tree.extends(dir, (signed.size, signed.root))?;
     }
