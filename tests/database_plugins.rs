@@ -274,6 +274,32 @@ fn users_of_redis_whose_end_cannot_be_saved_are_out_and_are_not_told_as_ended() 
     assert_eq!(redis.run(&["ACL", "USERS"]).lines().collect::<Vec<_>>(), ["default", "vaultadm"]);
 }
 
+#[test]
+fn a_password_of_redis_that_was_not_saved_is_saved_before_it_counts() {
+    let redis = Redis::start();
+    let kind = Kind::of("redis-database-plugin", redis.url(), &[]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let set = || runtime.block_on(kind.plugin.set_password(&kind.to, "svc", PASSWORD, &[]));
+    redis.run(&["ACL", "SETUSER", "svc", "on", ">another", "+ping"]);
+    redis.run(&["ACL", "SAVE"]);
+    let restart = || {
+        redis.stop();
+        redis.go_on();
+    };
+    redis.keep_from_saving(true);
+    assert!(set().is_err() && runtime.block_on(kind.comes_in("svc")));
+    runtime.block_on(kind.plugin.make_durable(&kind.to)).unwrap_err();
+    redis.keep_from_saving(false);
+    restart();
+    assert!(!runtime.block_on(kind.comes_in("svc")), "it was in memory alone");
+    redis.keep_from_saving(true);
+    set().unwrap_err();
+    redis.keep_from_saving(false);
+    runtime.block_on(kind.plugin.make_durable(&kind.to)).unwrap();
+    restart();
+    assert!(runtime.block_on(kind.comes_in("svc")));
+}
+
 /// While a role is being committed its lease does not end, for nobody sees the role yet.
 #[test]
 fn a_role_of_postgresql_that_is_being_committed_is_waited_for() {

@@ -60,16 +60,15 @@ impl Redis {
             Stands::Marked(its) if its == lease => {}
             Stands::Unmarked | Stands::Marked(_) => return Err(refused("somebody else has this name")),
         }
-        let number = self.server.links.number(to).await;
         let mut made = cmd("ACL");
         made.arg("SETUSER").arg(name).arg("reset").arg(hashed(new.password)).arg(&rules);
         made.arg(mark(lease, to)).arg("on");
         // from here on it is not known whether it came to be
-        match self.server.links.ask::<()>(to, &made).await {
-            Ok(()) => {}
+        let ((), number) = match self.server.links.ask_numbered(to, &made).await {
+            Ok(made) => made,
             Err(Failed::Said(why)) => return Err(DatabaseError::Refused(why)),
             Err(Failed::Lost(why)) => return Err(DatabaseError::Unknown(why)),
-        }
+        };
         fault::point("before-commit");
         let saved = self.server.save(to).await.map_err(|error| DatabaseError::Unknown(error.to_string()));
         match saved {

@@ -71,25 +71,26 @@ async fn end_access<'a>(server: &Server, to: &Connection, users: &'a [Gone]) -> 
         off.arg("nocommands").arg("resetchannels").arg("clearselectors").arg(mark(&user.lease, to));
     }
     let changed = server.change(to, off).await.map_err(not_one_by_one);
-    match &changed {
-        // who is shut out for as long as the server runs is put out as well
-        Ok(()) | Err(DatabaseError::Unknown(_)) => {}
-        Err(error) => return Err(error.clone()),
-    }
     fault::point("no-login");
-    // commands run one after the other: nobody is let in any more, so that those who are in are all
-    let looks = if users.len() == 1 { LOOKED_FOR_SESSIONS } else { LOOKED_FOR_SESSIONS / 10 };
-    let mut left: HashMap<&str, u32> = its.into_iter().map(|user| (user.name.as_str(), 0)).collect();
+    // also where that is not known to be saved: who is shut out for as long as the server runs is put out as well
+    let left = put_out(server, to, its.into_iter().map(|user| user.name.as_str()).collect()).await;
+    changed.and(left)
+}
+
+/// Commands run one after the other: nobody is let in any more, so that those who are in are all.
+async fn put_out<'a>(server: &Server, to: &Connection, mut names: Vec<&'a str>) -> Outcome<HashMap<&'a str, u32>> {
+    let looks = if names.len() == 1 { LOOKED_FOR_SESSIONS } else { LOOKED_FOR_SESSIONS / 10 };
+    let mut left = HashMap::new();
     for _ in 0..looks {
-        let names: Vec<&str> = left.into_keys().collect();
         kill(server, to, &names).await?;
         left = server.connections(to, &names).await?;
         if left.is_empty() {
             break;
         }
+        names = left.keys().copied().collect();
         tokio::time::sleep(SESSIONS_PAUSE).await;
     }
-    changed.map(|()| left)
+    Ok(left)
 }
 
 /// What the server cannot save for all it cannot save for each.

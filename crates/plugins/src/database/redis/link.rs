@@ -9,6 +9,7 @@ use redis::{
 use rustls::RootCertStore;
 use rustls::pki_types::ServerName;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,6 +20,7 @@ use vault::engine::database::plugin::{Connection, DatabaseError};
 pub(super) struct Links {
     roots: Arc<RootCertStore>,
     links: Mutex<HashMap<String, Arc<Link>>>,
+    dialled: AtomicU64,
 }
 
 struct Link {
@@ -26,7 +28,7 @@ struct Link {
     open: tokio::sync::Mutex<Open>,
 }
 
-/// The connection, and how many there were before it.
+/// The connection, and which of all it is.
 #[derive(Default)]
 struct Open {
     number: u64,
@@ -56,11 +58,20 @@ impl From<Failed> for DatabaseError {
 
 impl Links {
     pub(super) fn new(roots: RootCertStore) -> Self {
-        Self { roots: Arc::new(roots), links: Mutex::default() }
+        Self { roots: Arc::new(roots), links: Mutex::default(), dialled: AtomicU64::new(0) }
     }
 
     /// Asks. What is asked may be asked twice: a connection that was open may have ended meanwhile.
     pub(super) async fn ask<T: FromRedisValue>(&self, to: &Connection, command: &Cmd) -> Result<T, Failed> {
+        self.ask_numbered(to, command).await.map(|(answer, _)| answer)
+    }
+
+    /// And over which connection.
+    pub(super) async fn ask_numbered<T: FromRedisValue>(
+        &self,
+        to: &Connection,
+        command: &Cmd,
+    ) -> Result<(T, u64), Failed> {
         let ask = |mut connection: MultiplexedConnection| async move { command.query_async(&mut connection).await };
         self.asked(to, ask).await
     }
@@ -73,10 +84,10 @@ impl Links {
     /// Asks all of it at once: an answer for each.
     pub(super) async fn ask_all(&self, to: &Connection, commands: &Pipeline) -> Result<Vec<Value>, Failed> {
         let ask = |mut connection: MultiplexedConnection| async move { commands.query_async(&mut connection).await };
-        self.asked(to, ask).await
+        self.asked(to, ask).await.map(|(answers, _)| answers)
     }
 
-    async fn asked<T, F>(&self, to: &Connection, ask: impl Fn(MultiplexedConnection) -> F) -> Result<T, Failed>
+    async fn asked<T, F>(&self, to: &Connection, ask: impl Fn(MultiplexedConnection) -> F) -> Result<(T, u64), Failed>
     where
         F: Future<Output = RedisResult<T>>,
     {
@@ -84,7 +95,7 @@ impl Links {
         for again in [true, false] {
             let (connection, number, was_open) = self.open(&link, to).await?;
             let error = match ask(connection).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return Ok((answer, number)),
                 Err(error) => error,
             };
             if !is_lost(&error) {
@@ -110,7 +121,7 @@ impl Links {
             return Ok((connection.clone(), open.number, true));
         }
         let connection = self.dial(to, (&to.username, &to.password)).await.map_err(Failed::Lost)?;
-        *open = Open { number: open.number + 1, connection: Some(connection.clone()) };
+        *open = Open { number: self.dialled.fetch_add(1, Ordering::Relaxed) + 1, connection: Some(connection.clone()) };
         Ok((connection, open.number, false))
     }
 

@@ -51,9 +51,11 @@ async fn set(vault: &Vault, id: &str, target: &Target, statements: &[String]) ->
     let next = target.next_password.as_ref().map(|next| next.as_str()).unwrap_or_default();
     // it may be so already, and in memory alone
     if plugin.verify_login(&to, &target.username, next).await.is_ok() {
-        return plugin.make_durable(&Connection { password: next.to_owned().into(), ..to }).await;
+        plugin.make_durable(&Connection { password: next.to_owned().into(), ..to.clone() }).await?;
+    } else {
+        plugin.set_password(&to, &target.username, next, statements).await?;
     }
-    plugin.set_password(&to, &target.username, next, statements).await?;
+    // the server may have started anew meanwhile
     plugin.verify_login(&to, &target.username, next).await
 }
 
@@ -71,9 +73,12 @@ pub(crate) async fn settle(vault: &Vault, id: &str, now: Timestamp) -> Result<()
     let Some((target, revision)) = leases.load_target(id).await? else { return Ok(()) };
     let Some(next) = target.next_password.clone() else { return Ok(()) };
     let Ok((plugin, to)) = connection(vault, id, &target) else { return Ok(()) };
-    if plugin.verify_login(&to, &target.username, &next).await.is_err()
-        || plugin.make_durable(&Connection { password: next, ..to }).await.is_err()
-    {
+    let is_so = async {
+        plugin.verify_login(&to, &target.username, &next).await?;
+        plugin.make_durable(&Connection { password: next.clone(), ..to.clone() }).await?;
+        plugin.verify_login(&to, &target.username, &next).await
+    };
+    if is_so.await.is_err() {
         return Ok(());
     }
     let (path, name) = (leases.target(id)?, target.name.clone());
