@@ -50,7 +50,7 @@ pub(super) fn recover(place: &Place, lock: Lock) -> Result<Recovered, OpenError>
         segment::create(&segment::path(&folder, 0))?;
         sync_folder(&folder)?;
         let segments = Segments::resume(folder, place.entries_max, 0, 0, 0)?;
-        let tree = Found { tiles: Tiles::default(), synced: 0, signing, asked, checkpoint, walk: None };
+        let tree = Found { tiles: Tiles::default(), signing, asked, checkpoint, walk: None };
         return Ok(Recovered { lock, segments, tree });
     };
     let first = numbers.first().map_or(0, |first| first * place.entries_max);
@@ -77,7 +77,7 @@ pub(super) fn recover(place: &Place, lock: Lock) -> Result<Recovered, OpenError>
     }
     let walk = Some((last, Walk::from(File::open(segment::path(&folder, last))?, end)));
     let segments = Segments::resume(folder, place.entries_max, size, last, end)?;
-    let tree = Found { tiles, synced, signing, asked, checkpoint, walk };
+    let tree = Found { tiles, signing, asked, checkpoint, walk };
     if let Some(signed) = removal {
         tree.extends(dir, (signed.size, signed.root))?;
     }

@@ -63,8 +63,6 @@ pub(super) struct Tree {
 pub(super) struct Found {
     /// Over all entries.
     pub(super) tiles: Tiles,
-    /// Full tiles of the entries below are on the disk.
-    pub(super) synced: u64,
     pub(super) signing: Signing,
     pub(super) asked: Option<Asked>,
     pub(super) checkpoint: Option<(Checkpoint, Note)>,
@@ -98,14 +96,15 @@ impl Tree {
         found: Found,
     ) -> Self {
         let now = Instant::now();
-        let Found { tiles, synced, signing, asked, checkpoint, walk } = found;
+        let Found { tiles, signing, asked, checkpoint, walk } = found;
         let known = checkpoint.as_ref().map(|(it, _)| it.size);
         let asking = Asking::at_start(asked, known, tiles.size(), place.pace, now);
         let folder = TileFolder::new(&place.dir);
         if let Some((checkpoint, note)) = checkpoint {
             published.checkpoint.send_replace(Some(Arc::new((checkpoint, note))));
         }
-        let syncing = Syncing { mark: synced, at: now + SYNC_EVERY, running: None, failed: false };
+        let syncing =
+            Syncing { mark: asked.map_or(0, |asked| asked.tiles), at: now + SYNC_EVERY, running: None, failed: false };
         Self {
             place,
             inbox,

@@ -2,7 +2,7 @@
 //!
 //! Always: what the server stores of a password is sent, its SHA-256, and the password itself to log in alone.
 //! Always: a user bears a mark that names cluster and lease: a selector that lets it do nothing, set in the same command.
-//! Always: access ends before anything is cleaned up: `off`, no password, no command, then no connection; then the user goes.
+//! Always: access ends before anything is cleaned up: `off`, no password, command, channel, then no connection; then the user goes.
 //! Always: who ends at the same moment ends together: the server describes all who changed for each `ACL SAVE`.
 //! Always: what changed is saved (`ACL SAVE`) before it counts as done, where the server has an `aclfile`.
 //! Never: a user that bears another lease's mark is touched, nor `default` as a user of a lease.
