@@ -4,7 +4,7 @@
 #![allow(clippy::print_stdout, reason = "the numbers are the result")]
 #![allow(clippy::disallowed_methods, reason = "a long form says how many it makes")]
 
-use client::{ApiRequest, Client, Method, Options, SecretBytes};
+use client::{ApiRequest, Client, Method, SecretBytes};
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use std::ops::Range;
@@ -40,13 +40,7 @@ impl Stand {
     async fn connect(&mut self) {
         self.clients.clear();
         for _ in 0..CONNECTIONS {
-            let options = Options {
-                ca: Some(self.dev.ca()),
-                token: Some(SecretBytes::copy_from(self.dev.root_token().as_bytes())),
-                timeout: Duration::from_secs(60),
-                ..Options::new(format!("https://{}", self.dev.addr()))
-            };
-            self.clients.push(Client::connect(options).await.unwrap());
+            self.clients.push(self.dev.client().await);
         }
     }
 

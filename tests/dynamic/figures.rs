@@ -3,7 +3,7 @@
 
 use super::stand::Stand;
 use audit::Outcome;
-use client::{ApiRequest, Client, Method, Options, SecretBytes};
+use client::{ApiRequest, Client, Method, SecretBytes};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -149,7 +149,7 @@ fn how_fast_users_are_made_and_ended_beside_a_bare_loop() {
     stand.done("write", "database/config/pg", json!({ "max_open_connections": CONNECTIONS }));
     println!("load before: {}", std::fs::read_to_string("/proc/loadavg").unwrap().trim());
     runtime().block_on(async {
-        let client = client(&stand).await;
+        let client = stand.dev.client().await;
         let mut connections = Vec::new();
         for _ in 0..CONNECTIONS {
             connections.push(Arc::new(connection(&stand).await));
@@ -181,7 +181,7 @@ fn leases_that_end_together_end_once_each_though_their_database_goes_away_meanwh
     stand.role("figures", json!({}));
     stand.done("write", "database/config/pg", json!({ "max_open_connections": CONNECTIONS }));
     runtime().block_on(async {
-        let (client, pg) = (client(&stand).await, connection(&stand).await);
+        let (client, pg) = (stand.dev.client().await, connection(&stand).await);
         make(&client, count).await;
         let asker = client.clone();
         let revoked = tokio::spawn(async move { revoke_all(&asker).await });
@@ -221,16 +221,6 @@ fn asked() -> Option<usize> {
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
-}
-
-async fn client(stand: &Stand) -> Client {
-    let options = Options {
-        ca: Some(stand.dev.ca()),
-        token: Some(SecretBytes::copy_from(stand.dev.root_token().as_bytes())),
-        timeout: Duration::from_secs(120),
-        ..Options::new(format!("https://{}", stand.dev.addr()))
-    };
-    Client::connect(options).await.unwrap()
 }
 
 async fn connection(stand: &Stand) -> tokio_postgres::Client {

@@ -2,7 +2,8 @@
 //! `aclfile`. Else it is shown that this runs, with fewer.
 
 use super::stand::{Server, Stand};
-use client::{ApiRequest, Client, Method, Options, SecretBytes};
+use client::{ApiRequest, Client, Method};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -32,7 +33,7 @@ fn users_of_redis_end_as_fast_as_they_were_lent() {
         let stand = Stand::new(Server::Redis(redis));
         stand.role("short", json!({"default_ttl": format!("{}s", TTL.as_secs()), "max_ttl": "1h"}));
         let lent = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-            let clients = clients(&stand).await;
+            let clients = join_all((0..CONNECTIONS).map(|_| stand.dev.client())).await;
             lend(&clients, a_second * SECONDS, a_second).await
         });
         let lasted = lent.iter().map(|one| one.made).max().unwrap().duration_since(lent[0].asked);
@@ -90,20 +91,6 @@ fn late(stand: &Stand, lent: &[Lent]) -> Vec<Duration> {
     }
     late.sort();
     late
-}
-
-async fn clients(stand: &Stand) -> Vec<Client> {
-    let mut clients = Vec::new();
-    for _ in 0..CONNECTIONS {
-        let options = Options {
-            ca: Some(stand.dev.ca()),
-            token: Some(SecretBytes::copy_from(stand.dev.root_token().as_bytes())),
-            timeout: Duration::from_secs(60),
-            ..Options::new(format!("https://{}", stand.dev.addr()))
-        };
-        clients.push(Client::connect(options).await.unwrap());
-    }
-    clients
 }
 
 /// A second.

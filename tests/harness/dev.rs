@@ -151,6 +151,17 @@ impl Dev {
         Clients::connect(self.addr(), &self.ca())
     }
 
+    /// A connection of the product's own client, as root.
+    pub async fn client(&self) -> client::Client {
+        let options = client::Options {
+            ca: Some(self.ca()),
+            token: Some(client::SecretBytes::copy_from(self.root_token().as_bytes())),
+            timeout: Duration::from_secs(120),
+            ..client::Options::new(format!("https://{}", self.addr()))
+        };
+        client::Client::connect(options).await.unwrap()
+    }
+
     /// Kills the parent, and waits until its children have gone after it.
     pub fn end(&mut self) {
         let Some(mut child) = self.child.take() else { return };
