@@ -204,6 +204,8 @@ struct Place {
     sign_wait: Duration,
     /// Longest that the signature of receipts is waited for.
     receipt_wait: Duration,
+    /// From one sync of full tiles to the next.
+    sync_every: Duration,
 }
 
 /// A checkpoint, and the note that bears its signature.
@@ -365,7 +367,14 @@ impl Place {
             pace: options.checkpoint_every * 3 / 4,
             sign_wait: SIGN_WAIT,
             receipt_wait: RECEIPT_WAIT,
+            sync_every: SYNC_EVERY,
         })
+    }
+
+    /// How many of the first `size` entries are whole segments, and whole tiles with all that is below them.
+    fn whole(&self, size: u64) -> u64 {
+        let unit = self.entries_max.max(u64::from(crate::tile::TILE_WIDTH));
+        size / unit * unit
     }
 }
 
@@ -381,6 +390,7 @@ fn first(index: Option<u64>) -> String {
 
 const SIGN_WAIT: Duration = Duration::from_secs(5);
 const RECEIPT_WAIT: Duration = Duration::from_secs(5);
+const SYNC_EVERY: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests;

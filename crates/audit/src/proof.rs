@@ -5,7 +5,7 @@
 
 use crate::checkpoint::{Checkpoint, decimal, hash};
 use crate::note::{Note, NoteError, VerifierKey};
-use crate::tile::{self, TileError, TileReader};
+use crate::tile::{self, Derived, TileError, TileReader};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use envelope::merkle::{Hash, verify_inclusion};
@@ -34,7 +34,8 @@ pub struct Proof {
 impl Proof {
     /// For leaf `index`, out of the tiles of the tree of `size` leaves whose signed checkpoint is `checkpoint`.
     pub fn prove(reader: &dyn TileReader, index: u64, size: u64, checkpoint: Note) -> Result<Self, TileError> {
-        let (leaf, path) = (tile::leaf(reader, index, size)?, tile::inclusion_proof(reader, index, size)?);
+        let reader = Derived(reader);
+        let (leaf, path) = (tile::leaf(&reader, index, size)?, tile::inclusion_proof(&reader, index, size)?);
         Ok(Self { index, leaf, path, checkpoint })
     }
 

@@ -3,10 +3,12 @@
 //! Always: a tile of a higher level holds roots of full tiles only ("Partial Tiles").
 //! Never: more in memory than the tree's right edge, and what was not taken yet.
 
+mod derived;
 mod folder;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use derived::{Derived, FromFull, FromLeaves, derive, full_above_leaves};
 pub use folder::TileFolder;
 
 use envelope::merkle::{self, Hash, node_hash};
@@ -78,35 +80,6 @@ pub fn partials_at(size: u64) -> Vec<TileId> {
         TileId { level, index, width: width_at(size, level, index) }
     });
     edge.filter(|id| id.width > 0).collect()
-}
-
-/// Reads tiles, and makes of the full ones below what is missing: a level-0 tile alone tells what nothing else does. Partial
-/// ones are read where there is no other way: they are never synced.
-#[derive(Debug)]
-pub struct Derived<'a, R: ?Sized>(pub(crate) &'a R);
-
-impl<R: TileReader + ?Sized> Derived<'_, R> {
-    fn derive(&self, level: u8, index: u64, width: u16) -> Result<Vec<Hash>, TileError> {
-        let below = level.checked_sub(1).ok_or(TileError::Missing(TileId { level, index, width }))?;
-        let first = index.saturating_mul(u64::from(TILE_WIDTH));
-        let full = (first..first.saturating_add(u64::from(width)))
-            .map(|index| self.tile(below, index, TILE_WIDTH).map(|hashes| merkle::root(&hashes)));
-        full.collect()
-    }
-}
-
-impl<R: TileReader + ?Sized> TileReader for Derived<'_, R> {
-    fn tile(&self, level: u8, index: u64, width: u16) -> Result<Vec<Hash>, TileError> {
-        if width < TILE_WIDTH
-            && let Ok(derived) = self.derive(level, index, width)
-        {
-            return Ok(derived);
-        }
-        match self.0.tile(level, index, width) {
-            Err(TileError::Missing(_)) if level > 0 => self.derive(level, index, width),
-            found => found,
-        }
-    }
 }
 
 impl<R: TileReader + ?Sized> TileReader for &R {

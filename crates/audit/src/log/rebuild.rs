@@ -5,36 +5,93 @@
 //! is right. Of more, nothing is kept.
 
 use super::segment::{self, SEGMENTS};
+use super::signing::{Asked, Signing};
 use super::walk::{Step, Walk};
 use super::{OpenError, Place};
 use crate::checkpoint::Checkpoint;
-use crate::tile::{Derived, TileFolder, TileId, TileReader, Tiles};
+use crate::tile::{self, FromFull, FromLeaves, TileFolder, TileId, TileReader, Tiles};
 use envelope::merkle::{Hash, leaf_hash};
 use std::fs::File;
 
-/// The tree over all `size` entries, of which those before `first` were pruned. Goes on at the segment of the newest
-/// checkpoint, or at the first whose tiles may not be on the disk (`marked`); where that does not lead to the checkpoint, at
-/// the beginning. Also: below what the tiles are on the disk.
-pub(super) fn grow(
-    place: &Place,
-    first: u64,
-    size: u64,
-    marked: u64,
-    signed: Option<&Checkpoint>,
-) -> Result<(Tiles, u64), OpenError> {
-    let folder = TileFolder::new(&place.dir);
-    let trusted = signed.map_or(0, |signed| signed.size).min(marked);
-    let from = (trusted / place.entries_max * place.entries_max).max(first);
-    if from > 0 {
-        let resumed = Tiles::resume(&Derived(&folder), from).map_err(OpenError::from);
-        match resumed.and_then(|tiles| Rebuild::new(place, tiles, signed).run(size)) {
-            Err(error @ (OpenError::Tiles(_) | OpenError::Rewritten { .. })) if first == 0 => {
-                tracing::warn!(%error, "the audit log's tiles are made anew from its entries");
+/// What there is of a log, beside its tiles.
+pub(super) struct There<'a> {
+    /// Entries before it were pruned: tiles of level 0 stand for them.
+    pub(super) first: u64,
+    pub(super) size: u64,
+    /// The newest that was signed, and covers what was pruned.
+    pub(super) signed: Option<&'a Checkpoint>,
+    /// The log's folder, opened before a tile was written.
+    pub(super) disk: &'a File,
+}
+
+/// Which tiles are on the disk, as `signing` tells.
+pub(super) struct Mark<'a> {
+    pub(super) signing: &'a mut Signing,
+    pub(super) asked: &'a mut Option<Asked>,
+}
+
+impl Mark<'_> {
+    fn at(&self) -> u64 {
+        self.asked.map_or(0, |asked| asked.tiles)
+    }
+
+    /// Before a tile from there on is written in another's place.
+    fn lower(&mut self, to: u64) -> Result<(), OpenError> {
+        if self.at() > to { self.put(to) } else { Ok(()) }
+    }
+
+    /// Whatever was read: it may be in memory alone.
+    fn put(&mut self, to: u64) -> Result<(), OpenError> {
+        let Some(asked) = self.asked.as_mut() else { return Ok(()) };
+        asked.tiles = to;
+        let written = self.signing.put(*asked);
+        Ok(written.map_err(|_| std::io::Error::other("`signing` cannot be written"))?)
+    }
+}
+
+/// The tree over all entries. Goes on at the segment of the newest checkpoint, or at the first whose tiles may not be on the
+/// disk; where that does not lead to the checkpoint, at the first entry that is there.
+pub(super) fn grow(place: &Place, there: &There<'_>, mut mark: Mark<'_>) -> Result<Tiles, OpenError> {
+    let (folder, first) = (TileFolder::new(&place.dir), there.first);
+    let trusted = there.signed.map_or(0, |signed| signed.size).min(mark.at());
+    let from = place.whole(trusted).max(first);
+    // the second time at the first entry that is there
+    for from in [from, first].into_iter().skip(usize::from(from == first)).filter(|from| *from > 0) {
+        let error = match Tiles::resume(&FromFull(&folder), from) {
+            Err(error) => error.into(),
+            Ok(tiles) => {
+                mark.lower(from)?;
+                match Rebuild::new(place, tiles, there.signed).run(there.size) {
+                    Err(error @ OpenError::Rewritten { .. }) => error,
+                    outcome => return outcome,
+                }
             }
-            outcome => return Ok((outcome?, marked.min(from))),
+        };
+        tracing::warn!(%error, from, "the audit log's tiles are made anew from its entries");
+        mark.put(0)?;
+    }
+    mark.lower(0)?;
+    if first == 0 {
+        return Rebuild::new(place, Tiles::default(), there.signed).run(there.size);
+    }
+    let tiles = Tiles::resume(&FromLeaves(&folder), first)?;
+    let tiles = Rebuild::new(place, tiles, there.signed).run(there.size)?;
+    mend(&folder, first)?;
+    rustix::fs::syncfs(there.disk).map_err(std::io::Error::from)?;
+    Ok(tiles)
+}
+
+/// Makes those tiles anew that are wrong above level 0, of what was pruned. Those of level 0 lead to what was signed.
+fn mend(folder: &TileFolder, first: u64) -> Result<(), OpenError> {
+    // each level from the one below, which is right by then
+    for id in tile::full_above_leaves(first) {
+        let hashes = tile::derive(folder, id.level, id.index, id.width)?;
+        if !folder.tile(id.level, id.index, id.width).is_ok_and(|found| found == hashes) {
+            tracing::warn!(tile = id.path(), "a tile of the audit log is missing or wrong, and is made anew");
+            folder.write(id, &hashes)?;
         }
     }
-    Ok((Rebuild::new(place, Tiles::default(), signed).run(size)?, 0))
+    Ok(())
 }
 
 struct Rebuild<'a> {
@@ -73,12 +130,17 @@ impl<'a> Rebuild<'a> {
                 self.come_by()?;
             }
         }
-        Ok(self.tiles)
+        match self.signed {
+            Some(signed) => Err(OpenError::Shorter { size, covered: signed.size }),
+            None => Ok(self.tiles),
+        }
     }
 
     fn keep(&mut self, id: TileId, hashes: Vec<Hash>) -> Result<(), OpenError> {
         match self.folder.tile(id.level, id.index, id.width) {
-            Ok(found) if found == hashes => return Ok(()),
+            Ok(found) if found == hashes && self.folder.write_again(id, &hashes).is_ok() => return Ok(()),
+            // it may be read-only
+            Ok(found) if found == hashes => return Ok(self.folder.write(id, &hashes)?),
             Ok(_) if self.signed.is_some() && self.contradicting.len() < CONTRADICTING_MAX => {
                 self.contradicting.push((id, hashes));
                 return Ok(());

@@ -6,7 +6,7 @@
 //! torn batch is: to the log's end, or with its first sectors zero, and within a batch's length of the end.
 
 use super::form::Form;
-use super::rebuild;
+use super::rebuild::{self, Mark, There};
 use super::removed;
 use super::segment::{self, SEGMENTS, Segments, create};
 use super::signing::Signing;
@@ -34,6 +34,7 @@ pub(super) struct Recovered {
 pub(super) fn recover(place: &Place, lock: Lock) -> Result<Recovered, OpenError> {
     let (dir, folder) = (&place.dir, place.dir.join(SEGMENTS));
     make_folder(&folder)?;
+    let disk = File::open(dir)?;
     keep_key(dir, &place.key)?;
     let checkpoint = read_checkpoint(dir, &place.key)?;
     let (mut signing, mut asked) = Signing::open(dir)?;
@@ -50,24 +51,23 @@ pub(super) fn recover(place: &Place, lock: Lock) -> Result<Recovered, OpenError>
         segment::create(&segment::path(&folder, 0))?;
         sync_folder(&folder)?;
         let segments = Segments::resume(folder, place.entries_max, 0, 0, 0)?;
-        let tree = Found { tiles: Tiles::default(), signing, asked, checkpoint, walk: None };
+        let tree = Found { tiles: Tiles::default(), disk, signing, asked, checkpoint, walk: None };
         return Ok(Recovered { lock, segments, tree });
     };
     let first = numbers.first().map_or(0, |first| first * place.entries_max);
+    let newest = checkpoint.as_ref().map(|(it, _)| it);
     // before anything is changed
     let removal = match first {
         0 => None,
-        first => Some(removed::told(place, &numbers, first, checkpoint.as_ref().map(|(it, _)| it))?),
+        first => Some(removed::told(place, &numbers, first, newest)?),
     };
+    let covered = covered.max(removal.as_ref().map_or(0, |signed| signed.size));
     let (size, end) = settle(place, last, covered, closed.is_some())?;
-    let marked = asked.map_or(0, |asked| asked.tiles);
-    let (tiles, synced) = rebuild::grow(place, first, size, marked, checkpoint.as_ref().map(|(it, _)| it))?;
-    if let Some(asked) = asked.as_mut().filter(|asked| asked.tiles > synced) {
-        // some of them were made anew
-        asked.tiles = synced;
-        signing.put(*asked).map_err(|_| io::Error::other("`signing` cannot be written"))?;
-    }
-    TileFolder::new(dir).remove_partials_but(checkpoint.as_ref().map_or(0, |(it, _)| it.size))?;
+    // the checkpoint's file may be older, or none
+    let signed = removal.iter().chain(newest).max_by_key(|signed| signed.size);
+    let there = There { first, size, signed, disk: &disk };
+    let tiles = rebuild::grow(place, &there, Mark { signing: &mut signing, asked: &mut asked })?;
+    TileFolder::new(dir).remove_partials_but(newest.map_or(0, |signed| signed.size))?;
     match fs::remove_file(dir.join(CLOSED)) {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         removed => {
@@ -77,9 +77,10 @@ pub(super) fn recover(place: &Place, lock: Lock) -> Result<Recovered, OpenError>
     }
     let walk = Some((last, Walk::from(File::open(segment::path(&folder, last))?, end)));
     let segments = Segments::resume(folder, place.entries_max, size, last, end)?;
-    let tree = Found { tiles, signing, asked, checkpoint, walk };
-    if let Some(signed) = removal {
-        tree.extends(dir, (signed.size, signed.root))?;
+    let both = removal.iter().chain(newest).map(|signed| (signed.size, signed.root)).collect::<Vec<_>>();
+    let tree = Found { tiles, disk, signing, asked, checkpoint, walk };
+    for signed in both {
+        tree.extends(dir, signed)?;
     }
     Ok(Recovered { lock, segments, tree })
 }

@@ -34,13 +34,7 @@ impl Signing {
     /// Opens it, with what stands in it.
     pub(super) fn open(dir: &Path) -> io::Result<(Self, Option<Asked>)> {
         let file = create(&dir.join(NAME))?;
-        let mut found = Vec::new();
-        for place in 0..PLACES {
-            let mut bytes = [0; PLACE_BYTES];
-            let read = file.read_at(&mut bytes, place * PLACE_BYTES as u64)?;
-            found.extend(bytes.get(..read).and_then(parse));
-        }
-        let newest = found.into_iter().max_by_key(|(sequence, _)| *sequence);
+        let newest = newest(&file)?;
         let signing = Self { file, sequence: newest.map_or(0, |(sequence, _)| sequence) };
         if signing.file.metadata()?.len() != PLACES * PLACE_BYTES as u64 {
             signing.file.set_len(PLACES * PLACE_BYTES as u64)?;
@@ -58,6 +52,23 @@ impl Signing {
         self.sequence = sequence;
         Ok(())
     }
+}
+
+fn newest(file: &File) -> io::Result<Option<(u64, Asked)>> {
+    let mut found = Vec::new();
+    for place in 0..PLACES {
+        let mut bytes = [0; PLACE_BYTES];
+        let read = file.read_at(&mut bytes, place * PLACE_BYTES as u64)?;
+        found.extend(bytes.get(..read).and_then(parse));
+    }
+    Ok(found.into_iter().max_by_key(|(sequence, _)| *sequence))
+}
+
+/// What stands in it, untouched.
+#[cfg(test)]
+pub(super) fn read(dir: &Path) -> Option<Asked> {
+    let file = File::open(dir.join(NAME)).ok()?;
+    newest(&file).ok()?.map(|(_, asked)| asked)
 }
 
 /// A line each, the last a checksum of those before it.

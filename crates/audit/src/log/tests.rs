@@ -182,6 +182,7 @@ pub(super) struct Rig {
     entries_max: u64,
     receipt_wait: Duration,
     pace: Duration,
+    sync_every: Duration,
 }
 
 const ORIGIN: &str = "strongroom.audit/c0ffee/1";
@@ -195,7 +196,8 @@ impl Rig {
         let folder = tempfile::tempdir().unwrap();
         let (dir, boundary) = (folder.path().join("audit"), Arc::default());
         let (receipt_wait, pace) = (Duration::from_secs(5), Duration::from_millis(75));
-        Self { _folder: folder, dir, boundary, entries_max, receipt_wait, pace }
+        let sync_every = Duration::from_secs(10);
+        Self { _folder: folder, dir, boundary, entries_max, receipt_wait, pace, sync_every }
     }
 
     /// The folder as it stands now, and the boundary; no signature is given meanwhile.
@@ -222,6 +224,7 @@ impl Rig {
             pace: self.pace,
             sign_wait: Duration::from_secs(5),
             receipt_wait: self.receipt_wait,
+            sync_every: self.sync_every,
         }
     }
 

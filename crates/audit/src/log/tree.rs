@@ -17,7 +17,7 @@ use super::walk::{Step, Walk};
 use super::{CheckpointSigner, OpenError, Place, Published, SignError, Standing};
 use crate::checkpoint::Checkpoint;
 use crate::note::Note;
-use crate::tile::{self, TileError, TileFolder, TileId, TileReader, Tiles};
+use crate::tile::{self, Derived, TileError, TileFolder, TileId, TileReader, Tiles};
 use envelope::merkle::{Hash, leaf_hash};
 use futures_util::future::BoxFuture;
 use std::fs::File;
@@ -63,6 +63,8 @@ pub(super) struct Tree {
 pub(super) struct Found {
     /// Over all entries.
     pub(super) tiles: Tiles,
+    /// The log's folder, opened before a tile was written: its sync tells of each write that failed since.
+    pub(super) disk: File,
     pub(super) signing: Signing,
     pub(super) asked: Option<Asked>,
     pub(super) checkpoint: Option<(Checkpoint, Note)>,
@@ -77,7 +79,7 @@ impl Found {
             return Err(OpenError::Shorter { size: self.tiles.size(), covered: size });
         }
         let folder = TileFolder::new(dir);
-        let found = tile::root(&self.tiles.over(&folder), size)?;
+        let found = tile::root(&self.tiles.over(&Derived(&folder)), size)?;
         if found == root { Ok(()) } else { Err(OpenError::Rewritten { covered: size, index: None }) }
     }
 }
@@ -96,15 +98,14 @@ impl Tree {
         found: Found,
     ) -> Self {
         let now = Instant::now();
-        let Found { tiles, signing, asked, checkpoint, walk } = found;
+        let Found { tiles, disk, signing, asked, checkpoint, walk } = found;
         let known = checkpoint.as_ref().map(|(it, _)| it.size);
         let asking = Asking::at_start(asked, known, tiles.size(), place.pace, now);
         let folder = TileFolder::new(&place.dir);
         if let Some((checkpoint, note)) = checkpoint {
             published.checkpoint.send_replace(Some(Arc::new((checkpoint, note))));
         }
-        let syncing =
-            Syncing { mark: asked.map_or(0, |asked| asked.tiles), at: now + SYNC_EVERY, running: None, failed: false };
+        let syncing = Syncing::of(disk, asked.map_or(0, |asked| asked.tiles), now + place.sync_every);
         Self {
             place,
             inbox,
@@ -265,7 +266,8 @@ impl Tree {
 
     fn begin(&mut self, next: Next) -> Result<Request, Trouble> {
         let Next { from, size } = next;
-        let reader = self.tiles.over(&self.folder);
+        let written = Derived(&self.folder);
+        let reader = self.tiles.over(&written);
         let root = if size == self.tiles.size() { self.tiles.root() } else { tile::root(&reader, size)? };
         let proof = self.nodes.proofs(&reader, size).consistency(from)?;
         if let Some(asked) = self.asking.unrecorded(self.syncing.mark) {
@@ -305,7 +307,8 @@ impl Tree {
         self.asking.signed();
         self.published.standing.send_replace(Standing::Agreed);
         self.published.checkpoint.send_replace(Some(Arc::new((checkpoint.clone(), note.clone()))));
-        let reader = self.tiles.over(&self.folder);
+        let written = Derived(&self.folder);
+        let reader = self.tiles.over(&written);
         let partials = tile::partials_at(size).into_iter();
         let partials = partials.map(|id| Ok((id, reader.tile(id.level, id.index, id.width)?))).collect();
         match partials {
@@ -318,7 +321,8 @@ impl Tree {
 
     /// Whoever wanted a proof may have gone.
     fn prove(&mut self, wanted: Vec<ProofWanted>) {
-        let reader = self.tiles.over(&self.folder);
+        let written = Derived(&self.folder);
+        let reader = self.tiles.over(&written);
         for ProofWanted { old, size, reply } in wanted {
             let known = old <= size && size <= self.tiles.size();
             let proof = if known { self.nodes.proofs(&reader, size).consistency(old) } else { Err(TileError::Range) };
@@ -410,6 +414,7 @@ enum Trouble {
 
 /// Full tiles are made durable behind everybody's back, many at once: it bounds what the next start makes anew.
 struct Syncing {
+    disk: Arc<File>,
     /// Tiles of the entries below are on the disk.
     mark: u64,
     at: Instant,
@@ -419,6 +424,10 @@ struct Syncing {
 }
 
 impl Syncing {
+    fn of(disk: File, mark: u64, at: Instant) -> Self {
+        Self { disk: Arc::new(disk), mark, at, running: None, failed: false }
+    }
+
     fn look(&mut self, place: &Place, size: u64, all_written: bool) {
         if let Some(ended) = self.running.take_if(|running| running.is_finished()) {
             match ended.join() {
@@ -426,15 +435,15 @@ impl Syncing {
                 Ok(None) | Err(_) => self.failed = true,
             }
         }
-        let upto = size / place.entries_max * place.entries_max;
+        let upto = place.whole(size);
         let now = Instant::now();
         if self.failed || self.running.is_some() || !all_written || upto <= self.mark || now < self.at {
             return;
         }
-        self.at = now + SYNC_EVERY;
-        let dir = place.dir.clone();
+        self.at = now + place.sync_every;
+        let disk = Arc::clone(&self.disk);
         let sync = move || {
-            let synced = File::open(dir).and_then(|dir| Ok(rustix::fs::syncfs(dir)?));
+            let synced = rustix::fs::syncfs(disk);
             if let Err(error) = &synced {
                 tracing::warn!(%error, "syncing the audit log's tiles");
             }
@@ -452,7 +461,6 @@ const RETRY: Duration = Duration::from_millis(200);
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Longest that a log that is being closed waits for its last checkpoint.
 const CLOSE_WAIT: Duration = Duration::from_secs(1);
-const SYNC_EVERY: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
@@ -462,10 +470,16 @@ mod tests {
 
     #[test]
     fn after_a_sync_that_failed_the_mark_stays_though_the_next_would_succeed() {
-        let rig = Rig::of(64);
+        let rig = Rig::of(256);
         let place = rig.place();
-        let mut syncing = Syncing { mark: 64, at: Instant::now(), running: None, failed: false };
-        let mut round = |size| {
+        std::fs::create_dir(&place.dir).unwrap();
+        let disk = |flags| {
+            File::from(
+                rustix::fs::open(&place.dir, flags | rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap(),
+            )
+        };
+        let mut syncing = Syncing::of(disk(rustix::fs::OFlags::RDONLY), 256, Instant::now());
+        let round = |syncing: &mut Syncing, size| {
             syncing.at = Instant::now();
             syncing.look(&place, size, true);
             while syncing.running.as_ref().is_some_and(|running| !running.is_finished()) {
@@ -474,11 +488,10 @@ mod tests {
             syncing.look(&place, 0, true);
             syncing.mark
         };
-        std::fs::create_dir(&place.dir).unwrap();
-        assert_eq!((round(127), round(200)), (64, 192));
-        std::fs::remove_dir(&place.dir).unwrap();
-        assert_eq!(round(300), 192);
-        std::fs::create_dir(&place.dir).unwrap();
-        assert_eq!(round(300), 192);
+        assert_eq!((round(&mut syncing, 511), round(&mut syncing, 800)), (256, 768));
+        let works = std::mem::replace(&mut syncing.disk, Arc::new(disk(rustix::fs::OFlags::PATH)));
+        assert_eq!(round(&mut syncing, 1200), 768, "nothing is synced by what was opened as a path alone");
+        syncing.disk = works;
+        assert_eq!(round(&mut syncing, 1200), 768);
     }
 }

@@ -42,6 +42,11 @@ impl LogFolder {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+
+    /// As [`TileFolder::write_again`].
+    pub(crate) fn write_again(&self, id: TileId, hashes: &[Hash]) -> Result<(), TileError> {
+        self.tiles.write_again(id, hashes)
+    }
 }
 
 impl LogSource for LogFolder {

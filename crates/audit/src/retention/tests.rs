@@ -286,6 +286,43 @@ async fn gaps(rig: &Rig, gone: u64, index: u64) {
     assert_eq!(rig.verify(false).unwrap_err().index(), Some(300 * 256));
     fs::write(&tile, &sound).unwrap();
     rig.verify(false).unwrap();
+    // a tile above those that stand for what is gone may be missing, or cut; one that misleads a start is made anew, also
+    // where the record of the removal alone tells what was signed
+    let tile = rig.dir.join("tile/1/000");
+    let sound = fs::read(&tile).unwrap();
+    for (spoiled, checkpoint) in
+        [(None, true), (Some(&sound[..64]), true), (Some(&[7; 8192]), true), (Some(&[8; 8192]), false)]
+    {
+        match spoiled {
+            None => fs::remove_file(&tile).unwrap(),
+            Some(bytes) => fs::write(&tile, bytes).unwrap(),
+        }
+        if !checkpoint {
+            fs::remove_file(rig.dir.join("checkpoint")).unwrap();
+        }
+        let log = rig.open().unwrap();
+        append(&log, 0..1).await;
+        drop(log);
+        let (signed, note) = (rig.signed(), rig.folder().checkpoint().unwrap().unwrap());
+        let note = crate::note::Note::parse(&note).unwrap();
+        let proof = crate::proof::Proof::prove(&rig.folder(), 77, signed.size, note).unwrap();
+        proof.verify(&Signer::new().key, &envelope::merkle::leaf_hash(&entry)).unwrap();
+        if spoiled.is_some_and(|bytes| bytes.len() == sound.len()) {
+            assert!(fs::read(&tile).unwrap() == sound);
+            rig.verify(false).unwrap();
+        }
+    }
+    // but not of tiles that lead elsewhere
+    let leaves = rig.dir.join("tile/0/077");
+    let those = fs::read(&leaves).unwrap();
+    let mut touched = those.clone();
+    touched[40] ^= 1;
+    fs::write(&leaves, &touched).unwrap();
+    fs::remove_file(&tile).unwrap();
+    assert!(matches!(rig.open(), Err(crate::OpenError::Rewritten { .. })));
+    assert!(!tile.exists());
+    fs::write(&leaves, &those).unwrap();
+    drop(rig.open().unwrap());
     // the record must be there: without what it tells, and what tells where it stands, nothing opens
     let path = rig.dir.join("segment/0000000002");
     let kept = fs::read(&path).unwrap();
@@ -316,7 +353,12 @@ async fn nothing_is_prepared_that_is_not_what_was_signed() {
     append(&log, 0..SEGMENT + 4096).await;
     let mut each = || ControlFlow::Continue(());
     copy(&rig.folder(), 0..1, &rig.archive, &mut each).unwrap();
+    let tiles = ["tile/0/000", "tile/0/255", "tile/1/000"].map(|name| rig.dir.join(name));
+    let long_ago = std::time::SystemTime::UNIX_EPOCH;
+    tiles.iter().for_each(|tile| fs::File::open(tile).unwrap().set_modified(long_ago).unwrap());
     let digest = rig.prepare(0..1, Fate::Archived).unwrap().digest;
+    let is_written = |tile: &PathBuf| fs::metadata(tile).unwrap().modified().unwrap() > long_ago;
+    assert!(tiles.iter().all(is_written), "again, before the sync");
     assert_eq!(digest, rig.prepare(0..1, Fate::Pruned).unwrap().digest);
     let altered = |path: &Path, at: usize, fate| {
         let sound = fs::read(path).unwrap();

@@ -1,7 +1,7 @@
 //! Tiles as files under a log's folder.
 //!
 //! Always: a file has its whole length as soon as it has its name.
-//! Never: synced. Tiles are derived; after a power cut those of the last segment are made anew from its entries.
+//! Never: synced here. Tiles are derived; a start makes those anew of which nobody has said that they are on the disk.
 //!
 //! Partial tiles come and go with every checkpoint. Their files and folders are used again under other names: a file system
 //! that gives no inode twice within minutes (ext4) would look for a fresh one for longer than all the hashing takes.
@@ -11,7 +11,7 @@ use envelope::merkle::Hash;
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -44,6 +44,14 @@ impl TileFolder {
         let temporary = spare.unwrap_or_else(|| self.dir.join("tile/new"));
         let replaced = self.replace(&temporary, &self.dir.join(id.path()), hashes.as_flattened());
         replaced.map_err(|source| TileError::Io { id, source })
+    }
+
+    /// Writes a full tile over itself: an earlier sync may have failed, and left in memory alone what is marked as written.
+    pub(crate) fn write_again(&self, id: TileId, hashes: &[Hash]) -> Result<(), TileError> {
+        let opened = OpenOptions::new().write(true).open(self.dir.join(id.path()));
+        // the same bytes: none of them is ever not there
+        let written = opened.and_then(|file| file.write_all_at(hashes.as_flattened(), 0));
+        written.map_err(|source| TileError::Io { id, source })
     }
 
     /// Removes the partial tiles of the tree of `size` leaves that the one of `kept` leaves does without.

@@ -255,6 +255,15 @@ async fn a_start_reads_the_tree_of_segments_whose_tiles_are_on_the_disk_instead_
     let log = rig.open().unwrap();
     append(&log, 1100..1200).await;
     drop(log);
+    // tiles that are not known to be on the disk are written over themselves: a sync of them may have failed
+    let (mut signing, asked) = signing::Signing::open(&rig.dir).unwrap();
+    signing.put(signing::Asked { tiles: 768, ..asked.unwrap() }).unwrap();
+    let tiles = ["tile/0/002", "tile/0/003"].map(|name| rig.dir.join(name));
+    let long_ago = std::time::SystemTime::UNIX_EPOCH;
+    tiles.iter().for_each(|tile| File::open(tile).unwrap().set_modified(long_ago).unwrap());
+    drop(rig.open().unwrap());
+    let is_written = |tile: &PathBuf| std::fs::metadata(tile).unwrap().modified().unwrap() > long_ago;
+    assert_eq!(tiles.each_ref().map(is_written), [false, true]);
     // nor does it need partial tiles, which a power cut may have left without their bytes
     let mut size = 1200;
     for spoiled in [&[][..], &[0; 128]] {
@@ -267,6 +276,7 @@ async fn a_start_reads_the_tree_of_segments_whose_tiles_are_on_the_disk_instead_
     // a tree that the tiles do not lead to begins at the beginning, where the damage is found
     alter(&rig.dir.join("tile/0/001"), |bytes| bytes.fill(0));
     assert!(matches!(rig.open(), Err(OpenError::Damaged { index: 0 })));
+    assert_eq!(signing::read(&rig.dir).unwrap().tiles, 0, "before one of them was made anew");
     std::fs::write(rig.segment(0), before).unwrap();
     let log = rig.open().unwrap();
     append(&log, 1220..1300).await;
@@ -289,7 +299,13 @@ async fn a_start_reads_the_tree_of_segments_whose_tiles_are_on_the_disk_instead_
     std::fs::write(rig.dir.join("tile/1/000.p/5"), []).unwrap();
     drop(rig.open().unwrap());
     std::fs::remove_dir_all(rig.dir.join("tile/1/000.p")).unwrap();
+    // and where a tile behind what was pruned is wrong: the tree begins with what is there
+    let (mut signing, asked) = signing::Signing::open(&rig.dir).unwrap();
+    signing.put(signing::Asked { tiles: 1024, ..asked.unwrap() }).unwrap();
+    let sound = std::fs::read(rig.dir.join("tile/0/003")).unwrap();
+    alter(&rig.dir.join("tile/0/003"), |bytes| bytes.fill(0));
     let log = rig.open().unwrap();
+    assert!(std::fs::read(rig.dir.join("tile/0/003")).unwrap() == sound);
     append(&log, 1301..1310).await;
     until("the boundary agrees", || rig.boundary.last() == 1310).await;
     assert_eq!(rig.boundary.state().forked, 0);

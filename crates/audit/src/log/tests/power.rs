@@ -60,10 +60,17 @@ impl Known {
     }
 
     /// Opens the log in `root` as the next start would, goes on with it, and looks.
-    async fn check(&self, root: &Path) -> Result<(), String> {
+    /// Tells whether tiles were said to be on the disk.
+    async fn check(&self, root: &Path) -> Result<bool, String> {
         let rig = rig(root, self.signed);
         let place = rig.place();
+        // as far as a checkpoint covers them
+        let marked = signing::read(&rig.dir).map_or(0, |asked| asked.tiles).min(rig.published().unwrap_or(0));
+        let marked = place.whole(marked);
         let found = found(&place).map_err(|error| error.to_string())?;
+        if found.tree.asked.map_or(0, |asked| asked.tiles) < marked {
+            return Err(format!("tiles of the first {marked} entries were said to be on the disk, and are not"));
+        }
         self.compare(&rig.entries())?;
         let log =
             Log::go_on(place, Arc::clone(&rig.boundary) as _, 64 << 10, found).map_err(|error| error.to_string())?;
@@ -81,7 +88,7 @@ impl Known {
         self.compare(&entries)?;
         let verified = catch_unwind(AssertUnwindSafe(|| rig.verified().size));
         match verified {
-            Ok(size) if size == entries.len() as u64 => Ok(()),
+            Ok(size) if size == entries.len() as u64 => Ok(marked > 0),
             Ok(size) => Err(format!("{} entries, of which {size} are signed after a close", entries.len())),
             Err(_) => Err("it does not verify".to_owned()),
         }
@@ -131,7 +138,8 @@ fn root_of(hex: &str) -> Hash {
 
 /// A log that stands in a folder of `root`, whose boundary has signed that.
 fn rig(root: &Path, signed: Option<(u64, Hash)>) -> Rig {
-    let rig = Rig { dir: root.join("audit"), pace: Duration::from_millis(4), ..Rig::of(64) };
+    let [pace, sync_every] = [4, 15].map(Duration::from_millis);
+    let rig = Rig { dir: root.join("audit"), pace, sync_every, ..Rig::of(64) };
     rig.boundary.state().last = signed;
     rig
 }
@@ -194,7 +202,7 @@ async fn call(lane: Arc<dyn AuditSink>, notes: Notes, caller: usize, count: usiz
 }
 
 /// The run that is recorded: three logs one after the other; the last is left open.
-async fn run(root: &Path, first_caller: usize, signed: Option<(u64, Hash)>, pause: Duration) {
+async fn run(root: &Path, first_caller: usize, signed: Option<(u64, Hash)>) {
     let rig = rig(root, signed);
     let notes = Notes(Arc::new(Mutex::new(File::create(root.join(NOTES)).unwrap())));
     for phase in 0..3 {
@@ -209,9 +217,6 @@ async fn run(root: &Path, first_caller: usize, signed: Option<(u64, Hash)>, paus
             });
             for caller in callers.collect::<Vec<_>>() {
                 caller.await.unwrap();
-            }
-            if half == 0 {
-                tokio::time::sleep(pause).await;
             }
         }
         if phase == 2 {
@@ -229,20 +234,19 @@ fn recorded() {
     let Some(order) = std::env::var_os(ORDER) else { return };
     let order = order.into_string().unwrap();
     let words: Vec<_> = order.split(' ').collect();
-    let [root, first_caller, pause, size, hash] = words[..] else { panic!("{order}") };
+    let [root, first_caller, size, hash] = words[..] else { panic!("{order}") };
     let signed = (hash != "-").then(|| (size.parse().unwrap(), root_of(hash)));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let pause = Duration::from_millis(pause.parse().unwrap());
-    runtime.block_on(run(Path::new(root), first_caller.parse().unwrap(), signed, pause));
+    runtime.block_on(run(Path::new(root), first_caller.parse().unwrap(), signed));
 }
 
 /// Runs it in `root` under strace(1).
-fn record(root: &Path, round: usize, known: &Known, pause: Duration) -> Recording {
+fn record(root: &Path, round: usize, known: &Known) -> Recording {
     let before = Disk::of(root);
     let folder = folder();
     let trace = folder.path().join("trace");
     let (size, hash) = known.signed.map_or((0, "-".to_owned()), |(size, root)| (size, hex::encode(root)));
-    let order = format!("{} {} {} {size} {hash}", root.display(), round * 100, pause.as_millis());
+    let order = format!("{} {} {size} {hash}", root.display(), round * 100);
     let child = Command::new("strace")
         .args(["-f", "-y", "-xx", "-s", &trace::STRING_BYTES_MAX.to_string(), "-e", &format!("trace={}", trace::CALLS)])
         .arg("-o")
@@ -303,44 +307,54 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// How many of so many random points were found faulty. With `Syncs::Count` none may be.
+/// Of so many random points.
+#[derive(Debug, Default)]
+struct Looks {
+    /// Were found faulty. With `Syncs::Count` none may be.
+    faulty: usize,
+    /// Had tiles that were said to be on the disk, and were.
+    marked: usize,
+}
+
 async fn lose_power(
     recording: &Recording,
     known: &Known,
     (points, syncs): (usize, Syncs),
     random: &mut Random,
-) -> usize {
+) -> Looks {
     let events = recording.events.len();
     // each third while the log is opened, which is a small part of the run, and when little can be missed
     let opening = |point: usize| syncs == Syncs::Count && point.is_multiple_of(3);
     let bound = |point: usize| if opening(point) { events.min(OPENING) } else { events };
     let mut at: Vec<_> = (0..points).map(|point| random.below(bound(point) + 1)).collect();
     at.sort_unstable();
-    let (mut replay, mut faulty) = (Replay::of(recording, known, syncs), 0);
+    let (mut replay, mut looks) = (Replay::of(recording, known, syncs), Looks::default());
     for point in at {
         replay.go_on_to(point);
         let root = replay.lose_power(random);
-        if let Err(error) = replay.known.check(root.path()).await {
-            if syncs == Syncs::Count {
-                panic!("after event {point} of {events}: {error}; see {}", root.keep().display());
+        match replay.known.check(root.path()).await {
+            Err(error) if syncs == Syncs::Count => {
+                panic!("after event {point} of {events}: {error}; see {}", root.keep().display())
             }
-            faulty += 1;
+            Err(_) => looks.faulty += 1,
+            Ok(marked) => looks.marked += usize::from(marked),
         }
     }
-    faulty
+    looks
 }
 
 /// Rounds, each of which begins with a disk that the one before left when the power went.
-async fn rounds(rounds: usize, points: usize, pause: Duration, seed: u64) {
+async fn rounds(rounds: usize, points: usize, seed: u64) {
     let mut random = Random(seed);
     let (mut root, mut known) = (folder(), Known::default());
     for round in 0..rounds {
-        let recording = record(root.path(), round, &known, pause);
-        lose_power(&recording, &known, (points, Syncs::Count), &mut random).await;
+        let recording = record(root.path(), round, &known);
+        let Looks { marked, .. } = lose_power(&recording, &known, (points, Syncs::Count), &mut random).await;
+        assert!(marked > 0, "nowhere were tiles said to be on the disk");
         let unsynced = points.div_ceil(4);
-        let faulty = lose_power(&recording, &known, (unsynced, Syncs::Ignored), &mut random).await;
+        let Looks { faulty, .. } = lose_power(&recording, &known, (unsynced, Syncs::Ignored), &mut random).await;
         assert!(faulty * 2 > unsynced, "without syncs only {faulty} of {unsynced} points were found faulty");
-        told(round, points, &recording, (faulty, unsynced));
+        told(round, (points, marked), &recording, (faulty, unsynced));
         let mut last = Replay::of(&recording, &known, Syncs::Count);
         last.go_on_to(random.below(recording.events.len() + 1));
         (root, known) = (last.lose_power(&mut random), last.known);
@@ -350,11 +364,10 @@ async fn rounds(rounds: usize, points: usize, pause: Duration, seed: u64) {
 }
 
 #[expect(clippy::print_stdout, reason = "the long form's result")]
-fn told(round: usize, points: usize, recording: &Recording, (faulty, unsynced): (usize, usize)) {
+fn told(round: usize, (points, marked): (usize, usize), recording: &Recording, (faulty, unsynced): (usize, usize)) {
     let syncs = recording.events.iter().filter(|event| matches!(event, Event::Sync { .. })).count();
-    let of_all = recording.events.iter().filter(|event| matches!(event, Event::Sync { of: None, .. })).count();
     println!(
-        "round {round}: {} events, {syncs} syncs, {of_all} of all tiles; {points} power losses, none found faulty; {faulty} of {unsynced} without syncs",
+        "round {round}: {} events, {syncs} syncs; {points} power losses, {marked} with tiles said to be on the disk, none found faulty; {faulty} of {unsynced} without syncs",
         recording.events.len()
     );
 }
@@ -367,10 +380,9 @@ fn losses() -> Option<usize> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_the_power_goes_all_that_was_acknowledged_stays_and_verifies() {
-    let Some(losses) = losses() else { return rounds(3, 100, Duration::ZERO, 0x5eed).await };
+    let Some(losses) = losses() else { return rounds(3, 100, 0x5eed).await };
     for seed in 1..=losses.div_ceil(ROUNDS * POINTS) {
-        // longer than until the tiles are synced
-        rounds(ROUNDS, POINTS, Duration::from_secs(11), seed as u64).await;
+        rounds(ROUNDS, POINTS, seed as u64).await;
     }
 }
 
@@ -384,6 +396,6 @@ const CALLERS: usize = 8;
 const CALLER: usize = 10_000;
 /// What is appended after a recovery.
 const LAST: usize = 9_999 * CALLER;
-/// What the child is to do: folder, first caller, milliseconds of a pause, and what the boundary signed.
+/// What the child is to do: folder, first caller, and what the boundary signed.
 const ORDER: &str = "STRONGROOM_POWER_ORDER";
 const NOTES: &str = "notes";
