@@ -621,6 +621,48 @@ fn what_was_lent_ends_with_a_token_that_is_used_up_or_whose_role_is_gone() {
 }
 
 #[test]
+fn what_was_lent_before_a_rollback_that_an_operator_acknowledged_is_taken_back_after_the_start() {
+    let mut stand = Stand::with_certificate();
+    stand.role("r", json!({"reuse_window": "1h"}));
+    stand.token("writes the policy");
+    stand.cli(&["auth", "cert", "write", "web", "--policy", "app", "--certificate", stand.pair()]).unwrap();
+    // of a token, and of a certificate, which no generation voids
+    let before = [stand.user("r"), stand.user_of("r", "")];
+    assert_eq!(stand.user_of("r", "").name, before[1].name);
+    stand.dev.start_again().unwrap();
+    std::thread::sleep(Duration::from_secs(12));
+    assert!(before.iter().all(|user| stand.logs_in(user)), "a start alone takes nothing back");
+    stand.dev.roll_back();
+    // what is void is not given again, and what is new is not void
+    let after = [stand.user("r"), stand.user_of("r", "")];
+    for user in &before {
+        stand.gone(user, 25);
+    }
+    stand.dev.start_again().unwrap();
+    std::thread::sleep(Duration::from_secs(12));
+    assert!(after.iter().all(|user| stand.logs_in(user)));
+    assert!(stand.recorded("operator/acknowledge").iter().any(|operation| operation == "LeaseEnd"));
+}
+
+#[test]
+fn a_backup_that_is_tried_out_ends_no_users_whether_its_log_is_at_hand_or_not() {
+    for log_is_lost in [false, true] {
+        let mut stand = Stand::with_certificate();
+        stand.role("r", json!({}));
+        stand.token("writes the policy");
+        stand.cli(&["auth", "cert", "write", "web", "--policy", "app", "--certificate", stand.pair()]).unwrap();
+        let users = [stand.user("r"), stand.user_of("r", "")];
+        stand.dev.restore(log_is_lost);
+        // longer than until what is void is looked for
+        std::thread::sleep(Duration::from_secs(14));
+        for user in &users {
+            assert!(stand.logs_in(user), "{log_is_lost}");
+            assert_eq!(stand.lookup(&user.lease).unwrap()["data"]["state"], "active", "{log_is_lost}");
+        }
+    }
+}
+
+#[test]
 fn the_command_line_looks_after_leases() {
     let stand = Stand::new();
     stand.role("r", json!({}));

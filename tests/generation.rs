@@ -4,16 +4,10 @@
 
 use proto::kms::*;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 use std::time::Duration;
-use tests::{Clients, Dev, bearer, binary, context, until};
+use tests::{Clients, Dev, bearer, context, until};
 
 const KEYS: usize = 40;
-
-fn strongroom(arguments: &[&str]) -> Output {
-    Command::new(binary("strongroom")).args(arguments).output().unwrap()
-}
 
 async fn create_key(dev: &Dev, spec: KeySpec) -> String {
     let request = CreateKeyRequest { key_spec: spec.into(), ..Default::default() };
@@ -58,78 +52,6 @@ fn rotations(dev: &Dev) -> BTreeMap<String, [usize; 2]> {
     found
 }
 
-fn count(dev: &Dev, operation: &str) -> usize {
-    let mut found = 0;
-    dev.audit_records(|record| found += usize::from(record.operation == operation));
-    found
-}
-
-/// The log tells the store's newest revision.
-async fn told(dev: &Dev) {
-    let before = count(dev, "StoreState");
-    create_key(dev, KeySpec::EccNistP256).await;
-    until("the log tells the store's state", Duration::from_secs(10), || count(dev, "StoreState") > before);
-}
-
-const STORE: [&str; 3] = ["store.db", "store.db-wal", "store.db-shm"];
-
-fn copy_store(from: &Path, to: &Path) {
-    for name in STORE {
-        let _may_be_absent = std::fs::remove_file(to.join(name));
-        if from.join(name).exists() {
-            std::fs::copy(from.join(name), to.join(name)).unwrap();
-        }
-    }
-}
-
-/// Starts what must come up sealed, and acknowledges.
-fn start_sealed(dev: &mut Dev) {
-    let server = dev.data().join("server");
-    let officer = std::thread::spawn(move || {
-        until("it is sealed", Duration::from_secs(20), || server.join("sealed").exists());
-        let done = strongroom(&["operator", "acknowledge", "--data-dir", server.to_str().unwrap()]);
-        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    });
-    dev.start_again().unwrap();
-    officer.join().unwrap();
-}
-
-/// Puts an old store back.
-async fn roll_back(dev: &mut Dev) {
-    told(dev).await;
-    dev.end();
-    let (server, kept) = (dev.data().join("server"), tempfile::tempdir().unwrap());
-    copy_store(&server, kept.path());
-    dev.start_again().unwrap();
-    told(dev).await;
-    dev.end();
-    copy_store(kept.path(), &server);
-    start_sealed(dev);
-}
-
-/// Restores the store from a backup.
-async fn restore(dev: &mut Dev) {
-    let (server, backup): (PathBuf, PathBuf) = (dev.data().join("server"), dev.folder().join("backup"));
-    let mut command = Command::new(binary("strongroom"));
-    command.args(["operator", "backup", "--out"]).arg(&backup).env("STRONGROOM_TOKEN", dev.root_token());
-    command.env("STRONGROOM_ADDR", format!("https://{}", dev.addr())).env("STRONGROOM_CACERT", dev.ca());
-    assert!(command.status().unwrap().success());
-    dev.end();
-    for name in STORE {
-        let _may_be_absent = std::fs::remove_file(server.join(name));
-    }
-    let restored = strongroom(&[
-        "operator",
-        "restore",
-        "--from",
-        backup.to_str().unwrap(),
-        "--data-dir",
-        server.to_str().unwrap(),
-    ]);
-    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
-    dev.start_again().unwrap();
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum How {
     RolledBack,
@@ -153,8 +75,8 @@ async fn what_a_token_counts_has_a_new_version_before_it_seals_again() {
         dev.clients().keys.disable_key(bearer(&root, request)).await.unwrap();
         assert!(rotations(&dev).is_empty());
         match how {
-            How::RolledBack => roll_back(&mut dev).await,
-            How::Restored => restore(&mut dev).await,
+            How::RolledBack => dev.roll_back(),
+            How::Restored => dev.restore(false),
         }
 
         // many at once, faster than the background, which begins with the first: none seals under the old version, and

@@ -13,6 +13,7 @@ pub mod mariadb;
 pub mod nodes;
 pub mod postgres;
 pub mod redis;
+pub mod rollback;
 mod servers;
 pub mod softhsm;
 

@@ -95,6 +95,9 @@ pub struct Core {
     /// The node that makes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     root_token_by: Option<String>,
+    /// Since an operator acknowledged that store and audit log disagree: leases of older generations are void.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    leases_void_below: Option<u64>,
 }
 
 /// Who makes the root token.
@@ -144,6 +147,13 @@ pub async fn open(storage: Arc<dyn Storage>, boundary: &dyn Boundary, now: Times
     }
 }
 
+impl Core {
+    /// Leases of generations below it are void.
+    pub fn leases_void_below(&self) -> u64 {
+        self.leases_void_below.unwrap_or(0)
+    }
+}
+
 impl Cluster {
     pub fn core(&self) -> &Core {
         &self.core
@@ -173,10 +183,13 @@ impl Cluster {
         self.write(Core { root_token_made: true, root_token_by: None, ..self.core.clone() }).await
     }
 
-    /// A new generation, after a restore: every older token is void, the root token is made anew.
-    pub async fn raise_generation(&mut self) -> Result<(), BootError> {
+    /// A new generation, after a restore: every older token is void, the root token is made anew. So is every older lease
+    /// where an operator has `acknowledged` that store and audit log disagree; a copy that is only tried out leaves them alone.
+    pub async fn raise_generation(&mut self, acknowledged: bool) -> Result<(), BootError> {
         let generation = self.core.generation.saturating_add(1);
-        self.write(Core { generation, root_token_made: false, root_token_by: None, ..self.core.clone() }).await
+        let leases_void_below = if acknowledged { Some(generation) } else { self.core.leases_void_below };
+        let core = Core { generation, leases_void_below, ..self.core.clone() };
+        self.write(Core { root_token_made: false, root_token_by: None, ..core }).await
     }
 
     async fn write(&mut self, core: Core) -> Result<(), BootError> {
@@ -232,6 +245,7 @@ async fn initialise(
         created_millis: now.unix_millis(),
         root_token_made: false,
         root_token_by: None,
+        leases_void_below: None,
     };
     let (sentinel_at, core_at) = system_paths(&cluster)?;
     let batch = Batch::new(CommitId(barrier.random()?))

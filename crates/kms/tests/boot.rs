@@ -154,9 +154,12 @@ async fn a_new_generation_is_durable_and_wants_a_root_token_of_its_own() {
     let mut cluster = open(&store, &rig).await.unwrap();
     cluster.root_token_made().await.unwrap();
     assert!(open(&store, &rig).await.unwrap().core().root_token_made);
-    cluster.raise_generation().await.unwrap();
-    let reopened = open(&store, &rig).await.unwrap();
-    assert_eq!((reopened.core().generation, reopened.core().root_token_made), (2, false));
+    for (acknowledged, generation, void_below) in [(false, 2, 0), (true, 3, 3), (false, 4, 3)] {
+        cluster.raise_generation(acknowledged).await.unwrap();
+        let reopened = open(&store, &rig).await.unwrap();
+        assert_eq!((reopened.core().generation, reopened.core().root_token_made), (generation, false));
+        assert_eq!(reopened.core().leases_void_below(), void_below);
+    }
 }
 
 #[tokio::test]

@@ -75,16 +75,17 @@ pub async fn open(config: &Config, cluster: &Cluster, boundary: &Arc<SocketBound
     Ok(Opened { log: Some((log, key)), disagreement })
 }
 
-/// After the operator has acknowledged: every older token is void, and a log that cannot go on stands aside.
+/// After the operator has acknowledged, or restored: every older token is void, every older lease where it was the former, and a
+/// log that cannot go on stands aside.
 pub async fn settle(
     config: &Config,
     cluster: &mut Cluster,
-    found: Opened,
+    (found, acknowledged): (Opened, bool),
     boundary: &Arc<SocketBoundary>,
 ) -> Result<KeyedLog> {
     let Opened { log, disagreement } = found;
     let Some(disagreement) = disagreement else { return log.context("an audit log that agrees is open") };
-    cluster.raise_generation().await?;
+    cluster.raise_generation(acknowledged).await?;
     let (log, key) = match (&disagreement, log) {
         (Disagreement::Store(_), Some(log)) => log,
         (Disagreement::Store(_) | Disagreement::Log(_), log) => {

@@ -5,6 +5,7 @@
 //! Never: a file written, or a lock held.
 
 use crate::audit_log;
+use crate::config::Config;
 use anyhow::{Context as _, Result};
 use api::{AuditLogState, Health, Metrics};
 use audit::Log;
@@ -22,16 +23,16 @@ use tokio::sync::oneshot;
 /// What is scrubbed, and how fast.
 #[derive(Debug, Clone)]
 pub struct Scrubber {
-    pub dir: PathBuf,
-    pub node: String,
+    dir: PathBuf,
+    node: String,
     /// 0: not at all.
-    pub entries_per_sec: u32,
-    pub counts: Arc<Counts>,
+    entries_per_sec: u32,
+    counts: Arc<Counts>,
 }
 
 /// Since the start.
 #[derive(Debug, Default)]
-pub struct Counts {
+struct Counts {
     entries: AtomicU64,
     rounds: AtomicU64,
     faults: AtomicU64,
@@ -50,7 +51,7 @@ enum Round {
 }
 
 impl Counts {
-    pub fn gauges(self: &Arc<Self>, metrics: &Metrics) {
+    fn gauges(self: &Arc<Self>, metrics: &Metrics) {
         let gauge = |name, help, read: fn(&Self) -> &AtomicU64| {
             let counts = Arc::clone(self);
             metrics.gauge(name, help, move || i64::try_from(read(&counts).load(Ordering::Relaxed)).unwrap_or(i64::MAX));
@@ -101,6 +102,12 @@ pub async fn scrub(scrubber: Scrubber, log: Arc<Log>, health: Health) {
 }
 
 impl Scrubber {
+    pub fn new(config: &Config, metrics: &Metrics) -> Self {
+        let (dir, node, counts) = (config.audit_dir(), config.node().to_owned(), Arc::<Counts>::default());
+        counts.gauges(metrics);
+        Self { dir, node, entries_per_sec: config.audit.scrub_entries_per_sec, counts }
+    }
+
     /// One round. It ends early where nobody waits for it any more.
     async fn on_a_thread(self) -> Result<Round> {
         in_background("audit-scrub", move |ended| self.round(ended)).await

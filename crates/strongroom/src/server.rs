@@ -129,20 +129,26 @@ async fn audit_log(
     (boundary, restored): (&Arc<SocketBoundary>, bool),
 ) -> Result<KeyedLog> {
     let mut opened = audit_log::open(config, cluster, boundary).await?;
+    let mut acknowledged = false;
     match &opened.disagreement {
         Some(Disagreement::Store(_)) | None if restored => {
             let why = "the store was restored from a backup".to_owned();
             opened.disagreement = Some(Disagreement::Store(why));
         }
-        Some(disagreement) => sealed::until_acknowledged(config, cores, disagreement.why()).await?,
+        Some(disagreement) => {
+            sealed::until_acknowledged(config, cores, disagreement.why()).await?;
+            // of whoever tries a backup out without its log, the copy that lives has the leases
+            acknowledged = !restored;
+        }
         None => {}
     }
     let disagreed = opened.disagreement.is_some();
-    let (log, key) = audit_log::settle(config, cluster, opened, boundary).await?;
+    let (log, key) = audit_log::settle(config, cluster, (opened, acknowledged), boundary).await?;
     // also where the newer copy was brought back instead
     sealed::forget(&config.data_dir)?;
     if disagreed {
-        tracing::warn!(generation = cluster.core().generation, "every older token is void");
+        let what = if acknowledged { "every older token and lease is void" } else { "every older token is void" };
+        tracing::warn!(generation = cluster.core().generation, "{what}");
     }
     audit_log::tell(&*log.lane(), "Start", config.node(), None).await?;
     Ok((log, key))

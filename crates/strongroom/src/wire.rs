@@ -40,6 +40,7 @@ pub struct Wired {
     witnesses: Panel,
     node: String,
     generation: u64,
+    leases_void_below: u64,
     /// How often an idle node notes where a store stands that others write too.
     idle_anchors: Duration,
     changes: Changes,
@@ -92,13 +93,7 @@ impl Wired {
         let witnesses = Panel::new(&config.audit)?;
         let acks = Arc::new(log.acks(witnesses.are_there()));
         witnesses.gauges(&metrics, &acks);
-        let scrubber = Scrubber {
-            dir: config.audit_dir(),
-            node: config.node().to_owned(),
-            entries_per_sec: config.audit.scrub_entries_per_sec,
-            counts: Arc::default(),
-        };
-        scrubber.counts.gauges(&metrics);
+        let scrubber = Scrubber::new(config, &metrics);
         let retainer = Retainer::new(config, &metrics);
         let place = (config.node(), config.data_dir.as_path());
         let forwards = config.audit.forward.iter();
@@ -114,6 +109,7 @@ impl Wired {
             witnesses,
             node: config.node().to_owned(),
             generation: cluster.core().generation,
+            leases_void_below: cluster.core().leases_void_below(),
             idle_anchors: if config.storage.is_shared() { SHARED_IDLE_ANCHORS } else { Duration::ZERO },
             changes,
             identities,
@@ -186,6 +182,8 @@ impl Wired {
         Ok(Vault::new(vault::Seams {
             barrier: Arc::clone(&self.barrier),
             tenant: self.tenant,
+            generation: self.generation,
+            leases_void_below: self.leases_void_below,
             identities: self.identities.on_lane(Arc::clone(lane)),
             identity_caches: Arc::clone(&self.identity_caches),
             kms: kms.clone(),

@@ -67,6 +67,8 @@ pub(crate) enum Why {
     Entity,
     /// The mount is gone.
     Mount,
+    /// An operator has acknowledged since that store and audit log disagree.
+    Void,
     /// Nobody said that the user was made.
     Unfinished,
 }
@@ -80,6 +82,9 @@ pub(crate) struct Lease {
     pub(crate) target: String,
     pub(crate) state: State,
     pub(crate) username: String,
+    /// The cluster's when it was lent; 0 of what was lent before leases had one.
+    #[serde(default)]
+    pub(crate) generation: u64,
     pub(crate) issued: u64,
     pub(crate) expires: u64,
     /// No renewal takes it further.

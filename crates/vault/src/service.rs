@@ -33,6 +33,9 @@ use storage::{AtLeast, Barrier, Batch, Cache, Change, EntryPath, Invalidate, Rev
 pub struct Seams {
     pub barrier: Arc<Barrier>,
     pub tenant: [u8; 16],
+    pub generation: u64,
+    /// What was lent in older generations is void since an operator acknowledged that store and audit log disagree.
+    pub leases_void_below: u64,
     pub identities: Identities,
     /// Its identity's caches hear of what is changed here at once.
     pub identity_caches: Arc<identity::Caches>,
@@ -475,6 +478,16 @@ impl Vault {
     /// The part of the store of one mount, or of the vault's own under a name that is no mount's id.
     pub(crate) fn view(&self, id: &str) -> Result<View, VaultError> {
         Ok(View::new(&self.seams.barrier, self.below(&format!("m/{id}"))?, &self.seams.caches.values))
+    }
+
+    /// In which what is lent now is lent.
+    pub(crate) fn generation(&self) -> u64 {
+        self.seams.generation
+    }
+
+    /// Whether what was lent in this generation is void.
+    pub(crate) fn is_void(&self, generation: u64) -> bool {
+        generation < self.seams.leases_void_below
     }
 
     fn below(&self, rest: &str) -> Result<EntryPath, VaultError> {

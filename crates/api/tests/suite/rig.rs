@@ -281,6 +281,8 @@ impl Rig {
         let metrics = Metrics::new("0.0.1", &health);
         let (strangers, vault_caches) = (api::Strangers::default(), Arc::new(vault::Caches::new(100)));
         let vault = vault::Vault::new(vault::Seams {
+            generation: 1,
+            leases_void_below: 0,
             barrier: Arc::clone(&cluster.barrier),
             tenant: cluster.tenant,
             identities: identities.clone(),

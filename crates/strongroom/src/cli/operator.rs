@@ -95,8 +95,9 @@ Example:
   strongroom operator acknowledge --data-dir /var/lib/strongroom
 
 A server comes up sealed where store and audit log disagree about which of them is older. First find out why, and bring the newer
-copy back if you have it. After the acknowledgement every token and lease of before is void: begin with the root token. It is
-recorded in the audit log.")]
+copy back if you have it. After the acknowledgement every token of before is void: begin with the root token. So is every lease,
+unless the store was restored from a backup: users of databases are ended. Those that were lent after an old copy was taken are
+in none of its leases: see `database/reconcile/<name>`. It is recorded in the audit log.")]
 pub struct Acknowledge {
     /// `data_dir` of the server's configuration
     #[arg(long, value_name = "DIR")]

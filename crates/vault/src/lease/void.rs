@@ -1,4 +1,4 @@
-//! Leases whose holders ended without anybody's being told: looked through now and then.
+//! Leases that are void, or whose holders are, without anybody's being told: looked through now and then.
 //!
 //! Always: the store alone is asked; a database that is away keeps nothing from being marked.
 
@@ -13,8 +13,9 @@ use envelope::Timestamp;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// What was lent to certificates whose roles are gone, and to tokens that came from these, is taken back. How many leases. For
-/// a worker of its own, every few seconds: each database's are looked through every ten minutes.
+/// What was lent to certificates whose roles are gone, and to tokens that came from these, is taken back; and all that was lent
+/// before an operator acknowledged that store and audit log disagree. How many leases. For a worker of its own, every few
+/// seconds: each database's are looked through right after the start, and every ten minutes.
 pub async fn end_void(vault: &Vault, now: Timestamp) -> Result<usize, VaultError> {
     let (since, mut ended) = (Since::new(now), 0);
     for (id, target) in targets(vault).await? {
@@ -51,16 +52,22 @@ async fn end_at(vault: &Vault, (id, target): (&str, &Target), since: &Since) -> 
 }
 
 async fn end_among(vault: &Vault, leases: &Leases, keys: &[String], since: &Since) -> Result<usize, VaultError> {
-    let void = void(vault, &leases.load_all(keys).await?).await?;
+    let found = leases.load_all(keys).await?;
+    let (void, others): (Vec<Found>, Vec<Found>) =
+        found.into_iter().partition(|found| vault.is_void(found.lease.generation));
+    let void: Vec<String> = void.into_iter().map(|found| found.key).collect();
     let mut ended = 0;
     for some in void.chunks(mark::A_BATCH as usize) {
-        ended += end(vault, leases, some, since).await?;
+        ended += end(vault, leases, some, ((Why::Void, "operator/acknowledge"), since)).await?;
+    }
+    for some in without_holders(vault, &others).await?.chunks(mark::A_BATCH as usize) {
+        ended += end(vault, leases, some, ((Why::Token, "auth/token/void"), since)).await?;
     }
     Ok(ended)
 }
 
-/// The keys of those whose holders are.
-async fn void(vault: &Vault, found: &[Found]) -> Result<Vec<String>, VaultError> {
+/// The keys of those whose holders are void.
+async fn without_holders(vault: &Vault, found: &[Found]) -> Result<Vec<String>, VaultError> {
     let tokens: BTreeSet<&str> = found.iter().filter_map(|found| found.lease.token.as_deref()).collect();
     let certificates: BTreeSet<&str> = found.iter().filter_map(|found| found.lease.certificate.as_deref()).collect();
     let (tokens, certificates): (Vec<&str>, Vec<&str>) =
@@ -72,11 +79,16 @@ async fn void(vault: &Vault, found: &[Found]) -> Result<Vec<String>, VaultError>
     Ok(found.iter().filter(is_void).map(|found| found.key.clone()).collect())
 }
 
-async fn end(vault: &Vault, leases: &Leases, keys: &[String], since: &Since) -> Result<usize, VaultError> {
+async fn end(
+    vault: &Vault,
+    leases: &Leases,
+    keys: &[String],
+    ((why, about), since): ((Why, &str), &Since),
+) -> Result<usize, VaultError> {
     for _ in 0..ATTEMPTS_MAX {
         let found = leases.load_all(keys).await?;
         let by = By::System("LeaseEnd", since.now());
-        match mark::end(vault, &found, (Why::Token, by), "auth/token/void", Duration::ZERO).await {
+        match mark::end(vault, &found, (why, by), about, Duration::ZERO).await {
             Ok((count, _)) => return Ok(count),
             // some were renewed, or ended
             Err(identity::ChangeError::Conflict(_)) => {}

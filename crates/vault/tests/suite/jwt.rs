@@ -76,6 +76,8 @@ pub(crate) fn deaf_node(rig: &Rig) -> vault::Vault {
         caches: Arc::clone(&identity_caches),
     });
     vault::Vault::new(vault::Seams {
+        generation: 1,
+        leases_void_below: 0,
         barrier: Arc::clone(rig.vault.barrier()),
         tenant: TENANT,
         identities: identities.unwrap(),

@@ -226,6 +226,8 @@ fn node(store: &Arc<dyn Storage>, barrier: &Arc<Barrier>, log: &Arc<Log>, bounda
     let told = vec![Arc::clone(&names) as _, Arc::clone(&keys) as _, Arc::clone(&caches) as _];
     tokio::spawn(follow(Arc::clone(store), all, told));
     Vault::new(vault::Seams {
+        generation: 1,
+        leases_void_below: 0,
         barrier: Arc::clone(barrier),
         tenant: TENANT,
         identities,

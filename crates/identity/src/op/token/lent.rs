@@ -4,7 +4,8 @@
 //! that counts its last use.
 //!
 //! Not heard, but found by whoever asks ([`Identities::void_tokens`]): that the role of the certificate it came from is gone. Nor
-//! that a higher generation voids it: what it was lent ends in its own time.
+//! that a higher generation voids it: what it was lent ends in its own time, or with all that was lent before, where an operator
+//! has acknowledged that store and audit log disagree.
 
 use crate::entity::{EntityId, EntityRef, Work};
 use crate::error::{Cause, IdentityError};

@@ -100,7 +100,8 @@ async fn again(scope: &Scope<'_>, asked: &Asked<'_>) -> Result<Option<Reply>, Va
     let key = String::from_utf8_lossy(entry.value.expose()).into_owned();
     let Some(found) = leases.load(&key).await? else { return Ok(None) };
     let lease = &found.lease;
-    let young = scope.now().unix_millis() < lease.issued.saturating_add(asked.role.reuse_window * 1000);
+    let young = !scope.vault.is_void(lease.generation)
+        && scope.now().unix_millis() < lease.issued.saturating_add(asked.role.reuse_window * 1000);
     let same = lease.token == token_of(scope.by()?) && lease.target == asked.loaded.config.target;
     match &lease.password {
         Some(password) if young && same && lease.state == State::Active && !lease.ttl(scope.now()).is_zero() => {
@@ -152,6 +153,7 @@ async fn intend(
         target: loaded.config.target.clone(),
         state: State::Creating,
         username: user_name(scope, by, asked)?,
+        generation: scope.vault.generation(),
         issued: now.unix_millis(),
         expires: now.plus(ttl).unix_millis(),
         expires_max: now.plus(most).unix_millis(),

@@ -77,7 +77,8 @@ pub(super) async fn renew(scope: &Scope<'_>, mut found: Found) -> Result<Reply, 
     let (leases, now) = (Leases::of(scope.vault)?, scope.now());
     let increment = scope.call.body.duration("increment")?;
     for _ in 0..ATTEMPTS_MAX {
-        if found.lease.state != State::Active || found.lease.ttl(now).is_zero() {
+        let is_over = found.lease.ttl(now).is_zero() || scope.vault.is_void(found.lease.generation);
+        if found.lease.state != State::Active || is_over {
             return Err(VaultError::Invalid("lease expired, or it is being revoked".into()));
         }
         let until = found.lease.renewed_until(increment, now);
@@ -190,8 +191,8 @@ async fn is_left(scope: &Scope<'_>, leases: &Leases, prefix: &str) -> Result<boo
         return Ok(true);
     }
     let mut left = false;
-    each(scope, &leases.all()?, |id| left |= id.starts_with(prefix)).await?;
-    Ok(left)
+    let whole = each(scope, &leases.all()?, |id| left |= id.starts_with(prefix)).await?;
+    Ok(left || !whole)
 }
 
 /// Calls `each` with the id of every lease below a folder; whether that was all.
