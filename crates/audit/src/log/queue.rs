@@ -94,19 +94,9 @@ impl Queue {
     }
 }
 
-/// Least time from a batch's sync to the next one's, where so many of its records were to have receipts: more callers share the
-/// next signature. Who were many are mostly as many again.
-pub(super) fn gap_after(receipts: usize) -> Duration {
-    match receipts {
-        0 => SYNC_GAP,
-        MANY_RECEIPTS.. => SYNC_GAP_OF_MANY_RECEIPTS,
-        1.. => SYNC_GAP_OF_RECEIPTS,
-    }
-}
-
-const SYNC_GAP: Duration = Duration::from_micros(300);
-const SYNC_GAP_OF_RECEIPTS: Duration = Duration::from_micros(600);
-const SYNC_GAP_OF_MANY_RECEIPTS: Duration = Duration::from_micros(1000);
-const MANY_RECEIPTS: usize = 20;
+/// Least time from one sync's start to the next one's.
+pub(super) const SYNC_GAP: Duration = Duration::from_micros(300);
+/// The same where the last batch was to be signed: more callers share the next signature.
+pub(super) const SIGNED_SYNC_GAP: Duration = Duration::from_micros(600);
 /// So many records do not wait for the gap to pass.
 pub(super) const ENOUGH_RECORDS: usize = 40;

@@ -3,7 +3,7 @@
 use super::form::Form;
 use super::inbox::Inbox;
 use super::lane::deliver;
-use super::queue::{Item, Queue, gap_after};
+use super::queue::{Item, Queue, SIGNED_SYNC_GAP, SYNC_GAP};
 use super::receipts::{Pending, Receipts, Wanted};
 use super::reserve::Reserve;
 use super::segment::{Hindrance, Segments, hindrance};
@@ -40,7 +40,7 @@ impl Writer {
         size: Arc<AtomicU64>,
         failure: watch::Sender<bool>,
     ) -> Self {
-        let (batch, gap) = (Vec::new(), Duration::ZERO);
+        let (batch, gap) = (Vec::new(), SYNC_GAP);
         Self {
             segments,
             reserve,
@@ -111,7 +111,7 @@ impl Writer {
             let count = self.segments.room()?.min(self.batch.len());
             let (items, _) = self.batch.split_at(count);
             let pending = self.receipts.ask(self.segments.size(), items);
-            self.gap = gap_after(items.iter().filter(|item| item.receipt.is_some()).count());
+            self.gap = if pending.is_some() { SIGNED_SYNC_GAP } else { SYNC_GAP };
             let written = self.segments.write(items.iter().map(|item| item.entry.as_slice()));
             written.inspect_err(|_| pending.iter().for_each(|pending| pending.is_lost()))?;
             self.answer(count, pending.as_deref());
