@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 /// The embedded store's files.
-pub const STORE: [&str; 3] = ["store.db", "store.db-wal", "store.db-shm"];
+const STORE: [&str; 3] = ["store.db", "store.db-wal", "store.db-shm"];
 
 impl Dev {
     /// Puts back the store as it is now, after it was changed once more; the server comes up sealed, and an operator acknowledges.
