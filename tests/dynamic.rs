@@ -13,10 +13,12 @@ mod figures;
 mod hook;
 #[path = "dynamic/stand.rs"]
 mod stand;
+#[path = "dynamic/statics.rs"]
+mod statics;
 
 use serde_json::{Value, json};
 use stand::{Stand, User};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tests::{Postgres, until};
 
 /// What a user can leave behind: a table, a function that runs as its owner, something in another database; and sessions, one
@@ -412,109 +414,12 @@ fn so_many_live_at_once_and_the_same_is_given_again() {
     assert_ne!(stand.user_of("same", &token).lease, first.lease);
 }
 
-#[test]
-fn passwords_of_users_that_stay_are_rotated_by_one_account_or_two() {
-    let stand = Stand::new();
-    stand.pg.sql("postgres", "CREATE ROLE svc LOGIN; CREATE ROLE svc_a LOGIN; CREATE ROLE svc_b LOGIN");
-    stand.pg.gives("vaultadm", "svc, svc_a, svc_b");
-    let one = json!({"db_name": "pg", "username": "svc", "rotation_period": "5s"});
-    stand.done("write", "database/static-roles/one", one);
-    let first = stand.static_user("one");
-    assert!(first.name == "svc" && stand.comes_in(&first));
-    until("it is rotated by itself", Duration::from_secs(15), || stand.static_user("one").password != first.password);
-    let second = stand.static_user("one");
-    assert!(stand.comes_in(&second) && !stand.comes_in(&first));
-    // a configuration that was deleted and written again is found by its name
-    stand.done("delete", "database/config/pg", Value::Null);
-    stand.configure("pg");
-    stand.done("write", "database/rotate-role/one", Value::Null);
-    assert!(stand.comes_in(&stand.static_user("one")));
-    let own = json!({"db_name": "pg", "username": "vaultadm", "rotation_period": "1h"});
-    let refused = stand.ask(&stand.dev.root_token(), "write", "database/static-roles/own", own);
-    assert!(refused.as_ref().is_err_and(|said| said.starts_with("400")), "{refused:?}");
-    stand.done("delete", "database/static-roles/one", Value::Null);
-    let two = json!({"db_name": "pg", "usernames": ["svc_a", "svc_b"], "rotation_period": "1h", "overlap": "1s"});
-    stand.done("write", "database/static-roles/two", two);
-    let old = stand.static_user("two");
-    let session = stand.pg.session(&old.name, &old.password, "postgres", "SELECT 1");
-    // what the first rotation retires was given to nobody
-    std::thread::sleep(Duration::from_secs(4));
-    stand.done("write", "database/rotate-role/two", Value::Null);
-    let new = stand.static_user("two");
-    assert_ne!(old.name, new.name);
-    std::thread::sleep(Duration::from_secs(4));
-    assert!(stand.comes_in(&new) && stand.comes_in(&old), "the old one is in use");
-    let refused = stand.ask(&stand.dev.root_token(), "write", "database/rotate-role/two", Value::Null);
-    assert!(refused.as_ref().is_err_and(|said| said.contains("are open")), "{refused:?}");
-    drop(session);
-    until("the old one is retired", Duration::from_secs(60), || !stand.comes_in(&old));
-    assert!(stand.comes_in(&new));
-    // an overlap that is longer than the period is kept whole
-    stand.pg.sql("postgres", "CREATE ROLE svc_c LOGIN; CREATE ROLE svc_d LOGIN");
-    stand.pg.gives("vaultadm", "svc_c, svc_d");
-    let long = json!({"db_name": "pg", "usernames": ["svc_c", "svc_d"], "rotation_period": "5s", "overlap": "1h"});
-    stand.done("write", "database/static-roles/long", long);
-    let given = stand.static_user("long");
-    let refused = stand.ask(&stand.dev.root_token(), "write", "database/rotate-role/long", Value::Null);
-    assert!(refused.as_ref().is_err_and(|said| said.contains("overlap")), "{refused:?}");
-    std::thread::sleep(Duration::from_secs(7));
-    assert_eq!(stand.static_user("long").password, given.password);
-    for (schedule, sound) in [("0 3 * * 6", true), ("0 3 * * sat", false), ("* * * *", false)] {
-        let body = json!({"db_name": "pg", "username": "svc", "rotation_schedule": schedule});
-        let asked = stand.ask(&stand.dev.root_token(), "write", "database/static-roles/cron", body);
-        assert_eq!(asked.is_ok(), sound, "{schedule} {asked:?}");
-    }
-    let log = stand.pg.log();
-    assert!([&first, &second, &old, &new].iter().all(|user| !log.contains(&user.password)));
-}
-
 /// For how long accounts are rotated under a client: some half a minute in CI, an hour by `cargo xtask rotations`.
 #[expect(clippy::disallowed_methods, reason = "a long form says how long it takes")]
 fn rotating(quick: Duration) -> Duration {
     let asked = std::env::var("STRONGROOM_ROTATION_SECS").ok().and_then(|secs| secs.parse().ok());
     asked.map_or(quick, Duration::from_secs)
 }
-
-/// Ten rotations in CI.
-#[test]
-fn a_client_that_connects_all_the_time_never_fails_while_two_accounts_are_rotated_in_turn() {
-    let stand = Stand::new();
-    let turns = (rotating(Duration::from_secs(27)).as_millis() / BETWEEN_ROTATIONS.as_millis()).max(1);
-    stand.pg.sql("postgres", "CREATE ROLE svc_e LOGIN; CREATE ROLE svc_f LOGIN");
-    stand.pg.gives("vaultadm", "svc_e, svc_f");
-    // by its period it is rotated every five seconds at most; whoever asks rotates it as soon as the overlap is over
-    let two = json!({"db_name": "pg", "usernames": ["svc_e", "svc_f"], "rotation_period": "1h", "overlap": "2s"});
-    stand.done("write", "database/static-roles/two", two);
-    let rotated = || stand.ask(&stand.dev.root_token(), "write", "database/rotate-role/two", Value::Null).is_ok();
-    let (mut logins, mut given) = (0, std::collections::BTreeSet::new());
-    let took = std::thread::scope(|scope| {
-        let rotations = scope.spawn(|| {
-            let began = Instant::now();
-            for _ in 0..turns {
-                std::thread::sleep(BETWEEN_ROTATIONS);
-                // not while a session of the one before is open
-                until("it is rotated", Duration::from_secs(20), rotated);
-            }
-            began.elapsed()
-        });
-        let mut is_over = false;
-        while !is_over {
-            // once more after the last
-            is_over = rotations.is_finished();
-            let user = stand.static_user("two");
-            let said = stand.pg.try_as(&user.name, &user.password, "postgres", "SELECT 1");
-            said.unwrap_or_else(|said| panic!("{} after {logins} logins: {said}", user.name));
-            given.insert(user.password);
-            logins += 1;
-        }
-        rotations.join().unwrap()
-    });
-    println!("{turns} rotations in {took:?}: {logins} logins by {} passwords, none failed", given.len());
-    assert!(given.len() as u128 > turns, "the first, and one more each turn: {}", given.len());
-}
-
-/// Longer than the overlap.
-const BETWEEN_ROTATIONS: Duration = Duration::from_millis(2700);
 
 #[test]
 fn the_servers_own_account_is_rotated_whenever_the_process_dies() {

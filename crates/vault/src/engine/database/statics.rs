@@ -1,10 +1,11 @@
 //! `static-roles/:name`: users that stay, and whose passwords are rotated; by two accounts in turn where two are named.
 //!
 //! ```text
-//! new password (durable) → the database has it → logged in with it → it is what is given (durable)
+//! new password, and whose turn it is (durable) → the database has it → logged in with it → it is what is given (durable)
 //! ```
 //!
 //! Always: what is given was logged in with. Whoever tries again takes the same new password.
+//! Always: one at a time is at the database for a role, caller or queue, on any node: who holds its record.
 //! Always: of two accounts the one that is given out last stays as it is until the overlap is over and nobody is in with it.
 
 use super::config::statements;
@@ -33,7 +34,7 @@ use envelope::Timestamp;
 use identity::ChangeError;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use storage::{Batch, EntryPath, Revision};
 use zeroize::Zeroizing;
 
@@ -62,6 +63,8 @@ pub(super) struct Static {
     retires: Option<u64>,
     due: u64,
     attempts: u32,
+    /// Until then somebody is at the database for it, who lets go by zero.
+    held: u64,
 }
 
 impl std::fmt::Debug for Static {
@@ -200,6 +203,7 @@ pub(super) async fn write(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultE
             true => scope.now().plus(HELD_FOR).unix_millis(),
             false => role.next_look(scope.now()),
         };
+        role.due = role.due.max(role.held);
         let path = SHELF.path(scope, name)?;
         let batch = requeued(scope.vault, scope.batch()?, (&scope.mount.id, &path), was.map(|(due, _)| due), role.due)?;
         let batch = SHELF.put(scope, batch, (name, was.map(|(_, revision)| revision)), &role).await?;
@@ -259,42 +263,65 @@ fn changed(body: &Body, mut role: Static) -> Result<Static, VaultError> {
 }
 
 pub(super) async fn delete(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultError> {
-    let Some((role, revision)) = SHELF.find::<Static>(scope, name).await? else { return Ok(Reply::empty()) };
     let path = SHELF.path(scope, name)?;
-    let batch = scope.batch()?.revision_is(path.clone(), revision);
-    let batch = SHELF.remove(scope, batch, name)?.delete(queued(scope.vault, &scope.mount.id, &path, role.due)?);
-    scope.commit(batch).await?;
-    Ok(Reply::empty())
+    for _ in 0..ATTEMPTS_MAX {
+        let Some((role, revision)) = SHELF.find::<Static>(scope, name).await? else { return Ok(Reply::empty()) };
+        let batch = scope.batch()?.revision_is(path.clone(), revision);
+        let batch = SHELF.remove(scope, batch, name)?.delete(queued(scope.vault, &scope.mount.id, &path, role.due)?);
+        match scope.commit(batch).await {
+            Err(ChangeError::Conflict(_)) => {}
+            outcome => return Ok(outcome.map(|_| Reply::empty())?),
+        }
+    }
+    Err(VaultError::Conflict)
 }
 
+/// Waits for its turn; who was quicker has done what is asked here.
 pub(super) async fn rotate_now(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultError> {
-    let view = scope.view()?;
-    let path = SHELF.path(scope, name)?;
-    let (role, revision) = SHELF.find::<Static>(scope, name).await?.ok_or(VaultError::NotFound)?;
-    let mut found = Found { mount: scope.mount.id.clone(), view, path, revision, role };
-    if found.role.overlaps(scope.now()) {
+    let (began, mut before) = (Instant::now(), None);
+    while began.elapsed() < WAITED_FOR {
+        let now = scope.now().plus(began.elapsed());
+        let (view, path) = (scope.view()?, SHELF.path(scope, name)?);
+        let (role, revision) = SHELF.find::<Static>(scope, name).await?.ok_or(VaultError::NotFound)?;
+        if role.rotated != *before.get_or_insert(role.rotated) {
+            return Ok(Reply::empty());
+        }
+        let mut found = Found { mount: scope.mount.id.clone(), view, path, revision, role };
+        if found.role.held <= now.unix_millis() {
+            match rotate_found(scope.vault, &mut found, now).await {
+                Err(VaultError::Conflict) => {}
+                outcome => return outcome.map(|()| Reply::empty()),
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Err(VaultError::Conflict)
+}
+
+async fn rotate_found(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<(), VaultError> {
+    if found.role.overlaps(now) {
         let until = rfc3339(Timestamp::from_unix_millis(found.role.retires.unwrap_or_default()));
         let why = format!("the account that was given out before stays as it is until {until}: there is an overlap");
         return Err(VaultError::Invalid(why.into()));
     }
+    let began = Instant::now();
     if found.role.retires.is_some() {
-        retire(scope.vault, &mut found, scope.now()).await?.map_err(|error| refused(&error, true))?;
+        retire(vault, found, now).await?.map_err(|error| refused(&error, true))?;
     }
-    let outcome = rotate(scope.vault, &mut found, scope.now()).await?;
-    scope.was_recorded();
-    outcome.map(|()| Reply::empty()).map_err(|error| refused(&error, true))
+    rotate(vault, found, now.plus(began.elapsed())).await?.map_err(|error| refused(&error, true))
 }
 
 /// The other account, or the only one, gets the next password; from then on it is the one that is given out.
 async fn rotate(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<Result<(), DatabaseError>, VaultError> {
-    if found.role.next_password.is_none() {
-        let mut role = found.role.clone();
-        let policy = config_of(found).await?.map(|config| config.password_policy).unwrap_or_default();
-        role.next_password = Some(password::make(vault, &policy).await?);
-        role.due = now.plus(HELD_FOR).unix_millis();
-        store(vault, found, role, Outcome::Asked, now).await?;
-    }
-    let next = found.role.next_password.clone().unwrap_or_default();
+    let began = Instant::now();
+    let next = match found.role.next_password.clone() {
+        Some(next) => next,
+        None => {
+            let policy = config_of(found).await?.map(|config| config.password_policy).unwrap_or_default();
+            password::make(vault, &policy).await?
+        }
+    };
+    hold(vault, found, Some(next.clone()), now).await?;
     let standby = found.role.standby();
     let name = found.role.usernames.get(standby).cloned().unwrap_or_default();
     let set = async {
@@ -302,21 +329,27 @@ async fn rotate(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<Resu
         plugin.set_password(&to, &name, &next, &found.role.rotation_statements).await?;
         plugin.verify_login(&to, &name, &next).await
     };
-    if let Err(error) = set.await {
+    let set = in_turn(set).await;
+    let now = now.plus(began.elapsed());
+    if let Err(error) = set {
         later(vault, found, now).await?;
         return Ok(Err(error));
     }
-    let mut role = found.role.clone();
-    (role.password, role.next_password, role.attempts) = (next, None, 0);
-    (role.active, role.rotated) = (standby, now.unix_millis());
-    role.retires = (role.usernames.len() > 1).then(|| now.plus(Duration::from_secs(role.overlap_secs)).unix_millis());
-    role.due = role.next_look(now);
-    store(vault, found, role, Outcome::Done, now).await?;
-    Ok(Ok(()))
+    let given = |role: &mut Static| {
+        (role.password, role.next_password, role.attempts) = (next.clone(), None, 0);
+        (role.active, role.rotated) = (standby, now.unix_millis());
+        let retires = now.plus(Duration::from_secs(role.overlap_secs)).unix_millis();
+        role.retires = (role.usernames.len() > 1).then_some(retires);
+        role.due = role.next_look(now);
+    };
+    settle(vault, found, given, Outcome::Done, now).await.map(Ok)
 }
 
 /// The account that is not given out any more gets a password that nobody knows, once nobody is in with it.
 async fn retire(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<Result<(), DatabaseError>, VaultError> {
+    let began = Instant::now();
+    let next = found.role.next_password.clone();
+    hold(vault, found, next, now).await?;
     let name = found.role.usernames.get(found.role.standby()).cloned().unwrap_or_default();
     let nobodys = letters_and_digits(vault.barrier(), 32)?;
     let ended = async {
@@ -326,15 +359,17 @@ async fn retire(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<Resu
             count => Err(DatabaseError::Refused(format!("{count} sessions of `{name}` are open"))),
         }
     };
-    if let Err(error) = ended.await {
+    let ended = in_turn(ended).await;
+    let now = now.plus(began.elapsed());
+    if let Err(error) = ended {
         later(vault, found, now).await?;
         return Ok(Err(error));
     }
-    let mut role = found.role.clone();
-    (role.retires, role.attempts) = (None, 0);
-    role.due = role.next_rotation(now);
-    store(vault, found, role, Outcome::Done, now).await?;
-    Ok(Ok(()))
+    let retired = |role: &mut Static| {
+        (role.retires, role.attempts) = (None, 0);
+        role.due = role.next_rotation(now);
+    };
+    settle(vault, found, retired, Outcome::Done, now).await.map(Ok)
 }
 
 /// By its name: one that was deleted and written again is as good.
@@ -349,12 +384,57 @@ async fn database_of(vault: &Vault, found: &Found) -> Result<(Arc<dyn DatabasePl
     reached(vault, &config.target).await
 }
 
+/// From here on the others wait. A conflict where one of them was quicker.
+async fn hold(
+    vault: &Vault,
+    found: &mut Found,
+    next_password: Option<Zeroizing<String>>,
+    now: Timestamp,
+) -> Result<(), VaultError> {
+    let held = now.plus(HELD_FOR).unix_millis();
+    let role = Static { next_password, held, due: held, ..found.role.clone() };
+    store(vault, found, role, Outcome::Asked, now).await
+}
+
+/// Is over before it is another's turn.
+async fn in_turn(asked: impl Future<Output = Result<(), DatabaseError>>) -> Result<(), DatabaseError> {
+    let over = tokio::time::timeout(TURN, asked).await;
+    over.unwrap_or_else(|_| Err(DatabaseError::Unknown("not done in time".to_owned())))
+}
+
 async fn later(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<(), VaultError> {
     let [jitter] = vault.barrier().random::<1>()?;
-    let mut role = found.role.clone();
-    role.attempts = role.attempts.saturating_add(1);
-    role.due = now.plus(back_off(role.attempts, jitter)).unix_millis();
-    store(vault, found, role, Outcome::Failed("DATABASE_REFUSED".into()), now).await
+    let failed = |role: &mut Static| {
+        role.attempts = role.attempts.saturating_add(1);
+        role.due = now.plus(back_off(role.attempts, jitter)).unix_millis();
+    };
+    settle(vault, found, failed, Outcome::Failed("DATABASE_REFUSED".into()), now).await
+}
+
+/// What came of it, whatever else was written to the record meanwhile. A conflict where that is held by somebody else, or gone.
+async fn settle(
+    vault: &Vault,
+    found: &mut Found,
+    change: impl Fn(&mut Static),
+    outcome: Outcome,
+    now: Timestamp,
+) -> Result<(), VaultError> {
+    let held = found.role.held;
+    for _ in 0..ATTEMPTS_MAX {
+        let mut role = found.role.clone();
+        change(&mut role);
+        role.held = 0;
+        match store(vault, found, role, outcome.clone(), now).await {
+            Err(VaultError::Conflict) => {}
+            stored => return stored,
+        }
+        let record = found.view.load(&found.path).await?.ok_or(VaultError::Conflict)?;
+        (found.role, found.revision) = (decode(record.value.expose())?, record.revision);
+        if found.role.held != held {
+            break;
+        }
+    }
+    Err(VaultError::Conflict)
 }
 
 async fn store(
@@ -433,8 +513,13 @@ async fn attend(vault: &Vault, entry: &EntryPath, fence: Revision, now: Timestam
     }
     let retires = found.role.retires.is_some() && found.role.next_password.is_none();
     let outcome = match retires {
-        true => retire(vault, &mut found, now).await?,
-        false => rotate(vault, &mut found, now).await?,
+        true => retire(vault, &mut found, now).await,
+        false => rotate(vault, &mut found, now).await,
+    };
+    let outcome = match outcome {
+        // a caller was quicker, or deleted it
+        Err(VaultError::Conflict) => return Ok(()),
+        outcome => outcome?,
     };
     match &outcome {
         Err(DatabaseError::Unreachable(_) | DatabaseError::Unknown(_)) => vault.breakers().unreachable(&target, now),
@@ -454,8 +539,13 @@ async fn is_hint(vault: &Vault, entry: &EntryPath, fence: Revision, now: Timesta
 
 const QUEUE: &str = "rotate";
 const PERIOD_MIN: u64 = 5;
-/// How long the queue leaves a rotation to whoever began it.
+/// How long a rotation is left to whoever began it.
 const HELD_FOR: Duration = Duration::from_secs(20);
+/// So long may the database take.
+const TURN: Duration = Duration::from_secs(16);
+/// Less than a request has.
+const WAITED_FOR: Duration = Duration::from_secs(8);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Longer than a rotation takes.
 const CLAIMED_FOR: Duration = Duration::from_secs(45);
 const CLAIMED_AT_ONCE: u32 = 4;
