@@ -6,9 +6,9 @@
 
 use proto::identity::CreateTokenRequest;
 use proto::kms::*;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tests::{Dev, DevOptions, Token, bearer, binary, context, reason, until};
 use tonic::Code;
 
@@ -125,34 +125,6 @@ fn copy_folder(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
 }
 
-/// Waits until a server is sealed, sees that it refuses, and acknowledges; what was acknowledged.
-fn acknowledge(server: PathBuf, addr: String, ca: PathBuf, token: String) -> String {
-    let began = Instant::now();
-    while !server.join("sealed").exists() {
-        assert!(began.elapsed() < Duration::from_secs(20), "it is not sealed");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    let refused = || {
-        let mut command = Command::new(binary("strongroom"));
-        command.args(["kms", "create-key"]).env("STRONGROOM_ADDR", format!("https://{addr}"));
-        let output = command.env("STRONGROOM_CACERT", &ca).env("STRONGROOM_TOKEN", &token).output().unwrap();
-        output.status.code() == Some(1) && String::from_utf8_lossy(&output.stderr).contains("sealed")
-    };
-    until("it refuses", Duration::from_secs(10), refused);
-    let output = strongroom(&["operator", "acknowledge", "--data-dir", server.to_str().unwrap(), "--output", "json"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    told["acknowledged"].as_str().unwrap().to_owned()
-}
-
-/// Starts it where it must come up sealed, and acknowledges.
-fn start_sealed(dev: &mut Dev) -> String {
-    let (server, addr, ca, token) = (dev.data().join("server"), dev.addr().to_string(), dev.ca(), dev.root_token());
-    let officer = std::thread::spawn(move || acknowledge(server, addr, ca, token));
-    dev.start_again().unwrap();
-    officer.join().unwrap()
-}
-
 /// A token beside the root's, which a rollback makes void.
 async fn token(dev: &Dev) -> String {
     let request = CreateTokenRequest { policies: vec!["default".into()], ..Default::default() };
@@ -165,40 +137,11 @@ async fn lookup(dev: &Dev, token: &str) -> Code {
     dev.clients().identity.lookup_token(request).await.map_or_else(|status| status.code(), |_| Code::Ok)
 }
 
-/// Store and log know each other: the log tells the store's newest revision, and the store has an anchor.
-async fn anchored(dev: &Dev) {
-    // the anchor is of a checkpoint that stood before the state was told
-    for _ in 0..2 {
-        let before = count(dev, "StoreState");
-        create_key(dev).await.unwrap();
-        until("the log tells the store's state", Duration::from_secs(10), || count(dev, "StoreState") > before);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_store_comes_up_sealed_until_an_operator_acknowledges_it() {
     let mut dev = Dev::sim();
     let old = token(&dev).await;
-    anchored(&dev).await;
-    dev.end();
-    let kept = tempfile::tempdir().unwrap();
-    let files = ["store.db", "store.db-wal", "store.db-shm"];
-    let copy = |from: &Path, to: &Path| {
-        for name in files {
-            let _may_be_absent = std::fs::remove_file(to.join(name));
-            if from.join(name).exists() {
-                std::fs::copy(from.join(name), to.join(name)).unwrap();
-            }
-        }
-    };
-    let server = dev.data().join("server");
-    copy(&server, kept.path());
-    dev.start_again().unwrap();
-    anchored(&dev).await;
-    dev.end();
-    copy(kept.path(), &server);
-
-    let told = start_sealed(&mut dev);
+    let told = dev.roll_back();
     assert!(told.contains("the store is at revision"), "{told}");
     assert_eq!(lookup(&dev, &old).await, Code::Unauthenticated, "tokens of before are void");
     create_key(&dev).await.unwrap();
@@ -213,17 +156,17 @@ async fn an_old_store_comes_up_sealed_until_an_operator_acknowledges_it() {
 async fn an_old_log_comes_up_sealed_and_begins_anew_beside_it() {
     for token in [None, Some(Token::new())] {
         let mut dev = Dev::start(DevOptions { token, ..DevOptions::default() });
-        anchored(&dev).await;
+        dev.anchored();
         dev.end();
         let kept = tempfile::tempdir().unwrap();
         copy_folder(&dev.audit_dir(), &kept.path().join("audit"));
         dev.start_again().unwrap();
-        anchored(&dev).await;
+        dev.anchored();
         dev.end();
         std::fs::remove_dir_all(dev.audit_dir()).unwrap();
         copy_folder(&kept.path().join("audit"), &dev.audit_dir());
 
-        let told = start_sealed(&mut dev);
+        let told = dev.start_sealed();
         assert!(told.contains("audit log"), "{told}");
         create_key(&dev).await.unwrap();
         assert_eq!((count(&dev, "RollbackAcknowledged"), count(&dev, "CreateKey")), (1, 2), "asked and done");
@@ -241,26 +184,10 @@ async fn a_restored_store_serves_again_with_its_log_and_is_sealed_without() {
         let mut dev = Dev::sim();
         let (old, key) = (token(&dev).await, create_key(&dev).await.unwrap());
         let made = data_key(&dev, &key).await.unwrap();
-        anchored(&dev).await;
-        let (server, backup, root) = (dev.data().join("server"), dev.folder().join("backup"), dev.root_token());
-        let mut command = Command::new(binary("strongroom"));
-        command.args(["operator", "backup", "--out"]).arg(&backup).env("STRONGROOM_TOKEN", &root);
-        command.env("STRONGROOM_ADDR", format!("https://{}", dev.addr())).env("STRONGROOM_CACERT", dev.ca());
-        assert!(command.status().unwrap().success());
-        anchored(&dev).await;
-        dev.end();
-        for name in ["store.db", "store.db-wal", "store.db-shm"] {
-            let _may_be_absent = std::fs::remove_file(server.join(name));
-        }
-        let (from, to) = (backup.to_str().unwrap(), server.to_str().unwrap());
-        let restored = strongroom(&["operator", "restore", "--from", from, "--data-dir", to]);
-        assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
-        if log_is_lost {
-            std::fs::remove_dir_all(dev.audit_dir()).unwrap();
-            assert!(start_sealed(&mut dev).contains("the audit log has 0 entries"));
-        } else {
-            dev.start_again().unwrap();
-        }
+        dev.anchored();
+        let root = dev.root_token();
+        let told = dev.restore(log_is_lost);
+        assert_eq!(told.is_some_and(|told| told.contains("the audit log has 0 entries")), log_is_lost);
         assert_eq!(lookup(&dev, &old).await, Code::Unauthenticated);
         assert_eq!(lookup(&dev, &root).await, Code::Unauthenticated, "the root token is a new one");
         let request = DecryptRequest {
@@ -279,10 +206,10 @@ async fn a_restored_store_serves_again_with_its_log_and_is_sealed_without() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_is_lost_comes_up_sealed() {
     let mut dev = Dev::sim();
-    anchored(&dev).await;
+    dev.anchored();
     dev.end();
     std::fs::remove_dir_all(dev.audit_dir()).unwrap();
-    let told = start_sealed(&mut dev);
+    let told = dev.start_sealed();
     assert!(told.contains("the audit log has 0 entries, and had"), "{told}");
     create_key(&dev).await.unwrap();
 }

@@ -75,8 +75,8 @@ async fn what_a_token_counts_has_a_new_version_before_it_seals_again() {
         dev.clients().keys.disable_key(bearer(&root, request)).await.unwrap();
         assert!(rotations(&dev).is_empty());
         match how {
-            How::RolledBack => dev.roll_back(),
-            How::Restored => dev.restore(false),
+            How::RolledBack => drop(dev.roll_back()),
+            How::Restored => drop(dev.restore(false)),
         }
 
         // many at once, faster than the background, which begins with the first: none seals under the old version, and
