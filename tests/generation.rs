@@ -1,8 +1,9 @@
-//! After a rollback that an operator has acknowledged, and after a restore: keys whose invocations a token counts have a new
-//! version before they seal again. On SoftHSM2, which counts.
+//! The cluster's generation. After a rollback that an operator has acknowledged, and after a restore, keys whose invocations a
+//! token counts have a new version before they seal again: on SoftHSM2, which counts. Who cannot read it serves no more.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where it fails")]
 
 use proto::kms::*;
+use rusqlite::Connection;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tests::{Clients, Dev, bearer, context, until};
@@ -116,4 +117,40 @@ async fn what_a_token_counts_has_a_new_version_before_it_seals_again() {
         assert_eq!((after.key_version, opened(&dev, &after).await), (2, after.plaintext.to_vec()), "{how:?}");
         assert_eq!(rotations(&dev).len(), KEYS, "{how:?}");
     }
+}
+
+/// As a node is of an older version, beside one that wrote the record in a form of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_cannot_read_the_clusters_record_ends() {
+    let mut dev = Dev::sim();
+    let core = "CAST(k AS TEXT) GLOB '????????????????????????????????/core'";
+    let store = Connection::open(dev.data().join("server/store.db")).unwrap();
+    let kept: Vec<u8> = store.query_row(&format!("SELECT v FROM kv WHERE {core}"), (), |row| row.get(0)).unwrap();
+    let put = |value: &[u8]| store.execute(&format!("UPDATE kv SET v = ?1 WHERE {core}"), [value]).unwrap();
+    let server = dev.server().unwrap();
+    assert_eq!(put(&kept[1..]), 1);
+    // for a moment it does not matter, however often
+    let looks = || dev.log().matches("it is looked at again").count();
+    until("it is noticed", Duration::from_secs(9), || looks() >= 2);
+    put(&kept);
+    std::thread::sleep(Duration::from_secs(3));
+    let before = looks();
+    put(&kept[1..]);
+    until("it is noticed", Duration::from_secs(9), || looks() >= before + 2);
+    put(&kept);
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(server.is_alive(), "{}", dev.log());
+    create_key(&dev, KeySpec::SymmetricDefault).await;
+    put(&kept[1..]);
+    until("it has ended", Duration::from_secs(20), || !server.is_alive());
+    assert!(dev.log().contains("this version cannot read the cluster's record"), "{}", dev.log());
+    put(&kept);
+    drop(store);
+    dev.start_again().unwrap();
+    create_key(&dev, KeySpec::SymmetricDefault).await;
+    // one that is sealed by hand stays so
+    let server = dev.server().unwrap();
+    let sealed = dev.strongroom().args(["operator", "seal"]).status().unwrap();
+    std::thread::sleep(Duration::from_secs(7));
+    assert!(sealed.success() && server.is_alive(), "{}", dev.log());
 }

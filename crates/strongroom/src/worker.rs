@@ -6,10 +6,11 @@ use api::{Health, StoreReach};
 use envelope::Clock as _;
 use hsm_api::Boundary;
 use identity::Changes;
+use kms::boot::BootError;
 use kms::{Kms, KmsError};
 use std::sync::Arc;
 use std::time::Duration;
-use storage::{Barrier, Moment, Until};
+use storage::{Barrier, BarrierError, Moment, Until};
 use tokio::sync::watch;
 use vault::reseal::{Resealer, Turn};
 
@@ -225,8 +226,10 @@ pub async fn watch_store(hearing: watch::Receiver<Moment>, health: Health) {
     }
 }
 
-/// Ends where another node has raised the cluster's generation: what this one knows of tokens is void, it starts again.
+/// Ends where another node has raised the cluster's generation: what this one knows of tokens is void, it starts again. So it
+/// does where the cluster's record is none that this version reads, for then nobody could tell.
 pub async fn same_generation(barrier: Arc<Barrier>, generation: u64) {
+    let mut unread = 0;
     loop {
         tokio::time::sleep(TICK).await;
         match kms::boot::generation(&barrier).await {
@@ -234,7 +237,16 @@ pub async fn same_generation(barrier: Arc<Barrier>, generation: u64) {
                 tracing::error!(generation, now, "another node has raised the generation");
                 return;
             }
-            Ok(_) => {}
+            Ok(_) => unread = 0,
+            Err(error @ (BootError::SystemEntry(_) | BootError::Barrier(BarrierError::Altered(_)))) => {
+                if unread == UNREAD_MAX {
+                    tracing::error!(generation, %error, "this version cannot read the cluster's record");
+                    return;
+                }
+                unread += 1;
+                tracing::warn!(generation, %error, "the cluster's record is none that is known; it is looked at again");
+            }
+            // what passes by itself, or by an officer: the boundary is away, or the vault is sealed
             Err(error) => tracing::debug!(%error, "the cluster's generation"),
         }
     }
@@ -271,6 +283,8 @@ const BETWEEN_NAMESPACES: Duration = Duration::from_millis(20);
 const ADOPT_EVERY: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 const TICK: Duration = Duration::from_secs(1);
+/// So many looks in a row.
+const UNREAD_MAX: u32 = 3;
 const RENEW_PAUSE_MAX: Duration = Duration::from_secs(60);
 const LEASES_EVERY: Duration = Duration::from_millis(500);
 const TEND_EVERY: Duration = Duration::from_secs(10);
