@@ -12,6 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::tile::{self, FromFull, FromLeaves, TileFolder, TileId, TileReader, Tiles};
 use envelope::merkle::{Hash, leaf_hash};
 use std::fs::File;
+use std::time::{Duration, Instant};
 
 /// What there is of a log, beside its tiles.
 pub(super) struct There<'a> {
@@ -74,6 +75,8 @@ pub(super) fn grow(place: &Place, there: &There<'_>, mut mark: Mark<'_>) -> Resu
     if first == 0 {
         return Rebuild::new(place, Tiles::default(), there.signed).run(there.size);
     }
+    let tiles = first >> tile::TILE_BITS;
+    tracing::warn!(tiles, "the audit log's tree is made of all tiles of level 0: this may take a while");
     let tiles = Tiles::resume(&FromLeaves(&folder), first)?;
     let tiles = Rebuild::new(place, tiles, there.signed).run(there.size)?;
     mend(&folder, first)?;
@@ -114,7 +117,12 @@ impl<'a> Rebuild<'a> {
     /// Adds the entries from the tree's size on.
     fn run(mut self, size: u64) -> Result<Tiles, OpenError> {
         self.come_by()?;
+        let mut since = Instant::now();
         while self.tiles.size() < size {
+            if since.elapsed() > TOLD_EVERY {
+                tracing::info!(entries = self.tiles.size(), of = size, "the audit log is read");
+                since = Instant::now();
+            }
             let number = self.tiles.size() / self.place.entries_max;
             let end = size.min((number + 1) * self.place.entries_max);
             let file = File::open(segment::path(&self.place.dir.join(SEGMENTS), number))?;
@@ -182,5 +190,6 @@ impl<'a> Rebuild<'a> {
     }
 }
 
+const TOLD_EVERY: Duration = Duration::from_secs(5);
 /// More are damage beyond what is worth keeping.
 const CONTRADICTING_MAX: usize = 1024;
