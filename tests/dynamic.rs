@@ -159,6 +159,7 @@ fn a_lease_is_renewed_and_taken_back_by_its_id_its_prefix_and_its_token() {
     stand.done("write", "auth/token/revoke", json!({ "token": parent }));
     stand.gone(&childs, 10);
     stand.gone(&expiring, 10);
+    stand.askers_are_recorded();
 }
 
 #[test]
@@ -197,6 +198,7 @@ fn what_is_lent_to_an_entity_ends_when_it_is_disabled_deleted_or_was_merged_befo
     assert!(stand.logs_in(&users[4]), "another entity's goes on");
     let refused = stand.ask(&all[3].0, "read", "database/creds/b", Value::Null);
     assert!(refused.as_ref().is_err_and(|said| said.starts_with("403")), "{refused:?}");
+    stand.askers_are_recorded();
 }
 
 #[test]
@@ -248,6 +250,7 @@ fn what_cannot_be_cleaned_up_is_told_and_nobody_comes_in_meanwhile() {
     assert!(!stand.logs_in(&user) && !session.lives());
     stand.pg.sql("postgres", "DROP TABLE others");
     stand.gone(&user, 60);
+    stand.askers_are_recorded();
 }
 
 #[test]
@@ -267,6 +270,7 @@ fn roles_configurations_and_mounts_may_go_while_leases_live() {
     let by_mount = stand.user("b");
     stand.done("delete", "sys/mounts/database", Value::Null);
     stand.gone(&by_mount, 15);
+    stand.askers_are_recorded();
 }
 
 #[test]
@@ -412,6 +416,7 @@ fn so_many_live_at_once_and_the_same_is_given_again() {
     assert_ne!(first.lease, others.lease);
     stand.done("write", "sys/leases/revoke", json!({ "lease_id": first.lease }));
     assert_ne!(stand.user_of("same", &token).lease, first.lease);
+    stand.askers_are_recorded();
 }
 
 /// For how long accounts are rotated under a client: some half a minute in CI, an hour by `cargo xtask rotations`.
@@ -438,6 +443,7 @@ fn the_servers_own_account_is_rotated_whenever_the_process_dies() {
     stand.done("write", "database/rotate-root/pg", Value::Null);
     stand.done("write", "sys/leases/revoke", json!({ "lease_id": user.lease }));
     stand.gone(&user, 5);
+    stand.askers_are_recorded();
 }
 
 #[test]
@@ -483,6 +489,7 @@ fn strays_are_found_and_what_is_lent_and_gone_is_told() {
     assert_eq!(report["data"]["repaired"], 3);
     stand.gone(&lost, 10);
     assert!(!has("stray1") && !has("stray2") && has("others") && stand.logs_in(&user));
+    stand.askers_are_recorded();
 }
 
 #[test]
@@ -523,6 +530,7 @@ fn what_was_lent_ends_with_a_token_that_is_used_up_or_whose_role_is_gone() {
         stand.gone(user, 25);
     }
     assert!(stand.logs_in(&others));
+    stand.askers_are_recorded();
 }
 
 #[test]

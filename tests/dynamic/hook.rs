@@ -204,6 +204,7 @@ fn a_secret_is_rotated_by_its_hook_step_by_step_whatever_fails() {
         assert!(stand.ask(&stand.dev.root_token(), "read", "secret/rotation/app/db", Value::Null).is_err());
     });
     assert!(stand.recorded("secret/data/app/db").contains(&"VaultRotateSecret".to_owned()));
+    stand.askers_are_recorded();
 }
 
 /// What somebody else writes or rolls back meanwhile is not rotated away, and what was set is repaired.
@@ -294,4 +295,5 @@ fn a_hook_is_asked_only_where_somebody_who_may_says_so() {
     stand.done("delete", "secret/metadata/app/x", Value::Null);
     stand.done("write", "secret/data/app/x", json!({"data": {"a": "c"}}));
     assert!(stand.ask(&stand.dev.root_token(), "read", "secret/rotation/app/x", Value::Null).is_err());
+    stand.askers_are_recorded();
 }

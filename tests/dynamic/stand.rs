@@ -1,9 +1,11 @@
 //! A server and a PostgreSQL, and how both are asked.
 
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 use tests::{Dev, DevOptions, Postgres, binary, until};
 
@@ -13,6 +15,8 @@ pub(crate) struct Stand {
     faults: tempfile::TempDir,
     /// A certificate and its key, shown by whoever asks.
     shown: Option<PathBuf>,
+    /// Paths of requests that succeeded, by their ids.
+    answered: Mutex<BTreeMap<String, String>>,
 }
 
 /// A user, as `creds` gives it.
@@ -70,7 +74,7 @@ impl Stand {
             None => Vec::new(),
         };
         let dev = Dev::start(DevOptions { environment, arguments, ..DevOptions::default() });
-        let stand = Self { dev, pg, faults, shown };
+        let stand = Self { dev, pg, faults, shown, answered: Mutex::default() };
         stand.done("write", "sys/mounts/database", json!({"type": "database"}));
         stand.configure("pg");
         stand
@@ -137,7 +141,18 @@ impl Stand {
             _ => "POST",
         };
         let mut curl = Command::new("curl");
-        curl.args(["-s", "-m", "60", "-X", method, "-w", "\n%{http_code}", "--data-binary", "@-", "-H"]);
+        curl.args([
+            "-s",
+            "-m",
+            "60",
+            "-X",
+            method,
+            "-w",
+            "\n%{http_code} %header{x-request-id}",
+            "--data-binary",
+            "@-",
+            "-H",
+        ]);
         curl.arg(format!("X-Vault-Token: {token}"));
         if let Some(pair) = &self.shown {
             curl.arg("--cert").arg(pair).arg("--key").arg(pair);
@@ -149,12 +164,27 @@ impl Stand {
         child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (answer, status) = said.rsplit_once('\n').unwrap();
+        let (answer, told) = said.rsplit_once('\n').unwrap();
+        let (status, id) = told.split_once(' ').unwrap();
         if status.starts_with('2') {
+            self.answered.lock().unwrap().insert(id.to_owned(), path.to_owned());
             Ok(serde_json::from_str(answer).unwrap_or(Value::Null))
         } else {
             Err(format!("{status} {answer}"))
         }
+    }
+
+    /// Each request that succeeded stands in the log, with the token or the certificate that it came with.
+    pub(crate) fn askers_are_recorded(&self) {
+        let mut answered = std::mem::take(&mut *self.answered.lock().unwrap());
+        answered.retain(|_, path| path != "sys/health");
+        assert!(answered.len() > 5, "it was asked");
+        self.dev.audit_records(|record| {
+            if matches!(record.subject, audit::Subject::Token { .. } | audit::Subject::Certificate { .. }) {
+                answered.remove(record.request_id);
+            }
+        });
+        assert!(answered.is_empty(), "nobody knows who asked {answered:?}");
     }
 
     pub(crate) fn metrics(&self) -> String {
