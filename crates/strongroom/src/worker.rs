@@ -247,7 +247,10 @@ pub async fn same_generation(barrier: Arc<Barrier>, generation: u64) {
                 tracing::warn!(generation, %error, "the cluster's record is none that is known; it is looked at again");
             }
             // what passes by itself, or by an officer: the boundary is away, or the vault is sealed
-            Err(error) => tracing::debug!(%error, "the cluster's generation"),
+            Err(error) => {
+                unread = 0;
+                tracing::debug!(%error, "the cluster's generation");
+            }
         }
     }
 }
