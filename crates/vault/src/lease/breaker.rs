@@ -97,6 +97,13 @@ impl Breakers {
         self.locked().remove(target);
     }
 
+    /// Whoever was to ask has not: another may.
+    pub(crate) fn not_asked(&self, target: &str, now: Timestamp) {
+        if let Some(breaker) = self.locked().get_mut(target).filter(|breaker| breaker.probed) {
+            (breaker.open_until, breaker.probed) = (now, false);
+        }
+    }
+
     pub(crate) fn unreachable(&self, target: &str, now: Timestamp) {
         let mut breakers = self.locked();
         let breaker =
@@ -169,6 +176,10 @@ mod tests {
         }
         assert_eq!(breakers.gate("a", at(14_999)), Gate::Shut);
         assert_eq!(breakers.gate("a", at(15_000)), Gate::Probe);
+        // who was to ask could not
+        breakers.not_asked("a", at(15_001));
+        assert_eq!(breakers.gate("a", at(15_001)), Gate::Probe);
+        breakers.not_asked("b", at(0));
         assert_eq!(breakers.gate("b", at(0)), Gate::Open);
         breakers.reached("a");
         assert_eq!(breakers.gate("a", at(0)), Gate::Open);

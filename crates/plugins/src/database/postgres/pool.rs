@@ -161,6 +161,7 @@ fn parse(to: &Connection) -> Result<Config, DatabaseError> {
     let options = config.get_options().map(str::to_owned).unwrap_or_default();
     config.options(format!("{options} {OPTIONS}").trim()).application_name("strongroom");
     config.connect_timeout(CONNECTED_WITHIN).keepalives_idle(Duration::from_secs(30));
+    config.tcp_user_timeout(ACKNOWLEDGED_WITHIN);
     Ok(config)
 }
 
@@ -179,6 +180,8 @@ where
 /// Nothing that a user of the database left in a schema is found by a name of ours.
 const OPTIONS: &str = "-c search_path=pg_catalog -c statement_timeout=6000 -c lock_timeout=3000 \
                        -c idle_in_transaction_session_timeout=10000";
+/// What was sent is not sent again after that: who waits for it tries another connection.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(4);
 const CONNECTED_WITHIN: Duration = Duration::from_secs(3);
 const WAITED_FOR: Duration = Duration::from_secs(5);
 const KEPT_FOR: Duration = Duration::from_secs(60);

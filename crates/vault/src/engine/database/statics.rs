@@ -4,7 +4,7 @@
 //! new password, and whose turn it is (durable) → the database has it → logged in with it → it is what is given (durable)
 //! ```
 //!
-//! Always: what is given was logged in with. Whoever tries again takes the same new password.
+//! Always: what is given was logged in with. Whoever tries a rotation again takes the same new password.
 //! Always: one at a time is at the database for a role, caller or queue, on any node: who holds its record.
 //! Always: of two accounts the one that is given out last stays as it is until the overlap is over and nobody is in with it.
 
@@ -29,7 +29,7 @@ use crate::service::Vault;
 use crate::stored::{decode, encode};
 use crate::sys::passwords::letters_and_digits;
 use crate::view::View;
-use audit::Outcome;
+use audit::{Decision, Outcome, Record};
 use envelope::Timestamp;
 use identity::ChangeError;
 use serde::{Deserialize, Serialize};
@@ -189,7 +189,12 @@ pub(super) async fn write(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultE
             scope.may_change()?;
         }
         let was = found.as_ref().map(|(role, revision)| (role.due, *revision));
+        let db_name = found.as_ref().map(|(role, _)| role.db_name.clone());
         let mut role = changed(&scope.call.body, found.map(|(role, _)| role).unwrap_or_default())?;
+        if db_name.is_some_and(|db_name| db_name != role.db_name) {
+            // what was given, or was to be, is another database's
+            (role.rotated, role.next_password, role.retires) = (0, None, None);
+        }
         let loaded = config::find(scope, &role.db_name).await?;
         let loaded = loaded.ok_or_else(|| VaultError::field("db_name", "there is no such configuration"))?;
         if !loaded.config.allows(name) {
@@ -210,7 +215,7 @@ pub(super) async fn write(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultE
         match scope.commit(batch).await {
             Err(ChangeError::Conflict(_)) => {}
             Err(error) => return Err(error.into()),
-            Ok(_) if role.rotated == 0 => return rotate_now(scope, name).await,
+            Ok(_) if role.rotated == 0 => return turn(scope, name, Some(0)).await,
             Ok(_) => return Ok(Reply::empty()),
         }
     }
@@ -264,112 +269,221 @@ fn changed(body: &Body, mut role: Static) -> Result<Static, VaultError> {
 
 pub(super) async fn delete(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultError> {
     let path = SHELF.path(scope, name)?;
-    for _ in 0..ATTEMPTS_MAX {
+    let mut patience = Patience::default();
+    loop {
         let Some((role, revision)) = SHELF.find::<Static>(scope, name).await? else { return Ok(Reply::empty()) };
-        let batch = scope.batch()?.revision_is(path.clone(), revision);
-        let batch = SHELF.remove(scope, batch, name)?.delete(queued(scope.vault, &scope.mount.id, &path, role.due)?);
-        match scope.commit(batch).await {
-            Err(ChangeError::Conflict(_)) => {}
-            outcome => return Ok(outcome.map(|_| Reply::empty())?),
+        // another of the same name would not know of whoever is at the database
+        if role.held <= now(scope).unix_millis() {
+            let batch = scope.batch()?.revision_is(path.clone(), revision);
+            let entry = queued(scope.vault, &scope.mount.id, &path, role.due)?;
+            match scope.commit(SHELF.remove(scope, batch, name)?.delete(entry)).await {
+                Err(ChangeError::Conflict(_)) => {}
+                outcome => return Ok(outcome.map(|_| Reply::empty())?),
+            }
         }
+        patience.wait(scope).await?;
     }
-    Err(VaultError::Conflict)
 }
 
-/// Waits for its turn; who was quicker has done what is asked here.
 pub(super) async fn rotate_now(scope: &Scope<'_>, name: &str) -> Result<Reply, VaultError> {
-    let (began, mut before) = (Instant::now(), None);
-    while began.elapsed() < WAITED_FOR {
-        let now = scope.now().plus(began.elapsed());
+    turn(scope, name, None).await
+}
+
+/// Waits for its turn; who was quicker has done what is asked here, where it was not rotated `before`.
+async fn turn(scope: &Scope<'_>, name: &str, mut before: Option<u64>) -> Result<Reply, VaultError> {
+    let mut patience = Patience::default();
+    loop {
         let (view, path) = (scope.view()?, SHELF.path(scope, name)?);
         let (role, revision) = SHELF.find::<Static>(scope, name).await?.ok_or(VaultError::NotFound)?;
-        if role.rotated != *before.get_or_insert(role.rotated) {
+        if role.rotated != *before.get_or_insert(role.rotated) && role.rotated != 0 {
             return Ok(Reply::empty());
         }
         let mut found = Found { mount: scope.mount.id.clone(), view, path, revision, role };
-        if found.role.held <= now.unix_millis() {
-            match rotate_found(scope.vault, &mut found, now).await {
+        if found.role.held <= now(scope).unix_millis() {
+            match rotate_found(scope, &mut found).await {
                 Err(VaultError::Conflict) => {}
                 outcome => return outcome.map(|()| Reply::empty()),
             }
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        patience.wait(scope).await?;
     }
-    Err(VaultError::Conflict)
 }
 
-async fn rotate_found(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<(), VaultError> {
-    if found.role.overlaps(now) {
+async fn rotate_found(scope: &Scope<'_>, found: &mut Found) -> Result<(), VaultError> {
+    if found.role.overlaps(now(scope)) {
         let until = rfc3339(Timestamp::from_unix_millis(found.role.retires.unwrap_or_default()));
         let why = format!("the account that was given out before stays as it is until {until}: there is an overlap");
         return Err(VaultError::Invalid(why.into()));
     }
-    let began = Instant::now();
+    let by = Hand { vault: scope.vault, asker: Some(scope) };
     if found.role.retires.is_some() {
-        retire(vault, found, now).await?.map_err(|error| refused(&error, true))?;
+        by.retire(found, now(scope)).await?.map_err(|error| refused(&error, true))?;
     }
-    rotate(vault, found, now.plus(began.elapsed())).await?.map_err(|error| refused(&error, true))
+    by.rotate(found, now(scope)).await?.map_err(|error| refused(&error, true))
 }
 
-/// The other account, or the only one, gets the next password; from then on it is the one that is given out.
-async fn rotate(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<Result<(), DatabaseError>, VaultError> {
-    let began = Instant::now();
-    let next = match found.role.next_password.clone() {
-        Some(next) => next,
-        None => {
-            let policy = config_of(found).await?.map(|config| config.password_policy).unwrap_or_default();
-            password::make(vault, &policy).await?
-        }
-    };
-    hold(vault, found, Some(next.clone()), now).await?;
-    let standby = found.role.standby();
-    let name = found.role.usernames.get(standby).cloned().unwrap_or_default();
-    let set = async {
-        let (plugin, to) = database_of(vault, found).await?;
-        plugin.set_password(&to, &name, &next, &found.role.rotation_statements).await?;
-        plugin.verify_login(&to, &name, &next).await
-    };
-    let set = in_turn(set).await;
-    let now = now.plus(began.elapsed());
-    if let Err(error) = set {
-        later(vault, found, now).await?;
-        return Ok(Err(error));
-    }
-    let given = |role: &mut Static| {
-        (role.password, role.next_password, role.attempts) = (next.clone(), None, 0);
-        (role.active, role.rotated) = (standby, now.unix_millis());
-        let retires = now.plus(Duration::from_secs(role.overlap_secs)).unix_millis();
-        role.retires = (role.usernames.len() > 1).then_some(retires);
-        role.due = role.next_look(now);
-    };
-    settle(vault, found, given, Outcome::Done, now).await.map(Ok)
+/// As late as it is: the request may have waited.
+fn now(scope: &Scope<'_>) -> Timestamp {
+    scope.now().plus(scope.call.info.began.elapsed())
 }
 
-/// The account that is not given out any more gets a password that nobody knows, once nobody is in with it.
-async fn retire(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<Result<(), DatabaseError>, VaultError> {
-    let began = Instant::now();
-    let next = found.role.next_password.clone();
-    hold(vault, found, next, now).await?;
-    let name = found.role.usernames.get(found.role.standby()).cloned().unwrap_or_default();
-    let nobodys = letters_and_digits(vault.barrier(), 32)?;
-    let ended = async {
-        let (plugin, to) = database_of(vault, found).await?;
-        match plugin.sessions(&to, &name).await? {
-            0 => plugin.set_password(&to, &name, &nobodys, &found.role.rotation_statements).await,
-            count => Err(DatabaseError::Refused(format!("{count} sessions of `{name}` are open"))),
+/// For what somebody else does just now.
+#[derive(Debug, Default)]
+struct Patience {
+    pause: Duration,
+}
+
+impl Patience {
+    async fn wait(&mut self, scope: &Scope<'_>) -> Result<(), VaultError> {
+        if scope.call.info.began.elapsed() > WAITED_FOR {
+            return Err(VaultError::Unavailable("DATABASE_UNAVAILABLE"));
         }
-    };
-    let ended = in_turn(ended).await;
-    let now = now.plus(began.elapsed());
-    if let Err(error) = ended {
-        later(vault, found, now).await?;
-        return Ok(Err(error));
+        self.pause = (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        tokio::time::sleep(self.pause).await;
+        Ok(())
     }
-    let retired = |role: &mut Static| {
-        (role.retires, role.attempts) = (None, 0);
-        role.due = role.next_rotation(now);
-    };
-    settle(vault, found, retired, Outcome::Done, now).await.map(Ok)
+}
+
+/// By whom a role is looked after: a caller, or the queue.
+#[derive(Clone, Copy)]
+struct Hand<'a> {
+    vault: &'a Vault,
+    asker: Option<&'a Scope<'a>>,
+}
+
+impl Hand<'_> {
+    /// The other account, or the only one, gets the next password; from then on it is the one that is given out.
+    async fn rotate(self, found: &mut Found, now: Timestamp) -> Result<Result<(), DatabaseError>, VaultError> {
+        let began = Instant::now();
+        let next = match found.role.next_password.clone() {
+            Some(next) => next,
+            None => {
+                let policy = config_of(found).await?.map(|config| config.password_policy).unwrap_or_default();
+                password::make(self.vault, &policy).await?
+            }
+        };
+        self.hold(found, Some(next.clone()), now).await?;
+        let standby = found.role.standby();
+        let name = found.role.usernames.get(standby).cloned().unwrap_or_default();
+        let set = async {
+            let (plugin, to) = database_of(self.vault, found).await?;
+            plugin.set_password(&to, &name, &next, &found.role.rotation_statements).await?;
+            plugin.verify_login(&to, &name, &next).await
+        };
+        let set = in_turn(began, set).await;
+        let now = now.plus(began.elapsed());
+        if let Err(error) = set {
+            self.later(found, &error, now).await?;
+            return Ok(Err(error));
+        }
+        let given = |role: &mut Static| {
+            (role.password, role.next_password, role.attempts) = (next.clone(), None, 0);
+            (role.active, role.rotated) = (standby, now.unix_millis());
+            let retires = now.plus(Duration::from_secs(role.overlap_secs)).unix_millis();
+            role.retires = (role.usernames.len() > 1).then_some(retires);
+            (role.held, role.due) = (0, role.next_look(now));
+        };
+        self.settle(found, given, Outcome::Done, now).await.map(Ok)
+    }
+
+    /// The account that is not given out any more gets a password that nobody knows, once nobody is in with it.
+    async fn retire(self, found: &mut Found, now: Timestamp) -> Result<Result<(), DatabaseError>, VaultError> {
+        let began = Instant::now();
+        let next = found.role.next_password.clone();
+        self.hold(found, next, now).await?;
+        let name = found.role.usernames.get(found.role.standby()).cloned().unwrap_or_default();
+        let nobodys = letters_and_digits(self.vault.barrier(), 32)?;
+        let ended = async {
+            let (plugin, to) = database_of(self.vault, found).await?;
+            match plugin.sessions(&to, &name).await? {
+                0 => plugin.set_password(&to, &name, &nobodys, &found.role.rotation_statements).await,
+                count => Err(DatabaseError::Refused(format!("{count} sessions of `{name}` are open"))),
+            }
+        };
+        let ended = in_turn(began, ended).await;
+        let now = now.plus(began.elapsed());
+        if let Err(error) = ended {
+            self.later(found, &error, now).await?;
+            return Ok(Err(error));
+        }
+        let retired = |role: &mut Static| {
+            (role.retires, role.attempts) = (None, 0);
+            (role.held, role.due) = (0, role.next_rotation(now));
+        };
+        self.settle(found, retired, Outcome::Done, now).await.map(Ok)
+    }
+
+    /// From here on the others wait. A conflict where one of them was quicker.
+    async fn hold(
+        self,
+        found: &mut Found,
+        next_password: Option<Zeroizing<String>>,
+        now: Timestamp,
+    ) -> Result<(), VaultError> {
+        let held = now.plus(HELD_FOR).unix_millis();
+        let role = Static { next_password, held, due: held, ..found.role.clone() };
+        // whoever asks may be gone before it is done
+        let name = role.name.clone();
+        let record = match self.asker {
+            Some(scope) => scope.record(scope.subject(), Decision::Allowed, Outcome::Asked),
+            None => told(now, OPERATION, &name, Outcome::Asked),
+        };
+        store(self.vault, found, role, &record).await
+    }
+
+    /// What was sent may reach the database still: nobody else is at it until then.
+    async fn later(self, found: &mut Found, error: &DatabaseError, now: Timestamp) -> Result<(), VaultError> {
+        let [jitter] = self.vault.barrier().random::<1>()?;
+        let lingers = match error {
+            DatabaseError::Unknown(_) => now.plus(LINGERS).unix_millis(),
+            DatabaseError::Unreachable(_) | DatabaseError::Refused(_) => 0,
+        };
+        let failed = |role: &mut Static| {
+            role.attempts = role.attempts.saturating_add(1);
+            role.held = lingers;
+            // whoever waits comes before the queue
+            role.due = now.plus(back_off(role.attempts, jitter)).unix_millis().max(lingers.saturating_add(1000));
+        };
+        self.settle(found, failed, Outcome::Failed("DATABASE_REFUSED".into()), now).await
+    }
+
+    /// What came of it, whatever else was written to the record meanwhile. A conflict where that is held by somebody else, gone,
+    /// or of another database.
+    async fn settle(
+        self,
+        found: &mut Found,
+        change: impl Fn(&mut Static),
+        outcome: Outcome,
+        now: Timestamp,
+    ) -> Result<(), VaultError> {
+        let (held, db_name, name) = (found.role.held, found.role.db_name.clone(), found.role.name.clone());
+        for _ in 0..ATTEMPTS_MAX {
+            let mut role = found.role.clone();
+            let is_same = role.db_name == db_name;
+            let outcome = if is_same { outcome.clone() } else { Outcome::Failed("CONFLICT".into()) };
+            match is_same {
+                true => change(&mut role),
+                false => (role.held, role.due) = (0, now.unix_millis()),
+            }
+            match store(self.vault, found, role, &told(now, OPERATION, &name, outcome)).await {
+                Err(VaultError::Conflict) => {}
+                Ok(()) if !is_same => break,
+                stored => return stored,
+            }
+            let record = found.view.load(&found.path).await?.ok_or(VaultError::Conflict)?;
+            (found.role, found.revision) = (decode(record.value.expose())?, record.revision);
+            if found.role.held != held {
+                break;
+            }
+        }
+        Err(VaultError::Conflict)
+    }
+}
+
+/// Is over before it is another's turn.
+async fn in_turn(began: Instant, asked: impl Future<Output = Result<(), DatabaseError>>) -> Result<(), DatabaseError> {
+    let over = tokio::time::timeout(TURN.saturating_sub(began.elapsed()), asked).await;
+    over.unwrap_or_else(|_| Err(DatabaseError::Unknown("not done in time".to_owned())))
 }
 
 /// By its name: one that was deleted and written again is as good.
@@ -384,70 +498,11 @@ async fn database_of(vault: &Vault, found: &Found) -> Result<(Arc<dyn DatabasePl
     reached(vault, &config.target).await
 }
 
-/// From here on the others wait. A conflict where one of them was quicker.
-async fn hold(
-    vault: &Vault,
-    found: &mut Found,
-    next_password: Option<Zeroizing<String>>,
-    now: Timestamp,
-) -> Result<(), VaultError> {
-    let held = now.plus(HELD_FOR).unix_millis();
-    let role = Static { next_password, held, due: held, ..found.role.clone() };
-    store(vault, found, role, Outcome::Asked, now).await
-}
-
-/// Is over before it is another's turn.
-async fn in_turn(asked: impl Future<Output = Result<(), DatabaseError>>) -> Result<(), DatabaseError> {
-    let over = tokio::time::timeout(TURN, asked).await;
-    over.unwrap_or_else(|_| Err(DatabaseError::Unknown("not done in time".to_owned())))
-}
-
-async fn later(vault: &Vault, found: &mut Found, now: Timestamp) -> Result<(), VaultError> {
-    let [jitter] = vault.barrier().random::<1>()?;
-    let failed = |role: &mut Static| {
-        role.attempts = role.attempts.saturating_add(1);
-        role.due = now.plus(back_off(role.attempts, jitter)).unix_millis();
-    };
-    settle(vault, found, failed, Outcome::Failed("DATABASE_REFUSED".into()), now).await
-}
-
-/// What came of it, whatever else was written to the record meanwhile. A conflict where that is held by somebody else, or gone.
-async fn settle(
-    vault: &Vault,
-    found: &mut Found,
-    change: impl Fn(&mut Static),
-    outcome: Outcome,
-    now: Timestamp,
-) -> Result<(), VaultError> {
-    let held = found.role.held;
-    for _ in 0..ATTEMPTS_MAX {
-        let mut role = found.role.clone();
-        change(&mut role);
-        role.held = 0;
-        match store(vault, found, role, outcome.clone(), now).await {
-            Err(VaultError::Conflict) => {}
-            stored => return stored,
-        }
-        let record = found.view.load(&found.path).await?.ok_or(VaultError::Conflict)?;
-        (found.role, found.revision) = (decode(record.value.expose())?, record.revision);
-        if found.role.held != held {
-            break;
-        }
-    }
-    Err(VaultError::Conflict)
-}
-
-async fn store(
-    vault: &Vault,
-    found: &mut Found,
-    role: Static,
-    outcome: Outcome,
-    now: Timestamp,
-) -> Result<(), VaultError> {
+async fn store(vault: &Vault, found: &mut Found, role: Static, record: &Record<'_>) -> Result<(), VaultError> {
     let batch = vault.changes().batch()?.revision_is(found.path.clone(), found.revision);
     let batch = requeued(vault, batch, (&found.mount, &found.path), Some(found.role.due), role.due)?;
     let batch = found.view.put(batch, found.path.clone(), &encode(&role)?)?;
-    found.revision = vault.commit(batch, &told(now, "DatabaseRotate", &role.name, outcome)).await?;
+    found.revision = vault.commit(batch, record).await?;
     found.role = role;
     Ok(())
 }
@@ -504,7 +559,9 @@ async fn attend(vault: &Vault, entry: &EntryPath, fence: Revision, now: Timestam
     if found.role.next_password.is_none() && found.role.retires.is_none() && found.role.is_missed(now) {
         let mut role = found.role.clone();
         role.due = role.next_rotation(now);
-        return store(vault, &mut found, role, Outcome::Failed("WINDOW_MISSED".into()), now).await;
+        let name = role.name.clone();
+        let record = told(now, OPERATION, &name, Outcome::Failed("WINDOW_MISSED".into()));
+        return store(vault, &mut found, role, &record).await;
     }
     let target = config_of(&found).await?.map(|config| config.target).unwrap_or_default();
     // one that is away is asked by one: this stays claimed for a while
@@ -512,14 +569,18 @@ async fn attend(vault: &Vault, entry: &EntryPath, fence: Revision, now: Timestam
         return Ok(());
     }
     let retires = found.role.retires.is_some() && found.role.next_password.is_none();
+    let by = Hand { vault, asker: None };
     let outcome = match retires {
-        true => retire(vault, &mut found, now).await,
-        false => rotate(vault, &mut found, now).await,
+        true => by.retire(&mut found, now).await,
+        false => by.rotate(&mut found, now).await,
     };
     let outcome = match outcome {
-        // a caller was quicker, or deleted it
-        Err(VaultError::Conflict) => return Ok(()),
-        outcome => outcome?,
+        Ok(outcome) => outcome,
+        Err(error) => {
+            vault.breakers().not_asked(&target, now);
+            // a caller was quicker, or has changed it
+            return if matches!(error, VaultError::Conflict) { Ok(()) } else { Err(error) };
+        }
     };
     match &outcome {
         Err(DatabaseError::Unreachable(_) | DatabaseError::Unknown(_)) => vault.breakers().unreachable(&target, now),
@@ -539,13 +600,16 @@ async fn is_hint(vault: &Vault, entry: &EntryPath, fence: Revision, now: Timesta
 
 const QUEUE: &str = "rotate";
 const PERIOD_MIN: u64 = 5;
-/// How long a rotation is left to whoever began it.
-const HELD_FOR: Duration = Duration::from_secs(20);
-/// So long may the database take.
-const TURN: Duration = Duration::from_secs(16);
-/// Less than a request has.
+/// How long a role is left to whoever holds it: a turn, and clocks that differ.
+const HELD_FOR: Duration = Duration::from_secs(25);
+/// So long may the database take. A request has thirty seconds, of which it waits, retires and rotates.
+const TURN: Duration = Duration::from_secs(10);
 const WAITED_FOR: Duration = Duration::from_secs(8);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const PAUSE_MIN: Duration = Duration::from_millis(25);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+/// Longer than what was sent is sent again, and than a statement of it may take.
+const LINGERS: Duration = Duration::from_secs(11);
+const OPERATION: &str = "DatabaseRotate";
 /// Longer than a rotation takes.
 const CLAIMED_FOR: Duration = Duration::from_secs(45);
 const CLAIMED_AT_ONCE: u32 = 4;
