@@ -23,7 +23,7 @@ mod pool;
 mod sql;
 
 use super::{
-    LET_IN_WITHIN, LOOKED_FOR_SESSIONS, NET, Outcome, SESSIONS_PAUSE, ahead_millis, but, refused, said, within,
+    LET_IN_WITHIN, LOOKED_FOR_SESSIONS, NET, Outcome, SESSIONS_PAUSE, ahead_millis, but, refused, said, sent, within,
 };
 use crate::fault;
 use envelope::Timestamp;
@@ -131,7 +131,7 @@ impl DatabasePlugin for MariaDb {
             }
             Ok(())
         };
-        within(set).await?;
+        sent(set).await?;
         fault::point("after-set-password");
         Ok(())
     }

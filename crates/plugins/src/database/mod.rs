@@ -46,6 +46,14 @@ async fn within<T>(outcome: impl Future<Output = Outcome<T>>) -> Outcome<T> {
     within_share(1, outcome).await
 }
 
+/// What changes something once it is sent: whoever is not answered does not know.
+async fn sent<T>(outcome: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    within(outcome).await.map_err(|error| match error {
+        DatabaseError::Unreachable(why) => DatabaseError::Unknown(why),
+        DatabaseError::Refused(_) | DatabaseError::Unknown(_) => error,
+    })
+}
+
 /// For so many at once: several together take less than one may, so that each has its time by itself still.
 async fn within_share<T>(users: usize, outcome: impl Future<Output = Outcome<T>>) -> Outcome<T> {
     let most = if users > 1 { TOGETHER_WITHIN } else { DONE_WITHIN };

@@ -19,7 +19,7 @@ mod scram;
 mod sql;
 
 use super::together::Together;
-use super::{LET_IN_WITHIN, Outcome, ahead_millis, but, refused, said, within};
+use super::{LET_IN_WITHIN, Outcome, ahead_millis, but, refused, said, sent, within};
 use crate::fault;
 use ending::{CleanUp, EndSessions, Gone, ShutOut};
 use envelope::Timestamp;
@@ -132,10 +132,10 @@ impl DatabasePlugin for Postgres {
         let verifier = scram::verifier(password, to.scram_iterations);
         if statements.is_empty() {
             let name = sql::ident(username);
-            within(run(&client, &format!("ALTER ROLE {name} PASSWORD {}", sql::literal(&verifier)))).await?;
+            sent(run(&client, &format!("ALTER ROLE {name} PASSWORD {}", sql::literal(&verifier)))).await?;
         } else {
             let values = [("name", username), ("username", username), ("password", verifier.as_str())];
-            within(run(&client, &format!("BEGIN; {} COMMIT", *script(statements, &values)?))).await?;
+            sent(run(&client, &format!("BEGIN; {} COMMIT", *script(statements, &values)?))).await?;
         }
         client.keep();
         fault::point("after-set-password");

@@ -20,7 +20,7 @@ mod rules;
 mod server;
 
 use super::together::Together;
-use super::{Outcome, ahead_millis, refused, within};
+use super::{Outcome, ahead_millis, refused, sent, within};
 use crate::fault;
 use aws_lc_rs::digest;
 use ending::{CleanUp, EndAccess, Gone};
@@ -136,15 +136,12 @@ impl DatabasePlugin for Redis {
             return Err(refused("statements of rotation: a password is set, and nothing else"));
         }
         let name = if username.is_empty() { DEFAULT } else { username };
-        let set = async {
-            if matches!(self.server.stands(to, name).await?, Stands::Nobody) {
-                return Err(refused("there is no such user"));
-            }
-            let mut set = redis::pipe();
-            set.cmd("ACL").arg("SETUSER").arg(name).arg("resetpass").arg(hashed(password));
-            self.server.change(to, set).await
-        };
-        within(set).await?;
+        if matches!(within(self.server.stands(to, name)).await?, Stands::Nobody) {
+            return Err(refused("there is no such user"));
+        }
+        let mut set = redis::pipe();
+        set.cmd("ACL").arg("SETUSER").arg(name).arg("resetpass").arg(hashed(password));
+        sent(self.server.change(to, set)).await?;
         fault::point("after-set-password");
         Ok(())
     }
